@@ -1,0 +1,13 @@
+"""What a dataset IS: sources and their lock, documents, tokenizer identity, shards, manifest, publishing,
+verification, lineage. Imports neither ray nor torch, so that the manifest commands start in a blink.
+
+The nouns, in the order in which data meets them:
+
+    recipe ──lock──▶ locked files ──source──▶ documents ──tokenizer──▶ shards ──publish──▶ manifest
+
+`Source` turns bytes into documents. A `Document` is an id, a text and a row. A `Shard` is a parquet file of
+token ids with lineage. The `Manifest` says which shards are the dataset, and its digest is the dataset's name.
+Where and when this runs is the business of `pipelines`; which row comes next that of `loader`.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,60 @@
+"""One JSON text for one value, and no value that is not plain: what digests are taken of, and how they are read.
+
+Writing: sorted keys, no spaces, UTF-8, no NaN. Reading refuses what a hostile or torn file may hold: too many
+bytes, too deep, duplicate keys, NaN, integers beyond 64 bit. Errors name the place.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from bamba_data.errors import CorruptManifest
+
+MAX_INT = 2**63 - 1
+
+
+def dumps(value: object) -> bytes:
+    """The canonical JSON of `value`, with a newline at its end."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def digest(value: object) -> str:
+    """sha256, in hex, of the canonical JSON of `value`."""
+    return sha256(dumps(value))
+
+
+def sha256(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def loads(data: bytes, where: str, max_bytes: int) -> Any:
+    """Parse JSON that somebody else may have written. `where` is named in the error."""
+    if len(data) > max_bytes:
+        raise CorruptManifest(where, f"{len(data):,} bytes of JSON, the limit is {max_bytes:,}")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise CorruptManifest(where, f"key {twice!r} stands twice")
+        return found
+
+    def integer(text: str) -> int:
+        # Compare lengths first: int() of a million digits is itself an attack.
+        if len(text) > 20 or abs(int(text)) > MAX_INT:
+            raise CorruptManifest(where, f"integer {text[:24]} is out of range")
+        return int(text)
+
+    def constant(text: str) -> None:
+        raise CorruptManifest(where, f"{text} is not JSON")
+
+    try:
+        return json.loads(data, object_pairs_hook=unique, parse_int=integer, parse_constant=constant)
+    except RecursionError:
+        raise CorruptManifest(where, "nested too deep") from None
+    except UnicodeDecodeError as error:
+        raise CorruptManifest(where, f"not UTF-8 ({error.reason} at byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise CorruptManifest(where, f"not JSON ({error.msg} at byte {error.pos})") from None

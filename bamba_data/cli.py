@@ -1,0 +1,233 @@
+"""The manifest commands: show, stats, verify, trace, diff, sweep. They import what they need when they run, and
+neither ray nor torch. `pipelines.cli` mounts them and adds the commands that make datasets."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="The dataset: a local path or s3://bucket/prefix.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+VersionOption = Annotated[int | None, typer.Option("--version", help="This version instead of the newest.")]
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return str(value)
+
+
+def console() -> Any:
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False)
+
+
+@app.command()
+def show(
+    url: Url,
+    as_json: AsJson = False,
+    version: VersionOption = None,
+    shards: Annotated[bool, typer.Option("--shards", help="List every shard.")] = False,
+) -> None:
+    """Print a dataset as a tree: sources, shards, tokens, tokenizer, digests, licences."""
+    from bamba_data.dataset import open_dataset
+    from bamba_data.show import tree
+
+    dataset = open_dataset(url, version)
+    if as_json:
+        found = {"version": dataset.version, "digest": dataset.manifest.digest}
+        found["manifest"] = dataset.manifest.model_dump(mode="json")
+        if shards:
+            found["shards"] = dataset.shards.to_dicts()
+        print_json(found)
+    else:
+        console().print(tree(dataset, shards))
+
+
+@app.command()
+def stats(
+    url: Url,
+    as_json: AsJson = False,
+    version: VersionOption = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the lengths to this PNG, PDF or SVG.")] = None,
+) -> None:
+    """Token counts and length quantiles of every source."""
+    from rich.table import Table
+
+    from bamba_data import stats as measuring
+    from bamba_data.dataset import open_dataset
+
+    dataset = open_dataset(url, version)
+    found = measuring.stats(dataset)
+    if plot:
+        measuring.plot(dataset, plot)
+    if as_json:
+        print_json(found)
+        return
+    table = Table("source", "documents", "tokens", "share", "bytes/token", "stored/token", "mean", *_QUANTILES)
+    for one in found:
+        table.add_row(
+            one.source,
+            f"{one.documents:,}",
+            f"{one.tokens:,}",
+            f"{one.share:.2%}",
+            f"{one.bytes_per_token:.2f}",
+            f"{one.stored_bytes_per_token:.2f}",
+            f"{one.mean:,.0f}",
+            *(f"{one.quantiles[q]:,.0f}" for q in _QUANTILES),
+        )
+    console().print(table)
+    if plot:
+        console().print(f"drawn to {plot}")
+
+
+_QUANTILES = ("0.01", "0.1", "0.25", "0.5", "0.75", "0.9", "0.99")
+
+
+@app.command()
+def verify(
+    url: Url,
+    as_json: AsJson = False,
+    version: VersionOption = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Read every byte: hashes, blocks, ids, a re-encoded sample.")
+    ] = False,
+) -> None:
+    """Check that a dataset is what its manifest says. Exit 5 if not, with every fault named."""
+    from bamba_data.verify import verify as check
+
+    report = check(url, version, full)
+    if as_json:
+        print_json(report)
+    else:
+        for fault in report.faults:
+            console().print(f"[red]fault[/] {fault}", markup=True)
+        depth = "every byte" if full else "manifest, tables, sizes and footers (--full reads every byte)"
+        console().print(
+            f"{'SOUND' if not report.faults else f'{len(report.faults)} FAULTS'}: dataset {report.dataset[:16]}…, "
+            f"{report.shards:,} shards, {report.blocks:,} blocks, {report.documents:,} documents, "
+            f"{report.tokens:,} tokens; checked {depth}"
+            + (f"; {report.reencoded:,} documents encoded again" if full else "")
+        )
+    if report.faults:
+        raise typer.Exit(5)
+
+
+@app.command()
+def trace(
+    url: Url,
+    place: Annotated[
+        str | None, typer.Argument(metavar="SHARD:ROW", help="A shard (or a part of its name) and a row.")
+    ] = None,
+    document: Annotated[
+        str | None, typer.Option(metavar="SOURCE:ID", help="The other way: find this document.")
+    ] = None,
+    moved: Annotated[
+        list[str] | None, typer.Option("--base", metavar="SOURCE=URL", help="Where a source's files lie now.")
+    ] = None,
+    as_json: AsJson = False,
+    version: VersionOption = None,
+) -> None:
+    """Where a row came from: upstream file, revision, hash, line, text; and that its ids are right."""
+    from bamba_data import trace as tracing
+    from bamba_data.dataset import open_dataset
+    from bamba_data.errors import UserError
+    from bamba_data.fetch import Fetcher
+
+    if (place is None) == (document is None):
+        raise UserError("trace takes SHARD:ROW or --document SOURCE:ID, one of them")
+    dataset = open_dataset(url, version)
+    rows = tracing.find_document(dataset, document) if document else [tracing.locate(dataset, place or "")]
+    bases = dict(_pair(one) for one in moved or [])
+    found = [tracing.trace(dataset, row, Fetcher(retry_seconds=30), bases) for row in rows]
+    if as_json:
+        print_json(found)
+    else:
+        for one in found:
+            _print_trace(one)
+    if any(one.same is False for one in found):
+        raise typer.Exit(5)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    from bamba_data.errors import UserError
+
+    name, equals, url = text.partition("=")
+    if not equals:
+        raise UserError(f"--base {text}: expected SOURCE=URL")
+    return name, url
+
+
+def _print_trace(one: Any) -> None:
+    out = console()
+    text = one.text if one.text is not None else one.decoded
+    verdict = {
+        True: "[green]yes[/]: the upstream text, encoded again, gives these ids",
+        False: "[red]NO[/]: the upstream text, encoded again, gives other ids",
+        None: f"[yellow]not checked[/]: {one.why}; the text below is decoded from the ids",
+    }[one.same]
+    out.print(f"[bold]{one.shard}[/]:{one.shard_row}  (block {one.block})")
+    out.print(f"  document  {one.document_id}  of source {one.source}", markup=False)
+    out.print(f"  upstream  {one.url}", markup=False)
+    out.print(f"  sha256    {one.sha256 or 'not known: the file was not read to its end'}")
+    out.print(f"  row       {one.row}")
+    out.print(f"  tokens    {len(one.tokens):,}: {' '.join(map(str, one.tokens[:12]))} …")
+    out.print(f"  same ids  {verdict}")
+    out.print(f"  text      {text[:400]!r}{' …' if len(text) > 400 else ''}", markup=False)
+
+
+@app.command()
+def diff(before: Url, after: Url, as_json: AsJson = False) -> None:
+    """Compare two datasets by their manifests. Exit 1 if they differ."""
+    from bamba_data.dataset import open_dataset
+    from bamba_data.diff import diff as compare
+
+    changes = compare(open_dataset(before), open_dataset(after))
+    if as_json:
+        print_json(changes)
+    else:
+        for change in changes:
+            console().print(str(change), markup=False)
+        if not changes:
+            console().print("the same dataset")
+    if changes:
+        raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    url: Url,
+    as_json: AsJson = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove the orphans; without it they are only listed.")
+    ] = False,
+    grace_hours: Annotated[float, typer.Option(help="Keep what is younger, by the store's clock.", min=0)] = 168.0,
+) -> None:
+    """Find objects that no published version names: left by builds that were killed or given up."""
+    from bamba_data import sweep as sweeping
+    from bamba_data.show import size
+
+    found = sweeping.find(url, grace_hours * 3600)
+    removed = sweeping.remove(url, found) if delete else 0
+    if as_json:
+        print_json({**dataclasses.asdict(found), "removed": removed})
+        return
+    for entry in found.orphans:
+        console().print(f"{'removed' if delete else 'orphan '} {entry.path}  {size(entry.size_bytes)}", markup=False)
+    for lease in found.leases:
+        console().print(f"a build is running: {lease}")
+    total = sum(entry.size_bytes for entry in found.orphans)
+    console().print(
+        f"{len(found.orphans):,} orphans of {size(total)}, {len(found.young):,} younger than {grace_hours:g} h kept, "
+        f"{found.kept:,} objects in use" + ("" if delete else "; nothing was removed (--delete removes the orphans)")
+    )

@@ -1,0 +1,158 @@
+"""Every error that a user can meet, as one small tree. A branch says who must act, and with it the exit code.
+
+    BambaError
+    ├── UserError         2   the caller: recipe, arguments, tokenizer, paths
+    ├── BudgetExceeded    3   the caller: more bad records than the recipe allows
+    ├── Unfinished        4   nobody yet: run the same command again
+    └── IntegrityError    5   the owner of the data: never retried, never published
+
+All leaves pickle (they cross process borders): the constructor's arguments are the exception's `args`.
+"""
+
+
+class BambaError(Exception):
+    """The root. `exit_code` is what a process that dies of it returns."""
+
+    exit_code = 1
+
+
+# ---- the caller must act
+
+
+class UserError(BambaError):
+    """What was asked for cannot be done as asked; the message says what to change."""
+
+    exit_code = 2
+
+
+class RecipeError(UserError):
+    """A recipe, or a `--set` on it, is invalid; the message names the field."""
+
+
+class TokenizerError(UserError):
+    """The tokenizer file is missing, not the pinned one, or of a kind that we cannot use."""
+
+
+class DatasetNotFound(UserError):
+    """There is no published dataset at this URL, or not this version of it."""
+
+
+class BudgetExceeded(BambaError):
+    """More bad records than the recipe's `max_bad_rate`; nothing was published, finished work is kept."""
+
+    exit_code = 3
+
+
+# ---- nobody must act: run again
+
+
+class Unfinished(BambaError):
+    """Not done, nothing lost: the same command goes on where this one was."""
+
+    exit_code = 4
+
+
+class SourceUnavailable(Unfinished):
+    """An input could not be fetched after all retries: `url`, and what the host said last."""
+
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(url, detail)
+        self.url, self.detail = url, detail
+
+    def __str__(self) -> str:
+        return f"{self.url}: not available now ({self.detail}); run the same command again to go on"
+
+
+class PublishConflict(Unfinished):
+    """Another build published this version first. Its files and ours are all intact."""
+
+    def __init__(self, version: int, ours: str, theirs: str) -> None:
+        super().__init__(version, ours, theirs)
+        self.version, self.ours, self.theirs = version, ours, theirs
+
+    def __str__(self) -> str:
+        return (
+            f"version {self.version} was published by another build (dataset {self.theirs[:16]}, ours is "
+            f"{self.ours[:16]}); nothing of either is lost: look at it with `bamba-data show`, then run again "
+            f"to publish ours as version {self.version + 1}"
+        )
+
+
+class PublishUnknown(Unfinished):
+    """The store did not say whether the publish landed, and could not be read back. Nothing was deleted."""
+
+
+# ---- the owner of the data must act
+
+
+class IntegrityError(BambaError):
+    """Bytes are not what they must be. Retrying cannot help, so a scheduler must not."""
+
+    exit_code = 5
+
+
+class CorruptInput(IntegrityError):
+    """An input file is damaged: `url`, what is wrong, and the byte offset where it showed."""
+
+    def __init__(self, url: str, detail: str, offset: int | None = None) -> None:
+        super().__init__(url, detail, offset)
+        self.url, self.detail, self.offset = url, detail, offset
+
+    def __str__(self) -> str:
+        at = "" if self.offset is None else f" at byte {self.offset:,}"
+        return f"{self.url}: {self.detail}{at}"
+
+
+class InputTooLarge(CorruptInput):
+    """An input expands beyond a stated limit: a decompression bomb, a huge window, or the wrong file."""
+
+
+class InputChanged(IntegrityError):
+    """An input is not the one that was locked: which property, what the lock says, what is there now."""
+
+    def __init__(self, url: str, field: str, locked: object, found: object) -> None:
+        super().__init__(url, field, locked, found)
+        self.url, self.field, self.locked, self.found = url, field, locked, found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.url}: {self.field} is {self.found!r}, the lock says {self.locked!r}: the file changed since "
+            "it was locked. Restore it, or lock the new one with --relock (a new dataset)"
+        )
+
+
+class UnsafePath(IntegrityError):
+    """A path in a manifest or record points outside its root, or is not portable. Refused before any use."""
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(path, detail)
+        self.path, self.detail = path, detail
+
+    def __str__(self) -> str:
+        return f"unsafe path {self.path!r}: {self.detail}"
+
+
+class CorruptManifest(IntegrityError):
+    """A manifest or one of its tables is damaged, hostile, or of an unknown format; names the field."""
+
+    def __init__(self, where: str, detail: str) -> None:
+        super().__init__(where, detail)
+        self.where, self.detail = where, detail
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.detail}"
+
+
+class CorruptShard(IntegrityError):
+    """A shard or a block of it is not what the manifest says: refetch it, or restore the store."""
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(path, detail)
+        self.path, self.detail = path, detail
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.detail}"
+
+
+class NotReproducible(IntegrityError):
+    """The same unit gave two results. A unit must be a pure function of its inputs: this is a bug or bad RAM."""

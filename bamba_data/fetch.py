@@ -1,0 +1,325 @@
+"""Locked files as bytes: streamed, staged to disk, or read at random, and verified whichever way.
+
+Every fault that may pass is retried with jitter, from the byte that was reached, for `retry_seconds` without
+progress; a host's Retry-After and RateLimit are obeyed. What does not pass, or is not the locked file, is a
+typed error that names the file.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+
+from bamba_data.budget import Budget, LocalBudget
+from bamba_data.errors import CorruptInput, InputChanged, SourceUnavailable, UserError
+from bamba_data.locked import Facts, LockedFile
+from bamba_data.transport import Fsspec, Http, LocalFiles, Passing, Transport
+
+READ_AHEAD_BYTES = 32 << 20
+STAGE_TRIES = 3  # whole downloads of one file, when what arrives is not what was locked
+_PERMANENT_AFTER = 2  # tries of a file that is said to be missing or forbidden
+
+T = TypeVar("T")
+
+
+class Fetcher:
+    """Fetches under one budget. `on_retry(cause, seconds)` is told of every retry, for the counters."""
+
+    def __init__(
+        self,
+        budget: Budget | None = None,
+        retry_seconds: float = 900.0,
+        on_retry: Callable[[str, float], None] = lambda cause, seconds: None,
+    ) -> None:
+        http = Http(budget or LocalBudget())
+        self._transports: dict[str, Transport] = {"": LocalFiles(), "file": LocalFiles(), "hf": http}
+        self._transports |= {"http": http, "https": http}
+        self._fsspec = Fsspec()
+        self._retry_seconds = retry_seconds
+        self._on_retry = on_retry
+
+    def transport(self, url: str) -> Transport:
+        scheme = urlsplit(url).scheme if "://" in url else ""
+        return self._transports.get(scheme, self._fsspec)
+
+    def matches(self, base: str, pattern: str) -> list[tuple[str, Facts]]:
+        return self.persist(base, lambda: self.transport(base).matches(base, pattern))
+
+    def read_all(self, url: str, max_bytes: int) -> bytes:
+        """A small file, whole."""
+        facts = self.persist(url, lambda: self.transport(url).facts(url))
+        if facts.size_bytes is not None and facts.size_bytes > max_bytes:
+            raise CorruptInput(url, f"{facts.size_bytes:,} bytes, expected at most {max_bytes:,}")
+        return self.stream(LockedFile("", url, url, facts), read_ahead=False).read()
+
+    def stream(self, file: LockedFile, read_ahead: bool = True) -> "Stream":
+        return Stream(self, file, read_ahead and file.is_remote)
+
+    def open(self, file: LockedFile) -> BinaryIO:
+        """A seekable file that fetches the ranges that are read. Nothing verifies ranges but the transport."""
+        if not file.is_remote:
+            return Path(file.url.removeprefix("file://")).open("rb")
+        return io.BufferedReader(_Ranged(self, file), buffer_size=4 << 20)
+
+    def stage(self, file: LockedFile, folder: Path) -> "Staged":
+        """The whole file on a local disk, its sha256 known and, if locked, equal. A local file stays in place.
+
+        A copy that an earlier call left in `folder` is used if it still has the sha256 that its name says.
+        """
+        if not file.is_remote:
+            with self.stream(file) as stream:
+                stream.drain()
+            return Staged(Path(file.url.removeprefix("file://")), stream.sha256, temporary=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = hashlib.sha256(file.url.encode()).hexdigest()[:24]
+        for copy in folder.glob(f"{stem}-*.staged"):
+            digest = copy.stem.rpartition("-")[2]
+            if file.facts.sha256 in (None, digest) and _sha256_of(copy) == digest:
+                return Staged(copy, digest, temporary=True)
+            copy.unlink(missing_ok=True)
+        _remove_orphans(folder, stem)
+        part = folder / f"{stem}.{os.getpid()}-{threading.get_ident()}.part"
+        try:
+            digest = self._download(file, part)
+            copy = part.replace(folder / f"{stem}-{digest}.staged")
+        finally:
+            part.unlink(missing_ok=True)
+        return Staged(copy, digest, temporary=True)
+
+    def _download(self, file: LockedFile, part: Path) -> str:
+        """Right size but wrong bytes are worth a bounded number of whole fetches, then a verdict."""
+        for tries_left in reversed(range(STAGE_TRIES)):
+            try:
+                with self.stream(file, read_ahead=False) as stream, part.open("wb") as out:
+                    for chunk in stream.chunks():
+                        out.write(chunk)
+                return stream.sha256
+            except CorruptInput:
+                if not tries_left:
+                    raise
+                self._on_retry("wrong bytes", 0.0)
+        raise AssertionError("unreachable")
+
+    def persist(self, url: str, verb: Callable[[], T]) -> T:
+        """Call `verb` until it does not raise Passing."""
+        attempts = Retrying(
+            retry=retry_if_exception_type(Passing),
+            wait=self._wait,
+            stop=self._stop,
+            retry_error_callback=lambda state: _give_up(url, state),
+        )
+        try:
+            return attempts(verb)
+        except FileNotFoundError:
+            raise SourceUnavailable(url, "no such file") from None
+        except PermissionError as error:
+            raise UserError(f"{url}: not allowed to read it ({error.strerror or error})") from None
+
+    def _wait(self, state: RetryCallState) -> float:
+        fault = _fault(state)
+        seconds = wait_random_exponential(multiplier=0.25, max=30)(state)
+        if fault.wait_seconds is not None:
+            seconds += fault.wait_seconds
+        self._on_retry(fault.cause, seconds)
+        return seconds
+
+    def _stop(self, state: RetryCallState) -> bool:
+        if _fault(state).cause in ("status 403", "status 404"):
+            return state.attempt_number >= _PERMANENT_AFTER
+        return (state.seconds_since_start or 0.0) >= self._retry_seconds
+
+
+def _fault(state: RetryCallState) -> Passing:
+    assert state.outcome is not None
+    fault = state.outcome.exception()
+    assert isinstance(fault, Passing)
+    return fault
+
+
+def _give_up(url: str, state: RetryCallState) -> Any:
+    fault = _fault(state)
+    raise SourceUnavailable(url, f"{fault.cause}, {state.attempt_number} tries")
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove_orphans(folder: Path, stem: str) -> None:
+    """Parts whose process was killed."""
+    for part in folder.glob(f"{stem}.*.part"):
+        pid = int(part.name.split(".")[1].partition("-")[0])
+        if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            part.unlink(missing_ok=True)
+
+
+class Staged:
+    """A verified whole file on a local disk. A context manager that removes what was fetched for us."""
+
+    def __init__(self, path: Path, sha256: str, temporary: bool) -> None:
+        self.path, self.sha256, self._temporary = path, sha256, temporary
+
+    def __enter__(self) -> "Staged":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._temporary:
+            self.path.unlink(missing_ok=True)
+
+
+class Stream:
+    """A locked file from its first byte to its last, hashed on the way, verified at its end.
+
+    `sha256` is valid once `chunks` has ended. A context manager: leaving it stops the read-ahead.
+    """
+
+    def __init__(self, fetcher: Fetcher, file: LockedFile, read_ahead: bool) -> None:
+        self.file = file
+        self.bytes_read = 0
+        self.complete = False
+        self._fetcher = fetcher
+        self._hash = hashlib.sha256()
+        self._ahead = _ReadAhead(self._arrivals()) if read_ahead else None
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._ahead:
+            self._ahead.stop()
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def chunks(self) -> Iterator[bytes]:
+        for chunk in self._ahead or self._arrivals():
+            self._hash.update(chunk)
+            self.bytes_read += len(chunk)
+            yield chunk
+        self._verify()
+        self.complete = True
+
+    def read(self) -> bytes:
+        return b"".join(self.chunks())
+
+    def drain(self) -> None:
+        for _ in self.chunks():
+            pass
+
+    def _arrivals(self) -> Iterator[bytes]:
+        """Chunks in order, reopened at the byte that was reached after every fault that may pass."""
+        transport, file = self._fetcher.transport(self.file.url), self.file
+        position = 0
+        body: Iterator[bytes] | None = None
+
+        def pull() -> bytes:
+            nonlocal body
+            if body is None:
+                body = transport.read(file.url, file.facts, position)
+            try:
+                chunk = next(body, b"")
+            except Passing:
+                body = None
+                raise
+            if not chunk and file.facts.size_bytes is not None and position < file.facts.size_bytes:
+                body = None
+                raise Passing("ended early")
+            return chunk
+
+        while chunk := self._fetcher.persist(file.url, pull):
+            position += len(chunk)
+            yield chunk
+
+    def _verify(self) -> None:
+        facts, url = self.file.facts, self.file.url
+        if facts.size_bytes is not None and self.bytes_read != facts.size_bytes:
+            raise InputChanged(url, "size", facts.size_bytes, self.bytes_read)
+        if facts.sha256 is not None and self.sha256 != facts.sha256:
+            raise CorruptInput(url, f"sha256 is {self.sha256}, the lock says {facts.sha256}")
+
+
+class _ReadAhead:
+    """Runs an iterator of chunks in a thread, at most READ_AHEAD_BYTES ahead, so that the network works while
+    the tokenizer does. What the iterator raises is raised here."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(READ_AHEAD_BYTES // (1 << 20))
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(chunks,), daemon=True, name="read-ahead")
+        self._thread.start()
+
+    def _run(self, chunks: Iterator[bytes]) -> None:
+        try:
+            for chunk in chunks:
+                self._give(chunk)
+                if self._stopped.is_set():
+                    return
+            self._give(None)
+        except BaseException as error:  # noqa: BLE001 - carried to the reader's thread, whatever it is
+            self._give(error)
+
+    def _give(self, item: bytes | BaseException | None) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=0.2)
+                return
+
+    def __iter__(self) -> Iterator[bytes]:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+
+class _Ranged(io.RawIOBase):
+    """A locked remote file, read at random."""
+
+    def __init__(self, fetcher: Fetcher, file: LockedFile) -> None:
+        if file.facts.size_bytes is None:
+            raise SourceUnavailable(file.url, "the host does not tell its size, so it cannot be read at random")
+        self._fetcher, self._file, self._size = fetcher, file, file.facts.size_bytes
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._size, self._position + len(buffer))
+        if end <= self._position:
+            return 0
+        transport, url, facts = self._fetcher.transport(self._file.url), self._file.url, self._file.facts
+
+        def pull() -> bytes:
+            data = b"".join(transport.read(url, facts, self._position, end))
+            if len(data) != end - self._position:
+                raise Passing("ended early")
+            return data
+
+        data = self._fetcher.persist(url, pull)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)

@@ -1,0 +1,170 @@
+"""The lock: every input file of a recipe, resolved once on the driver and frozen, before any work starts.
+
+Hub branches become commits; sizes, sha256s and etags are what the hosts tell. Workers fetch what the lock names
+and nothing else. A sha256 that an earlier build learned at a first full read binds the later ones.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bamba_data import canonical
+from bamba_data.errors import CorruptManifest, RecipeError, SourceUnavailable, TokenizerError, UserError
+from bamba_data.fetch import Fetcher
+from bamba_data.locked import Facts, LockedFile
+from bamba_data.paths import checked, distinct
+from bamba_data.recipe import Recipe
+from bamba_data.sources.base import Source
+from bamba_data.tokenizer import Tokenizer
+from bamba_data.transport import hub_commit, is_glob
+
+FORMAT = "bamba-lock/1"
+MAX_BYTES = 1 << 30
+MAX_TOKENIZER_BYTES = 256 << 20
+HEADS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Lock:
+    """`files` stand in the order of sources and names; `revisions` has the commit of every hub source."""
+
+    sources: dict[str, Source]
+    revisions: dict[str, str]
+    files: tuple[LockedFile, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        return canonical.digest(self.to_json())
+
+    @cached_property
+    def by_source(self) -> dict[str, list[LockedFile]]:
+        found: dict[str, list[LockedFile]] = {name: [] for name in self.sources}
+        for file in self.files:
+            found[file.source].append(file)
+        return found
+
+    def bound_to(self, known: Mapping[str, Facts]) -> "Lock":
+        """This lock with the sha256s that were learned before, for the files (by key) of the same size."""
+
+        def bound(file: LockedFile) -> LockedFile:
+            learned = known.get(file.key)
+            if learned is None or file.facts.sha256 or learned.size_bytes != file.facts.size_bytes:
+                return file
+            return LockedFile(file.source, file.path, file.url, file.facts._replace(sha256=learned.sha256))
+
+        files = tuple(bound(file) for file in self.files)
+        return Lock(self.sources, self.revisions, files)
+
+    def moved_to(self, base: str) -> "Lock":
+        """The same files, to be read from the mirror at `base`; each must carry a sha256."""
+        files = tuple(
+            LockedFile(f.source, f.path, f"{base.rstrip('/')}/{f.key}", f.facts._replace(etag=None)) for f in self.files
+        )
+        return Lock(self.sources, self.revisions, files)
+
+    def public_url(self, file: LockedFile) -> str:
+        """Where the file comes from, as the recipe says it: the same on every machine."""
+        base = self.sources[file.source].location.base.rstrip("/")
+        revision = self.revisions.get(file.source)
+        return f"{base}{f'@{revision}' if revision else ''}/{file.path}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "sources": {name: source.model_dump(mode="json") for name, source in self.sources.items()},
+            "revisions": self.revisions,
+            "files": [[f.source, f.path, f.url, *f.facts] for f in self.files],
+        }
+
+
+def loads(data: bytes, where: str) -> Lock:
+    raw = canonical.loads(data, where, MAX_BYTES)
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise CorruptManifest(where, f"is not a lock of format {FORMAT}")
+    try:
+        return Lock(
+            sources={name: Source.model_validate(source) for name, source in raw["sources"].items()},
+            revisions=raw["revisions"],
+            files=tuple(LockedFile(s, checked(p), url, Facts(*facts)) for s, p, url, *facts in raw["files"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptManifest(where, f"lock field {error}") from None
+
+
+def request_key(recipe: Recipe) -> str:
+    """What a lock depends on: two recipes with one key ask for the same files."""
+    asked = recipe.model_dump(mode="json", include={"corpora", "limits"})
+    return canonical.digest([asked["corpora"], asked["limits"]["files"]])[:32]
+
+
+def load_tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher) -> Tokenizer:
+    """The tokenizer that the recipe names, checked against its sha256."""
+    url = recipe.tokenizer.url
+    if url.startswith("package:"):
+        path = Path(__file__).parent / "tokenizers" / checked(url.removeprefix("package:"))
+        if not path.is_file():
+            have = ", ".join(sorted(found.name for found in path.parent.glob("*.json")))
+            raise TokenizerError(f"tokenizer.url: {url} does not ship with us; these do: {have}")
+        data = path.read_bytes()
+    else:
+        try:
+            data = fetcher.read_all(_absolute(url, folder), MAX_TOKENIZER_BYTES)
+        except SourceUnavailable as error:
+            raise TokenizerError(f"tokenizer.url: {error}") from None
+    tokenizer = Tokenizer(data)
+    if recipe.tokenizer.sha256 not in (None, tokenizer.sha256):
+        raise TokenizerError(
+            f"tokenizer.sha256: {url} has sha256 {tokenizer.sha256}, the recipe says {recipe.tokenizer.sha256}"
+        )
+    return tokenizer
+
+
+def resolve(recipe: Recipe, folder: Path, fetcher: Fetcher) -> Lock:
+    """Ask every host once. `folder` is where the recipe lies: relative bases start there."""
+    sources = {source.name: source for source in recipe.sources()}
+    revisions: dict[str, str] = {}
+    files: list[LockedFile] = []
+    for source in sources.values():
+        base = _absolute(source.location.base, folder)
+        if base.startswith("hf://"):
+            commit = fetcher.persist(base, lambda b=base, s=source: hub_commit(b, s.location.revision))  # type: ignore[misc]
+            revisions[source.name] = commit
+            base = f"{base.rstrip('/')}@{commit}"
+        found = _find(source, base, recipe.limits.files, fetcher)
+        distinct([path for path, _ in found])
+        files.extend(
+            LockedFile(source.name, checked(path), f"{base.rstrip('/')}/{path}", facts) for path, facts in found
+        )
+    return Lock(sources, revisions, tuple(files))
+
+
+def _find(source: Source, base: str, limit: int | None, fetcher: Fetcher) -> list[tuple[str, Facts]]:
+    patterns = source.location.files
+    if limit is not None and not any(map(is_glob, patterns)):
+        patterns = patterns[:limit]
+
+    def matches(pattern: str) -> list[tuple[str, Facts]]:
+        try:
+            found = fetcher.matches(base, pattern)
+        except SourceUnavailable as error:
+            if error.detail != "no such file":
+                raise
+            raise RecipeError(f"source {source.name}: {error.url}: no such file") from None
+        if not found:
+            raise RecipeError(f"source {source.name}: nothing at {base} matches {pattern!r}")
+        return found
+
+    with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
+        found = [file for files in pool.map(matches, patterns) for file in files]
+    return found[:limit]
+
+
+def _absolute(url: str, folder: Path) -> str:
+    if "://" in url:
+        if "@" in url.split("://", 1)[1].split("/", 1)[0]:
+            raise UserError("a URL with credentials in it is refused: give them in the environment instead")
+        return url
+    return str((folder / url).absolute())

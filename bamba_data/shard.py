@@ -1,0 +1,240 @@
+"""A shard: a parquet file with one row a document, cut into blocks (row groups) of near-equal token count.
+
+    tokens       binary   the ids, little-endian uint16 (or uint32 where the vocabulary needs it), end to end
+    token_count  uint32   how many they are
+    document_id  string   unique within its source
+    file         uint32   row of the manifest's `files` table: which input
+    row          uint64   line or row of that input, from 0
+
+No special tokens are stored: delimiters are the reader's choice. Why binary and not a list: docs/log.md. To read
+a row anywhere: `numpy.frombuffer(tokens, "<u2")`; the dtype stands in the metadata of the column and the file.
+
+A block's digest is xxh3-128 over its token bytes followed by its token counts (uint32, little-endian).
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from bamba_data.canonical import sha256
+from bamba_data.errors import CorruptShard
+
+FORMAT = "bamba-shard/1"
+COMPRESSION_LEVEL = 3  # zstd; measured in benchmarks/shard_format.py
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One row group: where it lies in the file and what is in it."""
+
+    documents: int
+    tokens: int
+    offset: int
+    size_bytes: int
+    digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Finished(NamedTuple):
+    """A whole shard in memory."""
+
+    data: bytes
+    sha256: str
+    documents: int
+    tokens: int
+    blocks: list[Block]
+
+
+def schema(dtype: np.dtype[Any]) -> pa.Schema:
+    kind = {"token_dtype": dtype.str}
+    return pa.schema(
+        [
+            pa.field("tokens", pa.binary(), nullable=False, metadata=kind),
+            pa.field("token_count", pa.uint32(), nullable=False),
+            pa.field("document_id", pa.string(), nullable=False),
+            pa.field("file", pa.uint32(), nullable=False),
+            pa.field("row", pa.uint64(), nullable=False),
+        ],
+        metadata={"bamba_format": FORMAT, **kind},
+    )
+
+
+def block_digest(tokens: memoryview | bytes, token_counts: npt.NDArray[np.uint32]) -> str:
+    hashed = xxhash.xxh3_128(tokens)
+    hashed.update(np.ascontiguousarray(token_counts, "<u4").data)
+    return hashed.hexdigest()
+
+
+@dataclass(slots=True)
+class _Open:
+    """The block being filled."""
+
+    ids: list[npt.NDArray[Any]] = field(default_factory=list)
+    document_ids: list[str] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    tokens: int = 0
+
+
+class ShardWriter:
+    """Documents in, one shard out. The bytes depend on the documents, the dtype and `block_tokens` alone.
+
+    `full` says that the last block has just ended; memory is that of the compressed shard and one block.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], block_tokens: int, blocks_per_shard: int) -> None:
+        self._dtype, self._block_tokens, self._blocks_per_shard = dtype, block_tokens, blocks_per_shard
+        self._out = io.BytesIO()
+        self._schema = schema(dtype)
+        self._writer = pq.ParquetWriter(
+            self._out,
+            self._schema,
+            version="2.6",
+            compression="zstd",
+            compression_level=COMPRESSION_LEVEL,
+            use_dictionary=["file"],
+            column_encoding={
+                "tokens": "PLAIN",
+                "token_count": "DELTA_BINARY_PACKED",
+                "document_id": "DELTA_BYTE_ARRAY",
+                "row": "DELTA_BINARY_PACKED",
+            },
+            write_statistics=["file", "row"],
+            write_page_checksum=True,
+            write_page_index=True,
+            data_page_size=8 << 20,
+        )
+        self._open = _Open()
+        self._documents = 0
+        self._counts: list[tuple[int, int, str]] = []  # documents, tokens, digest of each block
+
+    @property
+    def documents(self) -> int:
+        return self._documents + len(self._open.rows)
+
+    @property
+    def full(self) -> bool:
+        return len(self._counts) >= self._blocks_per_shard
+
+    def add(self, ids: npt.NDArray[Any], document_id: str, file: int, row: int) -> None:
+        block = self._open
+        block.ids.append(ids)
+        block.document_ids.append(document_id)
+        block.files.append(file)
+        block.rows.append(row)
+        block.tokens += len(ids)
+        if block.tokens >= self._block_tokens:
+            self._end_block()
+
+    def finish(self) -> Finished:
+        if self._open.rows:
+            self._end_block()
+        self._writer.close()
+        data = self._out.getvalue()
+        meta = pq.read_metadata(io.BytesIO(data))
+        blocks = [
+            Block(documents, tokens, *row_group_range(meta.row_group(index)), digest)
+            for index, (documents, tokens, digest) in enumerate(self._counts)
+        ]
+        return Finished(data, sha256(data), self._documents, sum(b.tokens for b in blocks), blocks)
+
+    def _end_block(self) -> None:
+        block, self._open = self._open, _Open()
+        counts = np.fromiter((len(ids) for ids in block.ids), np.uint32, len(block.ids))
+        tokens = np.concatenate(block.ids).astype(self._dtype, copy=False)
+        offsets = np.zeros(len(counts) + 1, np.int32)
+        offsets[1:] = np.cumsum(counts, dtype=np.int64) * self._dtype.itemsize  # below 2**31: see recipe limits
+        table = pa.Table.from_arrays(
+            [
+                pa.BinaryArray.from_buffers(
+                    pa.binary(), len(counts), [None, pa.py_buffer(offsets), pa.py_buffer(tokens)]
+                ),
+                pa.array(counts),
+                pa.array(block.document_ids, pa.string()),
+                pa.array(block.files, pa.uint32()),
+                pa.array(block.rows, pa.uint64()),
+            ],
+            schema=self._schema,
+        )
+        self._writer.write_table(table, row_group_size=len(counts))
+        self._documents += len(counts)
+        self._counts.append((len(counts), block.tokens, block_digest(tokens.data, counts)))
+
+
+def row_group_range(row_group: Any) -> tuple[int, int]:
+    """(offset, size) in bytes of a row group: its column chunks lie end to end."""
+    starts, ends = [], []
+    for index in range(row_group.num_columns):
+        chunk = row_group.column(index)
+        start = chunk.data_page_offset
+        if chunk.dictionary_page_offset is not None:
+            start = min(start, chunk.dictionary_page_offset)
+        starts.append(start)
+        ends.append(start + chunk.total_compressed_size)
+    return min(starts), max(ends) - min(starts)
+
+
+class Tokens(NamedTuple):
+    """The decoded tokens of a block: all ids end to end, and the count of each document."""
+
+    ids: npt.NDArray[Any]
+    counts: npt.NDArray[np.uint32]
+
+    def documents(self) -> list[npt.NDArray[Any]]:
+        return np.split(self.ids, np.cumsum(self.counts[:-1], dtype=np.int64))
+
+
+class ShardReader:
+    """Random access to the blocks of one shard. Nothing is yielded that its digest does not vouch for."""
+
+    def __init__(self, file: BinaryIO | pa.NativeFile | str, path: str) -> None:
+        self.path = path
+        try:
+            self.parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise CorruptShard(path, f"not a readable parquet file ({_line(error)})") from None
+        found = self.parquet.schema_arrow
+        stated = (found.metadata or {}).get(b"token_dtype", b"").decode()
+        if stated not in ("<u2", "<u4") or not found.equals(schema(np.dtype(stated)), check_metadata=True):
+            raise CorruptShard(path, "its columns or metadata are not those of a shard")
+        self.dtype = np.dtype(stated)
+
+    @property
+    def blocks(self) -> int:
+        return int(self.parquet.num_row_groups)
+
+    def tokens(self, index: int, digest: str | None = None) -> Tokens:
+        """The tokens of block `index`; with a digest, only if they have it."""
+        table = self.table(index, ["tokens", "token_count"])
+        if table.num_rows == 0:
+            raise CorruptShard(self.path, f"block {index} has no documents")
+        column = table.column("tokens").combine_chunks()
+        column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+        offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+        data = column.buffers()[2]
+        raw = memoryview(data)[offsets[0] : offsets[-1]] if data is not None else memoryview(b"")
+        counts = table.column("token_count").to_numpy()
+        if not np.array_equal(np.diff(offsets), counts * self.dtype.itemsize):
+            raise CorruptShard(self.path, f"block {index}: token_count is not the length of tokens")
+        if digest is not None and block_digest(raw, counts) != digest:
+            raise CorruptShard(self.path, f"block {index}: its tokens do not have the digest {digest}")
+        return Tokens(np.frombuffer(raw, self.dtype), counts)
+
+    def table(self, index: int, columns: Sequence[str]) -> pa.Table:
+        try:
+            return self.parquet.read_row_group(index, columns=list(columns), use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise CorruptShard(self.path, f"block {index} cannot be decoded ({_line(error)})") from None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

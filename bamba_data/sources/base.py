@@ -1,0 +1,69 @@
+"""What every corpus boils down to: a `Source` says where files lie and how their records become documents."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+#: A source's name becomes a folder `dataset=<name>` and a key in mixes, so it is short and plain.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Form = Literal["jsonl", "parquet"]
+
+
+class Strict(BaseModel):
+    """Frozen, no unknown keys, no silent conversions: the base of all that users write in recipes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TextRule(Strict):
+    """Which fields hold the text and the id of a record, and how several texts are joined.
+
+    Without an id field, or where a record lacks it, the id is made of the file and the row.
+    """
+
+    fields: list[str] = Field(default=["text"], min_length=1)
+    join: str = "\n\n"
+    id_field: str | None = "id"
+
+
+class Location(Strict):
+    """Where a source's files lie.
+
+    `base` is a folder or URL as the recipe wrote it; `files` are names below it, literal or with `*`, `?`, `[ ]`
+    (globs need a store that can list: disk, S3, the hub; plain https cannot).
+    For the hub `base` is `hf://datasets/<org>/<name>` and `revision` a branch, tag or commit; locking turns it
+    into a commit.
+    """
+
+    base: str
+    files: list[str] = Field(min_length=1)
+    revision: str | None = None
+
+
+def hub_location(repo: str, base: str | None, files: list[str], revision: str) -> Location:
+    """The files in a hub repository at a revision, or in a copy of it at `base`, which has no revisions."""
+    if base is None or base.startswith("hf://"):
+        return Location(base=base or repo, files=files, revision=revision)
+    return Location(base=base, files=files)
+
+
+class Source(Strict):
+    """One named stream of documents: a folder of the dataset, an entry of a mix."""
+
+    name: Name
+    corpus: str
+    form: Form
+    text: TextRule
+    location: Location
+    license: str
+    attribution: str
+    homepage: str
+
+
+class Corpus(Strict):
+    """The base of a corpus' config: a discriminator `corpus`, and `base` to read a copy from elsewhere."""
+
+    base: str | None = None
+
+    def sources(self) -> list[Source]:
+        raise NotImplementedError

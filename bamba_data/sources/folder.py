@@ -1,0 +1,36 @@
+"""Any folder of json.gz, jsonl.zst, jsonl or parquet files: the corpus for everybody's own text."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from bamba_data.sources.base import Corpus, Form, Location, Name, Source, TextRule
+
+
+class Folder(Corpus):
+    """`base` is a local folder (relative to the recipe), an s3:// or https:// URL, or hf://datasets/ORG/NAME."""
+
+    corpus: Literal["folder"]
+    base: str
+    name: Name
+    form: Form
+    files: list[str] = Field(min_length=1)
+    revision: str | None = None
+    text: TextRule = TextRule()
+    license: str = "unstated"
+    attribution: str = "unstated"
+    homepage: str = ""
+
+    def sources(self) -> list[Source]:
+        return [
+            Source(
+                name=self.name,
+                corpus=self.corpus,
+                form=self.form,
+                text=self.text,
+                location=Location(base=self.base, files=self.files, revision=self.revision),
+                license=self.license,
+                attribution=self.attribution,
+                homepage=self.homepage,
+            )
+        ]

@@ -1,0 +1,295 @@
+"""A folder of immutable-ish objects on a local disk or on S3, with the few verbs that publishing needs.
+
+`put` replaces whole or not at all; `create` succeeds for exactly one of any number of writers; a reader sees an
+old object, a new one, or none, never a piece. Locally: a temporary file, fsync, then rename or hard link.
+On S3: one PUT, with `If-None-Match: *` for `create`. Other fsspec protocols are refused, because we could
+not show that their create-if-absent is atomic.
+
+Paths are relative, checked by `paths.checked`, with forward slashes.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+from urllib.parse import urlsplit
+
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from bamba_data.errors import UserError
+from bamba_data.paths import checked
+
+RETRY_SECONDS = 120.0
+_PART = ".part-"  # local temporary files: <name>.part-<random>
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object as a listing shows it. `modified` is in seconds since 1970, by the store's own clock."""
+
+    path: str
+    size_bytes: int
+    modified: float
+
+
+class Store(ABC):
+    """A root URL and the verbs on what lies below it. A missing object is a `FileNotFoundError`."""
+
+    url: str
+
+    @abstractmethod
+    def read(self, path: str) -> bytes: ...
+
+    @abstractmethod
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """The bytes [start, end); fewer only where the object ends."""
+
+    @abstractmethod
+    def put(self, path: str, data: bytes) -> None:
+        """Write the whole object, replacing what was there."""
+
+    @abstractmethod
+    def create(self, path: str, data: bytes) -> bool:
+        """Write the whole object if none is there; False if one is.
+
+        False does not say who wrote it: after a lost reply it may have been this very call. Read it back.
+        """
+
+    @abstractmethod
+    def writer(self, path: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        """A file to stream into; the object appears when the block ends without an exception."""
+
+    @abstractmethod
+    def open(self, path: str) -> BinaryIO:
+        """A seekable file to read from."""
+
+    @abstractmethod
+    def stat(self, path: str) -> Entry | None: ...
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Every object below the folder `prefix`, in no stated order."""
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Remove the object; a missing one is no error."""
+
+
+def open_store(url: str | os.PathLike[str]) -> Store:
+    """The store at a local path, a `file://` URL or an `s3://bucket/prefix` URL."""
+    text = os.fspath(url)
+    parts = urlsplit(text)
+    if parts.username or parts.password:
+        raise UserError("a URL with credentials in it is refused: give them in the environment instead")
+    if parts.scheme == "s3":
+        return S3Store(text)
+    if parts.scheme == "file":
+        return LocalStore(Path(parts.path))
+    if "://" in text:
+        raise UserError(f"{text}: datasets live on a local disk or on s3://, not on {parts.scheme}://")
+    return LocalStore(Path(text))
+
+
+class LocalStore(Store):
+    """A folder. Every write is on the disk (fsync of file and folder) before it is visible."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root).absolute()
+        self.url = str(self.root)
+
+    def _at(self, path: str) -> Path:
+        return self.root / checked(path)
+
+    def read(self, path: str) -> bytes:
+        return self._at(path).read_bytes()
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        with self._at(path).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+    def put(self, path: str, data: bytes) -> None:
+        with self.writer(path) as file:
+            file.write(data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        target = self._at(path)
+        with _staged(target) as (file, part):
+            file.write(data)
+            _flush(file)
+            try:
+                os.link(part, target)
+            except FileExistsError:
+                return False
+        _flush_folder(target.parent)
+        return True
+
+    @contextlib.contextmanager
+    def writer(self, path: str) -> Iterator[BinaryIO]:
+        target = self._at(path)
+        with _staged(target) as (file, part):
+            yield file
+            _flush(file)
+            part.replace(target)
+        _flush_folder(target.parent)
+
+    def open(self, path: str) -> BinaryIO:
+        return self._at(path).open("rb")
+
+    def stat(self, path: str) -> Entry | None:
+        try:
+            found = self._at(path).stat()
+        except FileNotFoundError:
+            return None
+        return Entry(path, found.st_size, found.st_mtime)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        top = self._at(prefix) if prefix else self.root
+        for folder, _, names in os.walk(top):
+            for name in names:
+                file = Path(folder, name)
+                with contextlib.suppress(FileNotFoundError):  # removed while we walk
+                    found = file.lstat()
+                    yield Entry(file.relative_to(self.root).as_posix(), found.st_size, found.st_mtime)
+
+    def delete(self, path: str) -> None:
+        self._at(path).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _staged(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A temporary file beside `target`, of a name no other writer has; gone afterwards, whatever happens."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}{_PART}{secrets.token_hex(6)}")
+    try:
+        with part.open("xb") as file:
+            yield file, part
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Without this a power loss can take back a rename."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class S3Store(Store):
+    """A prefix in a bucket, through s3fs. Credentials and endpoint come from the environment (AWS_*)."""
+
+    def __init__(self, url: str) -> None:
+        import s3fs  # half a second: only where S3 is used
+
+        parts = urlsplit(url)
+        if not parts.netloc or parts.query or parts.fragment:
+            raise UserError(f"{url}: expected s3://bucket or s3://bucket/prefix")
+        self.root = f"{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
+        self.url = f"s3://{self.root}"
+        self.fs: Any = s3fs.S3FileSystem(use_listings_cache=False, default_fill_cache=False)
+
+    def _at(self, path: str) -> str:
+        return f"{self.root}/{checked(path)}"
+
+    def read(self, path: str) -> bytes:
+        return cast(bytes, _retrying(self.fs.cat_file, self._at(path)))
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        return cast(bytes, _retrying(self.fs.cat_file, self._at(path), start=start, end=end))
+
+    def put(self, path: str, data: bytes) -> None:
+        _retrying(self.fs.pipe_file, self._at(path), data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        try:
+            _retrying(self.fs.pipe_file, self._at(path), data, mode="create")
+        except OSError as error:
+            if _code(error) in ("PreconditionFailed", "412"):
+                return False
+            raise
+        return True
+
+    @contextlib.contextmanager
+    def writer(self, path: str) -> Iterator[BinaryIO]:
+        file = self.fs.open(self._at(path), "wb", block_size=16 << 20)
+        try:
+            yield file
+        except BaseException:
+            file.discard()
+            file.closed = True
+            raise
+        file.close()  # completes the multipart upload: only now does the object exist
+
+    def open(self, path: str) -> BinaryIO:
+        return cast(BinaryIO, self.fs.open(self._at(path), "rb", block_size=4 << 20))
+
+    def stat(self, path: str) -> Entry | None:
+        try:
+            info = _retrying(self.fs.info, self._at(path))
+        except FileNotFoundError:
+            return None
+        return None if info["type"] != "file" else self._entry(info)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        top = self._at(prefix) if prefix else self.root
+        for info in _retrying(self.fs.find, top, detail=True).values():
+            if info["name"] != top:
+                yield self._entry(info)
+
+    def _entry(self, info: dict[str, Any]) -> Entry:
+        path = info["name"].removeprefix(self.root + "/")
+        return Entry(path, info["size"], info["LastModified"].timestamp())
+
+    def delete(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            _retrying(self.fs.rm_file, self._at(path))
+
+
+def _code(error: BaseException) -> str:
+    """The S3 error code behind an OSError of s3fs, or ''."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _transient(error: BaseException) -> bool:
+    """Worth another try: not one of the plain answers (missing, forbidden, exists, failed condition)."""
+    if isinstance(error, FileNotFoundError | PermissionError | FileExistsError | IsADirectoryError):
+        return False
+    if isinstance(error, OSError) and error.errno == errno.EINVAL:
+        return _code(error) in ("409", "IncompleteBody", "BadDigest", "RequestTimeout")
+    return isinstance(error, OSError | TimeoutError)
+
+
+def _retrying(verb: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call `verb` until it answers, for at most RETRY_SECONDS, with full jitter."""
+    attempts = Retrying(
+        retry=retry_if_exception(_transient),
+        wait=wait_random_exponential(multiplier=0.2, max=10),
+        stop=stop_after_delay(RETRY_SECONDS),
+        reraise=True,
+    )
+    return attempts(verb, *args, **kwargs)
+
+
+def now(store: Store, folder: str) -> float:
+    """The store's own clock, read off an object that is written and removed: ours may be skewed."""
+    path = f"{folder}/clock-{secrets.token_hex(6)}"
+    store.put(path, b"")
+    try:
+        entry = store.stat(path)
+    finally:
+        store.delete(path)
+    return entry.modified if entry else time.time()

@@ -1,0 +1,122 @@
+"""The tables behind a manifest, as schemas and as writers that never hold more than a few thousand rows.
+
+files         one row an input: what it is, and its account
+shards        one row a shard
+blocks        one row a block (row group): byte range, counts, digest; `shard` is a row of `shards`
+dead_letters  one row a file of dead letters
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bamba_data.manifest import TableEntry, table_path
+from bamba_data.store import Store
+
+FLUSH_ROWS = 1 << 16
+
+
+def _schema(**kinds: pa.DataType) -> pa.Schema:
+    nullable = {"sha256", "etag", "size_bytes"}
+    return pa.schema([pa.field(name, kind, nullable=name in nullable) for name, kind in kinds.items()])
+
+
+_COUNT = pa.struct([pa.field("action", pa.string()), pa.field("reason", pa.string()), pa.field("count", pa.uint64())])
+
+SCHEMAS: Mapping[str, pa.Schema] = {
+    "files": _schema(
+        source=pa.string(),
+        file=pa.uint32(),
+        path=pa.string(),
+        url=pa.string(),
+        size_bytes=pa.uint64(),
+        sha256=pa.string(),
+        etag=pa.string(),
+        complete=pa.bool_(),
+        quarantined=pa.bool_(),
+        read=pa.uint64(),
+        kept=pa.uint64(),
+        dropped=pa.uint64(),
+        dead_lettered=pa.uint64(),
+        tokens=pa.uint64(),
+        text_bytes=pa.uint64(),
+        reasons=pa.list_(_COUNT),
+    ),
+    "shards": _schema(
+        source=pa.string(),
+        path=pa.string(),
+        sha256=pa.string(),
+        size_bytes=pa.uint64(),
+        documents=pa.uint64(),
+        tokens=pa.uint64(),
+        blocks=pa.uint32(),
+        unit=pa.uint32(),
+        part=pa.uint32(),
+        backend=pa.string(),
+    ),
+    "blocks": _schema(
+        source=pa.string(),
+        shard=pa.uint32(),
+        block=pa.uint32(),
+        documents=pa.uint32(),
+        tokens=pa.uint64(),
+        offset=pa.uint64(),
+        size_bytes=pa.uint64(),
+        digest=pa.binary(16),
+    ),
+    "dead_letters": _schema(
+        source=pa.string(),
+        path=pa.string(),
+        sha256=pa.string(),
+        size_bytes=pa.uint64(),
+        records=pa.uint64(),
+    ),
+}
+
+
+class TableWriter:
+    """Rows in, one content-named parquet file in the store out. Same rows, same bytes."""
+
+    def __init__(self, name: str) -> None:
+        self.rows = 0
+        self._schema = SCHEMAS[name]
+        self._held: list[Mapping[str, Any]] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="bamba-table-")
+        self._path = Path(self._folder.name) / "table.parquet"
+        self._writer = pq.ParquetWriter(
+            self._path, self._schema, version="2.6", compression="zstd", write_page_checksum=True
+        )
+
+    def __enter__(self) -> "TableWriter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._writer.close()
+        self._folder.cleanup()
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._held.extend(rows)
+        self.rows += len(rows)
+        if len(self._held) >= FLUSH_ROWS:
+            self._flush()
+
+    def save(self, store: Store) -> TableEntry:
+        if self._held or not self.rows:
+            self._flush()
+        self._writer.close()
+        with self._path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            with store.writer(table_path(digest)) as out:
+                while chunk := file.read(8 << 20):
+                    out.write(chunk)
+        return TableEntry(sha256=digest, size_bytes=self._path.stat().st_size, rows=self.rows)
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._held, schema=self._schema))
+        self._held = []

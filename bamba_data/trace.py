@@ -1,0 +1,182 @@
+"""Lineage: from a row of a shard to the line of an upstream file and back, with proof that it is the same text.
+
+The upstream file is read anew, so the answer is evidence: its text, encoded again, gives the ids that are stored.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from bamba_data import lock as locks
+from bamba_data.dataset import Dataset
+from bamba_data.document import Document
+from bamba_data.errors import BambaError, CorruptManifest, UserError
+from bamba_data.fetch import Fetcher
+from bamba_data.inflate import inflate
+from bamba_data.lines import read_lines
+from bamba_data.locked import Facts, LockedFile
+from bamba_data.recipe import BadInput
+from bamba_data.shard import ShardReader
+from bamba_data.sources import jsonl
+from bamba_data.sources.base import TextRule
+from bamba_data.sources.parquet import ParquetRows
+from bamba_data.tokenizer import Tokenizer
+
+Row = tuple[str, int]  # shard path, row in it
+
+
+@dataclass(frozen=True)
+class Trace:
+    """`same` is None where the upstream file cannot be read: then `decoded` text is all there is, and `why` says so."""
+
+    source: str
+    shard: str
+    shard_row: int
+    block: int
+    document_id: str
+    tokens: list[int]
+    file: str
+    url: str
+    sha256: str | None
+    row: int
+    decoded: str
+    text: str | None
+    same: bool | None
+    why: str
+
+
+def locate(dataset: Dataset, place: str) -> Row:
+    """`SHARD:ROW`, where SHARD is a path, or a part of one that only one shard has."""
+    name, colon, number = place.rpartition(":")
+    if not colon or not number.isdigit():
+        raise UserError(f"{place!r}: expected SHARD:ROW, for instance {_example(dataset)}:0")
+    paths = [path for path in dataset.shards["path"] if name == path] or [
+        path for path in dataset.shards["path"] if name in path
+    ]
+    if len(paths) != 1:
+        raise UserError(
+            f"{name!r} names {len(paths)} of the {len(dataset.shards)} shards; name one, such as {_example(dataset)}"
+        )
+    return paths[0], int(number)
+
+
+def find_document(dataset: Dataset, place: str) -> list[Row]:
+    """`SOURCE:ID`: every row that has this document id (ids are unique within a file, not always beyond)."""
+    source, colon, document = place.partition(":")
+    if not colon or dataset.manifest.source(source) is None:
+        names = ", ".join(entry.name for entry in dataset.manifest.sources)
+        raise UserError(f"{place!r}: expected SOURCE:ID, where SOURCE is one of {names}")
+    rows: list[Row] = []
+    for path in dataset.shards.filter(pl.col("source") == source)["path"]:
+        with dataset.store.open(path) as file:
+            reader = ShardReader(file, path)
+            row = 0
+            for block in range(reader.blocks):
+                ids = reader.table(block, ["document_id"])["document_id"].to_pylist()
+                rows += [(path, row + n) for n, found in enumerate(ids) if found == document]
+                row += len(ids)
+    if not rows:
+        raise UserError(f"{place!r}: no document of source {source} has this id (was it dropped or dead-lettered?)")
+    return rows
+
+
+def trace(dataset: Dataset, row: Row, fetcher: Fetcher, moved: Mapping[str, str] | None = None) -> Trace:
+    """Everything about one row. `moved` maps a source to the base URL where its files lie now."""
+    path, number = row
+    entry = dataset.shards.filter(pl.col("path") == path).row(0, named=True)
+    tokenizer = Tokenizer(dataset.tokenizer_json())
+    block, ids, values = _read_row(dataset, path, number)
+    file = dataset.files.filter((pl.col("source") == entry["source"]) & (pl.col("file") == values["file"])).row(
+        0, named=True
+    )
+    decoded = tokenizer.decode(ids)
+    text, why = _upstream_text(dataset, file, values["row"], fetcher, moved or {})
+    same = None if text is None else tokenizer.reference.encode([text]).ids.tolist() == ids
+    return Trace(
+        source=entry["source"],
+        shard=path,
+        shard_row=number,
+        block=block,
+        document_id=values["document_id"],
+        tokens=ids,
+        file=file["path"],
+        url=file["url"],
+        sha256=file["sha256"],
+        row=values["row"],
+        decoded=decoded,
+        text=text,
+        same=same,
+        why=why,
+    )
+
+
+def _read_row(dataset: Dataset, path: str, number: int) -> tuple[int, list[int], dict[str, Any]]:
+    with dataset.store.open(path) as file:
+        reader = ShardReader(file, path)
+        before = 0
+        for block in range(reader.blocks):
+            rows = reader.parquet.metadata.row_group(block).num_rows
+            if number < before + rows:
+                index = number - before
+                ids = reader.tokens(block).documents()[index].tolist()
+                table = reader.table(block, ["document_id", "file", "row"])
+                return block, ids, table.slice(index, 1).to_pylist()[0]
+            before += rows
+    raise UserError(f"{path} has rows 0 to {before - 1}, there is no row {number}")
+
+
+def _upstream_text(
+    dataset: Dataset, file: dict[str, Any], row: int, fetcher: Fetcher, moved: Mapping[str, str]
+) -> tuple[str | None, str]:
+    """The text of the row as the upstream file has it, or why it cannot be had."""
+    source = dataset.manifest.source(file["source"])
+    assert source is not None
+    try:
+        lock = _lock(dataset)
+        locked = next(f for f in lock.by_source[file["source"]] if f.path == file["path"])
+        facts = Facts(file["size_bytes"], file["etag"], file["sha256"])
+        url = f"{moved[source.name].rstrip('/')}/{file['path']}" if source.name in moved else locked.url
+        if source.name in moved:
+            facts = facts._replace(etag=None)
+        described = lock.sources[source.name]
+        here = LockedFile(source.name, file["path"], url, facts)
+        item = _read_upstream(here, described.form, described.text, row, dataset, fetcher)
+    except (BambaError, OSError) as error:
+        return None, f"the upstream file cannot be read: {error}"
+    if item is None:
+        return None, "the upstream file has no document at this row: it is not the file that was read"
+    return item.text, ""
+
+
+def _lock(dataset: Dataset) -> locks.Lock:
+    path = f"_bamba/locks/{dataset.version.lock}.json"
+    try:
+        return locks.loads(dataset.store.read(path), path)
+    except FileNotFoundError:
+        raise CorruptManifest(path, "the lock of this version is missing") from None
+
+
+def _read_upstream(
+    file: LockedFile, form: str, rule: TextRule, row: int, dataset: Dataset, fetcher: Fetcher
+) -> Document | None:
+    with ExitStack() as stack:
+        if form == "parquet":
+            opened = stack.enter_context(fetcher.open(file))
+            item = next(ParquetRows(opened, rule, file.path, file.url).read(row), None)
+            return item if isinstance(item, Document) else None
+        rules = BadInput.model_validate(dataset.manifest.recipe["bad_input"])
+        stream = stack.enter_context(fetcher.stream(file))
+        parse = jsonl.parser(rule, file.path, rules.max_line_bytes)
+        plain = inflate(stream.chunks(), file.url, rules.max_inflate_ratio)
+        for line in read_lines(plain, rules.max_line_bytes):
+            if line.row == row:
+                item = parse(line)
+                return item if isinstance(item, Document) else None
+    return None
+
+
+def _example(dataset: Dataset) -> str:
+    return str(dataset.shards["path"][0]) if len(dataset.shards) else "dataset=NAME/00000-000-….parquet"

@@ -1,0 +1,322 @@
+"""Is the dataset what its manifest says? Every fault is named, none hides another.
+
+Without bodies: manifest and tables against their digests, sums and accounts, every shard there, of its size, with
+the footer that the tables say. In full: every byte against sha256, every block against its digest, every id against
+the vocabulary, every document against the account of its input, and a sample decoded and encoded again.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bamba_data.canonical import sha256
+from bamba_data.dataset import Dataset, open_dataset
+from bamba_data.errors import BambaError, CorruptShard, UnsafePath
+from bamba_data.paths import checked, distinct
+from bamba_data.shard import ShardReader, row_group_range
+from bamba_data.store import Entry, Store
+from bamba_data.tokenizer import Tokenizer
+
+THREADS = 16
+FOOTER_BYTES = 64 << 10
+SAMPLE_CHARS = 50_000  # a longer document is not encoded again: the reference is slow
+
+
+@dataclass(frozen=True)
+class Fault:
+    where: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.detail}"
+
+
+@dataclass
+class Report:
+    """`faults` empty means sound, as far as `full` went."""
+
+    dataset: str
+    version: int
+    full: bool
+    shards: int = 0
+    blocks: int = 0
+    documents: int = 0
+    tokens: int = 0
+    bytes_read: int = 0
+    reencoded: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+    def fault(self, where: str, detail: str) -> None:
+        self.faults.append(Fault(where, detail))
+
+
+def verify(
+    url: str,
+    version: int | None = None,
+    full: bool = False,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Check the dataset at `url`. What cannot even be opened raises; all else is in the report.
+
+    `tick(done, total)` is called after every shard.
+    """
+    dataset = open_dataset(url, version)
+    report = Report(dataset.manifest.digest, dataset.version.number, full)
+    try:
+        tables = dataset.files, dataset.shards, dataset.blocks, dataset.dead_letters
+    except BambaError as error:
+        report.fault("tables", str(error))
+        return report
+    _check_tables(dataset, report)
+    _check_objects(dataset, report)
+    tokenizer = _check_tokenizer(dataset, report)
+    if not report.faults or full:
+        blocks = tables[2].partition_by("shard", as_dict=True) if len(tables[2]) else {}
+        _check_shards(dataset, report, blocks, tokenizer if full else None, tick)
+    return report
+
+
+def _check_tables(dataset: Dataset, report: Report) -> None:
+    files, shards, blocks = dataset.files, dataset.shards, dataset.blocks
+    try:
+        for frame, label in ((shards, "shards"), (dataset.dead_letters, "dead_letters")):
+            paths = [checked(path) for path in frame["path"]]
+            distinct(paths)
+            if label == "shards" and any(
+                not p.startswith(f"dataset={s}/") for p, s in zip(paths, frame["source"], strict=True)
+            ):
+                report.fault("table shards", "a shard lies outside the folder of its source")
+    except UnsafePath as error:
+        report.fault("tables", str(error))
+    unbalanced = files.filter(pl.col("read") != pl.col("kept") + pl.col("dropped") + pl.col("dead_lettered"))
+    for row in unbalanced.iter_rows(named=True):
+        report.fault(f"input {row['source']}/{row['path']}", "its account does not balance")
+    for source in dataset.manifest.sources:
+        mine = pl.col("source") == source.name
+        account = source.account
+        _sums(
+            report,
+            f"source {source.name}",
+            "inputs",
+            files.filter(mine),
+            read=account.read,
+            kept=account.kept,
+            tokens=account.tokens,
+            text_bytes=account.text_bytes,
+            dead_lettered=sum(account.dead_lettered.values()),
+        )
+        _sums(
+            report,
+            f"source {source.name}",
+            "shards",
+            shards.filter(mine),
+            documents=account.kept,
+            tokens=account.tokens,
+            size_bytes=source.size_bytes,
+            blocks=source.blocks,
+        )
+        _sums(
+            report,
+            f"source {source.name}",
+            "blocks",
+            blocks.filter(mine),
+            documents=account.kept,
+            tokens=account.tokens,
+        )
+    by_shard = blocks.group_by("shard").agg(pl.col("documents").sum(), pl.col("tokens").sum(), pl.len().alias("blocks"))
+    numbered = shards.with_row_index("shard").select("shard", "path", "documents", "tokens", "blocks")
+    joined = numbered.join(by_shard, on="shard", how="full", suffix="_found", coalesce=True)
+    for row in joined.iter_rows(named=True):
+        if any(row[name] != row[f"{name}_found"] for name in ("documents", "tokens", "blocks")):
+            report.fault(str(row["path"]), "the tables of shards and blocks disagree about it")
+
+
+def _sums(report: Report, where: str, label: str, frame: pl.DataFrame, **wanted: int) -> None:
+    for column, value in wanted.items():
+        found = int(frame[column].cast(pl.UInt64).sum())
+        if found != value:
+            report.fault(where, f"{column} of its {label} sum to {found:,}, the manifest says {value:,}")
+
+
+def _check_objects(dataset: Dataset, report: Report) -> None:
+    """Everything is there, with its size: by listing, a thousand objects a request."""
+    there: dict[str, Entry] = {}
+    for source in dataset.manifest.sources:
+        there |= {entry.path: entry for entry in dataset.store.list(f"dataset={source.name}")}
+    if len(dataset.dead_letters):
+        there |= {entry.path: entry for entry in dataset.store.list("_bamba/dead_letters")}
+    for frame in (dataset.shards, dataset.dead_letters):
+        for path, size in zip(frame["path"], frame["size_bytes"], strict=True):
+            if path not in there:
+                report.fault(path, "is missing")
+            elif there[path].size_bytes != size:
+                report.fault(path, f"has {there[path].size_bytes:,} bytes, the manifest says {size:,}")
+
+
+def _check_tokenizer(dataset: Dataset, report: Report) -> Tokenizer | None:
+    try:
+        return Tokenizer(dataset.tokenizer_json())
+    except (BambaError, FileNotFoundError) as error:
+        report.fault("tokenizer", str(error))
+        return None
+
+
+def _check_shards(
+    dataset: Dataset,
+    report: Report,
+    blocks: dict[Any, pl.DataFrame],
+    tokenizer: Tokenizer | None,
+    tick: Callable[[int, int], None],
+) -> None:
+    rows = list(dataset.shards.iter_rows(named=True))
+    missing = {fault.where for fault in report.faults}
+    kept: Counter[tuple[str, int]] = Counter()
+    round_trips = bool(dataset.manifest.backend.certificate.get("round_trips"))
+    numbered = [(number, row) for number, row in enumerate(rows) if row["path"] not in missing]
+
+    def check(job: tuple[int, dict[str, Any]]) -> "_Found":
+        number, row = job
+        expected = list(blocks[(number,)].sort("block").iter_rows(named=True)) if (number,) in blocks else []
+        if report.full:
+            return _check_body(
+                dataset.store,
+                row,
+                expected,
+                dataset.manifest.tokenizer.vocab_size,
+                tokenizer if round_trips else None,
+            )
+        return _check_footer(dataset.store, row, expected)
+
+    with ThreadPoolExecutor(THREADS if not report.full else 4) as pool:
+        for done, found in enumerate(pool.map(check, numbered), 1):
+            report.faults.extend(found.faults)
+            report.shards += 1
+            report.blocks += found.blocks
+            report.documents += found.documents
+            report.tokens += found.tokens
+            report.bytes_read += found.bytes_read
+            report.reencoded += found.reencoded
+            kept.update(found.kept)
+            tick(done, len(numbered))
+    if report.full and not report.faults:
+        for row in dataset.files.iter_rows(named=True):
+            if kept[(row["source"], row["file"])] != row["kept"]:
+                found_rows = kept[(row["source"], row["file"])]
+                report.fault(
+                    f"input {row['source']}/{row['path']}",
+                    f"{found_rows:,} documents in shards, kept {row['kept']:,}",
+                )
+
+
+@dataclass
+class _Found:
+    faults: list[Fault] = field(default_factory=list)
+    blocks: int = 0
+    documents: int = 0
+    tokens: int = 0
+    bytes_read: int = 0
+    reencoded: int = 0
+    kept: Counter[tuple[str, int]] = field(default_factory=Counter)
+
+
+def _check_footer(store: Store, row: dict[str, Any], expected: list[dict[str, Any]]) -> _Found:
+    found = _Found()
+    try:
+        size = row["size_bytes"]
+        start = max(0, size - FOOTER_BYTES)
+        tail = store.read_range(row["path"], start, size)
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if length > len(tail):
+            start = max(0, size - length)
+            tail = store.read_range(row["path"], start, size)
+        meta = pq.read_metadata(pa.BufferReader(tail))
+        found.bytes_read = len(tail)
+    except (pa.ArrowException, OSError) as error:
+        found.faults.append(Fault(row["path"], f"its footer cannot be read ({_line(error)})"))
+        return found
+    _compare(
+        found,
+        row,
+        expected,
+        [(meta.row_group(i).num_rows, *row_group_range(meta.row_group(i))) for i in range(meta.num_row_groups)],
+    )
+    found.documents, found.tokens = row["documents"], row["tokens"]
+    return found
+
+
+def _compare(
+    found: _Found, row: dict[str, Any], expected: list[dict[str, Any]], groups: list[tuple[int, int, int]]
+) -> None:
+    wanted = [(block["documents"], block["offset"], block["size_bytes"]) for block in expected]
+    found.blocks = len(groups)
+    if groups != wanted:
+        found.faults.append(Fault(row["path"], "its row groups are not the blocks that the manifest lists"))
+
+
+def _check_body(
+    store: Store,
+    row: dict[str, Any],
+    expected: list[dict[str, Any]],
+    vocab_size: int,
+    tokenizer: Tokenizer | None,
+) -> _Found:
+    found = _Found()
+    path = row["path"]
+    try:
+        data = store.read(path)
+    except OSError as error:
+        found.faults.append(Fault(path, f"cannot be read ({_line(error)})"))
+        return found
+    found.bytes_read = len(data)
+    if sha256(data) != row["sha256"]:
+        found.faults.append(Fault(path, "its sha256 is not the manifest's"))
+    try:
+        reader = ShardReader(io.BytesIO(data), path)
+        meta = reader.parquet.metadata
+        groups = [(meta.row_group(i).num_rows, *row_group_range(meta.row_group(i))) for i in range(reader.blocks)]
+        _compare(found, row, expected, groups)
+        for number, block in enumerate(expected[: reader.blocks]):
+            _check_block(found, reader, row, number, block, vocab_size, tokenizer)
+    except CorruptShard as error:
+        found.faults.append(Fault(path, error.detail))
+    return found
+
+
+def _check_block(
+    found: _Found,
+    reader: ShardReader,
+    row: dict[str, Any],
+    number: int,
+    block: dict[str, Any],
+    vocab_size: int,
+    tokenizer: Tokenizer | None,
+) -> None:
+    tokens = reader.tokens(number, block["digest"].hex())
+    if len(tokens.ids) != block["tokens"] or len(tokens.counts) != block["documents"]:
+        raise CorruptShard(row["path"], f"block {number}: documents or tokens are not the manifest's")
+    if len(tokens.ids) and int(tokens.ids.max()) >= vocab_size:
+        raise CorruptShard(
+            row["path"], f"block {number}: id {tokens.ids.max()} is beyond the vocabulary of {vocab_size}"
+        )
+    found.documents += len(tokens.counts)
+    found.tokens += len(tokens.ids)
+    files = reader.table(number, ["file"])["file"].to_pylist()
+    found.kept.update((row["source"], file) for file in files)
+    if tokenizer is not None and number == 0:
+        ids = tokens.documents()[0]
+        text = tokenizer.decode(ids.tolist())
+        if len(text) <= SAMPLE_CHARS:
+            found.reencoded += 1
+            if tokenizer.reference.encode([text]).ids.tolist() != ids.tolist():
+                raise CorruptShard(row["path"], f"block {number}: its first document, encoded again, gives other ids")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

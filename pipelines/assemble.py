@@ -1,0 +1,226 @@
+"""From the records of finished units to a manifest: in the order of the plan, a few units in memory at a time."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import bamba_data
+from bamba_data.certificate import Certificate
+from bamba_data.document import Ledger
+from bamba_data.errors import BudgetExceeded, CorruptInput, Unfinished
+from bamba_data.manifest import (
+    FORMAT,
+    Account,
+    BackendEntry,
+    Manifest,
+    SourceEntry,
+    TableEntry,
+    Tables,
+    TokenizerEntry,
+)
+from bamba_data.store import Store
+from bamba_data.tables import SCHEMAS, TableWriter
+from bamba_data.tokenizer import Tokenizer
+from pipelines.plan import Plan, Unit
+from pipelines.staging import Sampled, Staging, UnitRecord
+
+RECORDS_AT_ONCE = 32
+
+
+@dataclass
+class _Sum:
+    """What a source comes to."""
+
+    ledger: Ledger = field(default_factory=Ledger)
+    files: int = 0
+    quarantined: int = 0
+    shards: int = 0
+    blocks: int = 0
+    size_bytes: int = 0
+
+
+def assemble(plan: Plan, store: Store, tokenizer: Tokenizer, certificate: Certificate) -> Manifest:
+    """Write the tables and make the manifest; publishing it is the caller's. Raises BudgetExceeded when there are
+    more bad records than the recipe allows, Unfinished if a unit has no record yet."""
+    sums = {name: _Sum() for name in plan.lock.sources}
+    sampled = Sampled()
+    with ExitStack() as stack:
+        tables = {name: stack.enter_context(TableWriter(name)) for name in SCHEMAS}
+        for unit, record in _records(plan, store):
+            for part in record.parts:
+                sampled.add(part.sampled)
+            _add(unit, record, plan, sums[unit.source], tables)
+        totals = Ledger()
+        for one in sums.values():
+            totals.add(one.ledger)
+        _check_budget(totals, plan.recipe.bad_input.max_bad_rate)
+        saved: dict[str, TableEntry] = {name: table.save(store) for name, table in tables.items()}
+    return Manifest(
+        format=FORMAT,
+        name=plan.recipe.name,
+        recipe=plan.recipe.model_dump(mode="json", exclude={"network"}),
+        tokenizer=TokenizerEntry(
+            url=plan.recipe.tokenizer.url,
+            sha256=tokenizer.sha256,
+            vocab_size=tokenizer.vocab_size,
+            token_dtype=tokenizer.dtype.str,  # type: ignore[arg-type]
+        ),
+        backend=BackendEntry(
+            certificate=certificate.to_json(),
+            sampled_documents=sampled.documents,
+            sampled_tokens=sampled.tokens,
+            parts_redone=sampled.redone,
+        ),
+        software=_software(),
+        sources=[_entry(plan, name, one) for name, one in sums.items()],
+        totals=Account.of(totals),
+        tables=Tables(**saved),
+    )
+
+
+def _records(plan: Plan, store: Store) -> Iterator[tuple[Unit, UnitRecord]]:
+    staging = Staging(store)
+    units = iter(plan.units)
+
+    def read(unit: Unit) -> tuple[Unit, UnitRecord]:
+        record = staging.unit(unit.source, unit.key)
+        if record is None:
+            raise Unfinished(f"unit {unit.name} is not finished")
+        return unit, record
+
+    with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
+        while chunk := [unit for _, unit in zip(range(RECORDS_AT_ONCE * 4), units, strict=False)]:
+            yield from pool.map(read, chunk)
+
+
+def _add(unit: Unit, record: UnitRecord, plan: Plan, total: _Sum, tables: dict[str, TableWriter]) -> None:
+    total.ledger.add(record.ledger)
+    total.files += len(unit.files)
+    total.quarantined += sum(file.quarantined for file in unit.files)
+    tables["files"].add(list(_file_rows(unit, record, plan)))
+    for part in record.parts:
+        if part.shard:
+            shard = part.shard
+            row = tables["shards"].rows
+            tables["shards"].add(
+                [
+                    {
+                        "source": unit.source,
+                        "path": shard.path,
+                        "sha256": shard.sha256,
+                        "size_bytes": shard.size_bytes,
+                        "documents": shard.documents,
+                        "tokens": shard.tokens,
+                        "blocks": len(shard.blocks),
+                        "unit": unit.number,
+                        "part": part.number,
+                        "backend": part.backend,
+                    }
+                ]
+            )
+            tables["blocks"].add(
+                [
+                    {
+                        "source": unit.source,
+                        "shard": row,
+                        "block": number,
+                        **block.to_json(),
+                        "digest": bytes.fromhex(block.digest),
+                    }
+                    for number, block in enumerate(shard.blocks)
+                ]
+            )
+            total.shards += 1
+            total.blocks += len(shard.blocks)
+            total.size_bytes += shard.size_bytes
+        if part.letters:
+            letters = part.letters
+            tables["dead_letters"].add(
+                [
+                    {
+                        "source": unit.source,
+                        "path": letters.path,
+                        "sha256": letters.sha256,
+                        "size_bytes": letters.size_bytes,
+                        "records": letters.records,
+                    }
+                ]
+            )
+
+
+def _file_rows(unit: Unit, record: UnitRecord, plan: Plan) -> Iterator[dict[str, Any]]:
+    """One row an input. The time of a local file is no part of a dataset; an ETag of a host is."""
+    ledgers: dict[int, Ledger] = {}
+    for part in record.parts:
+        for position, ledger in part.ledgers.items():
+            ledgers.setdefault(position, Ledger()).add(ledger)
+    read = {one.file: one for one in record.inputs}
+    for position, file in enumerate(unit.files):
+        ledger, one, locked = ledgers[position], read[position], file.locked
+        if one.sha256 and locked.facts.sha256 and one.sha256 != locked.facts.sha256:
+            raise CorruptInput(locked.url, f"sha256 was {one.sha256} when read, the lock says {locked.facts.sha256}")
+        yield {
+            "source": unit.source,
+            "file": file.number,
+            "path": locked.path,
+            "url": plan.lock.public_url(locked),
+            "size_bytes": one.size_bytes,
+            "sha256": one.sha256,
+            "etag": locked.facts.etag if locked.is_remote else None,
+            "complete": one.complete,
+            "quarantined": file.quarantined,
+            "read": ledger.read,
+            "kept": ledger.kept,
+            "dropped": sum(ledger.dropped.values()),
+            "dead_lettered": sum(ledger.dead_lettered.values()),
+            "tokens": ledger.tokens,
+            "text_bytes": ledger.text_bytes,
+            "reasons": [
+                {"action": action, "reason": reason, "count": count}
+                for action, counts in (
+                    ("dropped", ledger.dropped),
+                    ("dead_lettered", ledger.dead_lettered),
+                    ("noted", ledger.notes),
+                )
+                for reason, count in sorted(counts.items())
+            ],
+        }
+
+
+def _check_budget(totals: Ledger, max_bad_rate: float) -> None:
+    allowed = max_bad_rate * totals.read
+    if totals.bad > allowed:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(totals.dead_lettered.items()))
+        raise BudgetExceeded(
+            f"{totals.bad:,} of {totals.read:,} records are bad ({reasons}): a rate of {totals.bad / totals.read:.2g}, "
+            f"bad_input.max_bad_rate is {max_bad_rate:g}. Nothing was published, all work is kept. Look at them under "
+            f"_bamba/dead_letters, then build again with --set bad_input.max_bad_rate=RATE, or set a policy"
+        )
+
+
+def _entry(plan: Plan, name: str, total: _Sum) -> SourceEntry:
+    source = plan.lock.sources[name]
+    return SourceEntry(
+        name=name,
+        corpus=source.corpus,
+        base=source.location.base,
+        revision=plan.lock.revisions.get(name),
+        license=source.license,
+        attribution=source.attribution,
+        homepage=source.homepage,
+        files=total.files,
+        quarantined=total.quarantined,
+        shards=total.shards,
+        blocks=total.blocks,
+        size_bytes=total.size_bytes,
+        account=Account.of(total.ledger),
+    )
+
+
+def _software() -> dict[str, str]:
+    """What could change the bytes; the tokenizer's libraries stand in its certificate."""
+    import pyarrow
+
+    return {"bamba-data": bamba_data.__version__, "pyarrow": pyarrow.__version__}

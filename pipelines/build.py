@@ -1,0 +1,165 @@
+"""A build, apart from where its units run: lock, plan and certify before; assemble and publish after.
+
+    prepare ──▶ remaining units, run by pipelines.tokenize on Ray (or by `run_here`) ──▶ finish
+
+Everything that a build decides once (the lock) is frozen in the store first, so that the same command goes on
+where an earlier one was, on any machine.
+"""
+
+import secrets
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from bamba_data import canonical
+from bamba_data import lock as locks
+from bamba_data.certificate import Certificate, choose
+from bamba_data.dataset import open_dataset, tokenizer_path
+from bamba_data.errors import BambaError, DatasetNotFound, UserError
+from bamba_data.fetch import Fetcher
+from bamba_data.lock import Lock
+from bamba_data.locked import Facts
+from bamba_data.manifest import Manifest
+from bamba_data.paths import checked
+from bamba_data.publish import Version, publish
+from bamba_data.recipe import Recipe
+from bamba_data.store import Store, open_store
+from bamba_data.tokenizer import Tokenizer
+from pipelines import plan as plans
+from pipelines.assemble import assemble
+from pipelines.plan import Job, Plan, Unit
+from pipelines.staging import Staging
+from pipelines.unit import Progress, Tools, run
+
+LOCKS = "_bamba/locks"
+MIRROR = "mirror.json"
+MIRROR_FORMAT = "bamba-mirror/1"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A build that is ready to run. `remarks` are lines for people: what was passed over, what is not reused."""
+
+    store: Store
+    tokenizer: Tokenizer
+    certificate: Certificate
+    plan: Plan
+    lock_digest: str
+    job: Job
+    build: str
+    remarks: tuple[str, ...]
+
+    def remaining(self) -> list[Unit]:
+        """The units without a record, largest first."""
+        finished = set(Staging(self.store).finished())
+        return [unit for unit in self.plan.largest_first() if unit.key not in finished]
+
+
+def prepare(
+    recipe: Recipe, folder: Path, out: str, fetcher: Fetcher, mirror: str | None = None, relock: bool = False
+) -> Prepared:
+    """Lock (or find the lock), plan, choose and certify the backend. Writes only the lock and the tokenizer."""
+    store = open_store(out)
+    tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
+    frozen = frozen_lock(recipe, folder, store, fetcher, mirror, relock)
+    plan = plans.make(recipe, frozen.lock, tokenizer.sha256)
+    backend, certificate, passed_over = choose(tokenizer, recipe.tokenizer.backend)
+    store.put(tokenizer_path(tokenizer.sha256), tokenizer.data)
+    job = Job(recipe, frozen.lock.sources, tokenizer.sha256, backend.name, out)
+    return Prepared(store, tokenizer, certificate, plan, frozen.digest, job, secrets.token_hex(8), tuple(passed_over))
+
+
+class Frozen(NamedTuple):
+    """A lock as it lies in the store, under `digest`; `lock` is bound to what was learned, and to the mirror."""
+
+    lock: Lock
+    digest: str
+
+
+def frozen_lock(
+    recipe: Recipe,
+    folder: Path,
+    store: Store,
+    fetcher: Fetcher,
+    mirror: str | None = None,
+    relock: bool = False,
+) -> Frozen:
+    """The lock of this recipe in this store: the one that an earlier run froze, else resolved now and frozen."""
+    pointer = f"{LOCKS}/{locks.request_key(recipe)}.pointer"
+    digest = None if relock else _pointed_at(store, pointer)
+    if digest is None:
+        fresh = mirrored_lock(recipe, mirror) if mirror else locks.resolve(recipe, folder, fetcher)
+        digest = fresh.digest
+        store.put(_lock_path(digest), canonical.dumps(fresh.to_json()))
+        if relock:
+            store.put(pointer, digest.encode())
+        elif not store.create(pointer, digest.encode()):
+            digest = _pointed_at(store, pointer) or digest  # another build froze it first: theirs is the lock
+    lock = locks.loads(store.read(_lock_path(digest)), f"{store.url}/{_lock_path(digest)}")
+    if not relock:
+        lock = lock.bound_to(_learned(store))
+    return Frozen(lock.moved_to(mirror) if mirror else lock, digest)
+
+
+def _lock_path(digest: str) -> str:
+    return checked(f"{LOCKS}/{digest}.json")
+
+
+def _pointed_at(store: Store, pointer: str) -> str | None:
+    try:
+        return store.read(pointer).decode("ascii").strip()
+    except FileNotFoundError:
+        return None
+
+
+def mirrored_lock(recipe: Recipe, mirror: str) -> Lock:
+    """The lock that a mirror was made under (pipelines.download)."""
+    where = f"{mirror}/{MIRROR}"
+    try:
+        data = open_store(mirror).read(MIRROR)
+    except FileNotFoundError:
+        raise UserError(f"{where}: no finished mirror is there; make one with python -m pipelines.download") from None
+    raw = canonical.loads(data, where, locks.MAX_BYTES)
+    if not isinstance(raw, dict) or raw.get("format") != MIRROR_FORMAT:
+        raise UserError(f"{where}: is not a mirror of format {MIRROR_FORMAT}")
+    if raw.get("request") != locks.request_key(recipe):
+        raise UserError(f"{where}: is the mirror of other inputs than this recipe's corpora and limits")
+    return locks.loads(canonical.dumps(raw["lock"]), where)
+
+
+def _learned(store: Store) -> Mapping[str, Facts]:
+    """The sha256s that the newest published version in this store learned, by key of the input."""
+    try:
+        files = open_dataset(store.url).files
+    except DatasetNotFound:
+        return {}
+    return {
+        f"{row['source']}/{row['path']}": Facts(row["size_bytes"], None, row["sha256"])
+        for row in files.iter_rows(named=True)
+        if row["sha256"]
+    }
+
+
+def finish(prepared: Prepared) -> tuple[Version, Manifest]:
+    """Assemble what the units left and publish it. All units must be finished."""
+    manifest = assemble(prepared.plan, prepared.store, prepared.tokenizer, prepared.certificate)
+    version = publish(prepared.store, manifest, prepared.build, prepared.lock_digest)
+    return version, manifest
+
+
+def run_here(
+    prepared: Prepared, fetcher: Fetcher, report: Callable[[Progress], None] = lambda progress: None
+) -> list[BambaError]:
+    """Run the remaining units one after the other in this process; the faults of those that failed."""
+    faults: list[BambaError] = []
+    with tempfile.TemporaryDirectory(prefix="bamba-scratch-") as scratch:
+        backend = prepared.tokenizer.backend(prepared.job.backend)
+        tools = Tools(prepared.store, fetcher, prepared.tokenizer, backend, Path(scratch), report)
+        for unit in prepared.remaining():
+            try:
+                run(unit, prepared.job, tools)
+            except BambaError as fault:
+                faults.append(fault)
+    return faults

@@ -1,0 +1,284 @@
+"""`bamba-data`: the manifest commands of bamba_data.cli, and those that make a dataset: lock, plan, build, download.
+
+This is the process edge: every error of ours becomes one line on stderr and an exit code.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bamba_data.cli import AsJson, app, console, print_json
+from bamba_data.errors import BambaError, RecipeError, Unfinished, UserError
+
+if TYPE_CHECKING:
+    from bamba_data.recipe import Recipe
+    from pipelines.plan import Plan
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or the path of a YAML file.")]
+Out = Annotated[str, typer.Option("--out", metavar="URL", help="The dataset: a local path or s3://bucket/prefix.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a field of the recipe.")]
+LimitFiles = Annotated[int | None, typer.Option(min=1, help="Only the first files of each source.")]
+LimitDocuments = Annotated[int | None, typer.Option(min=1, help="Only the first records of each file.")]
+Quarantine = Annotated[list[str] | None, typer.Option(metavar="SOURCE/PATH", help="Leave this input out, and say so.")]
+Relock = Annotated[bool, typer.Option("--relock", help="Resolve the inputs anew, even if they are locked.")]
+Mirror = Annotated[str | None, typer.Option(metavar="URL", help="Read the inputs from this mirror (see download).")]
+Address = Annotated[
+    str | None, typer.Option(help="A running Ray cluster; without it, RAY_ADDRESS or one started here.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Units at once; all cores without it.")]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed unit.")]
+Interval = Annotated[float, typer.Option(min=0.1, help="Seconds between progress lines, off a terminal.")]
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def load_recipe(
+    name: str,
+    overrides: list[str] | None,
+    limit_files: int | None = None,
+    limit_documents: int | None = None,
+    quarantine: list[str] | None = None,
+) -> "tuple[Recipe, Path]":
+    """The recipe and the folder where its relative paths start."""
+    from bamba_data.recipe import load_file
+
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        have = ", ".join(sorted(found.stem for found in RECIPES.glob("*.yaml")))
+        raise RecipeError(f"{name}: no such recipe; these ship with us: {have}; or give the path of a .yaml file")
+    changes = list(overrides or [])
+    changes += [f"limits.files={limit_files}"] if limit_files else []
+    changes += [f"limits.documents={limit_documents}"] if limit_documents else []
+    if quarantine:
+        changes.append(f"bad_input.quarantine=[{', '.join(map(repr, quarantine))}]")
+    return load_file(path, changes), path.parent
+
+
+@app.command()
+def recipes(as_json: AsJson = False) -> None:
+    """List the recipes that ship with us."""
+    found = {path.stem: _first_comment(path) for path in sorted(RECIPES.glob("*.yaml"))}
+    if as_json:
+        print_json(found)
+    else:
+        for name, text in found.items():
+            console().print(f"[bold]{name}[/]  {text}")
+
+
+def _first_comment(path: Path) -> str:
+    return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").strip()
+
+
+@app.command()
+def lock(
+    recipe: RecipeArgument,
+    out: Out,
+    overrides: Set = None,
+    limit_files: LimitFiles = None,
+    mirror: Mirror = None,
+    relock: Relock = False,
+    as_json: AsJson = False,
+) -> None:
+    """Resolve every input of a recipe once and freeze it in the dataset: commits, sizes, sha256s, etags."""
+    from bamba_data.show import size
+    from bamba_data.store import open_store
+    from pipelines.build import frozen_lock
+
+    loaded, folder = load_recipe(recipe, overrides, limit_files)
+    frozen = frozen_lock(loaded, folder, open_store(out), _fetcher(loaded), mirror, relock)
+    if as_json:
+        print_json(frozen.lock.to_json())
+        return
+    for name, files in frozen.lock.by_source.items():
+        total = sum(file.facts.size_bytes or 0 for file in files)
+        known = sum(file.facts.sha256 is not None for file in files)
+        commit = f", commit {frozen.lock.revisions[name]}" if name in frozen.lock.revisions else ""
+        console().print(f"{name}: {len(files):,} files, {size(total)}, {known:,} with a known sha256{commit}")
+    console().print(f"lock {frozen.digest}")
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    out: Out,
+    overrides: Set = None,
+    limit_files: LimitFiles = None,
+    limit_documents: LimitDocuments = None,
+    quarantine: Quarantine = None,
+    mirror: Mirror = None,
+    relock: Relock = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a build would read, write and roughly cost; nothing but the lock is written."""
+    from bamba_data.lock import load_tokenizer
+    from bamba_data.store import open_store
+    from pipelines import plan as plans
+    from pipelines.build import frozen_lock
+    from pipelines.staging import Staging
+
+    loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
+    fetcher, store = _fetcher(loaded), open_store(out)
+    tokenizer = load_tokenizer(loaded, folder, fetcher)
+    made = plans.make(loaded, frozen_lock(loaded, folder, store, fetcher, mirror, relock).lock, tokenizer.sha256)
+    finished = set(Staging(store).finished())
+    done = sum(unit.key in finished for unit in made.units)
+    if as_json:
+        units = [
+            {
+                "name": u.name,
+                "key": u.key,
+                "size_bytes": u.size_bytes,
+                "files": [f.locked.key for f in u.files],
+            }
+            for u in made.units
+        ]
+        print_json({"digest": made.digest, "estimate": made.estimate(), "finished": done, "units": units})
+    else:
+        _print_plan(made, done)
+
+
+def _print_plan(made: "Plan", done: int) -> None:
+    from bamba_data.show import size
+
+    guess = made.estimate()
+    hours = guess.core_seconds / 3600
+    console().print(
+        f"plan {made.digest[:16]}…: {len(made.units):,} units of {len(made.lock.files):,} files, {done:,} finished\n"
+        f"  reads   {size(made.input_bytes)} (about {size(guess.text_bytes)} of text)\n"
+        f"  writes  about {guess.tokens / 1e6:,.1f} M tokens in {size(guess.shard_bytes)} of shards\n"
+        f"  costs   about {hours:,.2f} core-hours ({guess.core_seconds:,.0f} s on one core)"
+    )
+
+
+@app.command()
+def build(
+    recipe: RecipeArgument,
+    out: Out,
+    overrides: Set = None,
+    limit_files: LimitFiles = None,
+    limit_documents: LimitDocuments = None,
+    quarantine: Quarantine = None,
+    mirror: Mirror = None,
+    relock: Relock = False,
+    address: Address = None,
+    workers: Workers = None,
+    fail_fast: FailFast = False,
+    interval: Interval = 10.0,
+) -> None:
+    """Make a dataset: lock, plan, tokenize on Ray, publish, verify. Killed or stopped, the same command goes on."""
+    import structlog
+
+    from bamba_data.show import size
+    from pipelines import tokenize
+    from pipelines.build import prepare
+    from pipelines.progress import display
+
+    is_terminal = sys.stdout.isatty()
+    log = structlog.get_logger()
+    loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
+    prepared = prepare(loaded, folder, out, _fetcher(loaded), mirror, relock)
+    done = len(prepared.plan.units) - len(prepared.remaining())
+    certificate = prepared.certificate
+    if is_terminal:
+        _print_plan(prepared.plan, done)
+        for remark in prepared.remarks:
+            console().print(f"[yellow]{remark}")
+        console().print(
+            f"  ids by  {certificate.backend} {certificate.version}, certified on {certificate.tokens:,} tokens"
+        )
+    else:
+        log.info(
+            "plan",
+            plan=prepared.plan.digest,
+            units=len(prepared.plan.units),
+            units_finished=done,
+            input_bytes=prepared.plan.input_bytes,
+            estimate=vars_of(prepared.plan.estimate()),
+            backend=certificate.backend,
+            remarks=prepared.remarks,
+        )
+    options = tokenize.Options(address, workers, fail_fast)
+    version, manifest = tokenize.build(prepared, options, display("tokenize", is_terminal, interval))
+    if is_terminal:
+        stored = sum(source.size_bytes for source in manifest.sources)
+        console().print(
+            f"[green]published[/] {prepared.store.url} version {version.number}: {manifest.totals.tokens:,} tokens in "
+            f"{manifest.totals.kept:,} documents, {size(stored)}; verified\ndataset [cyan]{manifest.digest}[/]"
+        )
+    else:
+        log.info(
+            "verdict",
+            verdict="complete",
+            url=prepared.store.url,
+            version=version.number,
+            dataset=manifest.digest,
+            tokens=manifest.totals.tokens,
+            documents=manifest.totals.kept,
+        )
+
+
+def vars_of(value: Any) -> dict[str, Any]:
+    import dataclasses
+
+    return dataclasses.asdict(value)
+
+
+def _fetcher(recipe: "Recipe") -> Any:
+    from bamba_data.budget import LocalBudget
+    from bamba_data.fetch import Fetcher
+
+    network = recipe.network
+    return Fetcher(LocalBudget(network.requests_per_second, network.burst), network.retry_seconds)
+
+
+# ---- the process edge
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the CLI and exit. All commands come through here, `python -m pipelines.tokenize` too."""
+    sys.exit(run(app, arguments))
+
+
+def run(commands: typer.Typer, arguments: list[str] | None = None) -> int:
+    """The exit code of a command line; every error of ours is one message on stderr."""
+    _log_to_stdout()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        commands(arguments, standalone_mode=False, prog_name="bamba-data")
+    except typer.Exit as done:
+        return done.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        return _say("interrupted; run the same command again to go on", Unfinished.exit_code)
+    except BrokenPipeError:  # the reader of our output went away: `bamba-data show … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except BambaError as error:
+        return _say(str(error), error.exit_code)
+    except Exception as error:
+        if type(error).__module__.split(".")[0] != "click" and not hasattr(error, "format_message"):
+            raise
+        return _say(error.format_message(), UserError.exit_code)  # type: ignore[attr-defined]
+    return 0
+
+
+def _say(message: str, exit_code: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return exit_code
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Unfinished(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
+
+
+def _log_to_stdout() -> None:
+    """JSON lines off a terminal, readable lines on one."""
+    import structlog
+
+    last: Any = structlog.dev.ConsoleRenderer() if sys.stdout.isatty() else structlog.processors.JSONRenderer()
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    structlog.configure(processors=[structlog.processors.add_log_level, stamp, last])

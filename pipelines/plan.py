@@ -1,0 +1,158 @@
+"""The plan: work units, fixed before the run and the same whatever the cluster.
+
+A unit is one large input file, or several small neighbours of one source up to `unit_bytes`. It is a pure
+function of its key: the inputs as locked and everything in the recipe that can change the bytes that come out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bamba_data import canonical
+from bamba_data.errors import RecipeError
+from bamba_data.lock import Lock
+from bamba_data.locked import LockedFile
+from bamba_data.recipe import Recipe
+from bamba_data.sources.base import Source
+
+#: Raise it when code changes what a unit's bytes are: staged work of older code is then ignored.
+UNIT_VERSION = 1
+
+TEXT_BYTES_A_TOKEN = 4.2  # English prose; code has less
+SHARD_BYTES_A_TOKEN = 1.4
+INFLATED = {".gz": 2.8, ".zst": 3.0, ".parquet": 1.8}
+TEXT_BYTES_A_CORE_SECOND = 25e6  # benchmarks/tokenize_end_to_end.py, one core
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFile:
+    """An input of a unit. `number` is its place among the files of its source; shards say `file` by it."""
+
+    number: int
+    locked: LockedFile
+    quarantined: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """`number` counts within the source. `key` names its staged work."""
+
+    source: str
+    number: int
+    key: str
+    files: tuple[UnitFile, ...]
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}/{self.number:05d}"
+
+    @property
+    def is_remote(self) -> bool:
+        return any(file.locked.is_remote for file in self.files)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all units of a build share; small enough to travel with each."""
+
+    recipe: Recipe
+    sources: dict[str, Source]
+    tokenizer_sha256: str
+    backend: str
+    out: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Rough arithmetic for people, never used for decisions."""
+
+    text_bytes: float
+    tokens: float
+    shard_bytes: float
+    core_seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    recipe: Recipe
+    lock: Lock
+    units: tuple[Unit, ...]
+
+    @property
+    def input_bytes(self) -> int:
+        return sum(unit.size_bytes for unit in self.units)
+
+    @property
+    def digest(self) -> str:
+        return canonical.digest([unit.key for unit in self.units])
+
+    def estimate(self) -> Estimate:
+        text = sum(
+            (file.locked.facts.size_bytes or 0) * _inflated(file.locked.path)
+            for unit in self.units
+            for file in unit.files
+        )
+        tokens = text / TEXT_BYTES_A_TOKEN
+        return Estimate(text, tokens, tokens * SHARD_BYTES_A_TOKEN, text / TEXT_BYTES_A_CORE_SECOND)
+
+    def largest_first(self) -> list[Unit]:
+        """The order in which to start them: so that no large one is left for the end."""
+        return sorted(self.units, key=lambda unit: (-unit.size_bytes, unit.source, unit.number))
+
+
+def make(recipe: Recipe, lock: Lock, tokenizer_sha256: str) -> Plan:
+    quarantined = set(recipe.bad_input.quarantine)
+    if unknown := quarantined - {file.key for file in lock.files}:
+        raise RecipeError(f"bad_input.quarantine: {sorted(unknown)} are no inputs of this recipe")
+    units: list[Unit] = []
+    for name, source in lock.sources.items():
+        for number, files in enumerate(_groups(lock.by_source[name], quarantined, recipe.unit_bytes)):
+            units.append(
+                Unit(
+                    source=name,
+                    number=number,
+                    key=_key(recipe, source, tokenizer_sha256, number, files),
+                    files=files,
+                    size_bytes=sum(file.locked.facts.size_bytes or 0 for file in files),
+                )
+            )
+    return Plan(recipe, lock, tuple(units))
+
+
+def _groups(files: list[LockedFile], quarantined: set[str], unit_bytes: int) -> Iterator[tuple[UnitFile, ...]]:
+    """Neighbours together, up to `unit_bytes`. A quarantined file keeps its place, so no other unit changes."""
+    group: list[UnitFile] = []
+    held = 0
+    for number, file in enumerate(files):
+        size = file.facts.size_bytes or 0
+        if group and held + size > unit_bytes:
+            yield tuple(group)
+            group, held = [], 0
+        group.append(UnitFile(number, file, file.key in quarantined))
+        held += size
+    if group:
+        yield tuple(group)
+
+
+def _key(recipe: Recipe, source: Source, tokenizer: str, number: int, files: tuple[UnitFile, ...]) -> str:
+    depends_on: list[Any] = [
+        UNIT_VERSION,
+        number,
+        source.model_dump(mode="json", include={"name", "form", "text"}),
+        tokenizer,
+        recipe.shards.model_dump(mode="json"),
+        recipe.bad_input.model_dump(mode="json", exclude={"max_bad_rate", "quarantine"}),
+        recipe.limits.documents,
+        [[f.number, f.locked.path, f.locked.facts.size_bytes, _identity(f.locked), f.quarantined] for f in files],
+    ]
+    return canonical.digest(depends_on)[:32]
+
+
+def _identity(file: LockedFile) -> str | None:
+    """The etag where there is one: a sha256 that is learned later must not make finished work unknown."""
+    return file.facts.etag or file.facts.sha256
+
+
+def _inflated(path: str) -> float:
+    return next((ratio for suffix, ratio in INFLATED.items() if path.endswith(suffix)), 1.0)

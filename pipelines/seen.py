@@ -1,0 +1,48 @@
+"""Which document ids of a file were kept already: exact to 128 bit, 16 bytes an id, in bounded memory."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xxhash
+
+#: Beyond so many ids in one file (384 MB) no more are remembered; `full` says so and the account notes it.
+MAX_IDS = 24_000_000
+_RECENT = 1 << 18
+
+
+class SeenIds:
+    def __init__(self, max_ids: int = MAX_IDS) -> None:
+        self._known = np.zeros(0, "S16")  # sorted digests
+        self._recent: set[bytes] = set()
+        self._max_ids = max_ids
+
+    @property
+    def full(self) -> bool:
+        return len(self._known) + len(self._recent) >= self._max_ids
+
+    def add(self, ids: Sequence[str]) -> list[bool]:
+        """Remember the ids, in order; for each, whether it is new."""
+        digests = [xxhash.xxh3_128_digest(one.encode("utf-8", "surrogatepass")) for one in ids]
+        known = self._among_known(digests)
+        new: list[bool] = []
+        for digest, is_known in zip(digests, known, strict=True):
+            is_new = not is_known and digest not in self._recent
+            new.append(is_new)
+            if is_new and not self.full:
+                self._recent.add(digest)
+        if len(self._recent) >= _RECENT:
+            self._merge()
+        return new
+
+    def _among_known(self, digests: list[bytes]) -> list[bool]:
+        if not len(self._known) or not digests:
+            return [False] * len(digests)
+        asked = np.array(digests, "S16")
+        places = np.minimum(np.searchsorted(self._known, asked), len(self._known) - 1)
+        found: list[bool] = (self._known[places] == asked).tolist()
+        return found
+
+    def _merge(self) -> None:
+        fresh = np.sort(np.array(list(self._recent), "S16"))
+        self._known = np.insert(self._known, np.searchsorted(self._known, fresh), fresh)
+        self._recent = set()

@@ -1,0 +1,201 @@
+"""What a unit leaves in the store on its way: a record for every finished part, and one for the whole unit.
+
+Part records are hints for going on, checked against the input before they are used, and may be overwritten.
+The unit record is the truth: it is created once, after every input of the unit was read to its end and verified,
+and a second, different one is an error. Nothing here is data until a manifest lists it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bamba_data import canonical
+from bamba_data.document import Ledger
+from bamba_data.errors import BambaError, CorruptManifest, NotReproducible
+from bamba_data.paths import checked
+from bamba_data.shard import Block
+from bamba_data.store import Store
+
+FOLDER = "_bamba/units"
+MAX_RECORD_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StagedShard:
+    path: str
+    sha256: str
+    size_bytes: int
+    documents: int
+    tokens: int
+    blocks: list[Block]
+
+
+@dataclass(frozen=True, slots=True)
+class StagedLetters:
+    """A parquet file of dead letters."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a unit the next record would be read: position among its files, row in that file, and a digest
+    of what of that file has been consumed (see unit.Prefix)."""
+
+    file: int
+    row: int
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadInput:
+    """An input that was consumed: `complete` unless a limit ended it early; then there is no sha256."""
+
+    file: int
+    sha256: str | None
+    size_bytes: int | None
+    complete: bool
+
+
+@dataclass(slots=True)
+class Sampled:
+    """How much of the output was encoded a second time by the reference, and whether a part had to be redone."""
+
+    documents: int = 0
+    tokens: int = 0
+    redone: int = 0
+
+    def add(self, other: "Sampled") -> None:
+        self.documents += other.documents
+        self.tokens += other.tokens
+        self.redone += other.redone
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The resumable piece of a unit: at most one shard and one file of dead letters, and its share of the
+    account, by position of the file in the unit."""
+
+    number: int
+    end: Place
+    backend: str
+    shard: StagedShard | None
+    letters: StagedLetters | None
+    ledgers: dict[int, Ledger]
+    inputs: list[ReadInput]
+    sampled: Sampled
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRecord:
+    key: str
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> list[ReadInput]:
+        return [one for part in self.parts for one in part.inputs]
+
+    @property
+    def ledger(self) -> Ledger:
+        total = Ledger()
+        for part in self.parts:
+            for ledger in part.ledgers.values():
+                total.add(ledger)
+        return total
+
+
+class Staging:
+    """The records of units in a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def parts(self, source: str, key: str) -> list[Part]:
+        """The finished parts, from 0 on without a gap; damaged ones end the list, because they can be redone."""
+        found: list[Part] = []
+        while True:
+            path = _part_path(source, key, len(found))
+            try:
+                part = _part(canonical.loads(self._store.read(path), path, MAX_RECORD_BYTES), path)
+            except (FileNotFoundError, BambaError):
+                return found
+            if part.number != len(found):
+                return found
+            found.append(part)
+
+    def save_part(self, source: str, key: str, part: Part) -> None:
+        self._store.put(_part_path(source, key, part.number), canonical.dumps(_to_json(part)))
+
+    def finish(self, source: str, record: UnitRecord) -> UnitRecord:
+        """Create the unit record; if there is one already it must be the same, byte for byte."""
+        path = unit_path(source, record.key)
+        data = canonical.dumps({"key": record.key, "parts": [_to_json(part) for part in record.parts]})
+        if not self._store.create(path, data) and self._store.read(path) != data:
+            raise NotReproducible(
+                f"unit {source}/{record.key} gave two different results ({path}); compare the machines that ran it, "
+                "remove that record and run again"
+            )
+        return record
+
+    def unit(self, source: str, key: str) -> UnitRecord | None:
+        """The record of a finished unit, or None. A damaged record is an error: it is the truth, not a hint."""
+        path = unit_path(source, key)
+        try:
+            raw = canonical.loads(self._store.read(path), path, MAX_RECORD_BYTES)
+        except FileNotFoundError:
+            return None
+        if not isinstance(raw, dict) or raw.get("key") != key or not isinstance(raw.get("parts"), list):
+            raise CorruptManifest(path, "is not the record of its unit")
+        return UnitRecord(key, [_part(part, path) for part in raw["parts"]])
+
+    def finished(self) -> Iterator[str]:
+        """The keys of all units that have a record."""
+        for entry in self._store.list(FOLDER):
+            if entry.path.endswith("/unit.json"):
+                yield entry.path.split("/")[-2]
+
+
+def unit_path(source: str, key: str) -> str:
+    return f"{FOLDER}/{source}/{key}/unit.json"
+
+
+def _part_path(source: str, key: str, number: int) -> str:
+    return f"{FOLDER}/{source}/{key}/part-{number:05d}.json"
+
+
+def _to_json(part: Part) -> dict[str, Any]:
+    """Blocks column by column: the key names would be most of the record otherwise."""
+    raw = asdict(part)
+    if raw["shard"]:
+        rows = raw["shard"]["blocks"]
+        raw["shard"]["blocks"] = {name: [row[name] for row in rows] for name in Block.__dataclass_fields__}
+    raw["ledgers"] = {str(file): ledger for file, ledger in raw["ledgers"].items()}
+    return raw
+
+
+def _part(raw: Any, where: str) -> Part:
+    try:
+        shard = letters = None
+        if raw["shard"] is not None:
+            columns = [raw["shard"]["blocks"][name] for name in Block.__dataclass_fields__]
+            blocks = [Block(*row) for row in zip(*columns, strict=True)]
+            shard = StagedShard(**{**raw["shard"], "blocks": blocks})
+            checked(shard.path)
+        if raw["letters"] is not None:
+            letters = StagedLetters(**raw["letters"])
+            checked(letters.path)
+        return Part(
+            number=raw["number"],
+            end=Place(**raw["end"]),
+            backend=raw["backend"],
+            shard=shard,
+            letters=letters,
+            ledgers={int(file): Ledger(**ledger) for file, ledger in raw["ledgers"].items()},
+            inputs=[ReadInput(**one) for one in raw["inputs"]],
+            sampled=Sampled(**raw["sampled"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptManifest(where, f"record field {error}") from None
