@@ -29,7 +29,8 @@ def _plain(value: Any) -> Any:
 def console() -> Any:
     from rich.console import Console
 
-    return Console(soft_wrap=True, highlight=False)
+    # Into a pipe or a file nothing is folded to the width of a terminal that is not there.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
 @app.command()

@@ -61,7 +61,7 @@ def _brief(value: Any) -> Any:
 
 
 def _inputs(before: Dataset, after: Dataset) -> Iterator[Change]:
-    columns = ["size_bytes", "sha256", "etag", "kept", "tokens", "quarantined"]
+    columns = ["size_bytes", "sha256", "kept", "tokens", "quarantined"]
     yield from _rows("input ", ["source", "path"], columns, before.files, after.files)
 
 

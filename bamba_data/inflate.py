@@ -40,7 +40,7 @@ class _Gzip:
     """One gzip member. `feed` gives output in pieces of bounded size; isal checks CRC and length at the end."""
 
     magic = b"\x1f\x8b"
-    fault: type[Exception] = igzip_lib.IsalError
+    fault: Any = igzip_lib.IsalError
 
     def __init__(self) -> None:
         self._inflater: Any = isal_zlib.decompressobj(wbits=31)
@@ -61,7 +61,7 @@ class _Zstd:
     incremental interface has no output limit: 1 KiB in is at most 32 MiB out, at no cost in speed."""
 
     magic = b""
-    fault: type[Exception] = zstandard.ZstdError
+    fault: Any = zstandard.ZstdError
 
     def __init__(self) -> None:
         self._inflater: Any = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()

@@ -11,7 +11,8 @@ def tree(dataset: Dataset, shards: bool = False) -> Tree:
     """Instant at any size, because it reads the manifest alone; with `shards`, their table too."""
     manifest = dataset.manifest
     root = Tree(
-        f"[bold]{escape(manifest.name)}[/]  version {dataset.version.number}, published {dataset.version.published_at}\n"
+        f"[bold]{escape(manifest.name)}[/]  version {dataset.version.number}, "
+        f"published {dataset.version.published_at}\n"
         f"dataset [cyan]{manifest.digest}[/]\n{_account(manifest.totals)}"
     )
     tokenizer, certificate = manifest.tokenizer, manifest.backend.certificate

@@ -22,7 +22,7 @@ FLUSH_ROWS = 1 << 16
 
 
 def _schema(**kinds: pa.DataType) -> pa.Schema:
-    nullable = {"sha256", "etag", "size_bytes"}
+    nullable = {"sha256", "size_bytes"}
     return pa.schema([pa.field(name, kind, nullable=name in nullable) for name, kind in kinds.items()])
 
 
@@ -36,7 +36,6 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         url=pa.string(),
         size_bytes=pa.uint64(),
         sha256=pa.string(),
-        etag=pa.string(),
         complete=pa.bool_(),
         quarantined=pa.bool_(),
         read=pa.uint64(),

@@ -137,7 +137,7 @@ def _upstream_text(
     try:
         lock = _lock(dataset)
         locked = next(f for f in lock.by_source[file["source"]] if f.path == file["path"])
-        facts = Facts(file["size_bytes"], file["etag"], file["sha256"])
+        facts = Facts(file["size_bytes"], locked.facts.etag, file["sha256"])
         url = f"{moved[source.name].rstrip('/')}/{file['path']}" if source.name in moved else locked.url
         if source.name in moved:
             facts = facts._replace(etag=None)

@@ -151,7 +151,7 @@ def _add(unit: Unit, record: UnitRecord, plan: Plan, total: _Sum, tables: dict[s
 
 
 def _file_rows(unit: Unit, record: UnitRecord, plan: Plan) -> Iterator[dict[str, Any]]:
-    """One row an input. The time of a local file is no part of a dataset; an ETag of a host is."""
+    """One row an input. Its etag stands in the lock alone: a mirror, or a touched local file, has another."""
     ledgers: dict[int, Ledger] = {}
     for part in record.parts:
         for position, ledger in part.ledgers.items():
@@ -168,7 +168,6 @@ def _file_rows(unit: Unit, record: UnitRecord, plan: Plan) -> Iterator[dict[str,
             "url": plan.lock.public_url(locked),
             "size_bytes": one.size_bytes,
             "sha256": one.sha256,
-            "etag": locked.facts.etag if locked.is_remote else None,
             "complete": one.complete,
             "quarantined": file.quarantined,
             "read": ledger.read,

@@ -171,15 +171,13 @@ def build(
     interval: Interval = 10.0,
 ) -> None:
     """Make a dataset: lock, plan, tokenize on Ray, publish, verify. Killed or stopped, the same command goes on."""
-    import structlog
-
     from bamba_data.show import size
     from pipelines import tokenize
     from pipelines.build import prepare
-    from pipelines.progress import display
+    from pipelines.progress import display, json_log
 
     is_terminal = sys.stdout.isatty()
-    log = structlog.get_logger()
+    log = json_log()
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
     prepared = prepare(loaded, folder, out, _fetcher(loaded), mirror, relock)
     done = len(prepared.plan.units) - len(prepared.remaining())
@@ -222,6 +220,38 @@ def build(
         )
 
 
+@app.command()
+def download(
+    recipe: RecipeArgument,
+    to: Annotated[str, typer.Option("--to", metavar="URL", help="The mirror: a local path or s3://bucket/prefix.")],
+    overrides: Set = None,
+    limit_files: LimitFiles = None,
+    relock: Relock = False,
+    address: Address = None,
+    workers: Workers = None,
+    fail_fast: FailFast = False,
+    interval: Interval = 10.0,
+) -> None:
+    """Make a verified raw mirror of a recipe's inputs, from which `build --mirror` needs no other network."""
+    from bamba_data.show import size
+    from bamba_data.store import open_store
+    from pipelines import download as mirroring
+    from pipelines import tokenize
+    from pipelines.build import frozen_lock
+    from pipelines.progress import display, json_log
+
+    is_terminal = sys.stdout.isatty()
+    loaded, folder = load_recipe(recipe, overrides, limit_files)
+    frozen = frozen_lock(loaded, folder, open_store(to), _fetcher(loaded), relock=relock)
+    options = tokenize.Options(address, workers, fail_fast)
+    lock = mirroring.download(loaded, frozen.lock, to, options, display("download", is_terminal, interval))
+    total = sum(file.facts.size_bytes or 0 for file in lock.files)
+    if is_terminal:
+        console().print(f"[green]mirrored[/] {len(lock.files):,} files, {size(total)}, at {to}; every sha256 is known")
+    else:
+        json_log().info("verdict", verdict="complete", url=to, files=len(lock.files), input_bytes=total)
+
+
 def vars_of(value: Any) -> dict[str, Any]:
     import dataclasses
 
@@ -246,7 +276,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(commands: typer.Typer, arguments: list[str] | None = None) -> int:
     """The exit code of a command line; every error of ours is one message on stderr."""
-    _log_to_stdout()
     signal.signal(signal.SIGTERM, _stop)
     try:
         commands(arguments, standalone_mode=False, prog_name="bamba-data")
@@ -273,12 +302,3 @@ def _say(message: str, exit_code: int) -> int:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise Unfinished(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
-
-
-def _log_to_stdout() -> None:
-    """JSON lines off a terminal, readable lines on one."""
-    import structlog
-
-    last: Any = structlog.dev.ConsoleRenderer() if sys.stdout.isatty() else structlog.processors.JSONRenderer()
-    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
-    structlog.configure(processors=[structlog.processors.add_log_level, stamp, last])

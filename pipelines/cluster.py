@@ -44,6 +44,22 @@ class Fault:
     error: BambaError
 
 
+class Failed(BambaError):
+    """Some tasks failed for good; the others are done and kept."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__(faults)
+        self.faults = faults
+        self.exit_code = max(fault.error.exit_code for fault in faults)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.faults)} failed; the others are done and kept, nothing was published:"]
+        lines += [f"  {fault.name}: {fault.error}" for fault in self.faults]
+        if any(isinstance(fault.error, IntegrityError) for fault in self.faults):
+            lines.append("restore the inputs, or leave one out, and say so in the dataset: --quarantine SOURCE/PATH")
+        return "\n".join(lines)
+
+
 @dataclass
 class _Try:
     item: Any
@@ -164,14 +180,14 @@ def crew(address: str | None, workers: int | None, network: Network) -> Iterator
 
     joined = address or os.environ.get("RAY_ADDRESS")
     if joined:
-        ray.init(address=joined, log_to_driver=False, logging_level="warning")
+        ray.init(address=joined, log_to_driver=False, logging_level="error")
     else:
         ray.init(
             num_cpus=workers or os.cpu_count(),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
-            logging_level="warning",
+            logging_level="error",
         )
     try:
         keep = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)

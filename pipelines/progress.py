@@ -127,6 +127,7 @@ class JsonLines:
         self._phase, self._interval = phase, interval_seconds
         self._next = 0.0
         self._meter = Meter()
+        self._log = json_log()
         self._last: Snapshot | None = None
 
     def __enter__(self) -> "JsonLines":
@@ -138,7 +139,7 @@ class JsonLines:
 
     def show(self, snapshot: Snapshot) -> None:
         for line in snapshot.lines:
-            structlog.get_logger().warning("remark", phase=self._phase, text=line)
+            self._log.warning("remark", phase=self._phase, text=line)
         self._last = snapshot
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._interval
@@ -146,7 +147,7 @@ class JsonLines:
 
     def _write(self, snapshot: Snapshot) -> None:
         rates = {name: round(value, 1) if value < 1e15 else None for name, value in self._meter.rates(snapshot).items()}
-        structlog.get_logger().info(
+        self._log.info(
             "progress",
             phase=self._phase,
             units_done=snapshot.units_done,
@@ -202,6 +203,18 @@ class Bars:
             completed=min(counts.input_bytes, snapshot.input_bytes_total),
             rates=", ".join(parts),
         )
+
+
+def json_log() -> Any:
+    """A logger that writes one JSON line an event on stdout."""
+    return structlog.wrap_logger(
+        structlog.PrintLogger(),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+    )
 
 
 def display(phase: str, is_terminal: bool, interval_seconds: float) -> Any:

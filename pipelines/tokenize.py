@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from bamba_data.errors import BambaError, IntegrityError
+from bamba_data.errors import IntegrityError
 from bamba_data.manifest import Manifest
 from bamba_data.publish import Version
 from bamba_data.store import Store
@@ -21,7 +21,7 @@ from bamba_data.sweep import LEASES
 from bamba_data.verify import verify
 from pipelines import worker
 from pipelines.build import Prepared, finish
-from pipelines.cluster import Fault, crew
+from pipelines.cluster import Failed, Fault, crew
 from pipelines.plan import Unit
 from pipelines.progress import Display
 
@@ -37,24 +37,8 @@ class Options:
     fail_fast: bool = False
 
 
-class Failed(BambaError):
-    """Some units failed for good; the others are done and kept."""
-
-    def __init__(self, faults: list[Fault]) -> None:
-        super().__init__(faults)
-        self.faults = faults
-        self.exit_code = max(fault.error.exit_code for fault in faults)
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.faults)} of the units failed; the others are done and kept, nothing was published:"]
-        lines += [f"  {fault.name}: {fault.error}" for fault in self.faults]
-        if any(isinstance(fault.error, IntegrityError) for fault in self.faults):
-            lines.append("restore the inputs, or leave one out, and say so in the dataset: --quarantine SOURCE/PATH")
-        return "\n".join(lines)
-
-
 def build(prepared: Prepared, options: Options, display: Display) -> tuple[Version, Manifest]:
-    """Run the remaining units on Ray, then publish and verify (without bodies). Raises Failed, or what `finish` does."""
+    """Run the remaining units on Ray, then publish and verify (without bodies). Raises Failed, or as `finish`."""
     with lease(prepared.store, prepared.build):
         remaining = prepared.remaining()
         if remaining:

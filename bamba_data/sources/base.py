@@ -1,5 +1,6 @@
 """What every corpus boils down to: a `Source` says where files lie and how their records become documents."""
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -60,10 +61,19 @@ class Source(Strict):
     homepage: str
 
 
-class Corpus(Strict):
-    """The base of a corpus' config: a discriminator `corpus`, and `base` to read a copy from elsewhere."""
+class Corpus(Strict, ABC):
+    """The base of a corpus' config: a discriminator `corpus`, and what a recipe may say otherwise than upstream:
+    `base`, to read a copy or other text in the same form, with its own `license` and `attribution`."""
 
     base: str | None = None
+    license: str | None = None
+    attribution: str | None = None
 
     def sources(self) -> list[Source]:
-        raise NotImplementedError
+        said = {"license": self.license, "attribution": self.attribution}
+        changes = {field: value for field, value in said.items() if value is not None}
+        return [source.model_copy(update=changes) for source in self.expand()]
+
+    @abstractmethod
+    def expand(self) -> list[Source]:
+        """The sources of the corpus as upstream describes them."""

@@ -35,7 +35,7 @@ class Cosmopedia(Corpus):
     text: TextChoice = "text"
     revision: str = "main"
 
-    def sources(self) -> list[Source]:
+    def expand(self) -> list[Source]:
         if unknown := [name for name in self.configs if name not in CONFIGS]:
             raise RecipeError(f"cosmopedia.configs: {unknown} are not among {list(CONFIGS)}")
         return [self._source(config) for config in self.configs]

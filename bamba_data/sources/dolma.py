@@ -84,7 +84,7 @@ class DolmaV17(Corpus):
     datasets: list[str] = Field(default_factory=lambda: list(DATASETS))
     files: list[str] | None = None
 
-    def sources(self) -> list[Source]:
+    def expand(self) -> list[Source]:
         if unknown := [name for name in self.datasets if name not in DATASETS]:
             raise RecipeError(f"dolma-v1_7.datasets: {unknown} are not among {list(DATASETS)}")
         if self.base is None:

@@ -23,7 +23,7 @@ class FineWebEdu(Corpus):
     revision: str = V1_4_0
     name: Name = "fineweb-edu"
 
-    def sources(self) -> list[Source]:
+    def expand(self) -> list[Source]:
         return [
             Source(
                 name=self.name,

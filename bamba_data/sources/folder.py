@@ -17,11 +17,9 @@ class Folder(Corpus):
     files: list[str] = Field(min_length=1)
     revision: str | None = None
     text: TextRule = TextRule()
-    license: str = "unstated"
-    attribution: str = "unstated"
     homepage: str = ""
 
-    def sources(self) -> list[Source]:
+    def expand(self) -> list[Source]:
         return [
             Source(
                 name=self.name,
@@ -29,8 +27,8 @@ class Folder(Corpus):
                 form=self.form,
                 text=self.text,
                 location=Location(base=self.base, files=self.files, revision=self.revision),
-                license=self.license,
-                attribution=self.attribution,
+                license="unstated",
+                attribution="unstated",
                 homepage=self.homepage,
             )
         ]

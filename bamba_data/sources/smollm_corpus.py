@@ -20,7 +20,7 @@ class SmolLMCorpus(Corpus):
     text: TextChoice = "text"
     revision: str = "main"
 
-    def sources(self) -> list[Source]:
+    def expand(self) -> list[Source]:
         if unknown := [name for name in self.subsets if name not in SUBSETS]:
             raise RecipeError(f"smollm-corpus.subsets: {unknown} are not among {list(SUBSETS)}")
         return [self._source(subset) for subset in self.subsets]

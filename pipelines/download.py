@@ -1,0 +1,136 @@
+"""The download as a job of its own: a verified raw mirror of a recipe's inputs, under the same lock.
+
+    python -m pipelines.download RECIPE --to URL            or: bamba-data download RECIPE --to URL
+    bamba-data build RECIPE --out URL --mirror URL          builds from it, with no other network
+
+A file is in the mirror once it was read to its end and had the size and the sha256 of the lock (or, where the host
+knows none, the one that is learned now and binds every build). `mirror.json` is written last: without it the
+mirror is not finished, and the same command goes on where it was.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bamba_data import canonical
+from bamba_data import lock as locks
+from bamba_data.errors import BambaError, CorruptManifest, Unfinished
+from bamba_data.lock import Lock
+from bamba_data.locked import Facts, LockedFile
+from bamba_data.recipe import Network, Recipe
+from bamba_data.store import Store, open_store
+from pipelines import worker
+from pipelines.build import MIRROR, MIRROR_FORMAT
+from pipelines.cluster import Failed, crew
+from pipelines.progress import Counts, Display
+from pipelines.tokenize import Options
+from pipelines.unit import Progress
+
+RECORDS = "_mirror"
+MAX_RECORD_BYTES = 1 << 16
+FETCHES_A_CORE = 4  # a fetch waits for the network most of the time
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """One file to bring over."""
+
+    file: LockedFile
+
+    @property
+    def name(self) -> str:
+        return self.file.key
+
+    @property
+    def is_remote(self) -> bool:
+        return self.file.is_remote
+
+
+def download(recipe: Recipe, lock: Lock, to: str, options: Options, display: Display) -> Lock:
+    """Mirror every file of the lock at `to`; returns the lock with all sha256s, which then lies in the mirror."""
+    store = open_store(to)
+    learned = {file.key: mirrored(store, file) for file in lock.files}
+    missing = sorted((f for f in lock.files if learned[f.key] is None), key=lambda f: -(f.facts.size_bytes or 0))
+    if missing:
+        size = sum(file.facts.size_bytes or 0 for file in lock.files)
+        left = sum(file.facts.size_bytes or 0 for file in missing)
+        total = {
+            "units": len(lock.files),
+            "units_done": len(lock.files) - len(missing),
+            "input_bytes": size,
+            "input_bytes_done": size - left,
+        }
+        with crew(options.address, options.workers, recipe.network) as hands, display:
+            import ray
+
+            task = ray.remote(num_cpus=1 / FETCHES_A_CORE, max_retries=0)(bring)
+
+            def submit(fetch: Fetch) -> Any:
+                return task.remote(fetch, to, recipe.network, hands.budget, hands.progress)
+
+            if faults := hands.run([Fetch(file) for file in missing], submit, display, total, options.fail_fast):
+                raise Failed(faults)
+    return _finish(recipe, lock, store)
+
+
+def bring(fetch: Fetch, to: str, network: Network, budget: Any, progress: Any) -> Counts:
+    """Runs in a worker: stream one file into the mirror, verified, then leave its record."""
+    file, store = fetch.file, open_store(to)
+    report = worker.Reporter(fetch.name, progress)
+    progress.started.remote(fetch.name)
+    fetcher = worker.make_fetcher(network, budget, progress)
+    with fetcher.stream(file) as stream, store.writer(file.key) as out:
+        for chunk in stream.chunks():
+            out.write(chunk)
+            report(Progress(input_bytes=len(chunk)))
+    record = {"identity": _identity(file), "size_bytes": stream.bytes_read, "sha256": stream.sha256}
+    store.put(_record_path(file), canonical.dumps(record))
+    return Counts(input_bytes=stream.bytes_read)
+
+
+def mirrored(store: Store, file: LockedFile) -> Facts | None:
+    """What the mirror has of a file: None unless its record is of this very file and the object has its size."""
+    path = _record_path(file)
+    try:
+        record = canonical.loads(store.read(path), path, MAX_RECORD_BYTES)
+        found = Facts(record["size_bytes"], None, record["sha256"])
+        is_same = record["identity"] == _identity(file)
+    except (FileNotFoundError, BambaError, KeyError, TypeError):
+        return None
+    there = store.stat(file.key)
+    return found if is_same and there is not None and there.size_bytes == found.size_bytes else None
+
+
+def _finish(recipe: Recipe, lock: Lock, store: Store) -> Lock:
+    files = []
+    for file in lock.files:
+        found = mirrored(store, file)
+        if found is None:
+            raise Unfinished(f"{store.url}: {file.key} is not in the mirror yet; run the same command again")
+        files.append(LockedFile(file.source, file.path, file.url, file.facts._replace(**_known(found))))
+    whole = Lock(lock.sources, lock.revisions, tuple(files))
+    entry = {"format": MIRROR_FORMAT, "request": locks.request_key(recipe), "lock": whole.to_json()}
+    store.put(MIRROR, canonical.dumps(entry))
+    return whole
+
+
+def _known(found: Facts) -> dict[str, Any]:
+    if found.sha256 is None or found.size_bytes is None:
+        raise CorruptManifest(RECORDS, "a record without sha256 or size")
+    return {"sha256": found.sha256, "size_bytes": found.size_bytes}
+
+
+def _identity(file: LockedFile) -> list[Any]:
+    """What makes it this file: not the sha256, which may be learned only now."""
+    return [file.url, file.facts.size_bytes, file.facts.etag]
+
+
+def _record_path(file: LockedFile) -> str:
+    return f"{RECORDS}/{file.key}.json"
+
+
+if __name__ == "__main__":
+    import sys
+
+    from pipelines.cli import main
+
+    main(["download", *sys.argv[1:]])
