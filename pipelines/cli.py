@@ -302,3 +302,7 @@ def _say(message: str, exit_code: int) -> int:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise Unfinished(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
+
+
+if __name__ == "__main__":
+    main()

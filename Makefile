@@ -1,0 +1,40 @@
+# Two commands on a fresh machine (Python 3.11 or newer, make): `make demo`, `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := .demo/dataset
+
+.PHONY: demo test test-long check format install clean
+
+install:
+	@$(PYTHON) .ci/install.py
+
+# The main job on the real text that ships with us: lock, plan, tokenize under a local Ray, publish, verify, show.
+demo: install
+	@rm -rf .demo
+	$(BIN)/bamba-data lock demo --out $(DEMO)
+	$(BIN)/bamba-data plan demo --out $(DEMO)
+	$(BIN)/bamba-data build demo --out $(DEMO)
+	$(BIN)/bamba-data verify $(DEMO) --full
+	$(BIN)/bamba-data show $(DEMO) --shards
+	$(BIN)/bamba-data stats $(DEMO) --plot .demo/lengths.png
+	$(BIN)/bamba-data trace $(DEMO) --document books:moby-dick-042
+
+test: install check
+	$(BIN)/python -m pytest -n 2 -m "not long"
+
+# The long sweeps: crash points, bit flips, permutations, 10,000 shards.
+test-long: install
+	$(BIN)/python -m pytest -n 2 -m long --timeout 3600
+
+# Style, strict types, import layers.
+check: install
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: install
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .demo build dist *.egg-info

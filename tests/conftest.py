@@ -1,0 +1,79 @@
+"""What tests share: a real S3 server, a real tokenizer with its certificate, a small real dataset.
+
+Whatever takes seconds to make is made once a session, also when pytest-xdist runs it in several processes.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from bamba_data.certificate import Certificate, choose
+from bamba_data.dataset import Dataset, open_dataset
+from bamba_data.tokenizer import Tokenizer
+from tests.building import build
+from tests.corpora import TOKENIZER
+from tests.servers.seaweed import SeaweedServer
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[SeaweedServer]:
+    """A real S3 server; through the environment s3fs, pyarrow and Polars reach it, in child processes too."""
+    with SeaweedServer() as server, pytest.MonkeyPatch.context() as environment:
+        for name, value in server.env().items():
+            environment.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: SeaweedServer) -> str:
+    """The URL of a new, empty bucket."""
+    return f"s3://{s3.make_bucket()}"
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """The one that ships with us."""
+    return Tokenizer(TOKENIZER.read_bytes())
+
+
+@pytest.fixture(scope="session")
+def certificate(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """Of gigatoken for `tokenizer`: earned once a session, because that takes seconds."""
+
+    def certify(path: Path) -> None:
+        path.write_text(json.dumps(choose(tokenizer, "gigatoken")[1].to_json()))
+
+    return Certificate(**json.loads(_made_once(tmp_path_factory, "certificate.json", certify).read_text()))
+
+
+@pytest.fixture(scope="session")
+def demo(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo dataset on disk, published as version 1. To be read only: `demo_copy` is for all else."""
+    return _made_once(tmp_path_factory, "demo", lambda path: build(path, certificate))
+
+
+@pytest.fixture
+def demo_copy(demo: Path, tmp_path: Path) -> Path:
+    """A copy of the demo dataset that may be damaged."""
+    return Path(shutil.copytree(demo, tmp_path / "demo"))
+
+
+@pytest.fixture
+def dataset(demo: Path) -> Dataset:
+    return open_dataset(str(demo))
+
+
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The file or folder `name`, made by the first process of the session that asks for it."""
+    base = factory.getbasetemp()
+    path = (base.parent if base.name.startswith("popen-") else base) / name
+    with FileLock(f"{path}.lock"):
+        done = path.with_name(f"{name}.done")
+        if not done.exists():
+            make(path)
+            done.touch()
+    return path
