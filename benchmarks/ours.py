@@ -1,8 +1,8 @@
-"""How our own build is run by the benchmarks: the only file to fill in.
+"""How our own build is run by the benchmarks.
 
 `ours_command(inputs, out)` returns the command line that turns `inputs.files` into token shards
-under `out`, or None while there is none. The function itself is not timed: it may write a recipe
-file into `inputs.scratch` (empty, one per run). The process it names must
+under `out`. The function itself is not timed: it writes a recipe into `inputs.scratch` (empty, one
+per run). The process it names must
 
 * read exactly `inputs.files` (local paths, `inputs.format` is json.gz, jsonl.zst or parquet),
 * use `inputs.tokenizer.path` and leave its shards anywhere below `out`, which does not exist yet,
@@ -13,21 +13,11 @@ file into `inputs.scratch` (empty, one per run). The process it names must
 
 `count` points at `peers/count_parquet.py`, which reads a `tokens` column (list, or binary of
 little-endian ids) from every parquet file below `out`; documents without tokens are left out.
-Example:
-
-    recipe = inputs.scratch / "recipe.yaml"
-    recipe.write_text(...)
-    bamba_data = str(Path(sys.executable).parent / "bamba-data")
-    return Command(
-        argv=(bamba_data, "build", str(recipe), "--out", str(out)),
-        count=count_parquet(inputs, out),
-        report=inputs.scratch / "count.json",
-        env={"RAY_AUTH_MODE": "disabled"},
-    )
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -41,9 +31,32 @@ def count_parquet(inputs: RecipeInputs, out: Path) -> tuple[str, ...]:
     return (sys.executable, script, "count", *runner_arguments(inputs, out, report))
 
 
-def ours_command(recipe_inputs: RecipeInputs, out: Path) -> Command | None:
-    """None until the build command exists; the benchmark then runs the peers alone."""
-    return None
+def ours_command(recipe_inputs: RecipeInputs, out: Path) -> Command:
+    """A whole build: lock, plan, certificate, Ray on one core, shards, manifest, publish, verify."""
+    folder = recipe_inputs.files[0].parent
+    if any(file.parent != folder for file in recipe_inputs.files):
+        raise SystemExit("the benchmark's files must lie in one folder")
+    recipe = {
+        "name": "benchmark",
+        "tokenizer": {"url": str(recipe_inputs.tokenizer.path)},
+        "corpora": [
+            {
+                "corpus": "folder",
+                "name": "texts",
+                "base": str(folder),
+                "form": "parquet" if recipe_inputs.format == "parquet" else "jsonl",
+                "files": [file.name for file in recipe_inputs.files],
+            }
+        ],
+    }
+    path = recipe_inputs.scratch / "recipe.yaml"
+    path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+    return Command(
+        argv=(sys.executable, "-m", "pipelines.cli", "build", str(path), "--out", str(out), "--workers", "1"),
+        count=count_parquet(recipe_inputs, out),
+        report=recipe_inputs.scratch / "count.json",
+        env={"RAY_AUTH_MODE": "disabled"},
+    )
 
 
 OURS = (Tool("bamba-data", ours_command, ("json.gz", "jsonl.zst", "parquet"), fast=True),)

@@ -183,6 +183,7 @@ def crew(address: str | None, workers: int | None, network: Network) -> Iterator
         ray.init(address=joined, log_to_driver=False, logging_level="error")
     else:
         ray.init(
+            address="local",  # without it Ray would join whatever `ray start` left on this machine
             num_cpus=workers or os.cpu_count(),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
