@@ -1,11 +1,13 @@
 """One JSON text for one value, and no value that is not plain: what digests are taken of, and how they are read.
 
 Writing: sorted keys, no spaces, UTF-8, no NaN. Reading refuses what a hostile or torn file may hold: too many
-bytes, too deep, duplicate keys, NaN, integers beyond 64 bit. Errors name the place.
+bytes, too deep, duplicate keys, NaN, numbers out of range, lone surrogates. Errors name the place.
 """
 
 import hashlib
 import json
+import math
+from collections import Counter
 from typing import Any
 
 from bamba_data.errors import CorruptManifest
@@ -36,8 +38,7 @@ def loads(data: bytes, where: str, max_bytes: int) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
             raise CorruptManifest(where, f"key {twice!r} stands twice")
         return found
 
@@ -47,11 +48,23 @@ def loads(data: bytes, where: str, max_bytes: int) -> Any:
             raise CorruptManifest(where, f"integer {text[:24]} is out of range")
         return int(text)
 
+    def number(text: str) -> float:
+        value = float(text)
+        if math.isinf(value):
+            raise CorruptManifest(where, f"number {text[:24]} is out of range")
+        return value
+
     def constant(text: str) -> None:
         raise CorruptManifest(where, f"{text} is not JSON")
 
+    hooks: dict[str, Any] = {"parse_int": integer, "parse_float": number, "parse_constant": constant}
     try:
-        return json.loads(data, object_pairs_hook=unique, parse_int=integer, parse_constant=constant)
+        value = json.loads(data.decode(), object_pairs_hook=unique, **hooks)
+        if b"\\u" in data:
+            dumps(value)
+        return value
+    except UnicodeEncodeError:
+        raise CorruptManifest(where, "a string holds a lone surrogate") from None
     except RecursionError:
         raise CorruptManifest(where, "nested too deep") from None
     except UnicodeDecodeError as error:

@@ -105,6 +105,8 @@ def verify(
     ] = False,
 ) -> None:
     """Check that a dataset is what its manifest says. Exit 5 if not, with every fault named."""
+    from rich.markup import escape
+
     from bamba_data.verify import verify as check
 
     report = check(url, version, full)
@@ -112,13 +114,14 @@ def verify(
         print_json(report)
     else:
         for fault in report.faults:
-            console().print(f"[red]fault[/] {fault}", markup=True)
+            console().print(f"[red]fault[/] {escape(str(fault))}")
         depth = "every byte" if full else "manifest, tables, sizes and footers (--full reads every byte)"
         console().print(
             f"{'SOUND' if not report.faults else f'{len(report.faults)} FAULTS'}: dataset {report.dataset[:16]}…, "
             f"{report.shards:,} shards, {report.blocks:,} blocks, {report.documents:,} documents, "
             f"{report.tokens:,} tokens; checked {depth}"
             + (f"; {report.reencoded:,} documents encoded again" if full else "")
+            + (f"; {report.unlisted:,} objects of other versions, or of none" if report.unlisted else "")
         )
     if report.faults:
         raise typer.Exit(5)
@@ -170,21 +173,26 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _print_trace(one: Any) -> None:
+    from rich.markup import escape
+
     out = console()
     text = one.text if one.text is not None else one.decoded
     verdict = {
         True: "[green]yes[/]: the upstream text, encoded again, gives these ids",
         False: "[red]NO[/]: the upstream text, encoded again, gives other ids",
-        None: f"[yellow]not checked[/]: {one.why}; the text below is decoded from the ids",
+        None: f"[yellow]not checked[/]: {escape(one.why)}",
     }[one.same]
-    out.print(f"[bold]{one.shard}[/]:{one.shard_row}  (block {one.block})")
+    out.print(f"[bold]{escape(one.shard)}[/]:{one.shard_row}  (block {one.block})")
     out.print(f"  document  {one.document_id}  of source {one.source}", markup=False)
     out.print(f"  upstream  {one.url}", markup=False)
     out.print(f"  sha256    {one.sha256 or 'not known: the file was not read to its end'}")
     out.print(f"  row       {one.row}")
     out.print(f"  tokens    {len(one.tokens):,}: {' '.join(map(str, one.tokens[:12]))} …")
     out.print(f"  same ids  {verdict}")
-    out.print(f"  text      {text[:400]!r}{' …' if len(text) > 400 else ''}", markup=False)
+    out.print(
+        f"  {'text' if one.text is not None else 'decoded':<8}  {text[:400]!r}{' …' if len(text) > 400 else ''}",
+        markup=False,
+    )
 
 
 @app.command()

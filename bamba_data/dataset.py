@@ -12,11 +12,15 @@ from bamba_data import canonical
 from bamba_data import manifest as manifests
 from bamba_data.errors import CorruptManifest
 from bamba_data.manifest import Manifest, TableEntry
+from bamba_data.paths import checked, distinct
 from bamba_data.publish import Version, read_version
 from bamba_data.store import Store, open_store
 
 if TYPE_CHECKING:
     import polars as pl
+
+MAX_TOKENIZER_BYTES = 256 << 20
+MAX_LOCK_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Dataset:
 
     @cached_property
     def shards(self) -> "pl.DataFrame":
-        return self._table("shards", self.manifest.tables.shards)
+        return _safe(self._table("shards", self.manifest.tables.shards))
 
     @cached_property
     def blocks(self) -> "pl.DataFrame":
@@ -39,44 +43,55 @@ class Dataset:
 
     @cached_property
     def dead_letters(self) -> "pl.DataFrame":
-        return self._table("dead_letters", self.manifest.tables.dead_letters)
+        return _safe(self._table("dead_letters", self.manifest.tables.dead_letters))
 
     def shard_urls(self, source: str | None = None) -> list[str]:
-        """Where the shards lie: what to give to Polars, DuckDB, datasets or pandas."""
+        """Where the shards lie: what to give to Polars, DuckDB, datasets or pandas. (Not `dataset=*/*.parquet`: that
+        also finds the shards of other versions, and what a killed build left.)"""
         frame = self.shards if source is None else self.shards.filter(self.shards["source"] == source)
         return [f"{self.store.url}/{path}" for path in frame["path"]]
 
     def tokenizer_json(self) -> bytes:
         """The tokenizer file itself: a dataset carries its own."""
-        path = tokenizer_path(self.manifest.tokenizer.sha256)
-        data = self.store.read(path)
-        if canonical.sha256(data) != self.manifest.tokenizer.sha256:
-            raise CorruptManifest(path, "does not have the sha256 of its name")
-        return data
+        digest = self.manifest.tokenizer.sha256
+        return read_named(self.store, tokenizer_path(digest), digest, MAX_TOKENIZER_BYTES)
+
+    def lock_json(self) -> bytes:
+        """The lock of the build that published this version."""
+        return read_named(self.store, lock_path(self.version.lock), self.version.lock, MAX_LOCK_BYTES)
 
     def _table(self, name: str, entry: TableEntry) -> "pl.DataFrame":
         import polars as pl
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         from bamba_data.tables import SCHEMAS
 
         path = manifests.table_path(entry.sha256)
+        data = read_named(self.store, path, entry.sha256, entry.size_bytes)
         try:
-            data = self.store.read(path)
-        except FileNotFoundError:
-            raise CorruptManifest(path, f"the table of {name} is missing") from None
-        if len(data) != entry.size_bytes or canonical.sha256(data) != entry.sha256:
-            raise CorruptManifest(path, f"the table of {name} does not have the sha256 of its name")
-        if not pq.read_schema(io.BytesIO(data)).equals(SCHEMAS[name]):
-            raise CorruptManifest(path, f"the table of {name} does not have the columns of one")
-        frame = pl.read_parquet(io.BytesIO(data))
+            if not pq.read_schema(io.BytesIO(data)).equals(SCHEMAS[name]):
+                raise CorruptManifest(path, f"the table of {name} does not have the columns of one")
+            frame = pl.read_parquet(io.BytesIO(data))
+        except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
+            raise CorruptManifest(path, f"the table of {name} is not readable parquet ({error})") from None
         if len(frame) != entry.rows:
             raise CorruptManifest(path, f"the table of {name} has {len(frame)} rows, the manifest says {entry.rows}")
         return frame
 
 
+def _safe(frame: "pl.DataFrame") -> "pl.DataFrame":
+    """The table, if all its paths are safe to join to a root: not every reader goes through our store."""
+    distinct([checked(path) for path in frame["path"]])
+    return frame
+
+
 def tokenizer_path(sha256: str) -> str:
     return f"_bamba/tokenizers/{sha256}.json"
+
+
+def lock_path(digest: str) -> str:
+    return f"_bamba/locks/{digest}.json"
 
 
 def open_dataset(url: str, version: int | None = None) -> Dataset:
@@ -84,10 +99,18 @@ def open_dataset(url: str, version: int | None = None) -> Dataset:
     store = open_store(url)
     found = read_version(store, version)
     path = manifests.path_of(found.manifest)
-    try:
-        data = store.read(path)
-    except FileNotFoundError:
-        raise CorruptManifest(path, f"is missing, though version {found.number} names it") from None
-    if canonical.sha256(data) != found.manifest:
-        raise CorruptManifest(path, "does not have the sha256 of its name")
+    data = read_named(store, path, found.manifest, manifests.MAX_BYTES)
     return Dataset(store, found, manifests.loads(data, path))
+
+
+def read_named(store: Store, path: str, digest: str, max_bytes: int) -> bytes:
+    """An object that is named by its sha256; of one that is too large no more than that is read."""
+    try:
+        data = store.read_range(path, 0, max_bytes + 1)
+    except FileNotFoundError:
+        raise CorruptManifest(path, "is missing") from None
+    if len(data) > max_bytes:
+        raise CorruptManifest(path, f"is larger than {max_bytes:,} bytes")
+    if canonical.sha256(data) != digest:
+        raise CorruptManifest(path, "does not have the sha256 that names it")
+    return data

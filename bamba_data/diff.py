@@ -47,6 +47,9 @@ def _fields(prefix: str, old: Any, new: Any) -> Iterator[Change]:
                 old.get(key),
                 new.get(key),
             )
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, (one, other) in enumerate(zip(old, new, strict=True)):
+            yield from _fields(f"{prefix}.{number}", one, other)
     elif old != new:
         yield Change(prefix, _brief(old), _brief(new))
 

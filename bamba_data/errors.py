@@ -63,6 +63,17 @@ class SourceUnavailable(Unfinished):
         return f"{self.url}: not available now ({self.detail}); run the same command again to go on"
 
 
+class StoreUnavailable(Unfinished):
+    """The store of the dataset did not answer, or not as a store does, after all retries."""
+
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(url, detail)
+        self.url, self.detail = url, detail
+
+    def __str__(self) -> str:
+        return f"{self.url}: the store does not answer ({self.detail}); run the same command again to go on"
+
+
 class PublishConflict(Unfinished):
     """Another build published this version first. Its files and ours are all intact."""
 

@@ -14,12 +14,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import urlsplit
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from bamba_data.budget import Budget, LocalBudget
-from bamba_data.errors import CorruptInput, InputChanged, SourceUnavailable, UserError
+from bamba_data.errors import CorruptInput, InputChanged, InputTooLarge, SourceUnavailable, UserError
 from bamba_data.locked import Facts, LockedFile
 from bamba_data.transport import Fsspec, Http, LocalFiles, Passing, Transport
 
@@ -39,26 +38,29 @@ class Fetcher:
         retry_seconds: float = 900.0,
         on_retry: Callable[[str, float], None] = lambda cause, seconds: None,
     ) -> None:
-        http = Http(budget or LocalBudget())
-        self._transports: dict[str, Transport] = {"": LocalFiles(), "file": LocalFiles(), "hf": http}
-        self._transports |= {"http": http, "https": http}
+        self._local, http = LocalFiles(), Http(budget or LocalBudget())
+        self._transports: dict[str, Transport] = {"": self._local, "file": self._local}
+        self._transports |= {"hf": http, "http": http, "https": http}
         self._fsspec = Fsspec()
         self._retry_seconds = retry_seconds
         self._on_retry = on_retry
 
     def transport(self, url: str) -> Transport:
-        scheme = urlsplit(url).scheme if "://" in url else ""
+        scheme = url.partition("://")[0].lower() if "://" in url else ""
         return self._transports.get(scheme, self._fsspec)
 
     def matches(self, base: str, pattern: str) -> list[tuple[str, Facts]]:
-        return self.persist(base, lambda: self.transport(base).matches(base, pattern))
+        return self.persist(f"{base.rstrip('/')}/{pattern}", lambda: self.transport(base).matches(base, pattern))
 
     def read_all(self, url: str, max_bytes: int) -> bytes:
         """A small file, whole."""
         facts = self.persist(url, lambda: self.transport(url).facts(url))
-        if facts.size_bytes is not None and facts.size_bytes > max_bytes:
-            raise CorruptInput(url, f"{facts.size_bytes:,} bytes, expected at most {max_bytes:,}")
-        return self.stream(LockedFile("", url, url, facts), read_ahead=False).read()
+        held = bytearray()
+        for chunk in self.stream(LockedFile("", url, url, facts), read_ahead=False).chunks():
+            held += chunk
+            if len(held) > max_bytes:
+                raise InputTooLarge(url, f"more than {max_bytes:,} bytes")
+        return bytes(held)
 
     def stream(self, file: LockedFile, read_ahead: bool = True) -> "Stream":
         return Stream(self, file, read_ahead and file.is_remote)
@@ -66,33 +68,28 @@ class Fetcher:
     def open(self, file: LockedFile) -> BinaryIO:
         """A seekable file that fetches the ranges that are read. Nothing verifies ranges but the transport."""
         if not file.is_remote:
-            return Path(file.url.removeprefix("file://")).open("rb")
+            return self.persist(file.url, lambda: self._local.open(file.url, file.facts))
         return io.BufferedReader(_Ranged(self, file), buffer_size=4 << 20)
 
     def stage(self, file: LockedFile, folder: Path) -> "Staged":
         """The whole file on a local disk, its sha256 known and, if locked, equal. A local file stays in place.
 
-        A copy that an earlier call left in `folder` is used if it still has the sha256 that its name says.
+        A copy that a killed process left in `folder` is taken over if it still has the sha256 that its name says.
         """
         if not file.is_remote:
             with self.stream(file) as stream:
                 stream.drain()
             return Staged(Path(file.url.removeprefix("file://")), stream.sha256, temporary=False)
         folder.mkdir(parents=True, exist_ok=True)
-        stem = hashlib.sha256(file.url.encode()).hexdigest()[:24]
-        for copy in folder.glob(f"{stem}-*.staged"):
-            digest = copy.stem.rpartition("-")[2]
-            if file.facts.sha256 in (None, digest) and _sha256_of(copy) == digest:
-                return Staged(copy, digest, temporary=True)
-            copy.unlink(missing_ok=True)
-        _remove_orphans(folder, stem)
-        part = folder / f"{stem}.{os.getpid()}-{threading.get_ident()}.part"
+        ours = _Scratch(folder, file)
+        if digest := ours.take_over(file.facts.sha256):
+            return Staged(ours.copy(digest), digest, temporary=True)
         try:
-            digest = self._download(file, part)
-            copy = part.replace(folder / f"{stem}-{digest}.staged")
+            digest = self._download(file, ours.part)
+            ours.part.replace(ours.copy(digest))
         finally:
-            part.unlink(missing_ok=True)
-        return Staged(copy, digest, temporary=True)
+            ours.part.unlink(missing_ok=True)
+        return Staged(ours.copy(digest), digest, temporary=True)
 
     def _download(self, file: LockedFile, part: Path) -> str:
         """Right size but wrong bytes are worth a bounded number of whole fetches, then a verdict."""
@@ -113,15 +110,17 @@ class Fetcher:
         attempts = Retrying(
             retry=retry_if_exception_type(Passing),
             wait=self._wait,
-            stop=self._stop,
+            stop=_Stop(self._retry_seconds),
             retry_error_callback=lambda state: _give_up(url, state),
         )
         try:
             return attempts(verb)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise SourceUnavailable(url, "no such file") from None
         except PermissionError as error:
             raise UserError(f"{url}: not allowed to read it ({error.strerror or error})") from None
+        except OSError as error:
+            raise SourceUnavailable(url, error.strerror or type(error).__name__) from None
 
     def _wait(self, state: RetryCallState) -> float:
         fault = _fault(state)
@@ -131,10 +130,19 @@ class Fetcher:
         self._on_retry(fault.cause, seconds)
         return seconds
 
-    def _stop(self, state: RetryCallState) -> bool:
-        if _fault(state).cause in ("status 403", "status 404"):
-            return state.attempt_number >= _PERMANENT_AFTER
-        return (state.seconds_since_start or 0.0) >= self._retry_seconds
+
+class _Stop:
+    """When to give up: after two refusals in a row, or when the next try would come after `retry_seconds`."""
+
+    def __init__(self, retry_seconds: float) -> None:
+        self._retry_seconds, self._refusals = retry_seconds, 0
+
+    def __call__(self, state: RetryCallState) -> bool:
+        fault = _fault(state)
+        self._refusals = self._refusals + 1 if fault.cause in ("status 403", "status 404") else 0
+        if self._refusals:
+            return self._refusals >= _PERMANENT_AFTER
+        return (state.seconds_since_start or 0.0) + (fault.wait_seconds or 0.0) >= self._retry_seconds
 
 
 def _fault(state: RetryCallState) -> Passing:
@@ -146,7 +154,8 @@ def _fault(state: RetryCallState) -> Passing:
 
 def _give_up(url: str, state: RetryCallState) -> Any:
     fault = _fault(state)
-    raise SourceUnavailable(url, f"{fault.cause}, {state.attempt_number} tries")
+    asked = f", it asks to wait {fault.wait_seconds:,.0f} s" if fault.wait_seconds else ""
+    raise SourceUnavailable(url, f"{fault.cause}, {state.attempt_number} tries{asked}")
 
 
 def _sha256_of(path: Path) -> str:
@@ -154,12 +163,41 @@ def _sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _remove_orphans(folder: Path, stem: str) -> None:
-    """Parts whose process was killed."""
-    for part in folder.glob(f"{stem}.*.part"):
-        pid = int(part.name.split(".")[1].partition("-")[0])
-        if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-            part.unlink(missing_ok=True)
+class _Scratch:
+    """The names in a scratch folder of one version of one file: `<file>.<owner>.part` while it comes, then
+    `<file>.<owner>.<sha256>`. Each owner, a thread of a process, touches only its own and those of the dead."""
+
+    def __init__(self, folder: Path, file: LockedFile) -> None:
+        version = f"{file.url} {file.facts.size_bytes} {file.facts.etag or file.facts.sha256}"
+        self._folder, self._file = folder, hashlib.sha256(version.encode()).hexdigest()[:24]
+        self._owner = f"{os.getpid()}-{threading.get_ident()}"
+        self.part = self.copy("part")
+
+    def copy(self, digest: str) -> Path:
+        return self._folder / f"{self._file}.{self._owner}.{digest}"
+
+    def take_over(self, locked: str | None) -> str | None:
+        """The sha256 of a whole copy that a dead owner left, now ours; whatever else the dead left is removed."""
+        for left in self._folder.glob(f"{self._file}.*.*"):
+            _, owner, digest = left.name.split(".")
+            if _is_alive(int(owner.partition("-")[0])):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # another was quicker
+                mine = left.replace(self.copy(digest))
+                if digest != "part" and locked in (None, digest) and _sha256_of(mine) == digest:
+                    return digest
+                mine.unlink()
+        return None
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 class Staged:

@@ -30,7 +30,7 @@ def inflate(chunks: Iterable[bytes], url: str, max_ratio: int) -> Iterator[bytes
 def _plain(chunks: Iterable[bytes], url: str) -> Iterator[bytes]:
     empty = True
     for chunk in chunks:
-        empty = False
+        empty = empty and not chunk
         yield chunk
     if empty:
         raise CorruptInput(url, "the file is empty", 0)
@@ -97,9 +97,11 @@ def _members(chunks: Iterable[bytes], url: str, max_ratio: int, new: Callable[[]
                         raise InputTooLarge(
                             url, f"inflates more than {max_ratio} times (bad_input.max_inflate_ratio)", taken
                         )
-                    if piece:
-                        yield piece
+                    for start in range(0, len(piece), CHUNK_BYTES):
+                        yield piece[start : start + CHUNK_BYTES]
             except member.fault as error:
+                if "too much memory" in str(error):
+                    raise InputTooLarge(url, f"needs a zstd window beyond {MAX_WINDOW_BYTES:,} bytes", taken) from None
                 raise CorruptInput(url, f"damaged compressed data ({error})", taken) from None
             if member.rest is None:
                 break

@@ -4,12 +4,16 @@ Hub branches become commits; sizes, sha256s and etags are what the hosts tell. W
 and nothing else. A sha256 that an earlier build learned at a first full read binds the later ones.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, Field, ValidationError
 
 from bamba_data import canonical
 from bamba_data.errors import CorruptManifest, RecipeError, SourceUnavailable, TokenizerError, UserError
@@ -19,7 +23,7 @@ from bamba_data.paths import checked, distinct
 from bamba_data.recipe import Recipe
 from bamba_data.sources.base import Source
 from bamba_data.tokenizer import Tokenizer
-from bamba_data.transport import hub_commit, is_glob
+from bamba_data.transport import hub_commit, hub_place, is_glob
 
 FORMAT = "bamba-lock/1"
 MAX_BYTES = 1 << 30
@@ -60,6 +64,11 @@ class Lock:
 
     def moved_to(self, base: str) -> "Lock":
         """The same files, to be read from the mirror at `base`; each must carry a sha256."""
+        if unknown := next((file for file in self.files if file.facts.sha256 is None), None):
+            raise UserError(
+                f"{unknown.key}: the lock has no sha256 of it, so its copy in {base} cannot be verified: "
+                "lock the mirror itself with --relock --mirror"
+            )
         files = tuple(
             LockedFile(f.source, f.path, f"{base.rstrip('/')}/{f.key}", f.facts._replace(etag=None)) for f in self.files
         )
@@ -80,18 +89,40 @@ class Lock:
         }
 
 
+_Text = Annotated[str, Field(strict=True)]
+_Size = Annotated[int, Field(strict=True, ge=0)]
+_Sha256 = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Written(BaseModel):
+    """A lock as it lies in a file: somebody else may have written it."""
+
+    format: Literal["bamba-lock/1"]
+    sources: dict[_Text, Source]
+    revisions: dict[_Text, _Text]
+    files: list[tuple[_Text, _Text, _Text, _Size | None, _Text | None, _Sha256 | None]]
+
+
 def loads(data: bytes, where: str) -> Lock:
     raw = canonical.loads(data, where, MAX_BYTES)
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        raise CorruptManifest(where, f"is not a lock of format {FORMAT}")
     try:
-        return Lock(
-            sources={name: Source.model_validate(source) for name, source in raw["sources"].items()},
-            revisions=raw["revisions"],
-            files=tuple(LockedFile(s, checked(p), url, Facts(*facts)) for s, p, url, *facts in raw["files"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptManifest(where, f"lock field {error}") from None
+        found = _Written.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "lock"
+        raise CorruptManifest(where, f"{place}: {first['msg']}") from None
+    if strangers := {*found.revisions, *(file[0] for file in found.files)} - found.sources.keys():
+        raise CorruptManifest(where, f"it has no source {min(strangers)!r}")
+    if misnamed := [name for name, source in found.sources.items() if name != source.name]:
+        raise CorruptManifest(where, f"sources.{misnamed[0]}: is named otherwise in itself")
+    files = tuple(
+        LockedFile(source, checked(path), url, Facts(size_bytes, etag, sha256))
+        for source, path, url, size_bytes, etag, sha256 in found.files
+    )
+    lock = Lock(found.sources, found.revisions, files)
+    for files_of_one in lock.by_source.values():
+        distinct([file.path for file in files_of_one])
+    return lock
 
 
 def request_key(recipe: Recipe) -> str:
@@ -130,9 +161,14 @@ def resolve(recipe: Recipe, folder: Path, fetcher: Fetcher) -> Lock:
     for source in sources.values():
         base = _absolute(source.location.base, folder)
         if base.startswith("hf://"):
+            place = hub_place(base)
+            if place.path or place.revision:
+                raise RecipeError(f"source {source.name}: base {base}: folders go into files, revisions into revision")
             commit = fetcher.persist(base, lambda b=base, s=source: hub_commit(b, s.location.revision))  # type: ignore[misc]
             revisions[source.name] = commit
             base = f"{base.rstrip('/')}@{commit}"
+        elif source.location.revision is not None:
+            raise RecipeError(f"source {source.name}: only hf:// has revisions, {base} has none")
         found = _find(source, base, recipe.limits.files, fetcher)
         distinct([path for path, _ in found])
         files.extend(
@@ -159,12 +195,22 @@ def _find(source: Source, base: str, limit: int | None, fetcher: Fetcher) -> lis
 
     with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
         found = [file for files in pool.map(matches, patterns) for file in files]
+    paths = [path for path, _ in found]
+    if len(set(paths)) != len(paths):
+        twice = Counter(paths).most_common(1)[0][0]
+        raise RecipeError(f"source {source.name}: files name {twice!r} twice")
     return found[:limit]
 
 
 def _absolute(url: str, folder: Path) -> str:
-    if "://" in url:
-        if "@" in url.split("://", 1)[1].split("/", 1)[0]:
-            raise UserError("a URL with credentials in it is refused: give them in the environment instead")
-        return url
-    return str((folder / url).absolute())
+    if "://" not in url:
+        return str((folder / url).absolute())
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UserError(f"not a URL ({error})") from None
+    if "@" in parts.netloc:
+        raise UserError("a URL with credentials in it is refused: give them in the environment instead")
+    if parts.scheme in ("http", "https") and (parts.query or parts.fragment):
+        raise UserError("a URL with a query in it is refused: it may be a secret, and would stand in the manifest")
+    return url

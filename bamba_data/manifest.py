@@ -5,6 +5,7 @@ of the tables (parquet, one row an input, a shard, a block, a file of dead lette
 cluster, the time, or the machine. Read strictly: an unknown field, a wrong type or sum is a CorruptManifest.
 """
 
+from collections import Counter
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from bamba_data import canonical
 from bamba_data.document import Ledger
 from bamba_data.errors import CorruptManifest
+from bamba_data.sources.base import Name
 
 FORMAT: Literal["bamba-data/1"] = "bamba-data/1"
 MAX_BYTES = 64 << 20
@@ -60,7 +62,7 @@ class Account(_Model):
 class SourceEntry(_Model):
     """`revision` is the commit of a hub source. `quarantined` inputs were left out, by the recipe's word."""
 
-    name: str
+    name: Name
     corpus: str
     base: str
     revision: str | None
@@ -84,10 +86,22 @@ class TokenizerEntry(_Model):
     token_dtype: Literal["<u2", "<u4"]
 
 
+class CertificateEntry(_Model):
+    """See certificate.Certificate."""
+
+    backend: str
+    version: str
+    reference_version: str
+    corpus_sha256: Sha256
+    texts: Count
+    tokens: Count
+    round_trips: bool
+
+
 class BackendEntry(_Model):
     """What made the ids, the certificate that it makes the reference's, and the sample taken while it ran."""
 
-    certificate: dict[str, Any]
+    certificate: CertificateEntry
     sampled_documents: Count
     sampled_tokens: Count
     parts_redone: Count
@@ -151,8 +165,18 @@ def loads(data: bytes, where: str) -> Manifest:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise CorruptManifest(where, f"field {place[:120]}: {first['msg']}") from None
+    if not _is_canonical(manifest, data):
+        raise CorruptManifest(where, "is not written in canonical form")
     _check_sums(manifest, where)
     return manifest
+
+
+def _is_canonical(manifest: Manifest, data: bytes) -> bool:
+    """Otherwise one dataset would have two names."""
+    try:
+        return manifest.data == data
+    except ValueError:  # nested deeper than can be written
+        return False
 
 
 def _check_sums(manifest: Manifest, where: str) -> None:
@@ -166,6 +190,10 @@ def _check_sums(manifest: Manifest, where: str) -> None:
         total = sum(getattr(source.account, field) for source in manifest.sources)
         if getattr(manifest.totals, field) != total:
             raise CorruptManifest(where, f"field totals.{field}: is not the sum over the sources, {total}")
-    for label, table in (("shards", manifest.tables.shards), ("blocks", manifest.tables.blocks)):
-        if table.rows != sum(getattr(source, label) for source in manifest.sources):
+    for field in ("dropped", "dead_lettered", "notes"):
+        counted = sum((Counter(getattr(source.account, field)) for source in manifest.sources), Counter[str]())
+        if Counter(getattr(manifest.totals, field)) != counted:
+            raise CorruptManifest(where, f"field totals.{field}: is not the sum over the sources, {dict(counted)}")
+    for label in ("files", "shards", "blocks"):
+        if getattr(manifest.tables, label).rows != sum(getattr(source, label) for source in manifest.sources):
             raise CorruptManifest(where, f"field tables.{label}.rows: is not the sum over the sources")

@@ -10,17 +10,17 @@ from bamba_data.errors import UnsafePath
 
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>"|*?\\]')
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|*?\\\ud800-\udfff]')
 
 
 def checked(path: str) -> str:
     """`path` itself, if it is relative, normal, portable, and at most 1,024 bytes long."""
     if not path or len(path.encode(errors="surrogatepass")) > 1024:
         raise UnsafePath(path[:80], "empty or longer than 1,024 bytes")
-    if found := _FORBIDDEN.search(path):
-        raise UnsafePath(path, f"character {found.group()!r}")
     if path.startswith("/") or "://" in path or _DRIVE.match(path):
         raise UnsafePath(path, "not relative")
+    if found := _FORBIDDEN.search(path):
+        raise UnsafePath(path, f"character {found.group()!r}")
     if not unicodedata.is_normalized("NFC", path):
         raise UnsafePath(path, "not in Unicode normal form C: two spellings of one name")
     for part in path.split("/"):
@@ -32,9 +32,10 @@ def checked(path: str) -> str:
 
 
 def distinct(paths: list[str]) -> None:
-    """Refuse two paths that a case-insensitive file system would take for one."""
+    """Refuse two paths that are one, or that a case-insensitive file system would take for one."""
     seen: dict[str, str] = {}
     for path in paths:
-        other = seen.setdefault(path.casefold(), path)
-        if other is not path:
-            raise UnsafePath(path, f"looks like {other!r}")
+        other = seen.get(path.casefold())
+        if other is not None:
+            raise UnsafePath(path, "stands twice" if other == path else f"looks like {other!r}")
+        seen[path.casefold()] = path

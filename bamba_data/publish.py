@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bamba_data import canonical
-from bamba_data.errors import CorruptManifest, DatasetNotFound, PublishConflict, PublishUnknown
+from bamba_data.errors import CorruptManifest, DatasetNotFound, PublishConflict, PublishUnknown, StoreUnavailable
 from bamba_data.manifest import Manifest, path_of
 from bamba_data.store import Store
 
@@ -19,12 +19,16 @@ FOLDER = "_bamba/versions"
 FORMAT = "bamba-version/1"
 MAX_BYTES = 1 << 16
 _NAME = re.compile(rf"^{FOLDER}/(\d{{6}})\.json$")
+_SHA256S = re.compile(r"[0-9a-f]{128}")
 _TRIES = 3
 
 
 @dataclass(frozen=True)
 class Version:
-    """`build` tells whose it is. `lock` is the digest of the lock that the build used."""
+    """`build` tells whose it is. `lock` is the digest of the lock that the build used.
+
+    Its JSON ends with the sha256 of the rest: nothing else names this object's bytes, so it vouches for itself.
+    """
 
     number: int
     manifest: str
@@ -33,7 +37,7 @@ class Version:
     published_at: str
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        fields = {
             "format": FORMAT,
             "version": self.number,
             "manifest": self.manifest,
@@ -41,6 +45,7 @@ class Version:
             "lock": self.lock,
             "published_at": self.published_at,
         }
+        return {**fields, "sha256": canonical.digest(fields)}
 
 
 def versions(store: Store) -> list[int]:
@@ -58,16 +63,20 @@ def read_version(store: Store, number: int | None = None) -> Version:
         number = known[-1]
     path = _path(number)
     try:
-        raw = canonical.loads(store.read(path), path, MAX_BYTES)
+        data = store.read_range(path, 0, MAX_BYTES + 1)
     except FileNotFoundError:
         have = ", ".join(map(str, versions(store))) or "none"
         raise DatasetNotFound(f"{store.url}: no version {number} (there are: {have})") from None
+    raw = canonical.loads(data, path, MAX_BYTES)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("version") != number:
         raise CorruptManifest(path, f"is not version {number} in format {FORMAT}")
     fields = [raw.get(name) for name in ("manifest", "build", "lock", "published_at")]
-    if not all(isinstance(field, str) for field in fields) or not re.fullmatch(r"[0-9a-f]{64}", str(fields[0])):
-        raise CorruptManifest(path, "manifest, build, lock or published_at is missing or no string")
-    return Version(number, *map(str, fields))
+    found = Version(number, *map(str, fields))
+    if not all(isinstance(field, str) for field in fields) or not _SHA256S.fullmatch(found.manifest + found.lock):
+        raise CorruptManifest(path, "manifest, build, lock or published_at is missing or not of its form")
+    if canonical.dumps(found.to_json()) != data:
+        raise CorruptManifest(path, "does not have the sha256 that it states")
+    return found
 
 
 def publish(store: Store, manifest: Manifest, build: str, lock: str) -> Version:
@@ -85,19 +94,19 @@ def publish(store: Store, manifest: Manifest, build: str, lock: str) -> Version:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     ours = Version((known[-1] if known else 0) + 1, manifest.digest, build, lock, now)
     data = canonical.dumps(ours.to_json())
-    doubt: OSError | None = None
+    doubt: Exception | None = None
     for _ in range(_TRIES):
         try:
             if store.create(_path(ours.number), data):
                 return ours
-        except OSError as error:
+        except (OSError, StoreUnavailable) as error:
             doubt = error
         # A refusal can be the echo of our own success whose reply was lost: only the object tells.
         try:
             landed = read_version(store, ours.number)
         except DatasetNotFound:
             continue
-        except OSError as error:
+        except (OSError, StoreUnavailable) as error:
             doubt = error
             continue
         if landed.manifest == ours.manifest:

@@ -100,7 +100,7 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _distinct_sources(self) -> "Recipe":
-        names = [source.name for source in self.sources()]
+        names = [source.name.casefold() for source in self.sources()]  # they become folders
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"corpora: source names must be distinct, {twice} stand twice")
         return self
@@ -111,10 +111,7 @@ class Recipe(Strict):
 
 def load(text: str, where: str, overrides: Sequence[str] = ()) -> Recipe:
     """Parse YAML and apply `a.b=value` overrides (values are YAML too); errors name `where` and the field."""
-    try:
-        raw = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    raw = _parse(text, where)
     if not isinstance(raw, dict):
         raise RecipeError(f"{where}: expected a mapping with name, tokenizer, corpora")
     for override in overrides:
@@ -153,6 +150,15 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise RecipeError(f"{where}: not YAML: nested too deep") from None
+
+
 def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
@@ -160,24 +166,24 @@ def _override(raw: dict[str, Any], override: str) -> None:
     place: Any = raw
     *folders, last = key.split(".")
     for part in folders:
-        place = _step(place, part, key, create=True)
-    parsed = yaml.load(value, Loader=_Loader)
-    if isinstance(place, list):
-        _step(place, last, key, create=False)
-        place[int(last)] = parsed
-    else:
+        place = _step(place, part, key)
+    parsed = _parse(value, f"--set {key}")
+    if isinstance(place, dict):
         place[last] = parsed
+    else:
+        _step(place, last, key)
+        place[int(last)] = parsed
 
 
-def _step(place: Any, part: str, key: str, create: bool) -> Any:
+def _step(place: Any, part: str, key: str) -> Any:
     """One step of a dotted key: into a mapping (made if missing) or to a list's element by number."""
     if isinstance(place, list):
-        if not part.isdigit() or int(part) >= len(place):
+        if not part.isdecimal() or int(part) >= len(place):
             raise RecipeError(f"--set {key}: {part!r} is no index into a list of {len(place)}")
         return place[int(part)]
     if isinstance(place, dict):
-        return place.setdefault(part, {}) if create else place[part]
-    raise RecipeError(f"--set {key}: there is nothing below {part!r}")
+        return place.setdefault(part, {})
+    raise RecipeError(f"--set {key}: {part!r} would stand below a plain value")
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -183,6 +183,10 @@ def row_group_range(row_group: Any) -> tuple[int, int]:
     return min(starts), max(ends) - min(starts)
 
 
+#: What pyarrow raises on damaged bytes; a ValueError where a name in them is no UTF-8.
+_UNREADABLE = (pa.ArrowException, OSError, ValueError)
+
+
 class Tokens(NamedTuple):
     """The decoded tokens of a block: all ids end to end, and the count of each document."""
 
@@ -200,10 +204,10 @@ class ShardReader:
         self.path = path
         try:
             self.parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
+            found = self.parquet.schema_arrow
+        except _UNREADABLE as error:
             raise CorruptShard(path, f"not a readable parquet file ({_line(error)})") from None
-        found = self.parquet.schema_arrow
-        stated = (found.metadata or {}).get(b"token_dtype", b"").decode()
+        stated = (found.metadata or {}).get(b"token_dtype", b"").decode("ascii", "replace")
         if stated not in ("<u2", "<u4") or not found.equals(schema(np.dtype(stated)), check_metadata=True):
             raise CorruptShard(path, "its columns or metadata are not those of a shard")
         self.dtype = np.dtype(stated)
@@ -231,8 +235,10 @@ class ShardReader:
 
     def table(self, index: int, columns: Sequence[str]) -> pa.Table:
         try:
-            return self.parquet.read_row_group(index, columns=list(columns), use_threads=False)
-        except (pa.ArrowException, OSError) as error:
+            table = self.parquet.read_row_group(index, columns=list(columns), use_threads=False)
+            table.validate(full=True)  # page checksums leave out the page headers, which say how to decode
+            return table
+        except _UNREADABLE as error:
             raise CorruptShard(self.path, f"block {index} cannot be decoded ({_line(error)})") from None
 
 

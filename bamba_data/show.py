@@ -12,7 +12,7 @@ def tree(dataset: Dataset, shards: bool = False) -> Tree:
     manifest = dataset.manifest
     root = Tree(
         f"[bold]{escape(manifest.name)}[/]  version {dataset.version.number}, "
-        f"published {dataset.version.published_at}\n"
+        f"published {escape(dataset.version.published_at)}\n"
         f"dataset [cyan]{manifest.digest}[/]\n{_account(manifest.totals)}"
     )
     tokenizer, certificate = manifest.tokenizer, manifest.backend.certificate
@@ -21,8 +21,8 @@ def tree(dataset: Dataset, shards: bool = False) -> Tree:
         f"sha256 [cyan]{tokenizer.sha256}[/]"
     )
     root.add(
-        f"ids by {certificate['backend']} {certificate['version']}, certified equal to tokenizers "
-        f"{certificate['reference_version']} on {certificate['tokens']:,} tokens; while running on "
+        f"ids by {escape(certificate.backend)} {escape(certificate.version)}, certified equal to tokenizers "
+        f"{escape(certificate.reference_version)} on {certificate.tokens:,} tokens; while running on "
         f"{manifest.backend.sampled_tokens:,} more, {manifest.backend.parts_redone} parts redone"
     )
     for source in manifest.sources:
@@ -30,14 +30,14 @@ def tree(dataset: Dataset, shards: bool = False) -> Tree:
         if shards:
             for row in dataset.shards.filter(dataset.shards["source"] == source.name).iter_rows(named=True):
                 branch.add(
-                    f"{row['path']}  {row['documents']:,} documents, {row['tokens']:,} tokens, "
+                    f"{escape(row['path'])}  {row['documents']:,} documents, {row['tokens']:,} tokens, "
                     f"{size(row['size_bytes'])}, sha256 [cyan]{row['sha256'][:16]}…[/]"
                 )
     return root
 
 
 def _source(source: SourceEntry) -> str:
-    revision = f"@{source.revision[:12]}" if source.revision else ""
+    revision = escape(f"@{source.revision[:12]}") if source.revision else ""
     lines = [
         f"[bold]{escape(source.name)}[/]  {_account(source.account)}",
         f"{source.shards:,} shards, {source.blocks:,} blocks, {size(source.size_bytes)} "
@@ -54,7 +54,7 @@ def _account(account: Account) -> str:
     lost = [f"{count:,} {reason} dropped" for reason, count in account.dropped.items()]
     lost += [f"{count:,} {reason} dead-lettered" for reason, count in account.dead_lettered.items()]
     lost += [f"{count:,} {note} noted" for note, count in account.notes.items()]
-    return f"{text} (of {account.read:,} read: {', '.join(lost)})" if lost else text
+    return f"{text} (of {account.read:,} read: {escape(', '.join(lost))})" if lost else text
 
 
 def size(count: float) -> str:

@@ -1,5 +1,6 @@
 """Counts and lengths of a dataset, source by source, through Polars: only the column of token counts is read."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from bamba_data.dataset import Dataset
+from bamba_data.errors import CorruptShard
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
@@ -54,7 +56,6 @@ def stats(dataset: Dataset) -> list[SourceStats]:
 
 
 def _lengths(dataset: Dataset, source: str) -> dict[str, Any]:
-    urls = dataset.shard_urls(source)
     column = pl.col("token_count")
     asked = [
         column.min().alias("shortest"),
@@ -62,8 +63,23 @@ def _lengths(dataset: Dataset, source: str) -> dict[str, Any]:
         column.mean().alias("mean"),
         *(column.quantile(q).alias(f"q{q:g}") for q in QUANTILES),
     ]
-    frame = pl.scan_parquet(urls).select("token_count") if urls else pl.LazyFrame({"token_count": []})
-    return frame.select(asked).collect().row(0, named=True)
+    return _collect(_counts(dataset, source).select(asked), source).row(0, named=True)
+
+
+def _counts(dataset: Dataset, source: str) -> pl.LazyFrame:
+    urls = dataset.shard_urls(source)
+    if not urls:
+        return pl.LazyFrame(schema={"token_count": pl.UInt32})
+    return pl.scan_parquet(urls, glob=False, hive_partitioning=False).select("token_count")
+
+
+def _collect(frame: pl.LazyFrame, source: str) -> pl.DataFrame:
+    try:
+        return frame.collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise CorruptShard(
+            f"dataset={source}", f"a shard cannot be read ({' '.join(str(error).split())[:200]})"
+        ) from None
 
 
 def plot(dataset: Dataset, path: Path) -> None:
@@ -77,12 +93,9 @@ def plot(dataset: Dataset, path: Path) -> None:
     figure, (lengths_axis, share_axis) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     edges = np.logspace(0, 7, 85)
     for source in dataset.manifest.sources:
-        urls = dataset.shard_urls(source.name)
-        if not urls:
-            continue
-        counts = pl.scan_parquet(urls).select("token_count").collect()["token_count"].to_numpy()
+        counts = _collect(_counts(dataset, source.name), source.name)["token_count"].to_numpy()
         heights, _ = np.histogram(counts, edges)
-        lengths_axis.stairs(heights / len(counts), edges, label=source.name, linewidth=1.4)
+        lengths_axis.stairs(heights / max(1, len(counts)), edges, label=source.name, linewidth=1.4)
     lengths_axis.set(xscale="log", xlabel="tokens a document", ylabel="share of documents")
     lengths_axis.legend(fontsize=8)
     names = [source.name for source in dataset.manifest.sources]
@@ -90,5 +103,7 @@ def plot(dataset: Dataset, path: Path) -> None:
     share_axis.invert_yaxis()
     share_axis.set(xlabel="million tokens")
     figure.suptitle(f"{dataset.manifest.name}  {dataset.manifest.digest[:16]}")
-    figure.savefig(path, dpi=130)
+    drawn = io.BytesIO()  # not straight to the file: its last bytes are written unseen, and a full disk would be too
+    figure.savefig(drawn, dpi=130, format=path.suffix.lstrip(".") or "png")
     plt.close(figure)
+    path.write_bytes(drawn.getvalue())

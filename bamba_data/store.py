@@ -5,24 +5,26 @@ old object, a new one, or none, never a piece. Locally: a temporary file, fsync,
 On S3: one PUT, with `If-None-Match: *` for `create`. Other fsspec protocols are refused, because we could
 not show that their create-if-absent is atomic.
 
-Paths are relative, checked by `paths.checked`, with forward slashes.
+Paths are relative, checked by `paths.checked`, with forward slashes. A store that cannot be reached is a
+`StoreUnavailable` after RETRY_SECONDS of tries, one that refuses us a `UserError`.
 """
 
 import contextlib
 import errno
 import os
 import secrets
+import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from bamba_data.errors import UserError
+from bamba_data.errors import StoreUnavailable, UnsafePath, UserError
 from bamba_data.paths import checked
 
 RETRY_SECONDS = 120.0
@@ -74,7 +76,11 @@ class Store(ABC):
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every object below the folder `prefix`, in no stated order."""
+        """Every object below the folder `prefix`, in no stated order.
+
+        On a disk that includes what killed writers left, `<name>.part-<random>`: nobody asks for such a name, and
+        only what is listed can be swept.
+        """
 
     @abstractmethod
     def delete(self, path: str) -> None:
@@ -84,13 +90,16 @@ class Store(ABC):
 def open_store(url: str | os.PathLike[str]) -> Store:
     """The store at a local path, a `file://` URL or an `s3://bucket/prefix` URL."""
     text = os.fspath(url)
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise UserError(f"not a URL ({error})") from None
     if parts.username or parts.password:
         raise UserError("a URL with credentials in it is refused: give them in the environment instead")
     if parts.scheme == "s3":
         return S3Store(text)
     if parts.scheme == "file":
-        return LocalStore(Path(parts.path))
+        return LocalStore(Path(unquote(parts.path)))
     if "://" in text:
         raise UserError(f"{text}: datasets live on a local disk or on s3://, not on {parts.scheme}://")
     return LocalStore(Path(text))
@@ -104,7 +113,10 @@ class LocalStore(Store):
         self.url = str(self.root)
 
     def _at(self, path: str) -> Path:
-        return self.root / checked(path)
+        place = self.root / checked(path)
+        if not place.resolve().is_relative_to(self.root.resolve()):
+            raise UnsafePath(path, f"a symbolic link in it leads out of {self.root}")
+        return place
 
     def read(self, path: str) -> bytes:
         return self._at(path).read_bytes()
@@ -147,7 +159,7 @@ class LocalStore(Store):
             found = self._at(path).stat()
         except FileNotFoundError:
             return None
-        return Entry(path, found.st_size, found.st_mtime)
+        return Entry(path, found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         top = self._at(prefix) if prefix else self.root
@@ -205,17 +217,24 @@ class S3Store(Store):
         return f"{self.root}/{checked(path)}"
 
     def read(self, path: str) -> bytes:
-        return cast(bytes, _retrying(self.fs.cat_file, self._at(path)))
+        return cast(bytes, self._call(self.fs.cat_file, self._at(path)))
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        return cast(bytes, _retrying(self.fs.cat_file, self._at(path), start=start, end=end))
+        if start >= end:
+            return b""
+        try:
+            return cast(bytes, self._call(self.fs.cat_file, self._at(path), start=start, end=end))
+        except OSError as error:
+            if _code(error) == "InvalidRange":  # the object ends before `start`
+                return b""
+            raise
 
     def put(self, path: str, data: bytes) -> None:
-        _retrying(self.fs.pipe_file, self._at(path), data)
+        self._call(self.fs.pipe_file, self._at(path), data)
 
     def create(self, path: str, data: bytes) -> bool:
         try:
-            _retrying(self.fs.pipe_file, self._at(path), data, mode="create")
+            self._call(self.fs.pipe_file, self._at(path), data, mode="create")
         except OSError as error:
             if _code(error) in ("PreconditionFailed", "412"):
                 return False
@@ -224,38 +243,69 @@ class S3Store(Store):
 
     @contextlib.contextmanager
     def writer(self, path: str) -> Iterator[BinaryIO]:
-        file = self.fs.open(self._at(path), "wb", block_size=16 << 20)
-        try:
-            yield file
-        except BaseException:
-            file.discard()
-            file.closed = True
-            raise
-        file.close()  # completes the multipart upload: only now does the object exist
+        with self._typed_errors():
+            file = self.fs.open(self._at(path), "wb", block_size=16 << 20)
+            try:
+                yield file
+            except BaseException:
+                file.discard()
+                file.closed = True
+                raise
+            file.close()  # completes the multipart upload: only now does the object exist
 
     def open(self, path: str) -> BinaryIO:
-        return cast(BinaryIO, self.fs.open(self._at(path), "rb", block_size=4 << 20))
+        return cast(BinaryIO, self._call(self.fs.open, self._at(path), "rb", block_size=4 << 20))
 
     def stat(self, path: str) -> Entry | None:
         try:
-            info = _retrying(self.fs.info, self._at(path))
+            info = self._call(self.fs.info, self._at(path))
         except FileNotFoundError:
             return None
-        return None if info["type"] != "file" else self._entry(info)
+        if info["type"] != "file":
+            return None
+        return Entry(path, info["size"], info["LastModified"].timestamp())
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        top = self._at(prefix) if prefix else self.root
-        for info in _retrying(self.fs.find, top, detail=True).values():
-            if info["name"] != top:
-                yield self._entry(info)
-
-    def _entry(self, info: dict[str, Any]) -> Entry:
-        path = info["name"].removeprefix(self.root + "/")
-        return Entry(path, info["size"], info["LastModified"].timestamp())
+        bucket, _, folder = (self._at(prefix) if prefix else self.root).partition("/")
+        asked = {"Bucket": bucket, "Prefix": f"{folder}/" if folder else ""}
+        more = True
+        while more:  # page by page: a listing of millions never lies in memory
+            page = self._call(self.fs.call_s3, "list_objects_v2", **asked)
+            for found in page.get("Contents", []):
+                path = f"{bucket}/{found['Key']}".removeprefix(f"{self.root}/")
+                if not path.endswith("/"):  # a folder, as some tools write it
+                    yield Entry(path, found["Size"], found["LastModified"].timestamp())
+            more = page.get("IsTruncated", False)
+            asked["ContinuationToken"] = page.get("NextContinuationToken", "")
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            _retrying(self.fs.rm_file, self._at(path))
+            self._call(self.fs.rm_file, self._at(path))
+
+    def _call(self, verb: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call `verb` until it answers, for at most RETRY_SECONDS, with full jitter."""
+        attempts = Retrying(
+            retry=retry_if_exception(_transient),
+            wait=wait_random_exponential(multiplier=0.2, max=10),
+            stop=stop_after_delay(RETRY_SECONDS),
+            reraise=True,
+        )
+        with self._typed_errors():
+            return attempts(verb, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        """Whatever s3fs and botocore raise, as an error of ours; but the plain answers stay an OSError."""
+        from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+
+        try:
+            yield
+        except (OSError, BotoCoreError) as error:
+            if _transient(error):
+                raise StoreUnavailable(self.url, " ".join(str(error).split())) from error
+            if isinstance(error, PermissionError | BotoCoreError) or _code(error) == "NoSuchBucket":
+                raise UserError(f"{self.url}: {error} (credentials and endpoint: AWS_* in the environment)") from error
+            raise
 
 
 def _code(error: BaseException) -> str:
@@ -266,22 +316,15 @@ def _code(error: BaseException) -> str:
 
 def _transient(error: BaseException) -> bool:
     """Worth another try: not one of the plain answers (missing, forbidden, exists, failed condition)."""
+    from botocore.exceptions import BotoCoreError, ConnectionError, HTTPClientError
+
+    if isinstance(error, BotoCoreError):
+        return isinstance(error, ConnectionError | HTTPClientError)
     if isinstance(error, FileNotFoundError | PermissionError | FileExistsError | IsADirectoryError):
         return False
     if isinstance(error, OSError) and error.errno == errno.EINVAL:
-        return _code(error) in ("409", "IncompleteBody", "BadDigest", "RequestTimeout")
-    return isinstance(error, OSError | TimeoutError)
-
-
-def _retrying(verb: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call `verb` until it answers, for at most RETRY_SECONDS, with full jitter."""
-    attempts = Retrying(
-        retry=retry_if_exception(_transient),
-        wait=wait_random_exponential(multiplier=0.2, max=10),
-        stop=stop_after_delay(RETRY_SECONDS),
-        reraise=True,
-    )
-    return attempts(verb, *args, **kwargs)
+        return _code(error) in ("IncompleteBody", "BadDigest")
+    return isinstance(error, OSError)
 
 
 def now(store: Store, folder: str) -> float:

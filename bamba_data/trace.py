@@ -3,17 +3,17 @@
 The upstream file is read anew, so the answer is evidence: its text, encoded again, gives the ids that are stored.
 """
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from bamba_data import lock as locks
-from bamba_data.dataset import Dataset
+from bamba_data.dataset import Dataset, lock_path
 from bamba_data.document import Document
-from bamba_data.errors import BambaError, CorruptManifest, UserError
+from bamba_data.errors import BambaError, CorruptShard, UserError
 from bamba_data.fetch import Fetcher
 from bamba_data.inflate import inflate
 from bamba_data.lines import read_lines
@@ -23,14 +23,15 @@ from bamba_data.shard import ShardReader
 from bamba_data.sources import jsonl
 from bamba_data.sources.base import TextRule
 from bamba_data.sources.parquet import ParquetRows
-from bamba_data.tokenizer import Tokenizer
+from bamba_data.tokenizer import Tokenizer, TooLongToEncode
 
 Row = tuple[str, int]  # shard path, row in it
 
 
 @dataclass(frozen=True)
 class Trace:
-    """`same` is None where the upstream file cannot be read: then `decoded` text is all there is, and `why` says so."""
+    """`text` is what the upstream file has, None where it cannot be read; `same`, whether its ids are those stored,
+    None where that cannot be told. `why` says why not."""
 
     source: str
     shard: str
@@ -51,7 +52,7 @@ class Trace:
 def locate(dataset: Dataset, place: str) -> Row:
     """`SHARD:ROW`, where SHARD is a path, or a part of one that only one shard has."""
     name, colon, number = place.rpartition(":")
-    if not colon or not number.isdigit():
+    if not colon or not number.isdecimal():
         raise UserError(f"{place!r}: expected SHARD:ROW, for instance {_example(dataset)}:0")
     paths = [path for path in dataset.shards["path"] if name == path] or [
         path for path in dataset.shards["path"] if name in path
@@ -71,8 +72,7 @@ def find_document(dataset: Dataset, place: str) -> list[Row]:
         raise UserError(f"{place!r}: expected SOURCE:ID, where SOURCE is one of {names}")
     rows: list[Row] = []
     for path in dataset.shards.filter(pl.col("source") == source)["path"]:
-        with dataset.store.open(path) as file:
-            reader = ShardReader(file, path)
+        with _open(dataset, path) as reader:
             row = 0
             for block in range(reader.blocks):
                 ids = reader.table(block, ["document_id"])["document_id"].to_pylist()
@@ -86,6 +86,8 @@ def find_document(dataset: Dataset, place: str) -> list[Row]:
 def trace(dataset: Dataset, row: Row, fetcher: Fetcher, moved: Mapping[str, str] | None = None) -> Trace:
     """Everything about one row. `moved` maps a source to the base URL where its files lie now."""
     path, number = row
+    if unknown := [name for name in moved or {} if dataset.manifest.source(name) is None]:
+        raise UserError(f"--base: {unknown} are no sources of this dataset")
     entry = dataset.shards.filter(pl.col("path") == path).row(0, named=True)
     tokenizer = Tokenizer(dataset.tokenizer_json())
     block, ids, values = _read_row(dataset, path, number)
@@ -94,7 +96,12 @@ def trace(dataset: Dataset, row: Row, fetcher: Fetcher, moved: Mapping[str, str]
     )
     decoded = tokenizer.decode(ids)
     text, why = _upstream_text(dataset, file, values["row"], fetcher, moved or {})
-    same = None if text is None else tokenizer.reference.encode([text]).ids.tolist() == ids
+    same = None
+    if text is not None:
+        try:
+            same = tokenizer.reference.encode([text]).ids.tolist() == ids
+        except TooLongToEncode as error:
+            why = f"the reference cannot encode it: {error}"
     return Trace(
         source=entry["source"],
         shard=path,
@@ -113,15 +120,27 @@ def trace(dataset: Dataset, row: Row, fetcher: Fetcher, moved: Mapping[str, str]
     )
 
 
+@contextmanager
+def _open(dataset: Dataset, path: str) -> Iterator[ShardReader]:
+    try:
+        with dataset.store.open(path) as file:
+            yield ShardReader(file, path)
+    except FileNotFoundError:
+        raise CorruptShard(path, "is missing") from None
+
+
 def _read_row(dataset: Dataset, path: str, number: int) -> tuple[int, list[int], dict[str, Any]]:
-    with dataset.store.open(path) as file:
-        reader = ShardReader(file, path)
+    shard = dataset.shards["path"].to_list().index(path)
+    digests = dataset.blocks.filter(pl.col("shard") == shard).sort("block")["digest"].to_list()
+    with _open(dataset, path) as reader:
+        if reader.blocks != len(digests):
+            raise CorruptShard(path, f"has {reader.blocks} blocks, the manifest lists {len(digests)}")
         before = 0
         for block in range(reader.blocks):
             rows = reader.parquet.metadata.row_group(block).num_rows
             if number < before + rows:
                 index = number - before
-                ids = reader.tokens(block).documents()[index].tolist()
+                ids = reader.tokens(block, digests[block].hex()).documents()[index].tolist()
                 table = reader.table(block, ["document_id", "file", "row"])
                 return block, ids, table.slice(index, 1).to_pylist()[0]
             before += rows
@@ -135,7 +154,7 @@ def _upstream_text(
     source = dataset.manifest.source(file["source"])
     assert source is not None
     try:
-        lock = _lock(dataset)
+        lock = locks.loads(dataset.lock_json(), lock_path(dataset.version.lock))
         locked = next(f for f in lock.by_source[file["source"]] if f.path == file["path"])
         facts = Facts(file["size_bytes"], locked.facts.etag, file["sha256"])
         url = f"{moved[source.name].rstrip('/')}/{file['path']}" if source.name in moved else locked.url
@@ -149,14 +168,6 @@ def _upstream_text(
     if item is None:
         return None, "the upstream file has no document at this row: it is not the file that was read"
     return item.text, ""
-
-
-def _lock(dataset: Dataset) -> locks.Lock:
-    path = f"_bamba/locks/{dataset.version.lock}.json"
-    try:
-        return locks.loads(dataset.store.read(path), path)
-    except FileNotFoundError:
-        raise CorruptManifest(path, "the lock of this version is missing") from None
 
 
 def _read_upstream(

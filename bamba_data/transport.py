@@ -9,10 +9,11 @@ import contextlib
 import email.utils
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import requests
@@ -25,6 +26,7 @@ from bamba_data.locked import Facts
 CHUNK_BYTES = 1 << 20
 RANGE_BYTES = 16 << 20
 TIMEOUT_SECONDS = (10.0, 60.0)  # to connect, and between two bytes
+MAX_WAIT_SECONDS = 3600.0  # whatever a host asks for
 _RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -66,19 +68,27 @@ class LocalFiles:
 
     def facts(self, url: str) -> Facts:
         found = self._path(url).stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise FileNotFoundError(f"{url} is no file")
         return Facts(found.st_size, f"mtime:{found.st_mtime_ns}")
 
     def matches(self, base: str, pattern: str) -> list[tuple[str, Facts]]:
         folder = self._path(base)
         if not is_glob(pattern):
             return [(pattern, self.facts(os.fspath(folder / pattern)))]
-        paths = sorted(path for path in folder.glob(pattern) if path.is_file())
-        return [(path.relative_to(folder).as_posix(), self.facts(os.fspath(path))) for path in paths]
+        try:
+            paths = [path for path in folder.glob(pattern) if not path.is_dir()]
+        except (NotImplementedError, ValueError) as error:
+            raise UserError(f"{base}: {pattern!r} is no pattern of names below it ({error})") from None
+        return sorted((path.relative_to(folder).as_posix(), self.facts(os.fspath(path))) for path in paths)
+
+    def open(self, url: str, facts: Facts) -> BinaryIO:
+        """The whole file, for seeking. Raises InputChanged if it is not the one of `facts`."""
+        check(url, facts._replace(etag=None) if facts.sha256 else facts, self.facts(url))
+        return self._path(url).open("rb")
 
     def read(self, url: str, facts: Facts, start: int, end: int | None = None) -> Iterator[bytes]:
-        with self._path(url).open("rb") as file:
-            if facts.sha256 is None:
-                check(url, facts, self.facts(url))
+        with self.open(url, facts) as file:
             file.seek(start)
             left = (end - start) if end is not None else (1 << 62)
             while left > 0 and (chunk := file.read(min(CHUNK_BYTES, left))):
@@ -112,7 +122,7 @@ class Http:
         return [(pattern, self.facts(f"{base.rstrip('/')}/{pattern}"))]
 
     def read(self, url: str, facts: Facts, start: int, end: int | None = None) -> Iterator[bytes]:
-        headers = {"Accept-Encoding": "identity"}
+        headers: dict[str, str] = {}
         if start or end is not None:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
             # A commit of the hub cannot change, and the host that it redirects to has ETags of its own.
@@ -121,6 +131,9 @@ class Http:
         response = self._send("GET", url, headers, follow=True)
         with response:
             check(url, facts, _facts(response))
+            sent = response.headers.get("Content-Range", "")
+            if response.status_code == 206 and not sent.startswith(f"bytes {start}-"):
+                raise Passing("another range than asked for")
             skip = start if response.status_code == 200 else 0  # a host without ranges sends the whole file
             left = (end - start) if end is not None else None
             try:
@@ -140,17 +153,19 @@ class Http:
 
     def _send(self, verb: str, url: str, headers: dict[str, str], follow: bool) -> requests.Response:
         address, authorization = self._resolve(url)
-        host = urlsplit(address).netloc
-        self._budget.take(host)
         try:
+            host = urlsplit(address).netloc
+            self._budget.take(host)
             response = self._session.request(
                 verb,
                 address,
-                headers=headers | authorization,
+                headers={"Accept-Encoding": "identity"} | headers | authorization,
                 stream=True,
                 allow_redirects=follow,
                 timeout=TIMEOUT_SECONDS,
             )
+        except ValueError:  # requests' InvalidURL and InvalidSchema are such, too
+            raise UserError(f"{url}: is no address, or redirects to none") from None
         except requests.RequestException as error:
             raise Passing(f"no connection ({type(error).__name__})") from None
         status = response.status_code
@@ -185,21 +200,20 @@ class Http:
 
     def _hub_matches(self, base: str, pattern: str) -> list[tuple[str, Facts]]:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+        from huggingface_hub.errors import EntryNotFoundError
         from huggingface_hub.hf_api import RepoFile
 
         repo = hub_place(base)
         folder = os.path.dirname(re.split(r"[*?\[]", pattern, maxsplit=1)[0])  # noqa: PTH120 - a URL, no path
         self._budget.take("hub-api")
-        try:
-            tree = HfApi().list_repo_tree(
-                repo.id, folder or None, recursive=True, revision=repo.revision, repo_type=repo.type
-            )
-            files = [item for item in tree if isinstance(item, RepoFile) and path_matches(item.path, pattern)]
-        except EntryNotFoundError:
-            return []
-        except HfHubHTTPError as error:
-            raise _hub_fault(base, error) from None
+        with _hub_faults(base):
+            try:
+                tree = HfApi().list_repo_tree(
+                    repo.id, folder or None, recursive=True, revision=repo.revision, repo_type=repo.type
+                )
+                files = [item for item in tree if isinstance(item, RepoFile) and path_matches(item.path, pattern)]
+            except EntryNotFoundError:
+                return []
         found = [(f.path, Facts(f.size, f'"{f.blob_id}"', f.lfs.sha256 if f.lfs else None)) for f in files]
         return sorted(found)
 
@@ -211,12 +225,10 @@ class Fsspec:
         self._file_systems: dict[str, Any] = {}
 
     def facts(self, url: str) -> Facts:
-        try:
+        with _store_faults(url):
             info = self._fs(url).info(url)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise Passing(type(error).__name__) from None
+        if info["type"] != "file":
+            raise FileNotFoundError(f"{url} is no file")
         return Facts(info["size"], _fsspec_etag(info))
 
     def matches(self, base: str, pattern: str) -> list[tuple[str, Facts]]:
@@ -224,10 +236,8 @@ class Fsspec:
         if not is_glob(pattern):
             return [(pattern, self.facts(f"{base}/{pattern}"))]
         root = self._fs(base)._strip_protocol(base)
-        try:
+        with _store_faults(base):
             found = self._fs(base).glob(f"{base}/{pattern}", detail=True)
-        except OSError as error:
-            raise Passing(type(error).__name__) from None
         files = [info for info in found.values() if info["type"] == "file"]
         return sorted(
             (info["name"].removeprefix(f"{root}/"), Facts(info["size"], _fsspec_etag(info))) for info in files
@@ -250,30 +260,44 @@ class Fsspec:
 
     def _range(self, url: str, facts: Facts, start: int, end: int) -> bytes:
         fs = self._fs(url)
-        try:
+        with _store_faults(url, facts):
             if not url.startswith("s3://"):
                 return bytes(fs.cat_file(url, start=start, end=end))
             bucket, key, _ = fs.split_path(url)
             condition = {"IfMatch": facts.etag} if facts.etag else {}
             answer = fs.call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", **condition)
-            return bytes(_s3_body(fs, answer))
-        except FileNotFoundError:
-            raise
-        except PermissionError as error:
-            raise UserError(f"{url}: not allowed ({error})") from None
-        except OSError as error:
-            if "PreconditionFailed" in str(getattr(error.__cause__, "response", "")):
-                raise InputChanged(url, "etag", facts.etag, "another (status 412)") from None
-            raise Passing(type(error).__name__) from None
+            return _s3_body(fs, answer)
 
     def _fs(self, url: str) -> Any:
         import fsspec
 
-        protocol = urlsplit(url).scheme
+        protocol = url.partition("://")[0]
         if protocol not in self._file_systems:
             options = {"use_listings_cache": False} if protocol == "s3" else {}
-            self._file_systems[protocol] = fsspec.filesystem(protocol, **options)
+            try:
+                self._file_systems[protocol] = fsspec.filesystem(protocol, **options)
+            except (ValueError, ImportError, TypeError) as error:
+                raise UserError(f"{url}: cannot open {protocol}:// ({error})") from None
         return self._file_systems[protocol]
+
+
+@contextlib.contextmanager
+def _store_faults(url: str, facts: Facts | None = None) -> Iterator[None]:
+    """What fsspec, s3fs and botocore raise, as one of our errors, or Passing; a missing file stays what it is."""
+    from botocore.exceptions import BotoCoreError, ConnectionError, HTTPClientError  # type: ignore[import-untyped]
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (ConnectionError, HTTPClientError) as error:
+        raise Passing(f"no connection ({type(error).__name__})") from None
+    except (PermissionError, BotoCoreError) as error:
+        raise UserError(f"{url}: not allowed ({error})") from None
+    except OSError as error:
+        if facts and "PreconditionFailed" in str(getattr(error.__cause__, "response", "")):
+            raise InputChanged(url, "etag", facts.etag, "another (status 412)") from None
+        raise Passing(type(error).__name__) from None
 
 
 def _s3_body(fs: Any, answer: Any) -> bytes:
@@ -313,41 +337,49 @@ def hub_place(url: str) -> HubPlace:
 def hub_commit(base: str, revision: str | None) -> str:
     """The commit that a branch, tag or abbreviated commit of a hub repository stands for now."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     place = hub_place(base)
+    with _hub_faults(base):
+        return str(HfApi().repo_info(place.id, repo_type=place.type, revision=revision or place.revision).sha)
+
+
+@contextlib.contextmanager
+def _hub_faults(url: str) -> Iterator[None]:
+    """What huggingface_hub and its HTTP client raise, as one of our errors, or Passing."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    client_error = HfHubHTTPError.__bases__[0]  # of httpx or httpx2, as the version has it
     try:
-        info = HfApi().repo_info(place.id, repo_type=place.type, revision=revision or place.revision)
+        yield
     except HfHubHTTPError as error:
-        raise _hub_fault(base, error) from None
-    except OSError as error:
+        status = getattr(error.response, "status_code", None)
+        if status in _RETRY_STATUS:
+            raise Passing(f"status {status}", asked_wait_seconds(error.response)) from None
+        raise UserError(f"{url}: {' '.join(str(error).split())[:300]}") from None
+    except (HFValidationError, OfflineModeIsEnabled) as error:
+        raise UserError(f"{url}: {error}") from None
+    except (client_error, OSError, ValueError) as error:  # ValueError: an answer that is not JSON
         raise Passing(f"no connection ({type(error).__name__})") from None
-    return str(info.sha)
-
-
-def _hub_fault(url: str, error: Any) -> Exception:
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    if status in _RETRY_STATUS:
-        return Passing(f"status {status}", asked_wait_seconds(response))
-    return UserError(f"{url}: {' '.join(str(error).split())[:300]}")
 
 
 def path_matches(path: str, pattern: str) -> bool:
-    """Shell matching by parts: `*` does not cross a slash."""
-    return PurePosixPath("/" + path).match("/" + pattern)
+    """As shells and S3 listings match: `*` does not cross a slash, `**` does."""
+    from fsspec.utils import glob_translate
+
+    return re.fullmatch(glob_translate(pattern), path) is not None
 
 
 def asked_wait_seconds(response: Any) -> float | None:
-    """What `Retry-After` (seconds or a date) or the hub's `RateLimit: ...;t=SECONDS` asks for."""
+    """What `Retry-After` (seconds or a date) or the hub's `RateLimit: ...;t=SECONDS` asks for, within reason."""
     after = response.headers.get("Retry-After")
     if after is not None:
-        if after.strip().isdigit():
-            return float(after)
+        if after.strip().isdecimal():
+            return min(float(after), MAX_WAIT_SECONDS)
         with contextlib.suppress(ValueError):
-            return max(0.0, email.utils.parsedate_to_datetime(after).timestamp() - time.time())
+            seconds = email.utils.parsedate_to_datetime(after).timestamp() - time.time()
+            return min(max(0.0, seconds), MAX_WAIT_SECONDS)
     if limit := re.search(r"\bt=(\d+)", response.headers.get("RateLimit", "")):
-        return float(limit.group(1))
+        return min(float(limit.group(1)), MAX_WAIT_SECONDS)
     return None
 
 

@@ -1,10 +1,13 @@
 """Is the dataset what its manifest says? Every fault is named, none hides another.
 
-Without bodies: manifest and tables against their digests, sums and accounts, every shard there, of its size, with
-the footer that the tables say. In full: every byte against sha256, every block against its digest, every id against
-the vocabulary, every document against the account of its input, and a sample decoded and encoded again.
+Without bodies: manifest, tables, lock and tokenizer against their digests, sums and accounts, every shard there, of
+its size, with the footer that the tables say. In full: every byte against sha256, every block against its digest,
+every id against the vocabulary, every document against the account of its input, and a sample decoded and encoded
+again. Objects that this version does not name are no fault of it, only counted: other versions need them, or `sweep`
+finds them.
 """
 
+import contextlib
 import io
 from collections import Counter
 from collections.abc import Callable
@@ -18,10 +21,10 @@ import pyarrow.parquet as pq
 
 from bamba_data.canonical import sha256
 from bamba_data.dataset import Dataset, open_dataset
-from bamba_data.errors import BambaError, CorruptShard, UnsafePath
-from bamba_data.paths import checked, distinct
+from bamba_data.errors import CorruptManifest, CorruptShard, TokenizerError, UnsafePath
 from bamba_data.shard import ShardReader, row_group_range
 from bamba_data.store import Entry, Store
+from bamba_data.tables import SCHEMAS
 from bamba_data.tokenizer import Tokenizer
 
 THREADS = 16
@@ -40,7 +43,8 @@ class Fault:
 
 @dataclass
 class Report:
-    """`faults` empty means sound, as far as `full` went."""
+    """`faults` empty means sound, as far as `full` went. `unlisted` objects lie among the shards of this version but
+    belong to others, or to none."""
 
     dataset: str
     version: int
@@ -51,6 +55,7 @@ class Report:
     tokens: int = 0
     bytes_read: int = 0
     reencoded: int = 0
+    unlisted: int = 0
     faults: list[Fault] = field(default_factory=list)
 
     def fault(self, where: str, detail: str) -> None:
@@ -69,32 +74,37 @@ def verify(
     """
     dataset = open_dataset(url, version)
     report = Report(dataset.manifest.digest, dataset.version.number, full)
-    try:
-        tables = dataset.files, dataset.shards, dataset.blocks, dataset.dead_letters
-    except BambaError as error:
-        report.fault("tables", str(error))
-        return report
-    _check_tables(dataset, report)
-    _check_objects(dataset, report)
+    are_readable = _check_tables_readable(dataset, report)
+    _check_lock(dataset, report)
     tokenizer = _check_tokenizer(dataset, report)
-    if not report.faults or full:
-        blocks = tables[2].partition_by("shard", as_dict=True) if len(tables[2]) else {}
-        _check_shards(dataset, report, blocks, tokenizer if full else None, tick)
+    if are_readable:
+        _check_tables(dataset, report)
+        _check_objects(dataset, report)
+        _check_shards(dataset, report, tokenizer, tick)
+        if full:
+            _check_dead_letters(dataset, report)
     return report
+
+
+def _check_tables_readable(dataset: Dataset, report: Report) -> bool:
+    for name in SCHEMAS:
+        try:
+            getattr(dataset, name)
+        except CorruptManifest as error:
+            report.fault(error.where, error.detail)
+        except UnsafePath as error:
+            report.fault(f"table {name}", str(error))
+    return not report.faults
 
 
 def _check_tables(dataset: Dataset, report: Report) -> None:
     files, shards, blocks = dataset.files, dataset.shards, dataset.blocks
-    try:
-        for frame, label in ((shards, "shards"), (dataset.dead_letters, "dead_letters")):
-            paths = [checked(path) for path in frame["path"]]
-            distinct(paths)
-            if label == "shards" and any(
-                not p.startswith(f"dataset={s}/") for p, s in zip(paths, frame["source"], strict=True)
-            ):
-                report.fault("table shards", "a shard lies outside the folder of its source")
-    except UnsafePath as error:
-        report.fault("tables", str(error))
+    if any(not p.startswith(f"dataset={s}/") for p, s in shards.select("path", "source").iter_rows()):
+        report.fault("table shards", "a shard lies outside the folder of its source")
+    if not blocks["shard"].is_sorted() or not blocks.select(_BLOCKS_IN_ORDER).item():
+        report.fault("table blocks", "its rows are not in the order of the shards and their blocks")
+    if files.select("source", "file").is_duplicated().any():
+        report.fault("table files", "two inputs of a source have one number")
     unbalanced = files.filter(pl.col("read") != pl.col("kept") + pl.col("dropped") + pl.col("dead_lettered"))
     for row in unbalanced.iter_rows(named=True):
         report.fault(f"input {row['source']}/{row['path']}", "its account does not balance")
@@ -110,7 +120,9 @@ def _check_tables(dataset: Dataset, report: Report) -> None:
             kept=account.kept,
             tokens=account.tokens,
             text_bytes=account.text_bytes,
+            dropped=sum(account.dropped.values()),
             dead_lettered=sum(account.dead_lettered.values()),
+            quarantined=source.quarantined,
         )
         _sums(
             report,
@@ -130,12 +142,22 @@ def _check_tables(dataset: Dataset, report: Report) -> None:
             documents=account.kept,
             tokens=account.tokens,
         )
+        _sums(
+            report,
+            f"source {source.name}",
+            "dead letters",
+            dataset.dead_letters.filter(mine),
+            records=sum(account.dead_lettered.values()),
+        )
     by_shard = blocks.group_by("shard").agg(pl.col("documents").sum(), pl.col("tokens").sum(), pl.len().alias("blocks"))
     numbered = shards.with_row_index("shard").select("shard", "path", "documents", "tokens", "blocks")
     joined = numbered.join(by_shard, on="shard", how="full", suffix="_found", coalesce=True)
     for row in joined.iter_rows(named=True):
         if any(row[name] != row[f"{name}_found"] for name in ("documents", "tokens", "blocks")):
             report.fault(str(row["path"]), "the tables of shards and blocks disagree about it")
+
+
+_BLOCKS_IN_ORDER = (pl.col("block") == pl.int_range(pl.len()).over("shard")).all()
 
 
 def _sums(report: Report, where: str, label: str, frame: pl.DataFrame, **wanted: int) -> None:
@@ -158,40 +180,57 @@ def _check_objects(dataset: Dataset, report: Report) -> None:
                 report.fault(path, "is missing")
             elif there[path].size_bytes != size:
                 report.fault(path, f"has {there[path].size_bytes:,} bytes, the manifest says {size:,}")
+    listed = {*dataset.shards["path"], *dataset.dead_letters["path"]}
+    report.unlisted = sum(path not in listed for path in there)
+
+
+def _check_lock(dataset: Dataset, report: Report) -> None:
+    try:
+        dataset.lock_json()
+    except CorruptManifest as error:
+        report.fault(error.where, error.detail)
+
+
+def _check_dead_letters(dataset: Dataset, report: Report) -> None:
+    """Whole files against their sha256: their rows are for people, and the tables count them."""
+    for path, digest in zip(dataset.dead_letters["path"], dataset.dead_letters["sha256"], strict=True):
+        with contextlib.suppress(OSError):  # missing: named already
+            data = dataset.store.read(path)
+            report.bytes_read += len(data)
+            if sha256(data) != digest:
+                report.fault(path, "its sha256 is not the manifest's")
 
 
 def _check_tokenizer(dataset: Dataset, report: Report) -> Tokenizer | None:
+    """The tokenizer, where it is the one and can be used."""
+    entry = dataset.manifest.tokenizer
     try:
-        return Tokenizer(dataset.tokenizer_json())
-    except (BambaError, FileNotFoundError) as error:
+        tokenizer = Tokenizer(dataset.tokenizer_json())
+        if tokenizer.vocab_size != entry.vocab_size or tokenizer.dtype.str != entry.token_dtype:
+            report.fault("tokenizer", f"has {tokenizer.vocab_size:,} ids, the manifest says {entry.vocab_size:,}")
+            return None
+        return tokenizer
+    except (CorruptManifest, TokenizerError) as error:
         report.fault("tokenizer", str(error))
         return None
 
 
 def _check_shards(
-    dataset: Dataset,
-    report: Report,
-    blocks: dict[Any, pl.DataFrame],
-    tokenizer: Tokenizer | None,
-    tick: Callable[[int, int], None],
+    dataset: Dataset, report: Report, tokenizer: Tokenizer | None, tick: Callable[[int, int], None]
 ) -> None:
-    rows = list(dataset.shards.iter_rows(named=True))
+    shards = list(dataset.shards.iter_rows(named=True))
+    blocks = dataset.blocks.partition_by("shard", as_dict=True) if len(dataset.blocks) else {}
     missing = {fault.where for fault in report.faults}
     kept: Counter[tuple[str, int]] = Counter()
-    round_trips = bool(dataset.manifest.backend.certificate.get("round_trips"))
-    numbered = [(number, row) for number, row in enumerate(rows) if row["path"] not in missing]
+    if not dataset.manifest.backend.certificate.round_trips:
+        tokenizer = None
+    numbered = [(number, row) for number, row in enumerate(shards) if row["path"] not in missing]
 
     def check(job: tuple[int, dict[str, Any]]) -> "_Found":
         number, row = job
         expected = list(blocks[(number,)].sort("block").iter_rows(named=True)) if (number,) in blocks else []
         if report.full:
-            return _check_body(
-                dataset.store,
-                row,
-                expected,
-                dataset.manifest.tokenizer.vocab_size,
-                tokenizer if round_trips else None,
-            )
+            return _check_body(dataset.store, row, expected, dataset.manifest.tokenizer.vocab_size, tokenizer)
         return _check_footer(dataset.store, row, expected)
 
     with ThreadPoolExecutor(THREADS if not report.full else 4) as pool:
@@ -238,7 +277,7 @@ def _check_footer(store: Store, row: dict[str, Any], expected: list[dict[str, An
             tail = store.read_range(row["path"], start, size)
         meta = pq.read_metadata(pa.BufferReader(tail))
         found.bytes_read = len(tail)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         found.faults.append(Fault(row["path"], f"its footer cannot be read ({_line(error)})"))
         return found
     _compare(

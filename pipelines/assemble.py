@@ -4,16 +4,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import bamba_data
 from bamba_data.certificate import Certificate
 from bamba_data.document import Ledger
-from bamba_data.errors import BudgetExceeded, CorruptInput, Unfinished
+from bamba_data.errors import BudgetExceeded, CorruptInput, CorruptShard, Unfinished
 from bamba_data.manifest import (
     FORMAT,
     Account,
     BackendEntry,
+    CertificateEntry,
     Manifest,
     SourceEntry,
     TableEntry,
@@ -24,7 +26,7 @@ from bamba_data.store import Store
 from bamba_data.tables import SCHEMAS, TableWriter
 from bamba_data.tokenizer import Tokenizer
 from pipelines.plan import Plan, Unit
-from pipelines.staging import Sampled, Staging, UnitRecord
+from pipelines.staging import Part, Sampled, Staging, UnitRecord, unit_path
 
 RECORDS_AT_ONCE = 32
 
@@ -43,14 +45,17 @@ class _Sum:
 
 def assemble(plan: Plan, store: Store, tokenizer: Tokenizer, certificate: Certificate) -> Manifest:
     """Write the tables and make the manifest; publishing it is the caller's. Raises BudgetExceeded when there are
-    more bad records than the recipe allows, Unfinished if a unit has no record yet."""
+    more bad records than the recipe allows, Unfinished if a unit has no record yet, CorruptShard if a file that a
+    record names is not there."""
     sums = {name: _Sum() for name in plan.lock.sources}
     sampled = Sampled()
     with ExitStack() as stack:
         tables = {name: stack.enter_context(TableWriter(name)) for name in SCHEMAS}
+        there = _sizes(plan, store)
         for unit, record in _records(plan, store):
             for part in record.parts:
                 sampled.add(part.sampled)
+                _check_files(unit, part, there)
             _add(unit, record, plan, sums[unit.source], tables)
         totals = Ledger()
         for one in sums.values():
@@ -68,7 +73,7 @@ def assemble(plan: Plan, store: Store, tokenizer: Tokenizer, certificate: Certif
             token_dtype=tokenizer.dtype.str,  # type: ignore[arg-type]
         ),
         backend=BackendEntry(
-            certificate=certificate.to_json(),
+            certificate=CertificateEntry(**certificate.to_json()),
             sampled_documents=sampled.documents,
             sampled_tokens=sampled.tokens,
             parts_redone=sampled.redone,
@@ -93,6 +98,23 @@ def _records(plan: Plan, store: Store) -> Iterator[tuple[Unit, UnitRecord]]:
     with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
         while chunk := [unit for _, unit in zip(range(RECORDS_AT_ONCE * 4), units, strict=False)]:
             yield from pool.map(read, chunk)
+
+
+def _sizes(plan: Plan, store: Store) -> dict[str, int]:
+    """What lies in the store where staged files go."""
+    folders = [f"{kind}{name}" for name in plan.lock.sources for kind in ("dataset=", "_bamba/dead_letters/")]
+    return {entry.path: entry.size_bytes for folder in folders for entry in store.list(folder)}
+
+
+def _check_files(unit: Unit, part: Part, there: dict[str, int]) -> None:
+    for file in part.files:
+        found = there.get(file.path)
+        if found != file.size_bytes:
+            raise CorruptShard(
+                file.path,
+                f"unit {unit.name} wrote {file.size_bytes:,} bytes, now there are {found or 0:,}; "
+                f"remove {unit_path(unit.source, unit.key)} and run again to make them anew",
+            )
 
 
 def _add(unit: Unit, record: UnitRecord, plan: Plan, total: _Sum, tables: dict[str, TableWriter]) -> None:
@@ -189,8 +211,7 @@ def _file_rows(unit: Unit, record: UnitRecord, plan: Plan) -> Iterator[dict[str,
 
 
 def _check_budget(totals: Ledger, max_bad_rate: float) -> None:
-    allowed = max_bad_rate * totals.read
-    if totals.bad > allowed:
+    if totals.bad > Fraction(str(max_bad_rate)) * totals.read:  # as people wrote it: 0.29 * 100 floats below 29
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(totals.dead_lettered.items()))
         raise BudgetExceeded(
             f"{totals.bad:,} of {totals.read:,} records are bad ({reasons}): a rate of {totals.bad / totals.read:.2g}, "

@@ -16,13 +16,12 @@ from typing import NamedTuple
 from bamba_data import canonical
 from bamba_data import lock as locks
 from bamba_data.certificate import Certificate, choose
-from bamba_data.dataset import open_dataset, tokenizer_path
+from bamba_data.dataset import lock_path, open_dataset, read_named, tokenizer_path
 from bamba_data.errors import BambaError, DatasetNotFound, UserError
 from bamba_data.fetch import Fetcher
 from bamba_data.lock import Lock
 from bamba_data.locked import Facts
 from bamba_data.manifest import Manifest
-from bamba_data.paths import checked
 from bamba_data.publish import Version, publish
 from bamba_data.recipe import Recipe
 from bamba_data.store import Store, open_store
@@ -92,24 +91,21 @@ def frozen_lock(
     if digest is None:
         fresh = mirrored_lock(recipe, mirror) if mirror else locks.resolve(recipe, folder, fetcher)
         digest = fresh.digest
-        store.put(_lock_path(digest), canonical.dumps(fresh.to_json()))
+        store.put(lock_path(digest), canonical.dumps(fresh.to_json()))
         if relock:
             store.put(pointer, digest.encode())
         elif not store.create(pointer, digest.encode()):
             digest = _pointed_at(store, pointer) or digest  # another build froze it first: theirs is the lock
-    lock = locks.loads(store.read(_lock_path(digest)), f"{store.url}/{_lock_path(digest)}")
+    data = read_named(store, lock_path(digest), digest, locks.MAX_BYTES)
+    lock = locks.loads(data, f"{store.url}/{lock_path(digest)}")
     if not relock:
         lock = lock.bound_to(_learned(store))
     return Frozen(lock.moved_to(mirror) if mirror else lock, digest)
 
 
-def _lock_path(digest: str) -> str:
-    return checked(f"{LOCKS}/{digest}.json")
-
-
 def _pointed_at(store: Store, pointer: str) -> str | None:
     try:
-        return store.read(pointer).decode("ascii").strip()
+        return store.read(pointer).decode("ascii", "replace").strip()
     except FileNotFoundError:
         return None
 

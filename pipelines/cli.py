@@ -278,7 +278,8 @@ def run(commands: typer.Typer, arguments: list[str] | None = None) -> int:
     """The exit code of a command line; every error of ours is one message on stderr."""
     signal.signal(signal.SIGTERM, _stop)
     try:
-        commands(arguments, standalone_mode=False, prog_name="bamba-data")
+        code = commands(arguments, standalone_mode=False, prog_name="bamba-data")
+        return code if isinstance(code, int) else 0  # click returns the code of a typer.Exit
     except typer.Exit as done:
         return done.exit_code
     except (typer.Abort, KeyboardInterrupt):
@@ -288,11 +289,13 @@ def run(commands: typer.Typer, arguments: list[str] | None = None) -> int:
         return 0
     except BambaError as error:
         return _say(str(error), error.exit_code)
+    except OSError as error:  # of a local disk: a store says its own
+        needs_the_user = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError)
+        return _say(str(error), UserError.exit_code if needs_the_user else Unfinished.exit_code)
     except Exception as error:
         if type(error).__module__.split(".")[0] != "click" and not hasattr(error, "format_message"):
             raise
         return _say(error.format_message(), UserError.exit_code)  # type: ignore[attr-defined]
-    return 0
 
 
 def _say(message: str, exit_code: int) -> int:

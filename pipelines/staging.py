@@ -88,6 +88,10 @@ class Part:
     inputs: list[ReadInput]
     sampled: Sampled
 
+    @property
+    def files(self) -> list[StagedShard | StagedLetters]:
+        return [file for file in (self.shard, self.letters) if file]
+
 
 @dataclass(frozen=True, slots=True)
 class UnitRecord:
@@ -114,7 +118,8 @@ class Staging:
         self._store = store
 
     def parts(self, source: str, key: str) -> list[Part]:
-        """The finished parts, from 0 on without a gap; damaged ones end the list, because they can be redone."""
+        """The finished parts, from 0 on without a gap; one that is damaged, or whose files are, ends the list, because
+        it can be redone."""
         found: list[Part] = []
         while True:
             path = _part_path(source, key, len(found))
@@ -122,9 +127,14 @@ class Staging:
                 part = _part(canonical.loads(self._store.read(path), path, MAX_RECORD_BYTES), path)
             except (FileNotFoundError, BambaError):
                 return found
-            if part.number != len(found):
+            if part.number != len(found) or not self._has_files(part):
                 return found
             found.append(part)
+
+    def _has_files(self, part: Part) -> bool:
+        """They were there, whole, when its record was written; a sweep or a lost disk may have come since."""
+        there = {file.path: self._store.stat(file.path) for file in part.files}
+        return all((entry := there[file.path]) and entry.size_bytes == file.size_bytes for file in part.files)
 
     def save_part(self, source: str, key: str, part: Part) -> None:
         self._store.put(_part_path(source, key, part.number), canonical.dumps(_to_json(part)))

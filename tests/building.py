@@ -1,5 +1,6 @@
 """Whole builds in this process, without Ray and without certifying the tokenizer anew every time."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from bamba_data.lock import load_tokenizer
 from bamba_data.manifest import Manifest
 from bamba_data.publish import Version
 from bamba_data.store import open_store
+from bamba_data.tokenizer import Tokenizer
 from pipelines import plan as plans
 from pipelines.build import Prepared, finish, frozen_lock, run_here
 from pipelines.cli import load_recipe
 from pipelines.plan import Job
+from tests.corpora import TOKENIZER, lines, records, write_jsonl, write_parquet
 
 
 def prepared(
@@ -22,12 +25,18 @@ def prepared(
     """What `pipelines.build.prepare` makes, with a certificate that was earned before."""
     loaded, folder = load_recipe(recipe, list(overrides))
     store, fetcher = open_store(out), Fetcher()
-    tokenizer = load_tokenizer(loaded, folder, fetcher)
+    tokenizer = _loaded_once(load_tokenizer(loaded, folder, fetcher))
     frozen = frozen_lock(loaded, folder, store, fetcher)
     store.put(tokenizer_path(tokenizer.sha256), tokenizer.data)
     job = Job(loaded, frozen.lock.sources, tokenizer.sha256, certificate.backend, str(out))
     plan = plans.make(loaded, frozen.lock, tokenizer.sha256)
     return Prepared(store, tokenizer, certificate, plan, frozen.digest, job, "build-of-tests", ())
+
+
+@functools.cache
+def _loaded_once(tokenizer: Tokenizer) -> Tokenizer:
+    """The first one that is equal: to load its file takes longer than to build a tiny dataset."""
+    return tokenizer
 
 
 def build(
@@ -38,3 +47,28 @@ def build(
     if faults := run_here(ready, Fetcher()):
         raise faults[0]
     return finish(ready)
+
+
+def tiny_inputs(folder: Path) -> Path:
+    """The recipe of a dataset of a few kilobytes that has a bit of everything: two sources in two forms, several
+    units, shards and blocks, dropped and dead-lettered records, a note."""
+    for number in range(3):
+        good = records(14, 14 * number, text_chars=700 + 90 * number)
+        bad = b'{"id": "bad"}\nnot json\n{"id": "empty", "text": ""}\n' if number == 1 else b""
+        write_jsonl(folder / "inputs" / f"{number}.json.gz", lines(good[:9]) + bad + lines(good[9:]))
+    write_parquet(folder / "inputs" / "more.parquet", records(20, 100, text_chars=900))
+    recipe = folder / "tiny.yaml"
+    recipe.write_text(
+        f"""
+name: tiny
+tokenizer: {{url: package:{TOKENIZER.name}}}
+corpora:
+  - {{corpus: folder, name: lines, base: inputs, form: jsonl, files: ["*.json.gz"], license: CC0-1.0}}
+  - {{corpus: folder, name: rows, base: inputs, form: parquet, files: ["*.parquet"], attribution: "[b]us[/b]"}}
+shards: {{block_tokens: 700, blocks_per_shard: 2}}
+bad_input: {{max_bad_rate: 0.5}}
+unit_bytes: 1
+""",
+        encoding="utf-8",
+    )
+    return recipe

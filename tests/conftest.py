@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import s3fs
 from filelock import FileLock
 
 from bamba_data.certificate import Certificate, choose
-from bamba_data.dataset import Dataset, open_dataset
 from bamba_data.tokenizer import Tokenizer
-from tests.building import build
+from tests.building import build, tiny_inputs
 from tests.corpora import TOKENIZER
+from tests.servers.proxy import FlakyProxy
 from tests.servers.seaweed import SeaweedServer
 
 
@@ -32,6 +33,19 @@ def s3() -> Iterator[SeaweedServer]:
 def bucket(s3: SeaweedServer) -> str:
     """The URL of a new, empty bucket."""
     return f"s3://{s3.make_bucket()}"
+
+
+@pytest.fixture
+def flaky(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyProxy]:
+    """A proxy before the S3 server that loses what it is told to lose. Stores opened in the test go through it, and
+    the libraries below us try once, so that it is our own retries that are tested."""
+    with FlakyProxy(s3.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield proxy
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")
@@ -52,19 +66,25 @@ def certificate(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def demo(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo dataset on disk, published as version 1. To be read only: `demo_copy` is for all else."""
+    """The demo dataset on disk, published as version 1. To be read only."""
     return _made_once(tmp_path_factory, "demo", lambda path: build(path, certificate))
 
 
-@pytest.fixture
-def demo_copy(demo: Path, tmp_path: Path) -> Path:
-    """A copy of the demo dataset that may be damaged."""
-    return Path(shutil.copytree(demo, tmp_path / "demo"))
+@pytest.fixture(scope="session")
+def tiny(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A smaller dataset, with bad records too (tests.building.tiny_inputs): the folder `dataset`, beside its recipe
+    and inputs. To be read only."""
+
+    def make(folder: Path) -> None:
+        build(folder / "dataset", certificate, str(tiny_inputs(folder)))
+
+    return _made_once(tmp_path_factory, "tiny", make) / "dataset"
 
 
 @pytest.fixture
-def dataset(demo: Path) -> Dataset:
-    return open_dataset(str(demo))
+def tiny_copy(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny dataset, inputs and all, that may be damaged."""
+    return Path(shutil.copytree(tiny.parent, tmp_path / "tiny")) / "dataset"
 
 
 def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

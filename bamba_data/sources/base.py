@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 #: A source's name becomes a folder `dataset=<name>` and a key in mixes, so it is short and plain.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -11,9 +11,9 @@ Form = Literal["jsonl", "parquet"]
 
 
 class Strict(BaseModel):
-    """Frozen, no unknown keys, no silent conversions: the base of all that users write in recipes."""
+    """Frozen, no unknown keys, no silent conversions, no infinities: the base of all that users write in recipes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class TextRule(Strict):
@@ -25,6 +25,13 @@ class TextRule(Strict):
     fields: list[str] = Field(default=["text"], min_length=1)
     join: str = "\n\n"
     id_field: str | None = "id"
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "TextRule":
+        names = [*self.fields, self.id_field]
+        if twice := sorted({name for name in names if name is not None and names.count(name) > 1}):
+            raise ValueError(f"fields and id_field must be distinct, {twice} stand twice")
+        return self
 
 
 class Location(Strict):

@@ -31,7 +31,7 @@ class Cosmopedia(Corpus):
     """`configs` become the sources `cosmopedia-<config>`."""
 
     corpus: Literal["cosmopedia"]
-    configs: list[str] = Field(default_factory=lambda: list(CONFIGS))
+    configs: list[str] = Field(default_factory=lambda: list(CONFIGS), min_length=1)
     text: TextChoice = "text"
     revision: str = "main"
 

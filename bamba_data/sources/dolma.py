@@ -81,8 +81,8 @@ class DolmaV17(Corpus):
     """`datasets` are chosen by Bamba's names; `files` narrows each to patterns of file names (for copies)."""
 
     corpus: Literal["dolma-v1_7"]
-    datasets: list[str] = Field(default_factory=lambda: list(DATASETS))
-    files: list[str] | None = None
+    datasets: list[str] = Field(default_factory=lambda: list(DATASETS), min_length=1)
+    files: list[str] | None = Field(default=None, min_length=1)
 
     def expand(self) -> list[Source]:
         if unknown := [name for name in self.datasets if name not in DATASETS]:

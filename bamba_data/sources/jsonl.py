@@ -19,7 +19,7 @@ from bamba_data.sources.base import TextRule
 def parser(rule: TextRule, path: str, max_line_bytes: int) -> Callable[[Line], Document | Reject]:
     """What turns each line of the file `path` into a document, or into the reason why it is none."""
     decode = _decoder(rule)
-    count = len(rule.fields)
+    count, has_id = len(rule.fields), rule.id_field is not None
 
     def parse(line: Line) -> Document | Reject:
         if line.whole_sha256:
@@ -30,7 +30,7 @@ def parser(rule: TextRule, path: str, max_line_bytes: int) -> Callable[[Line], D
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return _second_look(line, rule, path)
         parts = [record.t0] if count == 1 else [getattr(record, f"t{i}") for i in range(count)]
-        return _document(line, rule, path, parts, record.id, ())
+        return _document(line, rule, path, parts, record.id if has_id else None, ())
 
     return parse
 
@@ -51,9 +51,10 @@ def _document(
 def _decoder(rule: TextRule) -> Any:
     """A decoder of the fields that we need, all others skipped unread."""
     fields: list[Any] = [(f"t{i}", str) for i in range(len(rule.fields))]
-    fields.append(("id", Any, None))
     names = {f"t{i}": name for i, name in enumerate(rule.fields)}
-    names["id"] = rule.id_field if rule.id_field is not None else "\x00no id field"
+    if rule.id_field is not None:
+        fields.append(("id", Any, None))
+        names["id"] = rule.id_field
     record = msgspec.defstruct("Record", fields, rename=names, gc=False)
     return msgspec.json.Decoder(record).decode
 

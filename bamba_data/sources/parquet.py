@@ -17,7 +17,7 @@ from bamba_data.errors import CorruptInput
 from bamba_data.sources.base import TextRule
 
 BATCH_BYTES = 8 << 20
-MAX_BATCH_ROWS = 4096
+MAX_BATCH_ROWS = 256  # a dictionary may say a text of a megabyte once for all of them
 BUFFER_BYTES = 4 << 20
 
 
@@ -30,26 +30,29 @@ class ParquetRows:
             self._file = pq.ParquetFile(
                 file, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
             )
-            self._has_id = _check_schema(self._file.schema_arrow, rule, url)
+            self._id_field = _check_schema(self._file.schema_arrow, rule, url)
         self.rows: int = self._file.metadata.num_rows
 
     def read(self, start_row: int = 0) -> Iterator[Document | Reject]:
         """One item for every row from `start_row` on, in order."""
-        id_field = self._rule.id_field
-        columns = [*self._rule.fields, id_field] if self._has_id and id_field else self._rule.fields
+        columns = [*self._rule.fields, self._id_field] if self._id_field else self._rule.fields
         row = 0
         for group in range(self._file.num_row_groups):
-            meta = self._file.metadata.row_group(group)
-            if row + meta.num_rows <= start_row:
-                row += meta.num_rows
+            end = row + self._file.metadata.row_group(group).num_rows
+            if end <= start_row:
+                row = end
                 continue
             for batch in self._batches(group, columns):
                 skip = max(0, min(start_row - row, batch.num_rows))
-                yield from _documents(batch.slice(skip), self._rule, self._path, row + skip, self._has_id)
+                yield from _documents(batch.slice(skip), self._rule, self._path, row + skip, self._id_field)
                 row += batch.num_rows
+            if row != end:
+                raise CorruptInput(self._url, f"row group {group} ends at row {row:,}, not at {end:,}")
+        if row != self.rows:
+            raise CorruptInput(self._url, f"its row groups have {row:,} rows, its footer says {self.rows:,}")
 
     def _batches(self, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        rows = _batch_rows(self._file.metadata.row_group(group), columns)
+        rows = _batch_rows(self._file.metadata.row_group(group))
         with self._named():
             yield from self._file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
 
@@ -57,24 +60,29 @@ class ParquetRows:
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise CorruptInput(self._url, f"damaged parquet ({' '.join(str(error).split())[:200]})") from None
 
 
-def _batch_rows(meta: Any, columns: list[str]) -> int:
-    """Rows that are some BATCH_BYTES together, by the sizes that the row group states."""
-    sizes = [meta.column(i) for i in range(meta.num_columns) if meta.column(i).path_in_schema in columns]
-    bytes_a_row = sum(column.total_uncompressed_size for column in sizes) / max(1, meta.num_rows)
+def _batch_rows(meta: Any) -> int:
+    """Rows that are some BATCH_BYTES together, by the size that the row group states. Not by those of its columns:
+    asked for a column, pyarrow aborts the process where that column's statistics are damaged."""
+    bytes_a_row = meta.total_byte_size / max(1, meta.num_rows)
     return max(1, min(MAX_BATCH_ROWS, int(BATCH_BYTES / max(1.0, bytes_a_row))))
 
 
-def _check_schema(schema: pa.Schema, rule: TextRule, url: str) -> bool:
+def _check_schema(schema: pa.Schema, rule: TextRule, url: str) -> str | None:
+    """The column that ids can be taken from, if there is one."""
     for name in rule.fields:
-        if name not in schema.names:
-            raise CorruptInput(url, f"has no column {name!r}; its columns are {schema.names}")
+        if schema.names.count(name) != 1:
+            has = "two columns" if name in schema.names else "no column"
+            raise CorruptInput(url, f"has {has} {name!r}; its columns are {schema.names}")
         if not _is_text(schema.field(name).type):
             raise CorruptInput(url, f"column {name!r} is {schema.field(name).type}, not text")
-    return rule.id_field is not None and rule.id_field in schema.names
+    if rule.id_field is None or schema.names.count(rule.id_field) != 1:
+        return None
+    kind = schema.field(rule.id_field).type
+    return rule.id_field if _is_text(kind) or pa.types.is_integer(kind) else None
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -87,15 +95,17 @@ def _is_text(kind: pa.DataType) -> bool:
             pa.types.is_large_string,
             pa.types.is_binary,
             pa.types.is_large_binary,
+            pa.types.is_string_view,
+            pa.types.is_binary_view,
         )
     )
 
 
 def _documents(
-    batch: pa.RecordBatch, rule: TextRule, path: str, first_row: int, has_id: bool
+    batch: pa.RecordBatch, rule: TextRule, path: str, first_row: int, id_field: str | None
 ) -> Iterator[Document | Reject]:
     texts = [_plain(batch.column(name)) for name in rule.fields]
-    ids = batch.column(rule.id_field).to_pylist() if has_id else None
+    ids = _ids(batch.column(id_field)) if id_field else None
     made = () if rule.id_field is None else ("id_made",)
     for index in range(batch.num_rows):
         row = first_row + index
@@ -121,12 +131,25 @@ def _documents(
                 yield Document(row, f"{path}#{row}", text, notes=made)
 
 
+def _ids(column: pa.Array) -> list[str | int | None]:
+    """Ids; None where there is none, or one that is not UTF-8."""
+    if pa.types.is_integer(column.type):
+        numbers: list[str | int | None] = column.to_pylist()
+        return numbers
+
+    def text(raw: bytes | None) -> str | None:
+        with contextlib.suppress(UnicodeDecodeError):
+            return None if raw is None else raw.decode()
+        return None
+
+    return [text(raw) for raw in _plain(column)]
+
+
 def _plain(column: pa.Array) -> list[bytes | None]:
     """A text column as bytes: Arrow does not check UTF-8, so we do, text by text."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    large = pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type)
-    values: list[bytes | None] = column.view(pa.large_binary() if large else pa.binary()).to_pylist()
+    values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
     return values
 
 

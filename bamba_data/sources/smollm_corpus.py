@@ -16,7 +16,7 @@ class SmolLMCorpus(Corpus):
     """`text` says whether cosmopedia-v2's prompt is part of its text; fineweb-edu-dedup has no prompt."""
 
     corpus: Literal["smollm-corpus"]
-    subsets: list[str] = Field(default_factory=lambda: list(SUBSETS))
+    subsets: list[str] = Field(default_factory=lambda: list(SUBSETS), min_length=1)
     text: TextChoice = "text"
     revision: str = "main"
 

@@ -1,0 +1,85 @@
+"""A path that passes is safe to join to any root on any system; two that pass are two everywhere."""
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from bamba_data.errors import UnsafePath
+from bamba_data.paths import checked, distinct
+
+UNSAFE = [
+    *("", "/", "/etc/passwd", "//host/share", ".", "..", "../x", "a/..", "a/../../x", "a/./b", "a//b", "a/"),
+    *("C:", "C:x", "c:\\x", "C:/x", "\\\\host\\share", "a\\..\\b", "a:b", "a/b:stream"),
+    *("http://h/x", "s3://b/x", "file:///x", "x\0y", "x\ny", "x\x7f", "a*", "a?", 'a"b', "a<b", "a|b"),
+    *("con", "NUL", "aux.txt", "a/com1", "a/LPT9.json", "prn/x", "a.", "a ", "a./b", " /b"),
+    *("cafe\u0301", "a\ud800", "\udcff", "x" * 1025, "\u0442" * 513),
+]
+
+
+@pytest.mark.parametrize("path", UNSAFE, ids=ascii)
+def test_a_path_that_leads_elsewhere_on_some_system_is_refused(path: str) -> None:
+    with pytest.raises(UnsafePath):
+        checked(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "a",
+            "a/b",
+            "dataset=wiki/000.parquet",
+            "_bamba/units/x.json",
+            ".hidden",
+            "a..b",
+            "...a",
+            "~a",
+            "a b",
+            "con1",
+        ),
+        *("console.txt", "caf\u00e9", "\u0442\u0440\u0438", "a@b", "a+b", "a%20b", "[x]", "x" * 1024, "com10/x"),
+    ],
+)
+def test_an_ordinary_path_is_itself(path: str) -> None:
+    assert checked(path) == path
+
+
+@example("a/b")
+@example("a b/.c")
+@given(st.text("ab./\\: C\0~*con\u0301", max_size=12))
+def test_what_passes_stays_below_any_root_under_posix_and_windows_rules(path: str) -> None:
+    try:
+        checked(path)
+    except UnsafePath:
+        return
+    for kind, root in ((PurePosixPath, "/data/set"), (PureWindowsPath, "D:\\data\\set")):
+        joined = kind(root) / path
+        assert kind(root) in joined.parents
+        assert joined.relative_to(kind(root)).as_posix() == path
+        assert ".." not in joined.parts
+    assert Path(path).as_posix() == path
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["a", "b", "a"], "stands twice"),
+        (["a/x", "A/x"], "looks like 'a/x'"),
+        (["stra\u00dfe", "STRASSE"], "looks like"),
+    ],
+)
+def test_two_paths_that_some_system_takes_for_one_are_refused(paths: list[str], message: str) -> None:
+    with pytest.raises(UnsafePath, match=message):
+        distinct(paths)
+
+
+def test_one_and_the_same_string_twice_is_twice() -> None:
+    path = "".join(["a", "/b"])
+    with pytest.raises(UnsafePath, match="stands twice"):
+        distinct([path, path])
+
+
+def test_different_paths_pass() -> None:
+    distinct(["a", "b", "a/b", "ab"])

@@ -1,0 +1,104 @@
+"""The house stands: imports run one way, heavy ones stay on their floor, and nothing executes what it reads."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ["bamba_data", "loader", "trainer", "pipelines"]  # each may import what stands before it
+
+#: Calls that run what a file says.
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "yaml.load", "marshal.loads", "np.load"}
+UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
+#: yaml.load with our own SafeLoader is safe: `_Loader` in bamba_data/recipe.py.
+SAFE = {("bamba_data/recipe.py", "yaml.load")}
+
+
+def files(*tops: str) -> list[Path]:
+    return [path for top in tops for path in sorted((ROOT / top).rglob("*.py"))]
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """All modules that a file imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def called(tree: ast.AST) -> Iterator[str]:
+    """`name` or `module.name` of every call."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+
+
+def misplaced(place: str, tree: ast.AST) -> set[str]:
+    """The imports that do not belong on the floor of a file."""
+    floor = place.split("/")[0]
+    above = set(FLOORS[FLOORS.index(floor) + 1 :])
+    if floor != "pipelines":
+        above.add("ray")
+    if floor in ("bamba_data", "pipelines") or (floor == "loader" and place != "loader/dataset.py"):
+        above.add("torch")
+    return {name for name in imported(tree) if name.split(".")[0] in above}
+
+
+def unsafe(place: str, tree: ast.AST) -> set[str]:
+    modules = {name for name in imported(tree) if name.split(".")[0] in UNSAFE_MODULES}
+    return modules | {call for call in called(tree) if call in UNSAFE_CALLS and (place, call) not in SAFE}
+
+
+@pytest.mark.parametrize("path", files(*FLOORS), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_only_what_its_floor_may(path: Path) -> None:
+    assert misplaced(path.relative_to(ROOT).as_posix(), ast.parse(path.read_bytes())) == set()
+
+
+@pytest.mark.parametrize("path", files("bamba_data", "loader"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_unpickles_or_evaluates_what_it_reads(path: Path) -> None:
+    assert unsafe(path.relative_to(ROOT).as_posix(), ast.parse(path.read_bytes())) == set()
+
+
+def test_the_data_pipelines_touch_the_trainer_in_one_file_only() -> None:
+    touching = [
+        path
+        for path in files("pipelines")
+        if any(name.split(".")[0] == "trainer" for name in imported(ast.parse(path.read_bytes())))
+    ]
+    assert len(touching) <= 1
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("bamba_data/x.py", "import ray"),
+        ("bamba_data/x.py", "def f():\n    from torch.utils import data"),
+        ("bamba_data/x.py", "from pipelines.plan import Plan"),
+        ("bamba_data/sources/x.py", "import loader"),
+        ("loader/order.py", "import torch"),
+        ("loader/dataset.py", "import ray"),
+        ("trainer/x.py", "import pipelines"),
+        ("pipelines/x.py", "import torch"),
+    ],
+)
+def test_a_misplaced_import_is_seen(place: str, text: str) -> None:
+    assert misplaced(place, ast.parse(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import torch\ntorch.load('x')",
+        "eval('1')",
+        "yaml.load(x)",
+        "import dill as json",
+    ],
+)
+def test_an_unsafe_read_is_seen(text: str) -> None:
+    assert unsafe("loader/cursor.py", ast.parse(text))

@@ -1,0 +1,42 @@
+"""docs/reading.md: every example, run as it stands there, gives the ids that are stored."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reading.md"
+
+RUN = """
+import re, sys
+from bamba_data.dataset import open_dataset
+from bamba_data.shard import ShardReader
+
+dataset = open_dataset(sys.argv[1])
+want = []
+for path in dataset.shards["path"]:
+    with dataset.store.open(path) as file:
+        shard = ShardReader(file, path)
+        want += [ids.tolist() for block in range(shard.blocks) for ids in shard.tokens(block).documents()]
+names, checked = {"URL": sys.argv[1]}, 0
+for block in re.findall(r"```python\\n(.*?)```", open(sys.argv[2]).read(), re.DOTALL):
+    exec(block, names)
+    if "text" in names:
+        assert names["text"].startswith("CHAPTER 1. Loomings"), names["text"][:80]
+    elif "ids" in names:
+        found = [list(map(int, ids)) for ids in names["ids"]]
+        assert sorted(found) == sorted(want), block
+        checked += 1
+        kept = names["ids"]
+        del names["ids"]
+        names["ids" if "pyarrow" in block else "_"] = kept
+print(checked, len(want))
+"""
+
+
+def test_every_example_of_the_guide_gives_the_ids_that_are_stored(tiny: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", RUN, str(tiny), str(DOCUMENT)]
+    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split()[-2:] == ["8", "62"]
