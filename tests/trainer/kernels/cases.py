@@ -1,0 +1,114 @@
+"""Inputs for the kernels, and the recurrence that they must compute: one token after the other, in float64."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import rms_norm, silu, softplus
+
+EPS = 1e-5
+
+
+class Case(NamedTuple):
+    """What `ops.mix` takes, in its order."""
+
+    zxbcdt: Tensor
+    conv_weight: Tensor
+    conv_bias: Tensor
+    A_log: Tensor
+    D: Tensor
+    dt_bias: Tensor
+    norm_weight: Tensor
+    documents: Tensor
+
+    def to(self, dtype: torch.dtype) -> "Case":
+        """The large input in `dtype`, the parameters in float32, or in float64 where that is asked for."""
+        small = torch.float64 if dtype == torch.float64 else torch.float32
+        return Case(self.zxbcdt.to(dtype), *(t.to(small) for t in self[1:-1]), self.documents)
+
+    def leaves(self) -> "Case":
+        """A copy whose float tensors collect gradients."""
+        return Case(*(t.detach().clone().requires_grad_() for t in self[:-1]), self.documents)
+
+    def loss(self, out: Tensor) -> Tensor:
+        """A scalar with a different, fixed weight on every element of the output."""
+        weights = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).sin().view(out.shape).to(out.device)
+        return (out.double() * weights * 3).sum()
+
+
+def rows_of_documents(batch: int, tokens: int, starts: list[list[int]]) -> Tensor:
+    """(batch, tokens) ascending int32 ids; a new document begins at each of a row's `starts`."""
+    documents = torch.zeros(batch, tokens, dtype=torch.int32)
+    for row, places in zip(documents, starts, strict=True):
+        for place in places:
+            row[place:] += 1
+    return documents
+
+
+def draw(
+    documents: Tensor,
+    *,
+    heads: int = 2,
+    head_dim: int = 16,
+    state: int = 16,
+    rates: tuple[float, float] = (1.0, 16.0),
+    steps: tuple[float, float] = (1e-3, 1e-1),
+    seed: int = 0,
+) -> Case:
+    """Random inputs in float64; decay rates and steps from the ranges that a new model draws them from."""
+    make = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=make, dtype=torch.float64)
+
+    def between(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(heads, generator=make, dtype=torch.float64)
+
+    inner = heads * head_dim
+    step = between(*(float(torch.tensor(s, dtype=torch.float64).log()) for s in steps)).exp()
+    return Case(
+        zxbcdt=normal(*documents.shape, 2 * inner + 2 * state + heads),
+        conv_weight=normal(inner + 2 * state, 4) / 2,
+        conv_bias=normal(inner + 2 * state) / 2,
+        A_log=between(*rates).log(),
+        D=1 + normal(heads) / 4,
+        dt_bias=step + torch.log(-torch.expm1(-step)),
+        norm_weight=1 + normal(inner) / 4,
+        documents=documents,
+    )
+
+
+def recurrence(
+    x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A_log: Tensor, D: Tensor, dt_bias: Tensor, documents: Tensor
+) -> Tensor:
+    """The definition of the scan, token by token."""
+    batch, tokens, heads, width = x.shape
+    step = softplus(dt + dt_bias)
+    state = x.new_zeros(batch, heads, width, B.shape[-1])
+    out = []
+    for t in range(tokens):
+        stays = documents[:, t] == documents[:, max(t - 1, 0)]
+        kept = torch.where(stays[:, None], (-A_log.exp() * step[:, t]).exp(), 0)
+        added = torch.einsum("bh,bhp,bn->bhpn", step[:, t], x[:, t], B[:, t])
+        state = kept[..., None, None] * state + added
+        out.append(torch.einsum("bhpn,bn->bhp", state, C[:, t]) + D[:, None] * x[:, t])
+    return torch.stack(out, 1)
+
+
+def definition(case: Case) -> Tensor:
+    """All of `ops.mix` from its definition, in the case's own precision."""
+    heads, inner = len(case.A_log), len(case.norm_weight)
+    state = (len(case.conv_bias) - inner) // 2
+    z, xbc, dt = case.zxbcdt.split([inner, inner + 2 * state, heads], -1)
+    taps = []
+    for t in range(xbc.shape[1]):
+        total = case.conv_bias.expand(xbc.shape[0], -1)
+        for tap in range(4):
+            source = t - 3 + tap
+            if source >= 0:
+                same = case.documents[:, source] == case.documents[:, t]
+                total = total + torch.where(same[:, None], xbc[:, source] * case.conv_weight[:, tap], 0)
+        taps.append(total)
+    x, B, C = silu(torch.stack(taps, 1)).split([inner, state, state], -1)
+    y = recurrence(x.unflatten(-1, (heads, -1)), dt, B, C, case.A_log, case.D, case.dt_bias, case.documents).flatten(2)
+    return rms_norm(y * silu(z), (inner,), case.norm_weight, EPS)

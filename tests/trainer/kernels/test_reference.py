@@ -1,0 +1,85 @@
+"""The plain torch form of the op computes the recurrence, its gradients, and keeps documents apart to the bit."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.trainer.kernels.cases import EPS, Case, definition, draw, rows_of_documents
+from trainer.kernels import ops
+
+NAMES = Case._fields[:-1]
+#: documents at a chunk's edges, one before and after them, of one token, spanning chunks, and none but one.
+STARTS = [[1, 63, 64, 65, 127, 128], [], [64], [5, 6, 7, 100, 129]]
+
+
+def gradients(case: Case, out: Tensor) -> dict[str, Tensor]:
+    return dict(zip(NAMES, torch.autograd.grad(case.loss(out), case[:-1]), strict=True))
+
+
+def relative(got: Tensor, wanted: Tensor) -> float:
+    return float((got.detach() - wanted.detach()).norm() / wanted.detach().norm().clamp(min=1e-300))
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 64, 130])
+def test_output_and_every_gradient_are_those_of_the_recurrence(tokens: int) -> None:
+    starts = [[s for s in row if s < tokens] for row in STARTS]
+    case = draw(rows_of_documents(4, tokens, starts)).leaves()
+    wanted, got = definition(case), ops.mix(*case, EPS)
+    assert relative(got, wanted) < 1e-12
+    wanted_grads, got_grads = gradients(case, wanted), gradients(case, got)
+    assert {name: relative(got_grads[name], wanted_grads[name]) for name in NAMES} == pytest.approx(
+        dict.fromkeys(NAMES, 0), abs=1e-10
+    )
+
+
+@pytest.mark.parametrize(("rates", "steps"), [((1e-3, 1e-2), (1e-4, 1e-3)), ((50.0, 128.0), (1.0, 4.0))])
+def test_decays_at_their_extremes_stay_finite_and_right(rates: tuple[float, float], steps: tuple[float, float]) -> None:
+    case = draw(rows_of_documents(1, 100, [[40]]), rates=rates, steps=steps).leaves()
+    wanted, got = definition(case), ops.mix(*case, EPS)
+    assert relative(got, wanted) < 1e-12
+    wanted_grads, got_grads = gradients(case, wanted), gradients(case, got)
+    assert all(relative(got_grads[name], wanted_grads[name]) < 1e-9 for name in NAMES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("start", [1, 2, 3, 63, 64, 65, 128, 131])
+def test_what_a_document_holds_changes_no_bit_of_another(start: int, dtype: torch.dtype) -> None:
+    documents = rows_of_documents(1, 132, [[start]])
+    case = draw(documents).to(dtype)
+    other = case._replace(zxbcdt=torch.where(documents[..., None] == 0, draw(documents, seed=1).zxbcdt, case.zxbcdt))
+    one, two = case.leaves(), other.to(dtype).leaves()
+    out_one, out_two = ops.mix(*one, EPS), ops.mix(*two, EPS)
+    assert torch.equal(out_one[:, start:], out_two[:, start:])
+    assert not torch.equal(out_one[:, :start], out_two[:, :start])
+    grad_one, grad_two = gradients(one, out_one)["zxbcdt"], gradients(two, out_two)["zxbcdt"]
+    assert torch.equal(grad_one[:, start:], grad_two[:, start:])
+
+
+@pytest.mark.parametrize("start", [3, 64, 100])
+def test_what_follows_a_document_changes_no_bit_of_it(start: int) -> None:
+    documents = rows_of_documents(1, 132, [[start]])
+    case = draw(documents).to(torch.float32)
+    new = draw(documents, seed=1).zxbcdt.float()
+    one, two = case.leaves(), case._replace(zxbcdt=torch.where(documents[..., None] == 1, new, case.zxbcdt)).leaves()
+    out_one, out_two = ops.mix(*one, EPS), ops.mix(*two, EPS)
+    assert torch.equal(out_one[:, :start], out_two[:, :start])
+    assert torch.equal(gradients(one, out_one)["zxbcdt"][:, :start], gradients(two, out_two)["zxbcdt"][:, :start])
+
+
+def test_the_op_passes_torchs_own_check_of_custom_ops() -> None:
+    case = draw(rows_of_documents(2, 70, [[10], [64]])).to(torch.float32)
+    torch.library.opcheck(torch.ops.bamba.mix.default, (*case.leaves(), EPS))
+
+
+def test_a_compiled_graph_holds_the_op_whole_and_gives_the_same_numbers() -> None:
+    case = draw(rows_of_documents(2, 70, [[10], [64]])).to(torch.float32)
+    plain, compiled = case.leaves(), case.leaves()
+
+    def block(*tensors: Tensor) -> Tensor:
+        return ops.mix(tensors[0] * 2, *tensors[1:], EPS) + 1
+
+    eager = block(*plain)
+    fused = torch.compile(block, fullgraph=True, backend="aot_eager")(*compiled)
+    assert torch.equal(eager, fused)
+    wanted, got = gradients(plain, eager), gradients(compiled, fused)
+    assert [name for name in NAMES if not torch.equal(got[name], wanted[name])] == []

@@ -1,0 +1,249 @@
+"""The kernels as torch custom ops: one op, one graph, on a GPU (Triton) and on a CPU (the reference).
+
+    mix(zxbcdt, …)   all of a Mamba2 block between its two linears: conv, silu, scan, gated norm. The model's op: its
+                     backward writes the gradient of the packed projection in place, piece by piece, and keeps from
+                     the forward only its input and the scan's output
+    scan(x, dt, …)   the SSD scan alone
+
+With TRITON_INTERPRET=1 the Triton kernels run on a CPU, in Triton's interpreter: that is how the tests reach them.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from trainer.kernels import reference
+from trainer.kernels.shapes import ScanGrads, ScanInputs, split_conv, unpack
+
+
+class Backend(Protocol):
+    """One implementation of the mathematics: `reference`, or the Triton kernels."""
+
+    def conv_forward(self, xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor) -> Tensor: ...
+
+    def conv_backward(
+        self, xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor, grad: Tensor, out: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def norm_forward(self, y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor: ...
+
+    def norm_backward(
+        self, y: Tensor, z: Tensor, weight: Tensor, eps: float, grad: Tensor, out_z: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def scan_forward(self, inputs: ScanInputs) -> Tensor: ...
+
+    def scan_backward(self, inputs: ScanInputs, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+def backend(tensor: Tensor) -> Backend:
+    """Triton where the tensor is on a GPU or the interpreter is asked for; else the reference."""
+    if tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
+        from trainer.kernels import triton_backend
+
+        return triton_backend
+    return reference
+
+
+# ---- scan
+
+
+@torch.library.custom_op("bamba::scan", mutates_args=())
+def scan(
+    x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A_log: Tensor, D: Tensor, dt_bias: Tensor, documents: Tensor
+) -> Tensor:
+    """The SSD scan of `ScanInputs`; (batch, tokens, heads, head_dim)."""
+    inputs = ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents)
+    return backend(x).scan_forward(inputs)
+
+
+@scan.register_fake
+def _(
+    x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A_log: Tensor, D: Tensor, dt_bias: Tensor, documents: Tensor
+) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("bamba::scan_backward", mutates_args=())
+def scan_backward(
+    grad: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    documents: Tensor,
+) -> list[Tensor]:
+    """Gradients of x, dt, B, C, A_log, D, dt_bias."""
+    inputs = ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents)
+    large = ScanGrads(*(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x, dt, B, C)))
+    small = backend(x).scan_backward(inputs, grad.contiguous(), large)
+    return [*large, *_like(small, (A_log, D, dt_bias))]
+
+
+@scan_backward.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    documents: Tensor,
+) -> list[Tensor]:
+    return [t.new_empty(t.shape) for t in (x, dt, B, C, A_log, D, dt_bias)]
+
+
+def _save_scan(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _scan_grads(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*torch.ops.bamba.scan_backward(grad, *ctx.saved_tensors), None)
+
+
+scan.register_autograd(_scan_grads, setup_context=_save_scan)
+
+
+# ---- conv + scan + gated norm
+
+
+def _scan_inputs(
+    xbc: Tensor, dt: Tensor, inner: int, A_log: Tensor, D: Tensor, dt_bias: Tensor, documents: Tensor
+) -> ScanInputs:
+    x, B, C = split_conv(xbc, inner, len(A_log))
+    return ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents)
+
+
+@torch.library.custom_op("bamba::mix", mutates_args=())
+def _mix(
+    zxbcdt: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    norm_weight: Tensor,
+    documents: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    run = backend(zxbcdt)
+    inner = len(norm_weight)
+    z, xbc, dt = unpack(zxbcdt, inner, len(A_log))
+    mixed = run.conv_forward(xbc, conv_weight, conv_bias, documents)
+    y = run.scan_forward(_scan_inputs(mixed, dt, inner, A_log, D, dt_bias, documents)).flatten(2)
+    return run.norm_forward(y, z, norm_weight, eps), y
+
+
+@_mix.register_fake
+def _(
+    zxbcdt: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    norm_weight: Tensor,
+    documents: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    shape = (*zxbcdt.shape[:2], len(norm_weight))
+    return zxbcdt.new_empty(shape), zxbcdt.new_empty(shape)
+
+
+@torch.library.custom_op("bamba::mix_backward", mutates_args=())
+def _mix_backward(
+    grad: Tensor,
+    y: Tensor,
+    zxbcdt: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    norm_weight: Tensor,
+    documents: Tensor,
+    eps: float,
+) -> list[Tensor]:
+    run = backend(zxbcdt)
+    inner, heads = len(norm_weight), len(A_log)
+    z, xbc, dt = unpack(zxbcdt, inner, heads)
+    dzxbcdt = torch.empty(zxbcdt.shape, dtype=zxbcdt.dtype, device=zxbcdt.device)
+    dz, dxbc, ddt = unpack(dzxbcdt, inner, heads)
+    dy, dnorm = run.norm_backward(y, z, norm_weight, eps, grad.contiguous(), dz)
+    mixed = run.conv_forward(xbc, conv_weight, conv_bias, documents)
+    inputs = _scan_inputs(mixed, dt, inner, A_log, D, dt_bias, documents)
+    dmixed = torch.empty_like(mixed)
+    dx, dB, dC = split_conv(dmixed, inner, heads)
+    small = run.scan_backward(inputs, dy.unflatten(-1, (heads, -1)), ScanGrads(dx, ddt, dB, dC))
+    dconv = run.conv_backward(xbc, conv_weight, conv_bias, documents, dmixed, dxbc)
+    wanted = (conv_weight, conv_bias, A_log, D, dt_bias, norm_weight)
+    return [dzxbcdt, *_like((*dconv, *small, dnorm), wanted)]
+
+
+@_mix_backward.register_fake
+def _(
+    grad: Tensor,
+    y: Tensor,
+    zxbcdt: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    norm_weight: Tensor,
+    documents: Tensor,
+    eps: float,
+) -> list[Tensor]:
+    wanted = (zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight)
+    return [t.new_empty(t.shape) for t in wanted]
+
+
+def _like(grads: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients in the dtype of their parameters, each in memory of its own."""
+    return [g.to(p.dtype).contiguous() for g, p in zip(grads, parameters, strict=True)]
+
+
+def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.eps = inputs
+    ctx.save_for_backward(output[1], *tensors)
+
+
+def _mix_grads(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return (*torch.ops.bamba.mix_backward(grad, *ctx.saved_tensors, ctx.eps), None, None)
+
+
+_mix.register_autograd(_mix_grads, setup_context=_save_mix)
+
+
+def mix(
+    zxbcdt: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    norm_weight: Tensor,
+    documents: Tensor,
+    eps: float,
+) -> Tensor:
+    """All of a Mamba2 block between its two linears: norm(scan(silu(conv(x|B|C)), dt) * silu(z)).
+
+    zxbcdt: (batch, tokens, 2 inner + 2 state + heads), the columns z | x | B | C | dt of the first linear's output,
+    the last dimension contiguous. conv_weight: (inner + 2 state, 4), conv_bias: (inner + 2 state,), for the channels
+    x | B | C. A_log, D, dt_bias: (heads,), best in float32. norm_weight: (inner,). documents: int32 (batch, tokens),
+    the number of the document that a token belongs to (seq_idx): ids ascend along a row, so none comes back; zeros
+    where a row is one document. Neither the convolution nor the scan passes from one document to the next.
+
+    Returns (batch, tokens, inner) in the dtype of zxbcdt. Gradients come for all but `documents`, in the dtype of
+    their tensors. bfloat16, float32 and float64 (CPU only); sums, decays and states are float32 at least.
+    """
+    out, _ = torch.ops.bamba.mix(zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents, eps)
+    return out  # type: ignore[no-any-return]
