@@ -1,0 +1,45 @@
+"""Causal attention within documents: grouped keys and values, rotary positions on the first part of each head.
+
+On a GPU flex_attention, which skips what a mask hides by blocks; elsewhere scaled_dot_product_attention.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+
+from trainer.model.config import ModelConfig
+from trainer.model.rows import Rows
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the first features of each head by the token's angle; x: (batch, tokens, heads, head_dim).
+
+    Feature i goes with feature i + half the rotary width (not with its neighbour): as the Bamba weights were trained.
+    """
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half].float(), x[..., half : 2 * half].float(), x[..., 2 * half :]
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat([turned.to(x.dtype), rest], dim=-1)
+
+
+class Attention(nn.Module):
+    """`qkv` holds the rows of q, then k, then v."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.splits = [config.attention_heads, config.kv_heads, config.kv_heads]
+        self.qkv = nn.Linear(config.hidden_size, sum(self.splits) * self.head_dim, bias=False)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.splits, dim=2)
+        q, k = rotate(q, rows.cos, rows.sin), rotate(k, rows.cos, rows.sin)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if isinstance(rows.mask, BlockMask):
+            seen = flex_attention(q, k, v, block_mask=rows.mask, enable_gqa=True)
+        else:
+            seen = scaled_dot_product_attention(q, k, v, attn_mask=rows.mask, enable_gqa=True)
+        assert isinstance(seen, Tensor)
+        return self.out(seen.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

@@ -1,0 +1,98 @@
+"""The hybrid: embedding, blocks of (mixer, MLP) around a residual stream, a last norm, and an untied head.
+
+`Bamba(config)` makes it without values: `initial.fill` draws them, or a checkpoint brings them. Between blocks the
+residual stream is float32 or whatever the linears compute in, as `residual` says.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainer.loss import token_losses
+from trainer.model.attention import Attention
+from trainer.model.config import ModelConfig
+from trainer.model.mamba2 import Mamba2
+from trainer.model.mlp import MLP
+from trainer.model.norm import RMSNorm
+from trainer.model.rows import Rows, block_mask, rotation, same_document
+
+Residual = Literal["float32", "compute"]
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm(x)); the mixer is attention or Mamba2."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.mixer_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        attends = layer in config.attention_indices
+        self.mixer: Attention | Mamba2 = Attention(config) if attends else Mamba2(config)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = MLP(config.hidden_size, config.mlp_size)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        compute = self.mlp.down.weight.dtype
+        x = x + self.mixer(self.mixer_norm(x).to(compute), rows)
+        x = x + self.mlp(self.mlp_norm(x).to(compute))
+        return x
+
+
+class Head(nn.Module):
+    """The last norm and the projection to the vocabulary. It makes losses and never all the logits at once, except
+    for those who ask for logits."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+
+    def forward(self, x: Tensor, labels: Tensor | None, chunk_tokens: int) -> Tensor:
+        """Losses in float32 of the shape of `labels`, 0 where a label is -100; without labels the logits."""
+        hidden: Tensor = self.norm(x).to(self.weight.dtype)
+        if labels is None:
+            return hidden @ self.weight.T
+        return token_losses(hidden, self.weight, labels, chunk_tokens)
+
+
+class Bamba(nn.Module):
+    """Inputs are (batch, tokens): `input_ids`, `documents` (int32, ascending along a row), `positions` in a document.
+
+    With `labels` it returns the loss of every token (float32, 0 where the label is -100), without them the logits.
+    """
+
+    def __init__(self, config: ModelConfig, residual: Residual = "float32", chunk_tokens: int = 1024) -> None:
+        super().__init__()
+        self.config = config
+        self.residual = residual
+        self.chunk_tokens = chunk_tokens  # of the loss: so many rows of logits exist at once
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.head = Head(config)
+
+    def rows(self, documents: Tensor, positions: Tensor) -> Rows:
+        """What the blocks need to know of the batch; made once, outside of any compiled graph."""
+        cos, sin = rotation(positions, self.config.rotary_width, self.config.rotary_base)
+        if not self.config.attention_indices:
+            mask = None
+        else:
+            mask = block_mask(documents) if documents.is_cuda else same_document(documents)
+        return Rows(documents, cos, sin, mask)
+
+    def forward(self, input_ids: Tensor, documents: Tensor, positions: Tensor, labels: Tensor | None = None) -> Tensor:
+        rows = self.rows(documents, positions)
+        x = self.embedding(input_ids)
+        if self.residual == "float32":
+            x = x.float()
+        for block in self.blocks:
+            x = block(x, rows)
+        return self.head(x, labels, self.chunk_tokens)  # type: ignore[no-any-return]
+
+
+def vectors(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The small parameters: norms, convolutions, A_log, D, dt_bias. They stay whole and in float32 on every rank and
+    are not decayed; everything else is a matrix."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2 or name.endswith("conv_weight"):
+            yield name, parameter

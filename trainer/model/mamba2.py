@@ -1,0 +1,40 @@
+"""A Mamba2 mixer: one linear in, then convolution, state-space scan and gated norm in one op, one linear out."""
+
+import torch
+from torch import Tensor, nn
+
+from trainer.kernels.ops import mix
+from trainer.model.config import CONV_WIDTH, ModelConfig
+from trainer.model.rows import Rows
+
+
+class Mamba2(nn.Module):
+    """The rows of `in_proj` make z | x | B | C | dt. The vectors stay in float32 (the scan needs it)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.eps = config.norm_eps
+        self.in_proj = nn.Linear(
+            config.hidden_size, config.inner_size + config.conv_channels + config.mamba_heads, bias=False
+        )
+        self.conv_weight = nn.Parameter(torch.empty(config.conv_channels, CONV_WIDTH))
+        self.conv_bias = nn.Parameter(torch.empty(config.conv_channels))
+        self.A_log = nn.Parameter(torch.empty(config.mamba_heads))
+        self.D = nn.Parameter(torch.empty(config.mamba_heads))
+        self.dt_bias = nn.Parameter(torch.empty(config.mamba_heads))
+        self.norm_weight = nn.Parameter(torch.empty(config.inner_size))
+        self.out_proj = nn.Linear(config.inner_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        mixed = mix(
+            self.in_proj(x),
+            self.conv_weight,
+            self.conv_bias,
+            self.A_log,
+            self.D,
+            self.dt_bias,
+            self.norm_weight,
+            rows.documents,
+            self.eps,
+        )
+        return self.out_proj(mixed)  # type: ignore[no-any-return]
