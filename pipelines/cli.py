@@ -16,7 +16,10 @@ from bamba_data.cli import AsJson, app, console, print_json
 from bamba_data.errors import BambaError, RecipeError, Unfinished, UserError
 
 if TYPE_CHECKING:
+    from bamba_data.manifest import Manifest
+    from bamba_data.publish import Version
     from bamba_data.recipe import Recipe
+    from pipelines.build import Prepared
     from pipelines.plan import Plan
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or the path of a YAML file.")]
@@ -31,6 +34,7 @@ Address = Annotated[
     str | None, typer.Option(help="A running Ray cluster; without it, RAY_ADDRESS or one started here.")
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Units at once; all cores without it.")]
+RetryStopped = Annotated[bool, typer.Option("--retry-stopped", help="Go on although an earlier attempt gave up.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed unit.")]
 Interval = Annotated[float, typer.Option(min=0.1, help="Seconds between progress lines, off a terminal.")]
 
@@ -168,19 +172,34 @@ def build(
     address: Address = None,
     workers: Workers = None,
     fail_fast: FailFast = False,
+    retry_stopped: RetryStopped = False,
     interval: Interval = 10.0,
 ) -> None:
     """Make a dataset: lock, plan, tokenize on Ray, publish, verify. Killed or stopped, the same command goes on."""
-    from bamba_data.show import size
     from pipelines import tokenize
     from pipelines.build import prepare
-    from pipelines.progress import display, json_log
+    from pipelines.journal import recorded
+    from pipelines.progress import display
+    from pipelines.runs import Run
 
     is_terminal = sys.stdout.isatty()
-    log = json_log()
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
-    prepared = prepare(loaded, folder, out, _fetcher(loaded), mirror, relock)
-    done = len(prepared.plan.units) - len(prepared.remaining())
+    run = Run.of("build", loaded, mirror, relock)
+    with recorded(run, out, retry_stopped, is_terminal, interval) as journal:
+        prepared = prepare(loaded, folder, out, _fetcher(loaded), mirror, relock)
+        done = len(prepared.plan.units) - len(prepared.remaining())
+        journal.planned(prepared.plan.digest, len(prepared.plan.units), done, prepared.plan.input_bytes)
+        _say_prepared(prepared, done, is_terminal)
+        options = tokenize.Options(address, workers, fail_fast)
+        shown = journal.watching(display("tokenize", is_terminal, interval))
+        version, manifest = tokenize.build(prepared, options, shown)
+        journal.published(manifest.digest, version.number, sum(source.size_bytes for source in manifest.sources))
+    _say_published(prepared.store.url, version, manifest, is_terminal)
+
+
+def _say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
+    from pipelines.progress import json_log
+
     certificate = prepared.certificate
     if is_terminal:
         _print_plan(prepared.plan, done)
@@ -190,7 +209,7 @@ def build(
             f"  ids by  {certificate.backend} {certificate.version}, certified on {certificate.tokens:,} tokens"
         )
     else:
-        log.info(
+        json_log().info(
             "plan",
             plan=prepared.plan.digest,
             units=len(prepared.plan.units),
@@ -200,19 +219,23 @@ def build(
             backend=certificate.backend,
             remarks=prepared.remarks,
         )
-    options = tokenize.Options(address, workers, fail_fast)
-    version, manifest = tokenize.build(prepared, options, display("tokenize", is_terminal, interval))
+
+
+def _say_published(url: str, version: "Version", manifest: "Manifest", is_terminal: bool) -> None:
+    from bamba_data.show import size
+    from pipelines.progress import json_log
+
     if is_terminal:
         stored = sum(source.size_bytes for source in manifest.sources)
         console().print(
-            f"[green]published[/] {prepared.store.url} version {version.number}: {manifest.totals.tokens:,} tokens in "
+            f"[green]published[/] {url} version {version.number}: {manifest.totals.tokens:,} tokens in "
             f"{manifest.totals.kept:,} documents, {size(stored)}; verified\ndataset [cyan]{manifest.digest}[/]"
         )
     else:
-        log.info(
+        json_log().info(
             "verdict",
             verdict="complete",
-            url=prepared.store.url,
+            url=url,
             version=version.number,
             dataset=manifest.digest,
             tokens=manifest.totals.tokens,
@@ -230,6 +253,7 @@ def download(
     address: Address = None,
     workers: Workers = None,
     fail_fast: FailFast = False,
+    retry_stopped: RetryStopped = False,
     interval: Interval = 10.0,
 ) -> None:
     """Make a verified raw mirror of a recipe's inputs, from which `build --mirror` needs no other network."""
@@ -238,13 +262,17 @@ def download(
     from pipelines import download as mirroring
     from pipelines import tokenize
     from pipelines.build import frozen_lock
+    from pipelines.journal import recorded
     from pipelines.progress import display, json_log
+    from pipelines.runs import Run
 
     is_terminal = sys.stdout.isatty()
     loaded, folder = load_recipe(recipe, overrides, limit_files)
-    frozen = frozen_lock(loaded, folder, open_store(to), _fetcher(loaded), relock=relock)
-    options = tokenize.Options(address, workers, fail_fast)
-    lock = mirroring.download(loaded, frozen.lock, to, options, display("download", is_terminal, interval))
+    with recorded(Run.of("download", loaded, None, relock), to, retry_stopped, is_terminal, interval) as journal:
+        frozen = frozen_lock(loaded, folder, open_store(to), _fetcher(loaded), relock=relock)
+        options = tokenize.Options(address, workers, fail_fast)
+        shown = journal.watching(display("download", is_terminal, interval))
+        lock = mirroring.download(loaded, frozen.lock, to, options, shown)
     total = sum(file.facts.size_bytes or 0 for file in lock.files)
     if is_terminal:
         console().print(f"[green]mirrored[/] {len(lock.files):,} files, {size(total)}, at {to}; every sha256 is known")

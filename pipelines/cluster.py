@@ -166,6 +166,7 @@ class Crew:
         snapshot.units_total, snapshot.input_bytes_total = total["units"], total["input_bytes"]
         snapshot.units_done += total["units_done"]
         snapshot.counts.input_bytes += total["input_bytes_done"]
+        snapshot.cores = _cluster_cpus()
         snapshot.throttled_seconds = sum(ray.get(self.budget.throttled_seconds.remote()).values())
         return snapshot
 

@@ -32,14 +32,24 @@ class Counts:
 
 
 @dataclass(slots=True)
+class SourceCounts(Counts):
+    """Of the finished units of one source."""
+
+    units: int = 0
+
+
+@dataclass(slots=True)
 class Snapshot:
     """Everything that a person or a dashboard asks of a running build."""
 
     units_done: int = 0
     units_total: int = 0
+    units_failed: int = 0
     input_bytes_total: int = 0
     running: int = 0
+    cores: int = 0
     counts: Counts = field(default_factory=Counts)
+    by_source: dict[str, SourceCounts] = field(default_factory=dict)
     retries: dict[str, int] = field(default_factory=dict)
     throttled_seconds: float = 0.0
     lines: list[str] = field(default_factory=list)
@@ -51,6 +61,8 @@ class ProgressKeeper:
     def __init__(self) -> None:
         self._units: dict[str, Counts] = {}
         self._done: set[str] = set()
+        self._failed: set[str] = set()
+        self._by_source: dict[str, SourceCounts] = {}
         self._done_counts = Counts()
         self._retries: dict[str, int] = {}
         self._lines: list[str] = []
@@ -64,9 +76,14 @@ class ProgressKeeper:
 
     def ended(self, unit: str, exact: Counts | None) -> None:
         self._units.pop(unit, None)
-        if exact is not None and unit not in self._done:
+        if exact is None:
+            self._failed.add(unit)
+        elif unit not in self._done:
             self._done.add(unit)
             self._done_counts.add(exact)
+            of_source = self._by_source.setdefault(unit.partition("/")[0], SourceCounts())
+            of_source.add(exact)
+            of_source.units += 1
 
     def retried(self, cause: str) -> None:
         self._retries[cause] = self._retries.get(cause, 0) + 1
@@ -78,6 +95,8 @@ class ProgressKeeper:
         lines, self._lines = self._lines, []
         return Snapshot(
             units_done=len(self._done),
+            units_failed=len(self._failed),
+            by_source=self._by_source,
             running=len(self._units),
             counts=total,
             retries=dict(self._retries),
