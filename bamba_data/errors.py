@@ -43,6 +43,10 @@ class BudgetExceeded(BambaError):
     exit_code = 3
 
 
+class TooManyBadSteps(BudgetExceeded):
+    """Training met more steps without a finite gradient than its recipe allows; the message names their rows."""
+
+
 # ---- nobody must act: run again
 
 
@@ -91,6 +95,10 @@ class PublishConflict(Unfinished):
 
 class PublishUnknown(Unfinished):
     """The store did not say whether the publish landed, and could not be read back. Nothing was deleted."""
+
+
+class Interrupted(Unfinished):
+    """Training was asked to stop (SIGTERM); its state is saved and the same command goes on from there."""
 
 
 # ---- the owner of the data must act
@@ -163,6 +171,17 @@ class CorruptShard(IntegrityError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.detail}"
+
+
+class CorruptCheckpoint(IntegrityError):
+    """A checkpoint of a training run is torn or damaged: which one, and what is wrong with it."""
+
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(url, detail)
+        self.url, self.detail = url, detail
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.detail}"
 
 
 class NotReproducible(IntegrityError):

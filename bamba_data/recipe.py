@@ -7,7 +7,7 @@ Where and how fast a build runs is not in it.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -18,6 +18,7 @@ from bamba_data.sources.base import Name, Source, Strict
 from bamba_data.sources.registry import AnyCorpus
 
 MiB = 1 << 20
+Spec = TypeVar("Spec", bound=Strict)
 
 
 class TokenizerRule(Strict):
@@ -50,7 +51,7 @@ class BadInput(Strict):
     max_bad_rate: float = Field(default=1e-6, ge=0, le=1)
     policy: dict[str, Action] = Field(default_factory=dict)
     max_line_bytes: int = Field(default=64 * MiB, ge=1024)
-    max_document_bytes: int = Field(default=32 * MiB, ge=1024, le=256 * MiB)
+    max_document_bytes: int = Field(default=16 * MiB, ge=1024, le=256 * MiB)
     max_inflate_ratio: int = Field(default=200, ge=2)
     quarantine: list[str] = Field(default_factory=list)
 
@@ -111,13 +112,19 @@ class Recipe(Strict):
 
 def load(text: str, where: str, overrides: Sequence[str] = ()) -> Recipe:
     """Parse YAML and apply `a.b=value` overrides (values are YAML too); errors name `where` and the field."""
+    return load_as(Recipe, text, where, overrides)
+
+
+def load_as(kind: type[Spec], text: str, where: str, overrides: Sequence[str] = ()) -> Spec:
+    """The same for any specification that users write."""
     raw = _parse(text, where)
     if not isinstance(raw, dict):
-        raise RecipeError(f"{where}: expected a mapping with name, tokenizer, corpora")
+        wanted = ", ".join(name for name, field in kind.model_fields.items() if field.is_required())
+        raise RecipeError(f"{where}: expected a mapping with {wanted}")
     for override in overrides:
         _override(raw, override)
     try:
-        return Recipe.model_validate(raw)
+        return kind.model_validate(raw)
     except RecipeError as error:  # a corpus refused its own fields
         raise RecipeError(f"{where}: {error}") from None
     except ValidationError as error:
