@@ -99,8 +99,10 @@ class Lattice:
             raise IndexError(f"row {ordinal:,} of source {source} comes before row {self.first_row:,}")
         step = bisect_right(range(MAX_ROW // self.step_rows), ordinal, key=lambda step: self._count(source, step)) - 1
         sources, ordinals = _step(self, step)
-        slot = np.flatnonzero((sources == source) & (ordinals == ordinal))[0]
-        return self.first_row + step * self.step_rows + int(slot)
+        slots = np.flatnonzero((sources == source) & (ordinals == ordinal))
+        if not slots.size:
+            raise IndexError(f"row {ordinal:,} of source {source} comes beyond row 2**62")
+        return self.first_row + step * self.step_rows + int(slots[0])
 
     def start_cell(self, step: int) -> int:
         """The cell of the first slot of a step, counted on round the circle from step to step."""
@@ -210,8 +212,9 @@ def floor_sum(n: int, m: int, a: int, b: int) -> int:
 def _stride(step_rows: int) -> int:
     """The stride that spreads the rows of a step most evenly over its slots, for all ranks together and for each of W.
 
-    A rank that has every W-th cell of a step meets them in the order of the multiples of W / stride mod L, so the
-    partial quotients of that, over its L / W rows, are summed for the world sizes that are common or divide L.
+    A rank that has every W-th cell of a step, one after the other, has them in the slots that are the multiples of
+    W / stride mod L; so the partial quotients of that, over its L / W rows, are summed for the world sizes that are
+    common or divide L.
     """
     middle = step_rows * 382 // 1000  # by the golden section: the best for W = 1 lie there
     strides = range(max(1, middle - 512), max(1, min(step_rows // 2, middle + 512)) + 1)
