@@ -1,0 +1,97 @@
+"""What the order of rows costs: permutation in indices a second, mix and shares in milliseconds a batch, on one core.
+
+    python -m benchmarks.loader_math [--rounds 5]
+
+Processor seconds of one process, best of the rounds, because the machine is shared; numpy's own random permutation
+stands beside ours. The mix is Bamba's, 19 sources at 384 rows a batch; "far" batches lie at random rows below 2^48, so
+that nothing of the batch before helps, as after a resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+
+from benchmarks.measure import machine
+from loader.mix import Lattice
+from loader.permutation import Permutation, derive_key
+from loader.shares import owned
+
+WEIGHTS = (1456, 1835, 1558, 1851, 450, 1500, 300, 236, 114, 200, 100, 62, 27, 11, 51, 49, 100, 55, 45)
+BATCH_ROWS = 384
+INDICES = 2_000_000
+BATCHES = 200
+#: A power of two and one more, which sends every other index round again: the best and the worst of neighbours.
+SIZES = (1024, 1500, 2**20, 10**6, 10**9, 2**32 + 1, 2**40, 2**53 + 1)
+
+
+def best_seconds(work: Callable[[], object], rounds: int) -> float:
+    found = []
+    for _ in range(rounds):
+        begun = time.process_time()
+        work()
+        found.append(time.process_time() - begun)
+    return min(found)
+
+
+def permutations(rounds: int) -> None:
+    print(f"\npermutation, M indices/s, {INDICES:,} random indices in one array (and in arrays of 4,096)")
+    print(f"{'n':>24} {'forward':>8} {'inverse':>8} {'by 4,096':>8}")
+    random = np.random.default_rng(2023)
+    for n in SIZES:
+        indices = random.integers(0, n, INDICES)
+        permutation = Permutation(n, derive_key("benchmark", n))
+        pieces = np.split(indices[: INDICES // 4096 * 4096], INDICES // 4096)
+        seconds = (
+            best_seconds(lambda p=permutation, i=indices: p(i), rounds),
+            best_seconds(lambda p=permutation, i=indices: p.inverse(i), rounds),
+            best_seconds(lambda p=permutation, i=pieces: [p(piece) for piece in i], rounds),
+        )
+        print(f"{n:>24,} " + " ".join(f"{INDICES / 1e6 / each:8.1f}" for each in seconds))
+    shuffle = best_seconds(lambda: random.permutation(INDICES), rounds)
+    print(f"{'numpy permutation(2 M)':>24} {INDICES / 1e6 / shuffle:8.1f}")
+
+
+def batches(rounds: int) -> None:
+    print(f"\nmix, milliseconds a batch of {BATCH_ROWS} rows, {len(WEIGHTS)} sources, mean of {BATCHES} batches")
+    key = derive_key("benchmark")
+    near = list(range(0, BATCHES * BATCH_ROWS, BATCH_ROWS))
+    far = (np.random.default_rng(7).integers(0, 2**48 // BATCH_ROWS, BATCHES) * BATCH_ROWS).tolist()
+
+    def each(work: Callable[[Lattice, int], object], firsts: list[int]) -> float:
+        """A fresh lattice a round: answers are remembered for the one that was asked before."""
+        offsets = iter(range(rounds))
+
+        def run() -> None:
+            lattice = Lattice.create(WEIGHTS, BATCH_ROWS, derive_key(key, next(offsets)))
+            for first in firsts:
+                work(lattice, first)
+
+        return best_seconds(run, rounds) / BATCHES * 1e3
+
+    for name, work in {
+        "sources": lambda lattice, first: lattice.sources(np.arange(first, first + BATCH_ROWS)),
+        "ordinals": lambda lattice, first: lattice.ordinals(np.arange(first, first + BATCH_ROWS)),
+        "counts": lambda lattice, first: lattice.counts(first),
+        "row_of": lambda lattice, first: lattice.row_of(3, first // 6),
+        "owned, rank 3 of 192": lambda lattice, first: owned(first, BATCH_ROWS, 3, 192, lattice),
+        "owned, rank 3 of 100": lambda lattice, first: owned(first, BATCH_ROWS, 3, 100, lattice),
+    }.items():
+        print(f"{name:>24}  one after the other {each(work, near):.3f}  far {each(work, far):.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    print(f"{datetime.now(UTC):%Y-%m-%d}  {machine()}  numpy {np.__version__}")
+    permutations(rounds)
+    batches(rounds)
+
+
+if __name__ == "__main__":
+    main()
