@@ -42,6 +42,10 @@ class Dataset:
         return self._table("blocks", self.manifest.tables.blocks)
 
     @cached_property
+    def candidates(self) -> "pl.DataFrame":
+        return self._table("candidates", self.manifest.tables.candidates)
+
+    @cached_property
     def dead_letters(self) -> "pl.DataFrame":
         return _safe(self._table("dead_letters", self.manifest.tables.dead_letters))
 

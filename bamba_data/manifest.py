@@ -119,6 +119,7 @@ class Tables(_Model):
     files: TableEntry
     shards: TableEntry
     blocks: TableEntry
+    candidates: TableEntry
     dead_letters: TableEntry
 
 

@@ -9,7 +9,8 @@
 No special tokens are stored: delimiters are the reader's choice. Why binary and not a list: docs/log.md. To read
 a row anywhere: `numpy.frombuffer(tokens, "<u2")`; the dtype stands in the metadata of the column and the file.
 
-A block's digest is xxh3-128 over its token bytes followed by its token counts (uint32, little-endian).
+A block's digest is xxh3-128 over its token bytes followed by its token counts (uint32, little-endian); a footer's is
+over its bytes, to the file's end. It is checked before pyarrow may parse them: of some damaged footers it aborts.
 """
 
 import io
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from bamba_data.candidates import LIMIT, Candidate, id_hash
 from bamba_data.canonical import sha256
 from bamba_data.errors import CorruptShard
 
@@ -44,6 +46,19 @@ class Block:
         return asdict(self)
 
 
+class Footer(NamedTuple):
+    """The end of a parquet file: its schema, and where its row groups lie."""
+
+    size_bytes: int
+    digest: str
+
+    @classmethod
+    def of(cls, data: bytes) -> "Footer":
+        """`data` is the file, or enough of its end."""
+        size = int.from_bytes(data[-8:-4], "little") + 8
+        return cls(size, xxhash.xxh3_128_hexdigest(data[-size:]))
+
+
 class Finished(NamedTuple):
     """A whole shard in memory."""
 
@@ -52,6 +67,8 @@ class Finished(NamedTuple):
     documents: int
     tokens: int
     blocks: list[Block]
+    candidates: list[Candidate]
+    footer: Footer
 
 
 def schema(dtype: np.dtype[Any]) -> pa.Schema:
@@ -115,6 +132,7 @@ class ShardWriter:
         )
         self._open = _Open()
         self._documents = 0
+        self._candidates: list[Candidate] = []
         self._counts: list[tuple[int, int, str]] = []  # documents, tokens, digest of each block
 
     @property
@@ -127,6 +145,8 @@ class ShardWriter:
 
     def add(self, ids: npt.NDArray[Any], document_id: str, file: int, row: int) -> None:
         block = self._open
+        if (hashed := id_hash(document_id)) < LIMIT:
+            self._candidates.append(Candidate(len(self._counts), len(block.rows), len(ids), hashed))
         block.ids.append(ids)
         block.document_ids.append(document_id)
         block.files.append(file)
@@ -145,7 +165,15 @@ class ShardWriter:
             Block(documents, tokens, *row_group_range(meta.row_group(index)), digest)
             for index, (documents, tokens, digest) in enumerate(self._counts)
         ]
-        return Finished(data, sha256(data), self._documents, sum(b.tokens for b in blocks), blocks)
+        return Finished(
+            data,
+            sha256(data),
+            self._documents,
+            sum(b.tokens for b in blocks),
+            blocks,
+            self._candidates,
+            Footer.of(data),
+        )
 
     def _end_block(self) -> None:
         block, self._open = self._open, _Open()

@@ -100,6 +100,7 @@ def _references(dataset: Dataset) -> Iterator[str]:
         manifest.tables.files,
         manifest.tables.shards,
         manifest.tables.blocks,
+        manifest.tables.candidates,
         manifest.tables.dead_letters,
     ):
         yield manifests.table_path(table.sha256)

@@ -3,6 +3,7 @@
 files         one row an input: what it is, and its account
 shards        one row a shard
 blocks        one row a block (row group): byte range, counts, digest; `shard` is a row of `shards`
+candidates    one row a document that may be held out (see candidates.py); `shard` is a row of `shards`
 dead_letters  one row a file of dead letters
 """
 
@@ -57,6 +58,8 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         unit=pa.uint32(),
         part=pa.uint32(),
         backend=pa.string(),
+        footer_bytes=pa.uint32(),
+        footer_digest=pa.binary(16),
     ),
     "blocks": _schema(
         source=pa.string(),
@@ -67,6 +70,14 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         offset=pa.uint64(),
         size_bytes=pa.uint64(),
         digest=pa.binary(16),
+    ),
+    "candidates": _schema(
+        source=pa.string(),
+        shard=pa.uint32(),
+        block=pa.uint32(),
+        document=pa.uint32(),
+        tokens=pa.uint32(),
+        hash=pa.uint64(),
     ),
     "dead_letters": _schema(
         source=pa.string(),

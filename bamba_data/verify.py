@@ -2,9 +2,9 @@
 
 Without bodies: manifest, tables, lock and tokenizer against their digests, sums and accounts, every shard there, of
 its size, with the footer that the tables say. In full: every byte against sha256, every block against its digest,
-every id against the vocabulary, every document against the account of its input, and a sample decoded and encoded
-again. Objects that this version does not name are no fault of it, only counted: other versions need them, or `sweep`
-finds them.
+every id against the vocabulary, every document against the account of its input and the table of candidates, and a
+sample decoded and encoded again. Objects that this version does not name are no fault of it, only counted: other
+versions need them, or `sweep` finds them.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bamba_data.candidates import LIMIT, Candidate, id_hash
 from bamba_data.canonical import sha256
 from bamba_data.dataset import Dataset, open_dataset
 from bamba_data.errors import CorruptManifest, CorruptShard, TokenizerError, UnsafePath
-from bamba_data.shard import ShardReader, row_group_range
+from bamba_data.shard import Footer, ShardReader, row_group_range
 from bamba_data.store import Entry, Store
 from bamba_data.tables import SCHEMAS
 from bamba_data.tokenizer import Tokenizer
 
 THREADS = 16
-FOOTER_BYTES = 64 << 10
 SAMPLE_CHARS = 50_000  # a longer document is not encoded again: the reference is slow
 
 
@@ -103,6 +103,7 @@ def _check_tables(dataset: Dataset, report: Report) -> None:
         report.fault("table shards", "a shard lies outside the folder of its source")
     if not blocks["shard"].is_sorted() or not blocks.select(_BLOCKS_IN_ORDER).item():
         report.fault("table blocks", "its rows are not in the order of the shards and their blocks")
+    _check_candidates(dataset, report)
     if files.select("source", "file").is_duplicated().any():
         report.fault("table files", "two inputs of a source have one number")
     unbalanced = files.filter(pl.col("read") != pl.col("kept") + pl.col("dropped") + pl.col("dead_lettered"))
@@ -158,6 +159,19 @@ def _check_tables(dataset: Dataset, report: Report) -> None:
 
 
 _BLOCKS_IN_ORDER = (pl.col("block") == pl.int_range(pl.len()).over("shard")).all()
+
+
+def _check_candidates(dataset: Dataset, report: Report) -> None:
+    """Each lies in a block that has so many documents and tokens. (Whether they are all, only bodies can say.)"""
+    found = dataset.candidates
+    joined = found.join(dataset.blocks, on=["source", "shard", "block"], how="left", suffix="_block")
+    held = pl.col("tokens").cast(pl.UInt64).sum().over("shard", "block")
+    fits = (pl.col("document") < pl.col("documents")) & (held <= pl.col("tokens_block")) & (pl.col("hash") < LIMIT)
+    if not joined.select(fits.fill_null(False).all()).item():
+        report.fault("table candidates", "a document of it is in no block, or should not be in it")
+    places = found.select("shard", "block", "document")
+    if not places.equals(places.unique().sort(places.columns)):
+        report.fault("table candidates", "its rows are not in the order of the shards, blocks and documents")
 
 
 def _sums(report: Report, where: str, label: str, frame: pl.DataFrame, **wanted: int) -> None:
@@ -220,6 +234,7 @@ def _check_shards(
 ) -> None:
     shards = list(dataset.shards.iter_rows(named=True))
     blocks = dataset.blocks.partition_by("shard", as_dict=True) if len(dataset.blocks) else {}
+    candidates = dataset.candidates.partition_by("shard", as_dict=True) if len(dataset.candidates) else {}
     missing = {fault.where for fault in report.faults}
     kept: Counter[tuple[str, int]] = Counter()
     if not dataset.manifest.backend.certificate.round_trips:
@@ -230,7 +245,8 @@ def _check_shards(
         number, row = job
         expected = list(blocks[(number,)].sort("block").iter_rows(named=True)) if (number,) in blocks else []
         if report.full:
-            return _check_body(dataset.store, row, expected, dataset.manifest.tokenizer.vocab_size, tokenizer)
+            mine = candidates[(number,)].select(Candidate._fields).rows() if (number,) in candidates else []
+            return _check_body(dataset.store, row, expected, mine, dataset.manifest.tokenizer.vocab_size, tokenizer)
         return _check_footer(dataset.store, row, expected)
 
     with ThreadPoolExecutor(THREADS if not report.full else 4) as pool:
@@ -263,20 +279,19 @@ class _Found:
     bytes_read: int = 0
     reencoded: int = 0
     kept: Counter[tuple[str, int]] = field(default_factory=Counter)
+    candidates: list[Candidate] = field(default_factory=list)
 
 
 def _check_footer(store: Store, row: dict[str, Any], expected: list[dict[str, Any]]) -> _Found:
     found = _Found()
     try:
         size = row["size_bytes"]
-        start = max(0, size - FOOTER_BYTES)
-        tail = store.read_range(row["path"], start, size)
-        length = int.from_bytes(tail[-8:-4], "little") + 8
-        if length > len(tail):
-            start = max(0, size - length)
-            tail = store.read_range(row["path"], start, size)
-        meta = pq.read_metadata(pa.BufferReader(tail))
+        tail = store.read_range(row["path"], max(0, size - row["footer_bytes"]), size)
         found.bytes_read = len(tail)
+        if not _is_footer(tail, row):
+            found.faults.append(Fault(row["path"], "its footer does not have the manifest's digest"))
+            return found
+        meta = pq.read_metadata(pa.BufferReader(tail))
     except (pa.ArrowException, OSError, ValueError) as error:
         found.faults.append(Fault(row["path"], f"its footer cannot be read ({_line(error)})"))
         return found
@@ -288,6 +303,10 @@ def _check_footer(store: Store, row: dict[str, Any], expected: list[dict[str, An
     )
     found.documents, found.tokens = row["documents"], row["tokens"]
     return found
+
+
+def _is_footer(data: bytes, row: dict[str, Any]) -> bool:
+    return Footer.of(data) == Footer(row["footer_bytes"], row["footer_digest"].hex())
 
 
 def _compare(
@@ -303,6 +322,7 @@ def _check_body(
     store: Store,
     row: dict[str, Any],
     expected: list[dict[str, Any]],
+    candidates: list[tuple[int, ...]],
     vocab_size: int,
     tokenizer: Tokenizer | None,
 ) -> _Found:
@@ -316,6 +336,10 @@ def _check_body(
     found.bytes_read = len(data)
     if sha256(data) != row["sha256"]:
         found.faults.append(Fault(path, "its sha256 is not the manifest's"))
+    if not _is_footer(data, row):
+        if not found.faults:
+            found.faults.append(Fault(path, "its footer does not have the manifest's digest"))
+        return found
     try:
         reader = ShardReader(io.BytesIO(data), path)
         meta = reader.parquet.metadata
@@ -323,6 +347,8 @@ def _check_body(
         _compare(found, row, expected, groups)
         for number, block in enumerate(expected[: reader.blocks]):
             _check_block(found, reader, row, number, block, vocab_size, tokenizer)
+        if found.candidates != candidates:
+            found.faults.append(Fault(path, "the table of candidates does not list its documents with such ids"))
     except CorruptShard as error:
         found.faults.append(Fault(path, error.detail))
     return found
@@ -346,8 +372,13 @@ def _check_block(
         )
     found.documents += len(tokens.counts)
     found.tokens += len(tokens.ids)
-    files = reader.table(number, ["file"])["file"].to_pylist()
-    found.kept.update((row["source"], file) for file in files)
+    lineage = reader.table(number, ["file", "document_id"]).to_pydict()
+    found.kept.update((row["source"], file) for file in lineage["file"])
+    found.candidates += [
+        Candidate(number, document, int(tokens.counts[document]), hashed)
+        for document, name in enumerate(lineage["document_id"])
+        if (hashed := id_hash(name)) < LIMIT
+    ]
     if tokenizer is not None and number == 0:
         ids = tokens.documents()[0]
         text = tokenizer.decode(ids.tolist())

@@ -21,12 +21,13 @@ from typing import Any
 
 from bamba_data import canonical
 from bamba_data import lock as locks
+from bamba_data.candidates import Candidate
 from bamba_data.certificate import Certificate
 from bamba_data.document import Ledger
 from bamba_data.lock import Lock
 from bamba_data.locked import Facts, LockedFile
 from bamba_data.recipe import load
-from bamba_data.shard import Block
+from bamba_data.shard import Block, Footer
 from bamba_data.store import open_store
 from bamba_data.tokenizer import Tokenizer
 from benchmarks.measure import machine
@@ -58,8 +59,16 @@ def step(name: str) -> Iterator[None]:
 def record(unit: Unit) -> UnitRecord:
     digest = f"{unit.number:032x}"
     blocks = [Block(256, 262_144, 1000 * n, 352_000, digest) for n in range(20)]
+    candidates = [Candidate(n % 20, n, 1000, 12345678901234567 + n) for n in range(26)]
     shard = StagedShard(
-        f"dataset=x/{unit.number:05d}-000-{digest[:16]}.parquet", digest * 2, 7_000_000, 5120, 5_242_880, blocks
+        f"dataset=x/{unit.number:05d}-000-{digest[:16]}.parquet",
+        digest * 2,
+        7_000_000,
+        5120,
+        5_242_880,
+        blocks,
+        candidates,
+        Footer(3000, digest),
     )
     ledger = Ledger(read=5120, kept=5120, tokens=5_242_880, text_bytes=22_000_000)
     proof = ReadInput(0, digest * 2, 8_000_000, True)

@@ -80,8 +80,8 @@ def line_of_256_mb(path: Path) -> str:
 
 
 def largest_documents(path: Path) -> str:
-    """Twenty documents just below the limit of 32 MiB, prose."""
-    return gz(path, (line(n, prose(32 * MiB - 100)) for n in range(20)))
+    """Twenty documents just below the limit of 16 MiB, prose."""
+    return gz(path, (line(n, prose(16 * MiB - 100)) for n in range(20)))
 
 
 def largest_documents_cjk(path: Path) -> str:
@@ -144,7 +144,7 @@ CASES: dict[str, tuple[Callable[[Path], str], str]] = {
     "line of 256 MB": (line_of_256_mb, "auto"),
     "largest documents": (largest_documents, "auto"),
     "largest documents, CJK": (largest_documents_cjk, "auto"),
-    "largest document, reference": (lambda path: gz(path, iter([line(0, prose(32 * MiB - 100))])), "tokenizers"),
+    "largest document, reference": (lambda path: gz(path, iter([line(0, prose(16 * MiB - 100))])), "tokenizers"),
     "bad lines": (bad_lines, "auto"),
     "gzip bomb": (bomb_gzip, "auto"),
     "zstd bomb": (bomb_zstd, "auto"),

@@ -139,6 +139,8 @@ def _add(unit: Unit, record: UnitRecord, plan: Plan, total: _Sum, tables: dict[s
                         "unit": unit.number,
                         "part": part.number,
                         "backend": part.backend,
+                        "footer_bytes": shard.footer.size_bytes,
+                        "footer_digest": bytes.fromhex(shard.footer.digest),
                     }
                 ]
             )
@@ -153,6 +155,9 @@ def _add(unit: Unit, record: UnitRecord, plan: Plan, total: _Sum, tables: dict[s
                     }
                     for number, block in enumerate(shard.blocks)
                 ]
+            )
+            tables["candidates"].add(
+                [{"source": unit.source, "shard": row, **one._asdict()} for one in shard.candidates]
             )
             total.shards += 1
             total.blocks += len(shard.blocks)

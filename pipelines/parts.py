@@ -123,7 +123,16 @@ class PartBuilder:
             made = self._shard.finish()
             path = f"dataset={self._unit.source}/{stem}-{made.sha256[:16]}.parquet"
             store.put(path, made.data)
-            shard = StagedShard(path, made.sha256, len(made.data), made.documents, made.tokens, made.blocks)
+            shard = StagedShard(
+                path,
+                made.sha256,
+                len(made.data),
+                made.documents,
+                made.tokens,
+                made.blocks,
+                made.candidates,
+                made.footer,
+            )
         if self._letters:
             data = _letters_file(self._letters)
             digest = sha256(data)

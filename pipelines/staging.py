@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bamba_data import canonical
+from bamba_data.candidates import Candidate
 from bamba_data.document import Ledger
 from bamba_data.errors import BambaError, CorruptManifest, NotReproducible
 from bamba_data.paths import checked
-from bamba_data.shard import Block
+from bamba_data.shard import Block, Footer
 from bamba_data.store import Store
 
 FOLDER = "_bamba/units"
@@ -28,6 +29,8 @@ class StagedShard:
     documents: int
     tokens: int
     blocks: list[Block]
+    candidates: list[Candidate]
+    footer: Footer
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,9 @@ def _part(raw: Any, where: str) -> Part:
         if raw["shard"] is not None:
             columns = [raw["shard"]["blocks"][name] for name in Block.__dataclass_fields__]
             blocks = [Block(*row) for row in zip(*columns, strict=True)]
-            shard = StagedShard(**{**raw["shard"], "blocks": blocks})
+            candidates = [Candidate(*row) for row in raw["shard"]["candidates"]]
+            footer = Footer(*raw["shard"]["footer"])
+            shard = StagedShard(**{**raw["shard"], "blocks": blocks, "candidates": candidates, "footer": footer})
             checked(shard.path)
         if raw["letters"] is not None:
             letters = StagedLetters(**raw["letters"])

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from bamba_data import canonical
 from bamba_data.manifest import path_of, table_path
 from bamba_data.publish import Version
-from bamba_data.shard import block_digest, row_group_range
+from bamba_data.shard import Footer, block_digest, row_group_range
 from bamba_data.tables import SCHEMAS
 
 
@@ -79,4 +79,6 @@ class Forger:
             block["digest"] = bytes.fromhex(block_digest(tokens, counts))
         source = next(one for one in self.manifest["sources"] if one["name"] == row["source"])
         source["size_bytes"] += len(data) - row["size_bytes"]
+        footer = Footer.of(data)
         row |= {"sha256": canonical.sha256(data), "size_bytes": len(data)}
+        row |= {"footer_bytes": footer.size_bytes, "footer_digest": bytes.fromhex(footer.digest)}

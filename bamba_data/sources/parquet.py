@@ -17,7 +17,8 @@ from bamba_data.errors import CorruptInput
 from bamba_data.sources.base import TextRule
 
 BATCH_BYTES = 8 << 20
-MAX_BATCH_ROWS = 256  # a dictionary may say a text of a megabyte once for all of them
+MIN_BATCH_ROWS, MAX_BATCH_ROWS = 4, 256
+EXPANDED_BYTES = 512 << 20  # of a batch, if a dictionary said the largest text possible once for all its rows
 BUFFER_BYTES = 4 << 20
 
 
@@ -65,10 +66,13 @@ class ParquetRows:
 
 
 def _batch_rows(meta: Any) -> int:
-    """Rows that are some BATCH_BYTES together, by the size that the row group states. Not by those of its columns:
-    asked for a column, pyarrow aborts the process where that column's statistics are damaged."""
-    bytes_a_row = meta.total_byte_size / max(1, meta.num_rows)
-    return max(1, min(MAX_BATCH_ROWS, int(BATCH_BYTES / max(1.0, bytes_a_row))))
+    """Rows that are some BATCH_BYTES together, by the size that the row group states, and fewer where it is large: one
+    text may be all of it, and stand in every row. Not by the sizes of its columns: asked for a column, pyarrow aborts
+    the process where that column's statistics are damaged."""
+    size_bytes = max(1, meta.total_byte_size)
+    usual = BATCH_BYTES * meta.num_rows // size_bytes
+    safe = max(MIN_BATCH_ROWS, min(MAX_BATCH_ROWS, EXPANDED_BYTES // size_bytes))
+    return int(max(1, min(usual, safe)))
 
 
 def _check_schema(schema: pa.Schema, rule: TextRule, url: str) -> str | None:
@@ -147,8 +151,9 @@ def _ids(column: pa.Array) -> list[str | int | None]:
 
 def _plain(column: pa.Array) -> list[bytes | None]:
     """A text column as bytes: Arrow does not check UTF-8, so we do, text by text."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+    if pa.types.is_dictionary(column.type):  # each value once in memory, however many rows say it
+        said = _plain(column.dictionary)
+        return [None if index is None else said[index] for index in column.indices.to_pylist()]
     values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
     return values
 

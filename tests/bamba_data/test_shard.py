@@ -117,6 +117,20 @@ def test_a_block_digest_is_xxh3_of_token_bytes_and_counts(lengths: list[int], dt
         assert xxhash.xxh3_128_hexdigest(text) == block.digest
 
 
+def test_one_document_in_two_hundred_is_a_candidate_for_being_held_out() -> None:
+    docs = documents([n % 7 for n in range(20_000)], U2)
+    made = write(docs, U2)
+    taken = iter(enumerate(docs))
+    wanted = []
+    for number, block in enumerate(made.blocks):
+        for place in range(block.documents):
+            index, ids = next(taken)
+            hashed = xxhash.xxh3_64_intdigest(f"document-{index}".encode())
+            if hashed < 2**64 // 200:
+                wanted.append((number, place, len(ids), hashed))
+    assert made.candidates == wanted and 60 < len(wanted) < 140
+
+
 def test_an_empty_shard_has_no_blocks() -> None:
     made = write([])
     assert (made.documents, made.tokens, made.blocks, reader(made.data).blocks) == (0, 0, [], 0)
