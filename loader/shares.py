@@ -4,10 +4,12 @@ Any rule gives the same batches, whatever the world size W; this one also gives 
 Dealing a step's cells round robin does that, for each rank gets equally spaced points of the circle, but the same
 cells in every step; so the deal turns from step to step, at an angle whose multiples are even for this W (`turn`).
 
-That works for whole steps, and for parts of them if W divides both the step and the batch. In any other case rank r
-takes rows r, r + W, r + 2 W, … of the global order. docs/mix.md has the bounds of each case; keep to the first two.
+That works for whole steps, and for parts of them if W divides both the step and the batch. Any other batch is dealt in
+the order of its rows, and the deal turns from batch to batch as a trial over many batches finds best (`row_turn`).
+docs/mix.md has the bounds of each case; keep to the first two.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +19,9 @@ from loader.mix import CELL, TURN, Lattice, Rows
 
 HORIZON_STEPS = 2**22  # to which the angle of a world size is chosen to be even
 CANDIDATES = 64
+TRIAL_ROWS = 2**12  # of one rank
+TRIAL_BATCHES = 2**16
+TRIAL_ARCS = 13  # a prime, so that no usual spacing of points is even against it by accident
 
 
 def owned(first_row: int, batch_rows: int, rank: int, world_size: int, lattice: Lattice | None = None) -> Rows:
@@ -42,7 +47,8 @@ def owners(first_row: int, batch_rows: int, world_size: int, lattice: Lattice | 
         return _deal_steps(rows - lattice.first_row, world_size, lattice)
     if batch_rows % step_rows == 0 and since % step_rows == 0:
         return _deal_batch(since // batch_rows, batch_rows // step_rows, world_size, lattice)
-    return rows % world_size
+    turned = since // batch_rows * row_turn(world_size, batch_rows, step_rows, lattice.stride)
+    return (np.arange(batch_rows) - turned % world_size) % world_size
 
 
 def _deal_steps(rows: Rows, world_size: int, lattice: Lattice) -> Rows:
@@ -70,9 +76,33 @@ def turn(world_size: int, steps: int) -> int:
     A rank sees each source's arc at multiples of the angle (steps TURN + turn) / W. Of all turns, or of 64 over the
     range, the one whose angle has the least sum of squared partial quotients: that predicts measured deviations best.
     """
-    turns = range(world_size) if world_size <= CANDIDATES else [i * world_size // CANDIDATES for i in range(CANDIDATES)]
 
     def unevenness(turn: int) -> int:
         return sum(a * a for a in quotients(turn * CELL + steps * TURN, world_size * CELL, HORIZON_STEPS))
 
-    return min(turns, key=unevenness)
+    return min(_candidates(world_size), key=unevenness)
+
+
+@lru_cache(maxsize=1024)
+def row_turn(world_size: int, batch_rows: int, step_rows: int, stride: int) -> int:
+    """By how many rows the deal of a batch that is no whole number of steps turns from batch to batch: in [0, W).
+
+    The turn whose first rows of rank 0, some thousands, stray least from a thirteenth in each thirteenth of the circle,
+    over any run of them. Counted in integers, because all ranks must find the same.
+    """
+    batches = np.arange(min(-(-TRIAL_ROWS * world_size // batch_rows), TRIAL_BATCHES))
+
+    def unevenness(turn: int) -> int:
+        places = (batches * turn % world_size)[:, None] + np.arange(0, batch_rows, world_size)
+        rows = (batches[:, None] * batch_rows + places)[places < batch_rows]
+        steps, slots = np.divmod(rows, step_rows)
+        points = (slots * stride % step_rows * CELL + steps * TURN) % (step_rows * CELL)
+        arcs = points // (step_rows * CELL // TRIAL_ARCS)
+        had = np.cumsum(TRIAL_ARCS * (arcs[:, None] == np.arange(TRIAL_ARCS)) - 1, axis=0)
+        return int(np.ptp(had, axis=0).max(initial=0)) if rows.size else 0
+
+    return min(_candidates(world_size), key=unevenness)
+
+
+def _candidates(world_size: int) -> Iterable[int]:
+    return range(world_size) if world_size <= CANDIDATES else [i * world_size // CANDIDATES for i in range(CANDIDATES)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader.deviation import worst_deviation
@@ -55,6 +55,7 @@ def served(
     aligned=st.booleans(),
     mixed=st.booleans(),
 )
+@settings(deadline=None)
 def test_the_ranks_rows_are_the_batch_and_differ_by_one_at_most(
     step_rows: int, batch_rows: int, world_size: int, begin: int, aligned: bool, mixed: bool
 ) -> None:
@@ -120,6 +121,19 @@ def test_a_batch_that_begins_anywhere_is_shared_evenly_if_the_world_divides_it()
     for world_size in (2, 8, 64, 96, 384):
         sources, ranks = served(lattice, 2000, BATCH_ROWS, world_size, first_row=100)
         assert worst_deviation(sources, WEIGHTS, ranks) <= 10, world_size
+
+
+@pytest.mark.parametrize(
+    ("batch_rows", "world_size", "rows"),
+    [(256, 96, 15), (256, 192, 15), (256, 384, 15), (100, 13, 25), (1024, 192, 25), (1024, 256, 15), (48, 1000, 10)],
+)
+def test_a_batch_that_neither_divides_nor_is_divided_does_not_alias(
+    batch_rows: int, world_size: int, rows: int
+) -> None:
+    """Dealt in turn without a turn of the deal, 192 ranks of 256 rows would be off by 150."""
+    lattice = Lattice.create(WEIGHTS, BATCH_ROWS, KEY)
+    sources, ranks = served(lattice, 800_000 // batch_rows, batch_rows, world_size, first_row=100)
+    assert worst_deviation(sources, WEIGHTS, ranks) <= rows
 
 
 def test_a_batch_over_a_change_of_weights_is_dealt_in_turn() -> None:
