@@ -1,9 +1,11 @@
 """The manifest commands: show, stats, verify, trace, diff, sweep. They import what they need when they run, and
 neither ray nor torch. `pipelines.cli` mounts them and adds the commands that make datasets."""
 
+import contextlib
 import dataclasses
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,7 +111,8 @@ def verify(
 
     from bamba_data.verify import verify as check
 
-    report = check(url, version, full)
+    with _bar("verify", not as_json) as tick:
+        report = check(url, version, full, tick)
     if as_json:
         print_json(report)
     else:
@@ -161,6 +164,19 @@ def trace(
             _print_trace(one)
     if any(one.same is False for one in found):
         raise typer.Exit(5)
+
+
+@contextlib.contextmanager
+def _bar(name: str, wanted: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, if that is a terminal: `tick(done, total)` moves it."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    screen = Console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not (wanted and screen.is_terminal)) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _pair(text: str) -> tuple[str, str]:

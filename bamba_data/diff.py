@@ -34,22 +34,23 @@ def diff(before: Dataset, after: Dataset) -> list[Change]:
 
 def _manifests(before: Dataset, after: Dataset) -> Iterator[Change]:
     old, new = (d.manifest.model_dump(mode="json", exclude={"sources", "tables"}) for d in (before, after))
-    yield from _fields("", old, new)
+    yield from differences("", old, new)
     sources = [{source.name: source.model_dump(mode="json") for source in d.manifest.sources} for d in (before, after)]
-    yield from _fields("source ", sources[0], sources[1])
+    yield from differences("source ", sources[0], sources[1])
 
 
-def _fields(prefix: str, old: Any, new: Any) -> Iterator[Change]:
+def differences(prefix: str, old: Any, new: Any) -> Iterator[Change]:
+    """The changed values of two JSON values, each under its dotted place below `prefix`."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
-            yield from _fields(
+            yield from differences(
                 f"{prefix}.{key}" if prefix and prefix[-1] != " " else f"{prefix}{key}",
                 old.get(key),
                 new.get(key),
             )
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for number, (one, other) in enumerate(zip(old, new, strict=True)):
-            yield from _fields(f"{prefix}.{number}", one, other)
+            yield from differences(f"{prefix}.{number}", one, other)
     elif old != new:
         yield Change(prefix, _brief(old), _brief(new))
 

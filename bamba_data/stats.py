@@ -8,8 +8,9 @@ from typing import Any
 import polars as pl
 
 from bamba_data.dataset import Dataset
-from bamba_data.errors import CorruptShard
+from bamba_data.errors import CorruptShard, UserError
 
+PLOTS = (".png", ".pdf", ".svg")
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
 
@@ -84,6 +85,8 @@ def _collect(frame: pl.LazyFrame, source: str) -> pl.DataFrame:
 
 def plot(dataset: Dataset, path: Path) -> None:
     """Draw the distribution of document lengths, one line a source, to a PNG, PDF or SVG."""
+    if path.suffix.lower() not in PLOTS:
+        raise UserError(f"{path}: a plot is drawn as {', '.join(PLOTS)}; name the file so")
     import matplotlib
 
     matplotlib.use("Agg")
@@ -104,6 +107,6 @@ def plot(dataset: Dataset, path: Path) -> None:
     share_axis.set(xlabel="million tokens")
     figure.suptitle(f"{dataset.manifest.name}  {dataset.manifest.digest[:16]}")
     drawn = io.BytesIO()  # not straight to the file: its last bytes are written unseen, and a full disk would be too
-    figure.savefig(drawn, dpi=130, format=path.suffix.lstrip(".") or "png")
+    figure.savefig(drawn, dpi=130, format=path.suffix.lstrip(".").lower())
     plt.close(figure)
     path.write_bytes(drawn.getvalue())

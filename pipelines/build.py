@@ -26,6 +26,7 @@ from bamba_data.publish import Version, publish
 from bamba_data.recipe import Recipe
 from bamba_data.store import Store, open_store
 from bamba_data.tokenizer import Tokenizer
+from pipelines import earlier
 from pipelines import plan as plans
 from pipelines.assemble import assemble
 from pipelines.plan import Job, Plan, Unit
@@ -59,13 +60,16 @@ class Prepared:
 def prepare(
     recipe: Recipe, folder: Path, out: str, fetcher: Fetcher, mirror: str | None = None, relock: bool = False
 ) -> Prepared:
-    """Lock (or find the lock), plan, choose and certify the backend. Writes only the lock and the tokenizer."""
+    """Lock (or find the lock), plan, choose and certify the backend. Writes only the lock, the tokenizer and a record
+    of the plan."""
     store = open_store(out)
     tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
     frozen = frozen_lock(recipe, folder, store, fetcher, mirror, relock)
     plan = plans.make(recipe, frozen.lock, tokenizer.sha256)
     backend, certificate, passed_over = choose(tokenizer, recipe.tokenizer.backend)
     store.put(tokenizer_path(tokenizer.sha256), tokenizer.data)
+    if remark := earlier.remark(store, plan, tokenizer.sha256, frozen.digest):
+        passed_over = [*passed_over, remark]
     job = Job(recipe, frozen.lock.sources, tokenizer.sha256, backend.name, out)
     return Prepared(store, tokenizer, certificate, plan, frozen.digest, job, secrets.token_hex(8), tuple(passed_over))
 

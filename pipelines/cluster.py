@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
-from bamba_data.errors import BambaError, IntegrityError, SourceUnavailable, Unfinished
+from bamba_data.errors import BambaError, IntegrityError, SourceUnavailable, Unfinished, UserError
 from bamba_data.recipe import Network
 from pipelines.budget import BudgetKeeper
 from pipelines.progress import Counts, Display, ProgressKeeper, Snapshot
@@ -177,7 +177,10 @@ def crew(address: str | None, workers: int | None, network: Network) -> Iterator
 
     While it lasts, SIGTERM and SIGINT end the run cleanly: what is in flight is dropped, what is finished is kept.
     """
-    import ray
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise UserError("Ray is not installed, which builds run on: pip install 'bamba-data[ray]'") from None
 
     joined = address or os.environ.get("RAY_ADDRESS")
     if joined:

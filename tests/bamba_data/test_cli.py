@@ -267,10 +267,15 @@ def test_wrong_arguments_end_with_2(bamba: Command, arguments: list[str]) -> Non
     assert answer.code == 2 and answer.err.startswith("error: ")
 
 
-def test_a_file_that_cannot_be_written_ends_with_2_and_one_that_does_not_fit_with_4(tiny: Path, bamba: Command) -> None:
+def test_a_file_that_cannot_be_written_ends_with_2_and_one_that_does_not_fit_with_4(
+    tiny: Path, bamba: Command, tmp_path: Path
+) -> None:
     answer = bamba("stats", tiny, "--plot", "/nowhere/at/all.png")
     assert answer.code == 2 and "/nowhere/at/all.png" in answer.err
-    answer = bamba("stats", tiny, "--plot", "/dev/full")
+    answer = bamba("stats", tiny, "--plot", tmp_path / "lengths.xyz")
+    assert answer.code == 2 and "lengths.xyz" in answer.err and ".png" in answer.err
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    answer = bamba("stats", tiny, "--plot", tmp_path / "full.png")
     assert answer.code in (2, 4) and answer.err.startswith("error: ")
 
 
