@@ -18,26 +18,26 @@ def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: i
 
     hidden: (…, features), weight: (vocabulary, features), labels: int64.
     """
-    flat: Tensor = _Losses.apply(hidden.flatten(0, -2), weight, labels.flatten(), chunk_tokens)  # type: ignore[no-untyped-call]
-    return flat.view(labels.shape)
+    return _Losses.apply(hidden, weight, labels, chunk_tokens)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _Losses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk_tokens: int) -> Tensor:
-        losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
-        norms = torch.empty_like(losses)  # the log of each softmax's denominator, for the backward
+        losses = torch.empty(labels.shape, dtype=torch.float32, device=hidden.device)
+        hidden, labels, flat = hidden.flatten(0, -2), labels.flatten(), losses.view(-1)
+        norms = torch.empty_like(flat)  # the log of each softmax's denominator, for the backward
         for at in range(0, len(labels), chunk_tokens):
             part = slice(at, at + chunk_tokens)
-            losses[part], norms[part] = _chunk_losses(hidden[part], weight, labels[part])
+            flat[part], norms[part] = _chunk_losses(hidden[part], weight, labels[part])
         ctx.save_for_backward(hidden, weight, labels, norms)
-        ctx.chunk_tokens = chunk_tokens
+        ctx.chunk_tokens, ctx.shape = chunk_tokens, losses.shape
         return losses
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, labels, norms = ctx.saved_tensors
-        chunk = ctx.chunk_tokens
+        chunk, grad = ctx.chunk_tokens, grad.flatten()
         into_hidden = torch.empty_like(hidden)
         into_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for at in range(0, len(labels), chunk):
@@ -45,7 +45,7 @@ class _Losses(torch.autograd.Function):
             slope = _chunk_slope(hidden[part], weight, labels[part], norms[part], grad[part])
             into_hidden[part] = slope @ weight
             into_weight += slope.T @ hidden[part]
-        return into_hidden, into_weight.to(weight.dtype), None, None
+        return into_hidden.view(*ctx.shape, -1), into_weight.to(weight.dtype), None, None
 
 
 def _chunk_losses(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

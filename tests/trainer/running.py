@@ -1,0 +1,105 @@
+"""Training runs as real processes, for tests that kill and resume them."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bamba_data.store import LocalStore
+from trainer.checkpoint.commits import folders, read_commit
+
+Environment = Mapping[str, str] | None
+
+
+def command(out: Path, ranks: int, *changes: str) -> list[str]:
+    job = ["-W", "error", "-m", "tests.trainer.job", str(out), *changes]
+    if ranks == 1:
+        return [sys.executable, *job]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    return [*torchrun, "--no-python", sys.executable, *job]
+
+
+def _env(env: Environment) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+
+
+def job(
+    out: Path, ranks: int, *changes: str, env: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run to the end."""
+    return subprocess.run(
+        command(out, ranks, *changes), capture_output=True, text=True, env=_env(env), timeout=240, check=False
+    )
+
+
+@contextlib.contextmanager
+def started(
+    out: Path, ranks: int, *changes: str, env: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[str]"]:
+    """A run under way; it and all its ranks are gone afterwards."""
+    with (out.parent / f"{out.name}.log").open("w") as log:
+        process = subprocess.Popen(
+            command(out, ranks, *changes), stdout=log, stderr=log, text=True, env=_env(env), start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            kill_all(process)
+
+
+def kill_all(process: "subprocess.Popen[str]") -> None:
+    """SIGKILL to the launcher and every rank."""
+    for rank in ranks_of(process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rank.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def ranks_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(process.pid).children(recursive=True)
+    return []
+
+
+def wait_for_step(out: Path, step: int, process: "subprocess.Popen[str]") -> None:
+    """Until the run has written the line of `step`."""
+    deadline = time.monotonic() + 120
+    while step not in losses(out):
+        assert process.poll() is None, (out.parent / f"{out.name}.log").read_text()
+        assert time.monotonic() < deadline, "the step did not come"
+        time.sleep(0.05)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    file = out / "metrics.jsonl"
+    if not file.exists():
+        return []
+    whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in whole]
+
+
+def losses(out: Path) -> dict[int, float]:
+    """The loss of each step, as last written."""
+    return {line["step"]: line["loss"] for line in lines(out) if "loss" in line}
+
+
+def ledger(out: Path) -> dict[int, tuple[int, int]]:
+    """Tokens learned from each source after each step, as last written."""
+    return {line["step"]: (line["tokens/up"], line["tokens/down"]) for line in lines(out) if "loss" in line}
+
+
+def newest(out: Path) -> tuple[str, dict[str, Any]]:
+    """Name and commit of the newest checkpoint."""
+    store = LocalStore(out / "checkpoints")
+    name = next(folder.name for folder in folders(store) if folder.committed and not folder.torn)
+    return name, read_commit(store, name)

@@ -1,0 +1,125 @@
+"""A run learns the same on any number of ranks, and what stops it costs nothing but time."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.running import job, kill_all, ledger, lines, losses, newest, ranks_of, started, wait_for_step
+
+SLOW = {"TRAINER_SLOW": "0.3"}
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of one process."""
+    out = tmp_path_factory.mktemp("quiet") / "run"
+    done = job(out, 1)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def same(out: Path, quiet: Path) -> None:
+    """All steps of both runs saw the same tokens and learned the same."""
+    assert ledger(out) == ledger(quiet)
+    assert losses(out).keys() == losses(quiet).keys()
+    for step, loss in losses(quiet).items():
+        assert losses(out)[step] == pytest.approx(loss, rel=1e-4), step
+
+
+def test_the_loss_falls(quiet: Path) -> None:
+    assert losses(quiet)[12] < 0.5 * losses(quiet)[1]
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_any_number_of_ranks_sees_the_same_tokens_and_learns_the_same(quiet: Path, tmp_path: Path, ranks: int) -> None:
+    """Of 6 rows a step, 4 ranks get 2, 2, 1, 1, filled up with padding."""
+    done = job(tmp_path / "run", ranks)
+    assert done.returncode == 0, done.stderr
+    same(tmp_path / "run", quiet)
+
+
+def test_a_run_killed_on_two_ranks_goes_on_on_one_and_ends_on_three(quiet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with started(out, 2, env=SLOW) as process:
+        wait_for_step(out, 6, process)
+        kill_all(process)
+    assert newest(out)[1]["step"] == 4
+    with started(out, 1, env=SLOW) as process:
+        wait_for_step(out, 10, process)
+        kill_all(process)
+    done = job(out, 3)
+    assert done.returncode == 0, done.stderr
+    assert "goes on after step 8 (saved by 1 ranks, now 3)" in done.stderr
+    resumed = [(line["step"], line["world_size"]) for line in lines(out) if line.get("event") == "resumed"]
+    assert resumed == [(4, 1), (8, 3)]
+    same(out, quiet)
+
+
+def test_sigterm_to_one_rank_saves_on_all_and_the_exit_code_says_run_again(quiet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with started(out, 2, env=SLOW) as process:
+        wait_for_step(out, 5, process)
+        ranks_of(process)[-1].send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+        said = (tmp_path / "run.log").read_text()
+    assert "saved; the same command goes on from there" in said
+    assert "exitcode  : 4" in said
+    assert newest(out)[1]["step"] >= 6
+    done = job(out, 1)
+    assert done.returncode == 0, done.stderr
+    same(out, quiet)
+
+
+def test_a_rank_that_dies_ends_the_whole_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with started(out, 2, env=SLOW) as process:
+        wait_for_step(out, 2, process)
+        ranks_of(process)[-1].kill()
+        assert process.wait(timeout=60) != 0
+        assert "-9" in (tmp_path / "run.log").read_text()
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing_and_is_counted(quiet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = job(out, 2, env={"TRAINER_NAN": "5"})
+    assert done.returncode == 0, done.stderr
+    (bad,) = [line for line in lines(out) if line.get("event") == "bad step"]
+    assert (bad["step"], bad["rows"]) == (5, "rows 24 to 29 of the order")
+    assert newest(out)[1]["bad_steps"] == 1
+    found = losses(out)
+    assert found[4] == pytest.approx(losses(quiet)[4], rel=1e-4)
+    assert found[6] == pytest.approx(losses(quiet)[5], rel=0.2)  # of the weights that step 5 should have changed
+    assert found[12] < 0.6 * found[1]
+
+
+def test_too_many_bad_steps_end_the_run_and_name_the_rows(tmp_path: Path) -> None:
+    done = job(tmp_path / "run", 1, "guard.max_bad_steps=0", env={"TRAINER_NAN": "5"})
+    assert done.returncode == 3
+    assert "step 5" in done.stderr and "rows 24 to 29 of the order" in done.stderr
+
+
+def test_ranks_with_different_recipes_refuse_to_start(tmp_path: Path) -> None:
+    done = job(tmp_path / "run", 2, env={"TRAINER_SEED": "5"})
+    assert done.returncode != 0
+    assert "rank 1 has another recipe than rank 0" in done.stderr
+    assert not lines(tmp_path / "run")
+
+
+def test_another_recipe_in_the_same_folder_is_refused_by_name_unless_accepted(quiet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert job(out, 1, "schedule.steps=4").returncode == 0
+    refused = job(out, 1, "schedule.steps=8")
+    assert refused.returncode == 2
+    assert "schedule.steps was 4, is 8" in refused.stderr
+    assert job(out, 1, "schedule.steps=8", "--accept-changes").returncode == 0
+    assert newest(out)[1]["changes"] == ["after step 4: schedule.steps was 4, is 8"]
+
+
+def test_a_new_run_can_begin_with_the_model_of_another(quiet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = job(out, 2, f"start_from={quiet}", "schedule.steps=2", "schedule.peak_lr=1.0e-3")
+    assert done.returncode == 0, done.stderr
+    assert "begins with the model of step 12" in done.stderr
+    assert losses(out)[1] < losses(quiet)[10]
+    assert ledger(out)[1] == ledger(quiet)[1]

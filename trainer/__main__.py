@@ -1,0 +1,82 @@
+"""`python -m trainer` and `torchrun … -m trainer`: train a recipe on a dataset.
+
+This is the process edge: errors of ours become one line on stderr and an exit code (4: run the same command again).
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from bamba_data.errors import BambaError, UserError
+from trainer.feed import Feed
+from trainer.metrics import say
+from trainer.parallel import World, joined
+from trainer.recipe import Recipe, load_recipe
+from trainer.run import train
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def command(
+    recipe: Annotated[str, typer.Option(help="A recipe's name, or the path of a YAML file.")],
+    out: Annotated[str, typer.Option(metavar="URL", help="The run's folder, a local path or s3://bucket/prefix.")],
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="A dataset; may be given several times.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a field of the recipe.")
+    ] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="A local folder for metrics; the run's folder without it.")
+    ] = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although the recipe changed; the checkpoint records it.")
+    ] = False,
+) -> None:
+    """Train to the end of the recipe's schedule, from the newest checkpoint below the run's folder if there is one."""
+    urls = [f"data.urls=[{', '.join(map(repr, data))}]"] if data else []
+    loaded = load_recipe(recipe, [*(overrides or []), *urls])
+    folder = metrics or (None if "://" in out else Path(out))
+    with joined() as world:
+        train(loaded, open_feed(loaded, world), world, out, folder, accept_changes=accept_changes)
+
+
+def open_feed(recipe: Recipe, world: World) -> Feed:
+    """The loader of the recipe's datasets, for this rank."""
+    if not recipe.data.urls:
+        raise UserError("no dataset: give one with --data, or as data.urls in the recipe")
+    from loader import build_loader
+
+    return build_loader(  # type: ignore[no-any-return]
+        recipe.data.urls,
+        weights=recipe.data.weights,
+        row_tokens=recipe.data.row_tokens,
+        batch_rows=recipe.data.batch_rows,
+        seed=recipe.data.seed,
+        rank=world.rank,
+        world_size=world.size,
+        num_workers=recipe.data.workers,
+        pad_rows=True,
+    )
+
+
+@record
+def main() -> None:
+    """Run the command; exit as the error says."""
+    try:
+        app(standalone_mode=False)
+    except BambaError as error:
+        rank = os.environ.get("RANK", "0")
+        say(f"error{f' (rank {rank})' if rank != '0' else ''}: {error}")
+        sys.exit(error.exit_code)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

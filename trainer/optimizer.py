@@ -1,0 +1,103 @@
+"""AdamW on the shards of a rank: one fused call, clipping included, left undone where the gradient is not finite.
+
+Nothing here waits for the device: the norm, the factor that clips and the verdict on the gradient stay there. State
+is two moments a parameter in float32 and one count of updates, kept as the parameters are, so that a checkpoint can
+move them to any number of ranks.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim.adamw import adamw
+
+from trainer.model.bamba import vectors
+from trainer.parallel import World, local
+from trainer.recipe import Optimizer
+
+
+class AdamW:
+    """Moments for every parameter of `model`, which is sharded already."""
+
+    def __init__(self, model: nn.Module, rule: Optimizer, world: World) -> None:
+        self.rule = rule
+        self.world = world
+        self.parameters = dict(model.named_parameters())
+        self.first = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self.second = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self.updates = torch.zeros((), device=world.device)
+        small = {name for name, _ in vectors(model)}
+        everything = rule.decayed == "all"
+        self.groups = [
+            ([name for name in self.parameters if everything or name not in small], rule.weight_decay),
+            ([name for name in self.parameters if not everything and name in small], 0.0),
+        ]
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """All there is to save; loading writes into these tensors."""
+        yield "updates", self.updates
+        for name in self.parameters:
+            yield f"first.{name}", self.first[name]
+            yield f"second.{name}", self.second[name]
+
+    def gradient_norm(self) -> Tensor:
+        """The 2-norm over all ranks; not finite if any gradient is not."""
+        sharded: list[Tensor] = []
+        whole: list[Tensor] = []
+        for parameter in self.parameters.values():
+            if parameter.grad is not None:
+                (sharded if isinstance(parameter, DTensor) else whole).append(local(parameter.grad))
+        squares = torch.stack([_square(sharded, self.world.device), _square(whole, self.world.device)])
+        if self.world.size > 1:
+            dist.all_reduce(squares[0])
+        return squares.sum().sqrt()
+
+    @torch.no_grad()
+    def update(self, lr: float, norm: Tensor, healthy: Tensor) -> None:
+        """One step downhill, with the gradient scaled down to the norm that the rule allows; none where `healthy`, a
+        boolean on the device and the same on all ranks, is false."""
+        divide_by = torch.clamp(norm / self.rule.clip_norm, min=1.0)
+        broken = 1.0 - healthy.float()
+        updates = self.updates + (1.0 - broken)
+        for names, decay in self.groups:
+            params, grads, first, second = [], [], [], []
+            for name in names:
+                parameter = self.parameters[name]
+                if parameter.grad is None or not local(parameter).numel():  # more ranks than rows
+                    continue
+                params.append(local(parameter))
+                grads.append(local(parameter.grad))
+                first.append(local(self.first[name]))
+                second.append(local(self.second[name]))
+            if not params:
+                continue
+            adamw(
+                params,
+                grads,
+                first,
+                second,
+                max_exp_avg_sqs=[],
+                state_steps=[self.updates.clone() for _ in params],  # the call counts each of them up
+                fused=True,
+                grad_scale=divide_by,
+                found_inf=broken,
+                amsgrad=False,
+                beta1=self.rule.beta1,
+                beta2=self.rule.beta2,
+                lr=lr,
+                weight_decay=decay,
+                eps=self.rule.eps,
+                maximize=False,
+            )
+        self.updates.copy_(updates)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+
+def _square(grads: list[Tensor], device: torch.device) -> Tensor:
+    """The sum of squares of all elements, in float32."""
+    if not grads:
+        return torch.zeros((), device=device)
+    return torch.stack(torch._foreach_norm(grads)).float().square().sum()

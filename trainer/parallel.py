@@ -1,0 +1,144 @@
+"""One model on many processes: matrices sharded over all ranks by FSDP2, block by block; small vectors whole on each.
+
+Vectors (norms, convolutions, A_log, D, dt_bias) are replicated in float32, 7 MB of them at 9B, and their gradients are
+summed once a step in one all-reduce. So the scan gets float32 parameters whatever the products compute in, and nothing
+small is gathered over the network in a forward.
+
+One process without a launcher is a world of one: the same code, the same checkpoints.
+"""
+
+import datetime
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from trainer.model.bamba import Bamba, vectors
+from trainer.recipe import Compute
+
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among the others."""
+
+    rank: int
+    size: int
+    device: torch.device
+    mesh: DeviceMesh
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """Join the processes that the launcher started (`torchrun` sets RANK and its kin), or be alone."""
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    else:
+        dist.init_process_group(
+            backend,
+            store=_store(),
+            rank=0,
+            world_size=1,
+            timeout=COLLECTIVE_TIMEOUT,
+        )
+    try:
+        yield World(rank, size, device, init_device_mesh(device.type, (size,)))
+    finally:
+        dist.destroy_process_group()
+
+
+def _store() -> Any:
+    """The address book of a world of one."""
+    return dist.HashStore()  # type: ignore[attr-defined]
+
+
+def distribute(model: Bamba, compute: Compute, world: World) -> None:
+    """Compile, recompute and shard a model on the meta device; then it lies on `world.device`, still without values."""
+    policy = MixedPrecisionPolicy(
+        param_dtype=getattr(torch, compute.dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    whole = {parameter for _, parameter in vectors(model)}
+    shard = partial(fully_shard, mesh=world.mesh, mp_policy=policy, ignored_params=whole)
+    for block in model.blocks:
+        # Within the block's own call, so that the gathering of its weights happens around it, not inside a graph.
+        block.forward = _computed(block.forward, compute)
+        shard(block, reshard_after_forward=compute.reshard)
+    shard(model.embedding, reshard_after_forward=compute.reshard)
+    shard(model.head, reshard_after_forward=False)  # its backward comes next
+    shard(model, reshard_after_forward=False)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # Sum: the loss of a rank is its part of the global mean already.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+    model.to_empty(device=world.device)
+
+
+def _computed(forward: Callable[..., Tensor], compute: Compute) -> Callable[..., Tensor]:
+    if compute.recompute != "none":
+        kept: dict[str, Any] = {} if compute.recompute == "full" else {"context_fn": _kept_contexts}
+        forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False, **kept)
+    return torch.compile(forward, fullgraph=True) if compute.compile else forward
+
+
+def _kept_contexts() -> Any:
+    return create_selective_checkpoint_contexts(_policy)  # type: ignore[no-untyped-call]
+
+
+def _policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if str(op) in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+_KEPT = {
+    "aten.mm.default",
+    "aten.addmm.default",
+    "aten._scaled_mm.default",
+    "aten._scaled_dot_product_flash_attention.default",
+    "aten._scaled_dot_product_flash_attention_for_cpu.default",
+    "aten._scaled_dot_product_efficient_attention.default",
+    "flex_attention",
+    "bamba.mix.default",
+}
+
+
+def accumulate(model: Bamba, *, last: bool, reshard: bool) -> None:
+    """Before each backward of a step: weights that are not resharded stay gathered until the last one."""
+    if not reshard and isinstance(model, FSDPModule):
+        model.set_reshard_after_backward(last)
+
+
+def sum_vector_gradients(model: nn.Module, world: World) -> None:
+    """Add up the gradients of the replicated parameters over all ranks, in one message."""
+    grads = [parameter.grad for _, parameter in vectors(model) if parameter.grad is not None]
+    if world.size == 1 or not grads:
+        return
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat)
+    for grad, part in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
+        grad.copy_(part.view_as(grad))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of it, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

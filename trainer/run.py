@@ -1,0 +1,244 @@
+"""A training run from its first step to its last, however often it is stopped on the way.
+
+Step s learns from the s-th batch of the feed and is done when its outcome was read, which happens while step s + 1 is
+computed. A checkpoint holds the state after a step: model, moments, the feed's state, tokens by source, the recipe.
+There is no random state to keep: first values come from the seed and the name, and the order of rows from the feed.
+"""
+
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bamba_data.canonical import digest
+from bamba_data.errors import Interrupted, UserError
+from bamba_data.store import open_store
+from trainer.batch import Batch
+from trainer.checkpoint.saving import Checkpointer, load
+from trainer.checkpoint.start import model_of
+from trainer.feed import Feed
+from trainer.guard import BadSteps, Spikes
+from trainer.metrics import Metrics, nothing, say
+from trainer.model.bamba import Bamba
+from trainer.model.initial import fill
+from trainer.optimizer import AdamW
+from trainer.parallel import World, distribute
+from trainer.recipe import Recipe
+from trainer.schedule import learning_rate
+from trainer.step import Stepper, Telltale
+
+
+def build(recipe: Recipe, world: World) -> Bamba:
+    """The model of a recipe on this rank's device, sharded, with its first values."""
+    with torch.device("meta"):
+        model = Bamba(recipe.model, recipe.compute.residual, recipe.compute.loss_chunk_tokens)
+    distribute(model, recipe.compute, world)
+    fill(model, recipe.model, recipe.seed)
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A step whose outcome is on its way."""
+
+    step: int
+    telltale: Telltale
+    lr: float
+    waited_seconds: float
+    batch_rows: Tensor
+
+
+class Run:
+    """One run of `recipe` with its checkpoints below `out`; every rank makes one."""
+
+    def __init__(self, recipe: Recipe, feed: Feed, world: World, out: str, folder: Path | None) -> None:
+        self.recipe, self.feed, self.world = recipe, feed, world
+        self.say = say if world.leads else nothing
+        self.model = build(recipe, world)
+        self.optimizer = AdamW(self.model, recipe.optimizer, world)
+        self.stepper = Stepper(self.model, self.optimizer, recipe.compute, world, len(feed.sources))
+        self.checkpointer = Checkpointer(open_store(f"{out}/checkpoints"), recipe.checkpoints, world, self.say)
+        self.metrics = Metrics(recipe, world, feed.sources, folder)
+        self.bad_steps = BadSteps(recipe.guard)
+        self.spikes = Spikes(recipe.guard)
+        self.done_steps = 0
+        self.accepted_changes: list[str] = []
+        self._pending: deque[_Pending] = deque()
+        self._last = Telltale(torch.zeros(1, device=world.device))  # when the first step's time begins
+        self._stop = False
+
+    # ---- state
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor of the run, by the name it has in a checkpoint."""
+        named = {f"model.{name}": value.detach() for name, value in self.model.named_parameters()}
+        return named | {f"optimizer.{name}": value for name, value in self.optimizer.state()}
+
+    def about(self) -> dict[str, Any]:
+        """All else that a checkpoint holds."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "learned": self.recipe.learned_digest(),
+            "feed": self.feed.state_dict(),
+            "tokens": self.metrics.tokens,
+            "bad_steps": self.bad_steps.count,
+            "changes": self.accepted_changes,
+        }
+
+    def begin(self, *, accept_changes: bool = False) -> None:
+        """Go to where the newest whole checkpoint is, or to step 0; then make sure that all ranks are there."""
+
+        def accept(commit: dict[str, Any]) -> None:
+            changes = _changes(commit["recipe"], self.recipe.model_dump(mode="json"))
+            if commit["learned"] != self.recipe.learned_digest() and not accept_changes:
+                raise UserError(
+                    f"the checkpoints here are of another recipe ({'; '.join(changes)}). Use the old values, another "
+                    "folder (with start_from, to begin with this model), or --accept-changes to go on with the new ones"
+                )
+            self.accepted_changes = [*commit["changes"], *(f"after step {commit['step']}: {c}" for c in changes)]
+
+        commit = self.checkpointer.restore(self.state(), accept)
+        if commit is not None:
+            self._resume(commit)
+        elif self.recipe.start_from:
+            store, name = model_of(self.recipe.start_from)
+            wanted = {name: value for name, value in self.state().items() if name.startswith("model.")}
+            begun = load(store, name, wanted)
+            self.say(f"begins with the model of step {begun['step']} of {store.url}")
+        else:
+            self.say(f"no checkpoint below {self.checkpointer.store.url}: begins at step 0")
+        self._agree()
+        self._last = Telltale(torch.zeros(1, device=self.world.device))
+
+    def _resume(self, commit: dict[str, Any]) -> None:
+        self.feed.load_state_dict(commit["feed"])
+        self.done_steps = commit["step"]
+        self.metrics.tokens |= commit["tokens"]
+        self.bad_steps.count = commit["bad_steps"]
+        self.metrics.event({"event": "resumed", "step": self.done_steps, "world_size": self.world.size})
+        self.say(f"goes on after step {self.done_steps} (saved by {commit['world_size']} ranks, now {self.world.size})")
+
+    def _agree(self) -> None:
+        """Refuse to start if ranks have different recipes, data or places in it."""
+        mine = {
+            "recipe": self.recipe.learned_digest(),
+            "place in the data": digest(self.feed.state_dict()),
+            "step": self.done_steps,
+        }
+        all_of_them: list[Any] = [None] * self.world.size
+        dist.all_gather_object(all_of_them, mine)
+        for rank, theirs in enumerate(all_of_them):
+            for what, value in theirs.items():
+                if value != all_of_them[0][what]:
+                    raise UserError(
+                        f"rank {rank} has another {what} than rank 0 ({value} and {all_of_them[0][what]}): give all "
+                        "ranks the same recipe and dataset"
+                    )
+
+    # ---- steps
+
+    def train(self) -> None:
+        """To the last step. `Interrupted` after SIGTERM, with everything saved."""
+        with self._listening():
+            batches = iter(self.feed)
+            while self.done_steps < self.recipe.schedule.steps:
+                stopped = self._step(batches)
+                ended = self.done_steps == self.recipe.schedule.steps
+                if ended or stopped or self.done_steps % self.recipe.checkpoints.every_steps == 0:
+                    self._read(0)
+                    self.checkpointer.save(self.done_steps, self.state(), self.about())
+                if stopped and not ended:
+                    self.checkpointer.finish()
+                    raise Interrupted(
+                        f"stopped after step {self.done_steps}, saved; the same command goes on from there"
+                    )
+            self.checkpointer.finish()
+
+    def close(self) -> None:
+        self.checkpointer.close()
+        self.metrics.close()
+
+    def _step(self, batches: Iterator[Any]) -> bool:
+        """Start one step, read the outcome of the one before; whether some process was asked to stop."""
+        step = self.done_steps + 1
+        before = time.monotonic()
+        batch = Batch.of(next(batches))
+        waited = time.monotonic() - before
+        lr = learning_rate(self.recipe.schedule, step)
+        telltale = self.stepper(batch, lr, stop=self._stop, before_update=self.checkpointer.staged)
+        self.done_steps = step
+        self._pending.append(_Pending(step, telltale, lr, waited, batch.row))
+        return self._read(1)
+
+    def _read(self, keep: int) -> bool:
+        """Read all outcomes but the newest `keep`; whether one of them asks to stop."""
+        stop = False
+        while len(self._pending) > keep:
+            pending = self._pending.popleft()
+            outcome = pending.telltale.read()
+            stop |= outcome.stop
+            self.metrics.see(outcome, pending.telltale.seconds_after(self._last), pending.waited_seconds)
+            self._last = pending.telltale
+            if not outcome.healthy:
+                rows = _named(pending.batch_rows)
+                self.bad_steps.see(pending.step, outcome, rows)
+                self.say(f"BAD STEP {pending.step}: gradient norm {outcome.grad_norm:g}, left out; {rows}")
+                self.metrics.event({"event": "bad step", "step": pending.step, "rows": rows})
+            if pending.step % self.recipe.log.every_steps == 0 or pending.step == self.recipe.schedule.steps:
+                self.metrics.line(pending.step, outcome, pending.lr, self.bad_steps.count)
+        return stop
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        def asked(number: int, frame: FrameType | None) -> None:
+            self._stop = True
+
+        before = signal.signal(signal.SIGTERM, asked)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _named(rows: Tensor) -> str:
+    """The rows of a step over all ranks, in words; a collective call."""
+    real = rows[rows >= 0]
+    mine = (int(real.min()), int(real.max())) if len(real) else None
+    found: list[tuple[int, int] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    ends = [end for pair in found if pair for end in pair]
+    return f"rows {min(ends)} to {max(ends)} of the order" if ends else "no rows"
+
+
+def _changes(then: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:
+    """Every field that differs, with both values."""
+    found: list[str] = []
+    for key in {**then, **now}:
+        old, new = then.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _changes(old, new, f"{at}{key}.")
+        elif old != new:
+            found.append(f"{at}{key} was {old!r}, is {new!r}")
+    return found
+
+
+Open = Callable[[Recipe, World], Feed]
+
+
+def train(recipe: Recipe, feed: Feed, world: World, out: str, folder: Path | None, *, accept_changes: bool) -> None:
+    """Begin or go on, to the end."""
+    run = Run(recipe, feed, world, out, folder)
+    try:
+        run.begin(accept_changes=accept_changes)
+        run.train()
+    finally:
+        run.close()

@@ -1,0 +1,103 @@
+"""One training step: this rank's rows through the model in micro-batches, one update, one vector of what happened.
+
+The loss is the mean over all real targets of the global batch, so it does not matter how rows fall to ranks, how many
+go through at once, or how many rows are padding. Nothing in a step waits for the device; what the host wants to know
+is reduced over the ranks there and read a step later (see `Telltale`).
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainer.batch import Batch
+from trainer.model.bamba import Bamba
+from trainer.optimizer import AdamW
+from trainer.parallel import World, accumulate, sum_vector_gradients
+from trainer.recipe import Compute
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step did, the same on all ranks. Losses are in nats a token; `source_targets` counts the real targets of
+    each source, in the loader's order of sources. `stop` says that some process was asked to end."""
+
+    loss: float
+    grad_norm: float
+    healthy: bool
+    stop: bool
+    source_loss_sums: list[float]
+    source_targets: list[int]
+
+    @property
+    def targets(self) -> int:
+        return sum(self.source_targets)
+
+
+class Telltale:
+    """The vector of a step on its way to the host. `read` waits for the step to be done, if it is not."""
+
+    def __init__(self, vector: Tensor) -> None:
+        self._event = torch.cuda.Event(enable_timing=True) if vector.is_cuda else None  # type: ignore[no-untyped-call]
+        self._ended = time.monotonic()  # where there is no device, the step is done
+        self._vector = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=vector.is_cuda)
+        self._vector.copy_(vector, non_blocking=True)
+        if self._event:
+            self._event.record()
+
+    def seconds_after(self, earlier: "Telltale") -> float:
+        """From the end of one step to the end of this one; both must have been read."""
+        if self._event and earlier._event:
+            return float(earlier._event.elapsed_time(self._event)) / 1000
+        return self._ended - earlier._ended
+
+    def read(self) -> Outcome:
+        if self._event:
+            self._event.synchronize()
+        norm, healthy, stop, *rest = self._vector.tolist()
+        half = len(rest) // 2
+        sums, counts = rest[:half], [round(count) for count in rest[half:]]
+        loss = sum(sums) / max(sum(counts), 1)
+        return Outcome(loss, norm, healthy > 0, stop > 0, sums, counts)
+
+
+class Stepper:
+    """Takes steps with a model and its optimizer."""
+
+    def __init__(self, model: Bamba, optimizer: AdamW, compute: Compute, world: World, sources: int) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.compute, self.world, self.sources = compute, world, sources
+
+    def __call__(
+        self, batch: Batch, lr: float, *, stop: bool = False, before_update: Callable[[], None] = lambda: None
+    ) -> Telltale:
+        """Learn from this rank's rows of a step. `stop`: this process was asked to end, tell the others.
+        `before_update` is called when the gradient is there and the weights are still the old ones."""
+        device = self.world.device
+        targets = torch.tensor(float(batch.targets), dtype=torch.float64).to(device, non_blocking=True)
+        if self.world.size > 1:
+            dist.all_reduce(targets)
+        share = (1.0 / targets.clamp(min=1.0)).float()
+        sums = torch.zeros(self.sources + 1, dtype=torch.float64, device=device)  # the last one is for padding rows
+        counts = torch.zeros_like(sums)
+        parts = batch.micro(self.compute.micro_rows)
+        for number, part in enumerate(parts, 1):
+            on = part.to(device)
+            bins = on.sources.remainder(self.sources + 1)
+            accumulate(self.model, last=number == len(parts), reshard=self.compute.reshard)
+            losses = self.model(on.input_ids, on.documents, on.positions, on.labels)
+            (losses.sum() * share).backward()
+            sums.index_add_(0, bins, losses.detach().sum(1, dtype=torch.float64))
+            counts.index_add_(0, bins, (on.labels >= 0).sum(1).double())
+        sum_vector_gradients(self.model, self.world)
+        norm = self.optimizer.gradient_norm()
+        told = torch.cat([sums[:-1], counts[:-1], torch.full((1,), float(stop), dtype=torch.float64, device=device)])
+        if self.world.size > 1:
+            dist.all_reduce(told)
+        healthy = torch.isfinite(norm) & torch.isfinite(told).all()
+        before_update()
+        self.optimizer.update(lr, norm, healthy)
+        return Telltale(torch.cat([torch.stack([norm.double(), healthy.double(), told[-1]]), told[:-1]]))
