@@ -13,7 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bamba_data.cli import AsJson, app, console, print_json
-from bamba_data.errors import BambaError, RecipeError, Unfinished, UserError
+from bamba_data.errors import BambaError, Unfinished, UserError
+from pipelines import remote_cli as remote_cli  # adds its commands to the app
+from pipelines.options import (
+    RECIPES,
+    Address,
+    FailFast,
+    Interval,
+    LimitDocuments,
+    LimitFiles,
+    Mirror,
+    Out,
+    Quarantine,
+    RecipeArgument,
+    Relock,
+    RetryStopped,
+    Set,
+    Workers,
+    load_recipe,
+)
 
 if TYPE_CHECKING:
     from bamba_data.manifest import Manifest
@@ -21,46 +39,6 @@ if TYPE_CHECKING:
     from bamba_data.recipe import Recipe
     from pipelines.build import Prepared
     from pipelines.plan import Plan
-
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or the path of a YAML file.")]
-Out = Annotated[str, typer.Option("--out", metavar="URL", help="The dataset: a local path or s3://bucket/prefix.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a field of the recipe.")]
-LimitFiles = Annotated[int | None, typer.Option(min=1, help="Only the first files of each source.")]
-LimitDocuments = Annotated[int | None, typer.Option(min=1, help="Only the first records of each file.")]
-Quarantine = Annotated[list[str] | None, typer.Option(metavar="SOURCE/PATH", help="Leave this input out, and say so.")]
-Relock = Annotated[bool, typer.Option("--relock", help="Resolve the inputs anew, even if they are locked.")]
-Mirror = Annotated[str | None, typer.Option(metavar="URL", help="Read the inputs from this mirror (see download).")]
-Address = Annotated[
-    str | None, typer.Option(help="A running Ray cluster; without it, RAY_ADDRESS or one started here.")
-]
-Workers = Annotated[int | None, typer.Option(min=1, help="Units at once; all cores without it.")]
-RetryStopped = Annotated[bool, typer.Option("--retry-stopped", help="Go on although an earlier attempt gave up.")]
-FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed unit.")]
-Interval = Annotated[float, typer.Option(min=0.1, help="Seconds between progress lines, off a terminal.")]
-
-RECIPES = Path(__file__).parent / "recipes"
-
-
-def load_recipe(
-    name: str,
-    overrides: list[str] | None,
-    limit_files: int | None = None,
-    limit_documents: int | None = None,
-    quarantine: list[str] | None = None,
-) -> "tuple[Recipe, Path]":
-    """The recipe and the folder where its relative paths start."""
-    from bamba_data.recipe import load_file
-
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        have = ", ".join(sorted(found.stem for found in RECIPES.glob("*.yaml")))
-        raise RecipeError(f"{name}: no such recipe; these ship with us: {have}; or give the path of a .yaml file")
-    changes = list(overrides or [])
-    changes += [f"limits.files={limit_files}"] if limit_files else []
-    changes += [f"limits.documents={limit_documents}"] if limit_documents else []
-    if quarantine:
-        changes.append(f"bad_input.quarantine=[{', '.join(map(repr, quarantine))}]")
-    return load_file(path, changes), path.parent
 
 
 @app.command()
@@ -179,6 +157,7 @@ def build(
     from pipelines import tokenize
     from pipelines.build import prepare
     from pipelines.journal import recorded
+    from pipelines.metrics import Exporting
     from pipelines.progress import display
     from pipelines.runs import Run
 
@@ -191,7 +170,7 @@ def build(
         journal.planned(prepared.plan.digest, len(prepared.plan.units), done, prepared.plan.input_bytes)
         _say_prepared(prepared, done, is_terminal)
         options = tokenize.Options(address, workers, fail_fast)
-        shown = journal.watching(display("tokenize", is_terminal, interval))
+        shown = journal.watching(Exporting(display("tokenize", is_terminal, interval), loaded.name, "tokenize"))
         version, manifest = tokenize.build(prepared, options, shown)
         journal.published(manifest.digest, version.number, sum(source.size_bytes for source in manifest.sources))
     _say_published(prepared.store.url, version, manifest, is_terminal)
@@ -263,6 +242,7 @@ def download(
     from pipelines import tokenize
     from pipelines.build import frozen_lock
     from pipelines.journal import recorded
+    from pipelines.metrics import Exporting
     from pipelines.progress import display, json_log
     from pipelines.runs import Run
 
@@ -271,7 +251,7 @@ def download(
     with recorded(Run.of("download", loaded, None, relock), to, retry_stopped, is_terminal, interval) as journal:
         frozen = frozen_lock(loaded, folder, open_store(to), _fetcher(loaded), relock=relock)
         options = tokenize.Options(address, workers, fail_fast)
-        shown = journal.watching(display("download", is_terminal, interval))
+        shown = journal.watching(Exporting(display("download", is_terminal, interval), loaded.name, "download"))
         lock = mirroring.download(loaded, frozen.lock, to, options, shown)
     total = sum(file.facts.size_bytes or 0 for file in lock.files)
     if is_terminal:

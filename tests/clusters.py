@@ -1,0 +1,127 @@
+"""Real Ray clusters on this machine, by `ray start`: a head with token authentication, and nodes that can be lost.
+
+Every node is a process group of its own, so that a test can end it as a power cut does.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import requests
+
+RAY = str(Path(sys.executable).parent / "ray")
+READY_SECONDS = 120.0
+
+#: A node that is silent counts as lost after some 10 seconds; with Ray's defaults after more than a minute.
+SOON_LOST = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "4",
+}
+
+
+@dataclass
+class RayCluster:
+    """A head whose job server answers at `url` and its metrics at `metrics_url`; `env` may talk to it."""
+
+    url: str
+    metrics_url: str
+    gcs: str
+    env: dict[str, str]
+    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def add_node(self, cpus: int = 1) -> subprocess.Popen[bytes]:
+        """One more node, which has joined when this returns."""
+        before = self.alive()
+        node = _start(["--address", self.gcs, f"--num-cpus={cpus}"], self.env)
+        self.nodes.append(node)
+        _until(lambda: self.alive() > before, "the node to join")
+        return node
+
+    def alive(self) -> int:
+        """Nodes that the head believes in."""
+        answer = requests.get(f"{self.url}/nodes?view=summary", headers=self.headers(), timeout=30)
+        return sum(node["raylet"].get("state") == "ALIVE" for node in answer.json()["data"]["summary"])
+
+    def headers(self) -> dict[str, str]:
+        token = Path(self.env["HOME"], ".ray", "auth_token")
+        return {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
+
+
+@contextlib.contextmanager
+def ray_cluster(home: Path, cpus: int = 2, extra_env: Mapping[str, str] | None = None) -> Iterator[RayCluster]:
+    """A head with `cpus` cores; everything is gone afterwards."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "BAMBA_"))}
+    env |= {"HOME": str(home), "RAY_AUTH_MODE": "token", **(extra_env or {})}
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
+    gcs, dashboard, metrics = free_port(), free_port(), free_port()
+    urls = f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics"
+    cluster = RayCluster(*urls, f"127.0.0.1:{gcs}", env)
+    head = ["--head", "--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}"]
+    try:
+        cluster.nodes.append(_start([*head, f"--num-cpus={cpus}"], env, metrics))
+        _until(lambda: cluster.alive() == 1 and _serves_jobs(cluster), "the head to answer")
+        yield cluster
+    finally:
+        for node in reversed(cluster.nodes):
+            kill_node(node)
+
+
+def kill_node(node: subprocess.Popen[bytes]) -> None:
+    """As when its power goes: every process of it at once."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(node.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGKILL)
+    node.wait()
+
+
+def processes_of(node: subprocess.Popen[bytes], title: str) -> list[psutil.Process]:
+    """The processes of a node whose title begins so."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(node.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+                if process.cmdline()[0].startswith(title):
+                    found.append(process)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start(arguments: list[str], env: Mapping[str, str], metrics_port: int = 0) -> subprocess.Popen[bytes]:
+    command = [RAY, "start", *arguments, "--object-store-memory=100000000"]
+    command += [f"--metrics-export-port={metrics_port or free_port()}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", "--block"]
+    return subprocess.Popen(
+        command, env=dict(env), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def _serves_jobs(cluster: RayCluster) -> bool:
+    return requests.get(f"{cluster.url}/api/jobs/", headers=cluster.headers(), timeout=30).status_code == 200
+
+
+def _until(condition: object, what: str) -> None:
+    end = time.monotonic() + READY_SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(requests.RequestException, KeyError, ValueError):
+            if condition():  # type: ignore[operator]
+                return
+        time.sleep(0.2)
+    raise AssertionError(f"waited {READY_SECONDS:.0f} s in vain for {what}")
