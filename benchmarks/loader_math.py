@@ -1,28 +1,34 @@
 """What the order of rows costs: permutation in indices a second, mix and shares in milliseconds a batch, on one core.
 
     python -m benchmarks.loader_math [--rounds 5]
+    python -m benchmarks.loader_math --mix [--steps 25000] [--keys 3]     # the tables of docs/mix.md
 
 Processor seconds of one process, best of the rounds, because the machine is shared; numpy's own random permutation
 stands beside ours. The mix is Bamba's, 19 sources at 384 rows a batch; "far" batches lie at random rows below 2^48, so
 that nothing of the batch before helps, as after a resume.
+
+With --mix: how far the mix of the served rows strays from its weights at the worst prefix, source, rank and key.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 import numpy as np
 
 from benchmarks.measure import machine
-from loader.mix import Lattice
+from loader.deviation import worst_deviation
+from loader.evenness import quotients
+from loader.mix import CELL, TURN, Lattice
 from loader.permutation import Permutation, derive_key
-from loader.shares import owned
+from loader.shares import owned, owners, turn
 
 WEIGHTS = (1456, 1835, 1558, 1851, 450, 1500, 300, 236, 114, 200, 100, 62, 27, 11, 51, 49, 100, 55, 45)
 BATCH_ROWS = 384
+WORLDS = (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 16, 24, 32, 48, 64, 96, 100, 128, 160, 192, 256, 384, 500, 1000, 1024)
 INDICES = 2_000_000
 BATCHES = 200
 #: A power of two and one more, which sends every other index round again: the best and the worst of neighbours.
@@ -84,13 +90,54 @@ def batches(rounds: int) -> None:
         print(f"{name:>24}  one after the other {each(work, near):.3f}  far {each(work, far):.3f}")
 
 
+def deviations(steps: int, keys: int, batch_rows: int, worlds: Iterable[int], first_row: int = 0) -> None:
+    count = steps * BATCH_ROWS // batch_rows
+    firsts = range(first_row, first_row + count * batch_rows, batch_rows)
+    lattices = [Lattice.create(WEIGHTS, BATCH_ROWS, derive_key("deviations", key)) for key in range(keys)]
+    rows = np.arange(first_row, first_row + count * batch_rows)
+    sources = [lattice.sources(rows) for lattice in lattices]
+    print(f"\n{count:,} batches of {batch_rows} rows from row {first_row} on, steps of {BATCH_ROWS}, {keys} keys")
+    print(f"{'overall':>10} {max(worst_deviation(each, WEIGHTS) for each in sources):6.2f}")
+    for world in worlds:
+        worst = max(
+            worst_deviation(each, WEIGHTS, np.concatenate([owners(row, batch_rows, world, lattice) for row in firsts]))
+            for each, lattice in zip(sources, lattices, strict=True)
+        )
+        print(f"{'W = ' + str(world):>10} {worst:6.2f}", flush=True)
+
+
+def bounds(step_rows: int, stride: int) -> None:
+    """What docs/mix.md proves, for runs of so many steps: twice the sums of digits."""
+    print(f"\nproven, {step_rows} rows a step: twice the most digits of any number of steps below, and of any slots")
+    for steps in (2**10, 25_000, 2**20, 2**30):
+        parts = [f"W = {w}: {2 * digits(turn(w, 1) * CELL + TURN, w * CELL, steps)}" for w in (2, 8, 64, 100, 384)]
+        print(f"{steps:>16,} steps: {2 * digits(TURN, CELL, steps)}, " + ", ".join(parts))
+    print(f"{'within a step':>22}: {2 * digits(stride, step_rows, step_rows)}")
+
+
+def digits(p: int, q: int, limit: int) -> int:
+    """The most digits, added up, that a number below `limit` has in the Ostrowski numeration of p/q, or one more."""
+    return sum(quotients(p, q, limit))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--mix", action="store_true")
+    parser.add_argument("--steps", type=int, default=25_000)
+    parser.add_argument("--keys", type=int, default=3)
+    arguments = parser.parse_args()
     print(f"{datetime.now(UTC):%Y-%m-%d}  {machine()}  numpy {np.__version__}")
-    permutations(rounds)
-    batches(rounds)
+    if not arguments.mix:
+        permutations(arguments.rounds)
+        batches(arguments.rounds)
+        return
+    bounds(BATCH_ROWS, Lattice.create(WEIGHTS, BATCH_ROWS, 0).stride)
+    deviations(arguments.steps, arguments.keys, BATCH_ROWS, WORLDS)
+    deviations(arguments.steps, arguments.keys, 2 * BATCH_ROWS, (2, 7, 8, 64, 100, 768))
+    deviations(arguments.steps, arguments.keys, BATCH_ROWS, (2, 7, 8, 64, 100, 192), first_row=100)
+    deviations(arguments.steps, arguments.keys, 256, (7, 8, 13, 64, 96, 192, 256))
+    deviations(arguments.steps, arguments.keys, 1024, (7, 8, 13, 64, 96, 192, 256, 1024))
 
 
 if __name__ == "__main__":
