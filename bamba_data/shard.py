@@ -228,10 +228,11 @@ class Tokens(NamedTuple):
 class ShardReader:
     """Random access to the blocks of one shard. Nothing is yielded that its digest does not vouch for."""
 
-    def __init__(self, file: BinaryIO | pa.NativeFile | str, path: str) -> None:
+    def __init__(self, file: BinaryIO | pa.NativeFile | str, path: str, metadata: Any = None) -> None:
+        """With `metadata`, the parsed footer, the end of the file is not read."""
         self.path = path
         try:
-            self.parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            self.parquet = pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True)
             found = self.parquet.schema_arrow
         except _UNREADABLE as error:
             raise CorruptShard(path, f"not a readable parquet file ({_line(error)})") from None

@@ -6,5 +6,33 @@ reads which row. This package holds that function, bottom up:
     permutation   a keyed bijection on [0, n): any row's place in a shuffled epoch, and back
     mix           a lattice over (step, slot): which source a row of the global order comes from, and its ordinal there
     shares        which rows of a batch a rank computes
+    stream        one source, cut into rows: where each begins
+    plan          which sources in which shares from which row on, what is skipped or in quarantine
+    order         a plan and the blocks of its sources: any row's place
+    segments      a block as an epoch serves it, verified and cached
+    rows          a batch's rows as arrays
+    cursor        where a run is
+    dataset       all that for torch: build_loader, TokenDataset
     quality       the statistics that a shuffle has to pass beside Fisher-Yates
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loader.dataset import Loader, Settings, TokenDataset, build_loader
+    from loader.plan import MixPlan
+
+__all__ = ["Loader", "MixPlan", "Settings", "TokenDataset", "build_loader"]
+
+
+def __getattr__(name: str) -> Any:
+    """What most people need, without importing torch for those who need only the mathematics."""
+    if name == "MixPlan":
+        from loader.plan import MixPlan
+
+        return MixPlan
+    if name in __all__:
+        from loader import dataset
+
+        return getattr(dataset, name)
+    raise AttributeError(name)

@@ -1,0 +1,266 @@
+"""The blocks of a source: how many documents and tokens each has, known at once, and its tokens, verified when read.
+
+The counts come from the manifest's table of blocks. They are kept as arrays in the cache folder, mapped and not
+loaded: nine million blocks cost a process no memory, and all processes of a host after the first no time.
+"""
+
+import io
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from numpy.typing import NDArray
+
+from bamba_data import canonical
+from bamba_data.dataset import Dataset
+from bamba_data.errors import CorruptManifest, CorruptShard, UserError
+from bamba_data.shard import Footer, ShardReader, Tokens
+from loader.mapping import map_file
+
+FOOTERS = 64  # parsed ones held
+
+#: The arrays of an index, one element a block, and the candidates for being held out.
+FIELDS: Mapping[str, str] = {
+    "shard": "<u4",
+    "block": "<u4",
+    "documents": "<i8",
+    "tokens": "<i8",
+    "offset": "<u8",
+    "size_bytes": "<u8",
+    "digest": "<u8",
+    "candidate_block": "<i8",
+    "candidate_document": "<i8",
+    "candidate_tokens": "<i8",
+    "candidate_hash": "<u8",
+}
+
+
+class Blocks(Protocol):
+    """What the order is made of. `documents` and `tokens` have an element a block; `read(n)` gives block n, verified.
+
+    `identity` changes with any token; `candidates` are the documents that may be held out.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def documents(self) -> NDArray[np.int64]: ...
+    @property
+    def tokens(self) -> NDArray[np.int64]: ...
+    @property
+    def candidates(self) -> "Candidates": ...
+    def read(self, block: int) -> Tokens: ...
+    def digest(self, block: int) -> bytes:
+        """16 bytes that change with any token or document boundary of the block."""
+
+
+class Candidates(NamedTuple):
+    """Documents that may be held out, by block of the source, place in it, tokens, hash of the id (below LIMIT)."""
+
+    block: NDArray[np.int64]
+    document: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    hash: NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class ShardBlocks:
+    """A source of a published dataset."""
+
+    dataset: Dataset
+    name: str
+    arrays: Mapping[str, NDArray[Any]]
+
+    @property
+    def identity(self) -> str:
+        return f"{self.dataset.manifest.digest}/{self.name}"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.dataset.manifest.tokenizer.token_dtype)
+
+    @property
+    def documents(self) -> NDArray[np.int64]:
+        return self.arrays["documents"]
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        return self.arrays["tokens"]
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        return Candidates(*(self.arrays[f"candidate_{field}"] for field in Candidates._fields))
+
+    def digest(self, block: int) -> bytes:
+        return self.arrays["digest"][2 * block : 2 * block + 2].tobytes()
+
+    def place(self, block: int) -> tuple[int, int]:
+        """(row of the table of shards, row group in that shard)."""
+        return int(self.arrays["shard"][block]), int(self.arrays["block"][block])
+
+    def read(self, block: int) -> Tokens:
+        number, row_group = self.place(block)
+        shard = _shard(self.dataset, number)
+        start, size = int(self.arrays["offset"][block]), int(self.arrays["size_bytes"][block])
+        body = self.dataset.store.read_range(shard.path, start, start + size)
+        if len(body) != size:
+            raise CorruptShard(shard.path, f"ends inside block {row_group}")
+        reader = ShardReader(_Piece(start, body), shard.path, shard.metadata)
+        tokens = reader.tokens(row_group, self.digest(block).hex())
+        if len(tokens.counts) != self.documents[block] or len(tokens.ids) != self.tokens[block]:
+            raise CorruptShard(shard.path, f"block {row_group}: documents or tokens are not the manifest's")
+        return tokens
+
+
+def open_blocks(dataset: Dataset, cache: Path) -> dict[str, ShardBlocks]:
+    """All sources of a dataset, by name."""
+    digest = canonical.digest([dataset.manifest.tables.blocks.sha256, dataset.manifest.tables.candidates.sha256])
+    folder = cache / "index" / digest[:32]
+    if not (folder / "index.json").exists():
+        _write_index(dataset, folder)
+    listed = canonical.loads((folder / "index.json").read_bytes(), str(folder), 1 << 24)
+    found: dict[str, ShardBlocks] = {}
+    for number, source in enumerate(dataset.manifest.sources):
+        try:
+            arrays = {field: _mapped(folder / f"{number}.{field}", FIELDS[field], listed) for field in FIELDS}
+        except _Damaged:
+            shutil.rmtree(folder, ignore_errors=True)
+            _write_index(dataset, folder)
+            listed = canonical.loads((folder / "index.json").read_bytes(), str(folder), 1 << 24)
+            arrays = {field: _mapped(folder / f"{number}.{field}", FIELDS[field], listed) for field in FIELDS}
+        if len(arrays["tokens"]) != source.blocks or int(arrays["tokens"].sum()) != source.account.tokens:
+            raise CorruptManifest(dataset.store.url, f"the blocks of source {source.name} are not what it says of them")
+        found[source.name] = ShardBlocks(dataset, source.name, arrays)
+    return found
+
+
+class _Damaged(Exception):
+    """A file of the index is not what index.json says: it is made anew."""
+
+
+def _mapped(path: Path, dtype: str, listed: dict[str, Any]) -> NDArray[Any]:
+    size, digest = listed[path.name]
+    if not size:
+        return np.empty(0, dtype)
+    try:
+        found = map_file(path)
+    except OSError:
+        raise _Damaged from None
+    if len(found) != size or xxhash.xxh3_128_hexdigest(found.data) != digest:
+        raise _Damaged
+    return np.frombuffer(found, dtype)
+
+
+def _write_index(dataset: Dataset, folder: Path) -> None:
+    """The arrays of every source, in a folder that appears whole or not at all."""
+    import polars as pl
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+    try:
+        listed: dict[str, tuple[int, str]] = {}
+        for number, source in enumerate(dataset.manifest.sources):
+            blocks = dataset.blocks.filter(pl.col("source") == source.name)
+            places = blocks.select("shard", "block").with_row_index("candidate_block")
+            chosen = (
+                dataset.candidates.filter(pl.col("source") == source.name)
+                .join(places, on=["shard", "block"])
+                .sort("candidate_block", "document")
+            )
+            plain = ("shard", "block", "documents", "tokens", "offset", "size_bytes")
+            arrays = {name: blocks[name].to_numpy() for name in plain}
+            arrays["digest"] = np.frombuffer(b"".join(blocks["digest"].to_list()), "<u8")
+            arrays["candidate_block"] = chosen["candidate_block"].to_numpy()
+            for name in ("document", "tokens", "hash"):
+                arrays[f"candidate_{name}"] = chosen[name].to_numpy()
+            for field, dtype in FIELDS.items():
+                data = np.ascontiguousarray(arrays[field], dtype).tobytes()
+                listed[f"{number}.{field}"] = (len(data), xxhash.xxh3_128_hexdigest(data))
+                (staged / f"{number}.{field}").write_bytes(data)
+        (staged / "index.json").write_bytes(canonical.dumps(listed))
+        staged.rename(folder)
+    except OSError:
+        if not (folder / "index.json").exists():  # another process made it first, or the disk is full
+            raise
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+class _Shard(NamedTuple):
+    path: str
+    metadata: Any
+
+
+@lru_cache(maxsize=FOOTERS)
+def _shard_of(dataset_key: "_Key", number: int) -> _Shard:
+    row = dataset_key.dataset.shards.row(number, named=True)
+    path, size, footer = row["path"], row["size_bytes"], row["footer_bytes"]
+    data = dataset_key.dataset.store.read_range(path, size - footer, size)
+    if Footer.of(data) != Footer(footer, row["footer_digest"].hex()):
+        raise CorruptShard(path, "its footer does not have the manifest's digest")
+    return _Shard(path, pq.read_metadata(pa.BufferReader(data)))
+
+
+class _Key:
+    """A dataset as a key, by what it is and where."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._id = (dataset.store.url, dataset.manifest.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self._id == other._id
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
+
+def _shard(dataset: Dataset, number: int) -> _Shard:
+    return _shard_of(_Key(dataset), number)
+
+
+class _Piece(io.RawIOBase):
+    """A file of which only `data`, from byte `start` on, is here; to read elsewhere is an error, never zeros."""
+
+    def __init__(self, start: int, data: bytes) -> None:
+        self._start, self._data, self._at = start, data, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (0, self._at, self._start + len(self._data))[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        place = self._at - self._start
+        if place < 0 or place + size > len(self._data):
+            raise OSError(f"bytes {self._at:,} to {self._at + size:,} were not fetched")
+        found = self._data[place : place + size]
+        self._at += len(found)
+        return found
+
+
+def chosen(available: Mapping[str, Blocks], names: list[str]) -> list[Blocks]:
+    """The sources of these names; an unknown one is an error that lists what there is."""
+    if unknown := sorted(set(names) - set(available)):
+        raise UserError(f"no source {unknown}: the data has {sorted(available)}")
+    return [available[name] for name in names]

@@ -1,0 +1,57 @@
+"""The orders of large epochs, kept as mapped files: a resume, or another process of the host, permutes nothing."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from loader.mapping import map_file
+from loader.permutation import derive_key
+from loader.stream import Epoch, Removed
+
+WORTH_BLOCKS = 1 << 16  # below, to compute is as quick
+
+
+def keep_in(
+    folder: Path, identity: str, key: int, removed: tuple[Removed, ...]
+) -> Callable[[int, Callable[[], Epoch]], Epoch]:
+    """For `Stream.keep`: epochs of one source, one key and one set of removed documents."""
+
+    def keep(number: int, make: Callable[[], Epoch]) -> Epoch:
+        name = derive_key(identity, key, number, repr([one for one in removed if one.epoch <= number]))
+        path = folder / "epochs" / f"{name:016x}.order"
+        with contextlib.suppress(OSError):
+            if (found := _read(path)) is not None:
+                return found
+        epoch = make()
+        if len(epoch.order) >= WORTH_BLOCKS:
+            with contextlib.suppress(OSError):  # a full disk costs time, not rows
+                _write(path, epoch)
+        return epoch
+
+    return keep
+
+
+def _read(path: Path) -> Epoch | None:
+    data = map_file(path)
+    blocks = (len(data) - 16) // 12
+    if len(data) != 16 + 12 * blocks or xxhash.xxh3_128_digest(data[16:].data) != data[:16].tobytes():
+        return None
+    ends_to = 16 + 8 * blocks
+    return Epoch(data[ends_to:].view(np.uint32), data[16:ends_to].view(np.int64))
+
+
+def _write(path: Path, epoch: Epoch) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = epoch.ends.tobytes() + epoch.order.tobytes()
+    handle, staged = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(xxhash.xxh3_128_digest(body) + body)
+        Path(staged).replace(path)
+    finally:
+        Path(staged).unlink(missing_ok=True)

@@ -1,0 +1,221 @@
+"""A block as an epoch serves it: documents in their order, delimiters in place, ready to be cut into rows.
+
+Segments are files in a cache folder that all processes of a host share and map. A segment is made from a block whose
+digest was checked, and carries a digest of its own, which is checked when it is mapped: a damaged one is made anew.
+The folder is kept below a size by removing what was used longest ago. Nothing is left behind by a process that is
+killed: a file has no name until it is whole.
+"""
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from loader.blocks import Blocks
+from loader.mapping import map_file
+from loader.permutation import derive_key
+from loader.stream import document_order
+
+HEADER = np.dtype([("digest", "V16"), ("key", "V16"), ("tokens", "<i8"), ("documents", "<i8"), ("width", "<i8")])
+MAPPED = 24_000  # segments that a process keeps mapped; a process may have 65,530 mappings
+ANONYMOUS_BYTES = 64 << 20  # of segments held in memory, where there is no cache folder
+
+
+class Segment(NamedTuple):
+    """`ids` as they go into rows. Document i of the segment begins at `starts[i]` (the last element is the end) and is
+    document `documents[i]` of the block."""
+
+    ids: NDArray[Any]
+    starts: NDArray[np.int32]
+    documents: NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a segment depends on beside its block: delimiters (ids before and after every document) and order."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    key: int  # of the stream
+
+
+def make(blocks: Blocks, block: int, epoch: int, shape: Shape, left_out: frozenset[int]) -> Segment:
+    """Read, verify and order a block. `left_out` are the documents that this epoch does not have."""
+    stored = blocks.read(block)
+    ends = np.cumsum(stored.counts, dtype=np.int64)
+    order = document_order(shape.key, epoch, block, len(stored.counts)) if len(stored.counts) else ends
+    if left_out:
+        order = order[~np.isin(order, list(left_out))]
+    before, after = (np.array(ids, stored.ids.dtype) for ids in (shape.before, shape.after))
+    parts: list[NDArray[Any]] = []
+    begins = (ends - stored.counts)[order].tolist()
+    for begin, end in zip(begins, ends[order].tolist(), strict=True):
+        if len(before):
+            parts.append(before)
+        parts.append(stored.ids[begin:end])
+        if len(after):
+            parts.append(after)
+    starts = np.zeros(len(order) + 1, np.int32)
+    starts[1:] = np.cumsum(stored.counts[order].astype(np.int64) + (len(before) + len(after)))
+    ids = np.concatenate(parts) if parts else np.empty(0, stored.ids.dtype)
+    return Segment(ids, starts, order.astype(np.uint32))
+
+
+class SegmentCache:
+    """Segments by (source, block, epoch), from memory maps, else from the folder, else from `make`.
+
+    `folder` None keeps a few in memory instead. Safe to use from several threads and processes at once.
+    """
+
+    def __init__(self, folder: Path | None, max_bytes: int) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
+        self._held: OrderedDict[Any, Segment] = OrderedDict()
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+        self._making: dict[Any, threading.Lock] = {}
+        self._written_bytes = 0
+        self.made = 0  # from blocks
+        self.damaged = 0  # found in the folder, and made anew
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, blocks: Blocks, block: int, epoch: int, shape: Shape, left_out: frozenset[int]) -> Segment:
+        place = (blocks.identity, block, epoch, shape, left_out)
+        found = self._held.get(place)
+        if found is not None:
+            return found
+        with self._lock:
+            turn = self._making.setdefault(place, threading.Lock())
+        with turn:
+            found = self._held.get(place)
+            if found is None:
+                found = self._obtain(blocks, block, epoch, shape, left_out)
+                with self._lock:
+                    self._hold(place, found)
+            with self._lock:
+                self._making.pop(place, None)
+        return found
+
+    def _hold(self, place: Any, segment: Segment) -> None:
+        self._held[place] = segment
+        self._held_bytes += _size(segment)
+        limit = MAPPED if self._folder else 1 << 30
+        bound = float("inf") if self._folder else ANONYMOUS_BYTES
+        while len(self._held) > limit or (self._held_bytes > bound and len(self._held) > 1):
+            _, oldest = self._held.popitem(last=False)
+            self._held_bytes -= _size(oldest)
+
+    def _obtain(self, blocks: Blocks, block: int, epoch: int, shape: Shape, left_out: frozenset[int]) -> Segment:
+        def fresh() -> Segment:
+            self.made += 1
+            return make(blocks, block, epoch, shape, left_out)
+
+        if self._folder is None:
+            return fresh()
+        key = derive_key(
+            blocks.digest(block), epoch, block, shape.key, repr((shape.before, shape.after)), *sorted(left_out)
+        )
+        name = f"{key:016x}"
+        path = self._folder / name[:2] / f"{name}.segment"
+        with contextlib.suppress(FileNotFoundError):
+            if (found := _mapped(path, key, blocks.dtype)) is not None:
+                return found
+            self.damaged += 1
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+        segment = fresh()
+        self._save(path, key, segment)
+        with contextlib.suppress(FileNotFoundError):
+            if (found := _mapped(path, key, blocks.dtype)) is not None:
+                return found
+        return segment  # the disk is full, or loses what it is given
+
+    def _save(self, path: Path, key: int, segment: Segment) -> None:
+        body = [np.ascontiguousarray(part).view(np.uint8) for part in (segment.starts, segment.documents, segment.ids)]
+        header = np.zeros((), HEADER)
+        header["key"] = np.void(key.to_bytes(16, "little"))
+        header["tokens"], header["documents"] = len(segment.ids), len(segment.documents)
+        header["width"] = segment.ids.dtype.itemsize
+        header["digest"] = np.void(_digest(header, body))
+        size = header.nbytes + sum(part.nbytes for part in body)
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not rows
+            self._make_room(size)
+            path.parent.mkdir(exist_ok=True)
+            _write_whole(path, [header.tobytes(), *body])
+
+    def _make_room(self, size: int) -> None:
+        """Look through the folder once per sixteenth of its limit written; then remove the oldest, to below."""
+        self._written_bytes += size
+        if self._written_bytes < self._max_bytes // 16:
+            return
+        self._written_bytes = 0
+        assert self._folder
+        found = []
+        for path in self._folder.glob("*/*.segment"):
+            with contextlib.suppress(FileNotFoundError):
+                stat = path.stat()
+                found.append((max(stat.st_mtime, stat.st_atime), stat.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self._max_bytes * 7 // 8:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def _size(segment: Segment) -> int:
+    return segment.ids.nbytes + segment.starts.nbytes + segment.documents.nbytes
+
+
+def _digest(header: Any, body: list[Any]) -> bytes:
+    hashed = xxhash.xxh3_128(header.tobytes()[16:])
+    for part in body:
+        hashed.update(part)
+    return hashed.digest()
+
+
+def _mapped(path: Path, key: int, dtype: np.dtype[Any]) -> Segment | None:
+    """The segment in a file; None if it is damaged."""
+    data = map_file(path)
+    size = len(data)
+    if size < HEADER.itemsize:
+        return None
+    header = data[: HEADER.itemsize].view(HEADER)[0]
+    tokens, documents = int(header["tokens"]), int(header["documents"])
+    ids_at = HEADER.itemsize + 4 * (documents + 1) + 4 * documents
+    if (
+        header["width"] != dtype.itemsize
+        or size != ids_at + tokens * dtype.itemsize
+        or header["key"].tobytes() != key.to_bytes(16, "little")
+        or header["digest"].tobytes() != _digest(data[: HEADER.itemsize], [data[HEADER.itemsize :]])
+    ):
+        return None
+    starts = data[HEADER.itemsize : HEADER.itemsize + 4 * (documents + 1)].view(np.int32)
+    return Segment(
+        data[ids_at:].view(dtype), starts, data[HEADER.itemsize + 4 * (documents + 1) : ids_at].view(np.uint32)
+    )
+
+
+def _write_whole(path: Path, parts: list[Any]) -> None:
+    """A file that has no name before it is whole, so that a kill leaves nothing (Linux: O_TMPFILE and a link)."""
+    try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o644)
+    except (OSError, AttributeError):  # a file system without: a name that is cleaned away with the rest
+        handle, staged = tempfile.mkstemp(suffix=".segment", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(parts)
+        Path(staged).replace(path)
+        return
+    with os.fdopen(descriptor, "wb") as file:
+        file.writelines(parts)
+        file.flush()
+        with contextlib.suppress(FileExistsError):
+            os.link(f"/proc/self/fd/{file.fileno()}", path, follow_symlinks=True)

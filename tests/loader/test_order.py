@@ -1,0 +1,216 @@
+"""Any history of any run is one and the same sequence of rows: that of the oracle, written down the obvious way."""
+
+import random
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from loader.order import Order
+from loader.plan import Batch, MixPlan, loads
+from loader.rows import FIELDS, RowReader, Share
+from loader.segments import SegmentCache
+from tests.loader.oracle import MemoryBlocks, Oracle, Row
+
+EOS, BOS = 60_000, 60_001
+
+
+def source(dice: random.Random, name: str, blocks: int, documents: int, longest: int, heldout: int = 0) -> MemoryBlocks:
+    """Ids tell every token of the source apart, up to 50,000."""
+    made, number = [], 0
+    for _ in range(blocks):
+        block = []
+        for _ in range(dice.randint(1, documents)):
+            length = dice.randint(0, longest)
+            block.append([(number + n) % 50_000 for n in range(length)])
+            number += length
+        made.append(block)
+    made[0][0] = made[0][0] or [7]
+    places = [(b, d) for b, block in enumerate(made) for d in range(len(block)) if (b, d) != (0, 0)]
+    return MemoryBlocks(name, made, tuple(dice.sample(places, min(heldout, len(places)))))
+
+
+def plan_of(sources: dict[str, MemoryBlocks], weights: dict[str, int], batch_rows: int, **header: Any) -> MixPlan:
+    fields = {"seed": 5, "row_tokens": 16, "before": [], "after": [EOS], "window_rows": 7} | header
+    return MixPlan.create(weights, {name: one.identity for name, one in sources.items()}, batch_rows, **fields)
+
+
+def reader(order: Order, rank: int = 0, world_size: int = 1, pad: bool = False, **more: Any) -> RowReader:
+    return RowReader(order, SegmentCache(None, 0), Share(rank, world_size, pad), FIELDS, ahead_rows=1, **more)
+
+
+def served(order: Order, batch: Batch, world_size: int) -> dict[int, Row]:
+    """The rows that all ranks of a world make of a batch."""
+    found: dict[int, Row] = {}
+    for rank in range(world_size):
+        arrays = reader(order, rank, world_size).read(batch)
+        names = sorted(order.plan.sources)
+        for place, g in enumerate(arrays["row"].tolist()):
+            assert g not in found
+            columns = [arrays[name][place].tolist() for name in ("input_ids", "labels", "position_ids", "seq_idx")]
+            found[g] = Row(names[arrays["source"][place]], *columns, [])
+    return found
+
+
+def random_plan(dice: random.Random, sources: dict[str, MemoryBlocks]) -> MixPlan:
+    """A plan with a few mixes, batch sizes, skips and quarantines."""
+    names = sorted(sources)
+    delimiters = dice.choice([([], [EOS]), ([BOS], []), ([BOS], [EOS]), ([], [])])
+    first = {name: dice.randint(1, 9) for name in dice.sample(names, dice.randint(1, len(names)))}
+    plan = plan_of(
+        sources,
+        first,
+        dice.randint(1, 12),
+        seed=dice.randrange(2**40),
+        row_tokens=dice.choice([1, 2, 5, 16, 33]),
+        before=delimiters[0],
+        after=delimiters[1],
+        window_rows=dice.choice([1, 3, 8, 1000]),
+    )
+    identities = {name: one.identity for name, one in sources.items()}
+    row, batch_rows = 0, plan.header.step_rows
+    for _ in range(dice.randint(0, 5)):
+        row += dice.randint(0, 4) * batch_rows
+        kind = dice.choice(["mix", "batch", "skip", "quarantine", "document"])
+        if kind == "mix":
+            weights = {name: dice.randint(0, 9) for name in names}
+            plan = plan.with_mix(row, weights | {dice.choice(names): 3}, sources=identities)
+        elif kind == "batch":
+            batch_rows = dice.randint(1, 12)
+            plan = plan.with_mix(row, batch_rows=batch_rows)
+        elif kind == "skip":
+            plan = plan.with_skip(row, batch_rows * dice.randint(1, 3))
+            row += plan.entries[-1].rows  # type: ignore[union-attr]
+        else:
+            name = dice.choice(sorted(plan.sources))
+            block = dice.randrange(len(sources[name].blocks))
+            document = dice.randrange(len(sources[name].blocks[block])) if kind == "document" else None
+            if (name, block, document) == (name, 0, None) or document == 0:
+                continue  # so that every source keeps a token
+            plan = plan.with_quarantine(row, name, block, document)
+    return plan
+
+
+def gone(order: Order) -> dict[str, Any]:
+    return {name: order.source(name).left_out_from for name in order.plan.sources}
+
+
+def check_history(seed: int, rows: int = 120) -> None:
+    """One generated chain of stops, world sizes and plans: every row that is served equals the oracle's."""
+    dice = random.Random(seed)
+    sources = {
+        name: source(
+            dice, name, dice.randint(1, 6), dice.randint(1, 5), dice.choice([1, 9, 60]), dice.choice([0, 0, 3])
+        )
+        for name in "abc"[: dice.randint(1, 3)]
+    }
+    sources |= {"late": source(dice, "late", 3, 3, 20)}
+    plan = random_plan(dice, sources)
+    order = Order(plan, sources)
+    oracle = Oracle(plan, sources, rows + 60, gone(order))
+    seen: set[int] = set()
+    row = 0
+    while row < rows:
+        world_size = dice.choice([1, 1, 2, 3, 4, 5, 7, 8, 13, 64])
+        for batch in plan.batches(row):
+            if batch.first_row + batch.rows > rows:
+                row = rows
+                break
+            found = served(order, batch, world_size)
+            assert sorted(found) == list(range(batch.first_row, batch.first_row + batch.rows))
+            for g, made in found.items():
+                wanted = oracle.row(g)
+                assert made == wanted._replace(tokens=[]), f"seed {seed}, row {g}, world {world_size}"
+            seen |= set(found)
+            row = batch.first_row + batch.rows
+            if dice.random() < 0.3:
+                break  # stop here, go on with another world
+    assert seen.isdisjoint(oracle.skipped)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_generated_history_serves_the_rows_of_the_oracle(seed: int) -> None:
+    check_history(seed)
+
+
+@pytest.mark.long
+def test_ten_thousand_generated_histories_serve_the_rows_of_the_oracle() -> None:
+    for seed in range(1000, 11_000):
+        check_history(seed, rows=60)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 3))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_every_token_of_so_many_epochs_is_in_exactly_one_row(seed: int, epochs: int) -> None:
+    dice = random.Random(seed)
+    one = source(dice, "a", dice.randint(1, 8), 6, 40, heldout=3)
+    plan = plan_of({"a": one}, {"a": 1}, 4, row_tokens=dice.choice([1, 7, 16, 50]), after=[])
+    order = Order(plan, {"a": one})
+    read = reader(order, max_epochs=epochs)
+    found: Counter[tuple[int, int, int]] = Counter()
+    targets = 0
+    end = order.source("a").stream.first_row(epochs)
+    for batch in plan.batches(0):
+        if batch.first_row >= end:
+            break
+        arrays = read.read(batch)
+        for place, g in enumerate(arrays["row"].tolist()):
+            if g < 0:
+                assert (arrays["labels"][place] == -100).all()
+                continue
+            spans = read.spans(batch, g)
+            for span in spans:
+                ids = one.blocks[span.block][span.document][span.start : span.start + span.tokens]
+                assert arrays["input_ids"][place, span.at : span.at + span.tokens].tolist() == ids
+                found.update((span.block, span.document, span.start + n) for n in range(span.tokens))
+            targets += int((arrays["labels"][place] != -100).sum())
+    kept = [(b, d) for b, block in enumerate(one.blocks) for d in range(len(block)) if (b, d) not in one.heldout]
+    wanted = {(b, d, n) for b, d in kept for n in range(len(one.blocks[b][d]))}
+    assert set(found) == wanted and set(found.values()) <= {epochs}
+    assert targets == epochs * sum(max(0, len(one.blocks[b][d]) - 1) for b, d in kept)
+
+
+def test_an_epoch_has_an_order_of_its_own() -> None:
+    one = source(random.Random(1), "a", 12, 8, 30)
+    order = Order(plan_of({"a": one}, {"a": 1}, 1), {"a": one})
+    stream = order.source("a").stream
+    assert stream.epoch(0).order.tolist() != stream.epoch(1).order.tolist()
+
+
+def test_quarantine_changes_nothing_before_it_and_leaves_out_later() -> None:
+    one = source(random.Random(3), "a", 8, 6, 40)
+    plan = plan_of({"a": one}, {"a": 1}, 4)
+    with_it = plan.with_quarantine(12, "a", 5)
+    before, after = (Order(p, {"a": one}) for p in (plan, with_it))
+    for batch, other in zip(plan.batches(0), with_it.batches(0), strict=False):
+        if batch.first_row >= 12:
+            break
+        assert served(before, batch, 2) == served(after, other, 3)
+    stream, shorter = before.source("a").stream, after.source("a").stream
+    epoch = int(stream.epoch_of(np.array([12]))[0])
+    assert shorter.first_token(epoch + 1) == stream.first_token(epoch + 1)  # the epoch it is in keeps its length
+    missing = sum(len(document) + 1 for document in one.blocks[5])
+    assert shorter.first_token(epoch + 4) - shorter.first_token(epoch + 3) == stream.epoch_tokens - missing
+
+
+def test_padding_gives_all_ranks_as_many_rows_and_no_target_more() -> None:
+    one = source(random.Random(4), "a", 6, 6, 40)
+    order = Order(plan_of({"a": one}, {"a": 1}, 7), {"a": one})
+    batch = next(order.plan.batches(0))
+    plain = sum((reader(order, rank, 5).read(batch)["labels"] != -100).sum() for rank in range(5))
+    padded = [reader(order, rank, 5, pad=True).read(batch) for rank in range(5)]
+    assert {arrays["input_ids"].shape for arrays in padded} == {(2, 16)}
+    assert sum((arrays["labels"] != -100).sum() for arrays in padded) == plain
+    assert sorted(g for arrays in padded for g in arrays["row"].tolist() if g >= 0) == list(range(7))
+
+
+def test_a_plan_survives_its_file() -> None:
+    dice = random.Random(9)
+    sources = {name: source(dice, name, 4, 4, 20) for name in ("a", "b", "late")}
+    for seed in range(20):
+        plan = random_plan(random.Random(seed), sources)
+        again = loads(plan.dumps(), "plan.json")
+        assert again == plan and again.prefix_digest(10**6) == plan.prefix_digest(10**6)
