@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from bamba_data.errors import BambaError, UserError
-from trainer.feed import Feed
+from bamba_data.errors import BambaError
+from trainer.data import Planned
 from trainer.metrics import say
-from trainer.parallel import World, joined
-from trainer.recipe import Recipe, load_recipe
+from trainer.parallel import joined
+from trainer.recipe import load_recipe
 from trainer.run import train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -43,26 +43,7 @@ def command(
     loaded = load_recipe(recipe, [*(overrides or []), *urls])
     folder = metrics or (None if "://" in out else Path(out))
     with joined() as world:
-        train(loaded, open_feed(loaded, world), world, out, folder, accept_changes=accept_changes)
-
-
-def open_feed(recipe: Recipe, world: World) -> Feed:
-    """The loader of the recipe's datasets, for this rank."""
-    if not recipe.data.urls:
-        raise UserError("no dataset: give one with --data, or as data.urls in the recipe")
-    from loader import build_loader
-
-    return build_loader(  # type: ignore[no-any-return]
-        recipe.data.urls,
-        weights=recipe.data.weights,
-        row_tokens=recipe.data.row_tokens,
-        batch_rows=recipe.data.batch_rows,
-        seed=recipe.data.seed,
-        rank=world.rank,
-        world_size=world.size,
-        num_workers=recipe.data.workers,
-        pad_rows=True,
-    )
+        train(loaded, Planned(loaded.data, world), world, out, folder, accept_changes=accept_changes)
 
 
 @record

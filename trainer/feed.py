@@ -1,6 +1,6 @@
 """What a run needs of a loader: an iterator over this rank's rows of each step, and a state that says where it is.
 
-`loader.build_loader` makes the real one. Nothing else of the trainer knows where rows come from.
+`trainer.data` makes the real one of `loader.build_loader`. Nothing else of the trainer knows where rows come from.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +16,18 @@ class Feed(Protocol):
     @property
     def sources(self) -> Sequence[str]: ...
 
+    @property
+    def row(self) -> int:
+        """The first row of the global order that was not yet given out, to any rank."""
+        ...
+
     def __iter__(self) -> Iterator[Mapping[str, Tensor]]: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def skip(self, first_row: int, rows: int, why: str) -> None:
+        """Leave rows out that were not given out yet; the state remembers it. Take a new iterator afterwards."""
+
+    def close(self) -> None: ...

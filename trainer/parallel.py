@@ -78,6 +78,7 @@ def distribute(model: Bamba, compute: Compute, world: World) -> None:
     policy = MixedPrecisionPolicy(
         param_dtype=getattr(torch, compute.dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
     )
+    model.flex = compute.compile and world.device.type == "cuda"
     whole = {parameter for _, parameter in vectors(model)}
     shard = partial(fully_shard, mesh=world.mesh, mp_policy=policy, ignored_params=whole)
     for block in model.blocks:

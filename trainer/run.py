@@ -26,7 +26,7 @@ from trainer.batch import Batch
 from trainer.checkpoint.saving import Checkpointer, load
 from trainer.checkpoint.start import model_of
 from trainer.feed import Feed
-from trainer.guard import BadSteps, Spikes
+from trainer.guard import BadSteps, Span, Spikes
 from trainer.metrics import Metrics, nothing, say
 from trainer.model.bamba import Bamba
 from trainer.model.initial import fill
@@ -72,7 +72,10 @@ class Run:
         self.spikes = Spikes(recipe.guard)
         self.done_steps = 0
         self.accepted_changes: list[str] = []
+        self.rewinds = 0
         self._pending: deque[_Pending] = deque()
+        self._ends: deque[tuple[int, int]] = deque(maxlen=recipe.guard.spike_steps + 4)  # of late steps: (step, row)
+        self._spike: Span | None = None
         self._last = Telltale(torch.zeros(1, device=world.device))  # when the first step's time begins
         self._stop = False
 
@@ -91,6 +94,7 @@ class Run:
             "feed": self.feed.state_dict(),
             "tokens": self.metrics.tokens,
             "bad_steps": self.bad_steps.count,
+            "rewinds": self.rewinds,
             "changes": self.accepted_changes,
         }
 
@@ -124,6 +128,7 @@ class Run:
         self.done_steps = commit["step"]
         self.metrics.tokens |= commit["tokens"]
         self.bad_steps.count = commit["bad_steps"]
+        self.rewinds = max(self.rewinds, commit["rewinds"])
         self.metrics.event({"event": "resumed", "step": self.done_steps, "world_size": self.world.size})
         self.say(f"goes on after step {self.done_steps} (saved by {commit['world_size']} ranks, now {self.world.size})")
 
@@ -152,6 +157,9 @@ class Run:
             batches = iter(self.feed)
             while self.done_steps < self.recipe.schedule.steps:
                 stopped = self._step(batches)
+                if self._spike is not None and self._rewound(self._spike):
+                    batches = iter(self.feed)
+                    continue
                 ended = self.done_steps == self.recipe.schedule.steps
                 if ended or stopped or self.done_steps % self.recipe.checkpoints.every_steps == 0:
                     self._read(0)
@@ -164,14 +172,42 @@ class Run:
             self.checkpointer.finish()
 
     def close(self) -> None:
-        self.checkpointer.close()
-        self.metrics.close()
+        try:
+            self.checkpointer.close()
+        finally:
+            self.feed.close()
+            self.metrics.close()
+
+    def _rewound(self, spike: Span) -> bool:
+        """Go back to before a spike and leave its rows out, if there is a checkpoint and the recipe still allows it."""
+        self._spike = None
+        self._read(0)
+        self.checkpointer.finish()
+        before = self.checkpointer.newest_before(spike.first)
+        ends = dict(self._ends)
+        if before is None or self.rewinds >= self.recipe.guard.max_rewinds or spike.first - 1 not in ends:
+            self.say(f"LOSS SPIKE in steps {spike.first} to {spike.last}: goes on, there is no way back from here")
+            return False
+        first, end = ends[spike.first - 1], ends[spike.last]
+        self.checkpointer.abandon_from(spike.first, f"loss spike in steps {spike.first} to {spike.last}")
+        self.rewinds += 1
+        commit = load(self.checkpointer.store, before, self.state())
+        self._resume(commit)
+        self.feed.skip(first, end - first, f"loss spike in steps {spike.first} to {spike.last}")
+        self.spikes.forget()
+        self.say(
+            f"LOSS SPIKE in steps {spike.first} to {spike.last}: back to step {self.done_steps}, rows {first} to "
+            f"{end - 1} are left out"
+        )
+        self.metrics.event({"event": "rewind", "step": spike.last, "to": self.done_steps, "rows": [first, end - 1]})
+        return True
 
     def _step(self, batches: Iterator[Any]) -> bool:
         """Start one step, read the outcome of the one before; whether some process was asked to stop."""
         step = self.done_steps + 1
         before = time.monotonic()
         batch = Batch.of(next(batches))
+        self._ends.append((step, self.feed.row))
         waited = time.monotonic() - before
         lr = learning_rate(self.recipe.schedule, step)
         telltale = self.stepper(batch, lr, stop=self._stop, before_update=self.checkpointer.staged)
@@ -188,6 +224,7 @@ class Run:
             stop |= outcome.stop
             self.metrics.see(outcome, pending.telltale.seconds_after(self._last), pending.waited_seconds)
             self._last = pending.telltale
+            self._spike = self._spike or self.spikes.see(pending.step, outcome.loss)
             if not outcome.healthy:
                 rows = _named(pending.batch_rows)
                 self.bad_steps.see(pending.step, outcome, rows)

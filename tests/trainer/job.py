@@ -35,21 +35,20 @@ class Troubled(Synthetic):
 
 
 def started(world: World, out: str, changes: list[str]) -> Run:
-    """A run, begun."""
+    """A run, not yet begun."""
     last = world.rank == world.size - 1
     if last and "TRAINER_SEED" in os.environ:
         changes = [*changes, f"seed={os.environ['TRAINER_SEED']}"]
     recipe = load_recipe(RECIPE, [change for change in changes if not change.startswith("--")])
     data = recipe.data
     feed = Troubled(data.row_tokens, data.batch_rows, world.rank, world.size, recipe.model.vocab_size)
-    run = Run(recipe, feed, world, out, Path(out))
+    run = Run(recipe, feed, world, out, None if "://" in out else Path(out))
     poisoned = int(os.environ.get("TRAINER_NAN", "-1"))
 
     def poison(module: Any, inputs: Any, losses: Tensor) -> Tensor:
         return losses * torch.nan if feed.steps == poisoned and last else losses
 
     run.model.head.register_forward_hook(poison)
-    run.begin(accept_changes="--accept-changes" in changes)
     return run
 
 
@@ -57,6 +56,7 @@ def main(out: str, changes: list[str]) -> None:
     with joined() as world:
         run = started(world, out, changes)
         try:
+            run.begin(accept_changes="--accept-changes" in changes)
             run.train()
         finally:
             run.close()

@@ -13,13 +13,13 @@ from typing import Any
 
 import psutil
 
-from bamba_data.store import LocalStore
+from bamba_data.store import Store
 from trainer.checkpoint.commits import folders, read_commit
 
 Environment = Mapping[str, str] | None
 
 
-def command(out: Path, ranks: int, *changes: str) -> list[str]:
+def command(out: Path | str, ranks: int, *changes: str) -> list[str]:
     job = ["-W", "error", "-m", "tests.trainer.job", str(out), *changes]
     if ranks == 1:
         return [sys.executable, *job]
@@ -32,7 +32,7 @@ def _env(env: Environment) -> dict[str, str]:
 
 
 def job(
-    out: Path, ranks: int, *changes: str, env: Mapping[str, str] | None = None
+    out: Path | str, ranks: int, *changes: str, env: Mapping[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """Run to the end."""
     return subprocess.run(
@@ -98,8 +98,7 @@ def ledger(out: Path) -> dict[int, tuple[int, int]]:
     return {line["step"]: (line["tokens/up"], line["tokens/down"]) for line in lines(out) if "loss" in line}
 
 
-def newest(out: Path) -> tuple[str, dict[str, Any]]:
+def newest(store: Store) -> tuple[str, dict[str, Any]]:
     """Name and commit of the newest checkpoint."""
-    store = LocalStore(out / "checkpoints")
     name = next(folder.name for folder in folders(store) if folder.committed and not folder.torn)
     return name, read_commit(store, name)

@@ -17,11 +17,18 @@ class Synthetic:
         self.row_tokens, self.batch_rows, self.vocab_size = row_tokens, batch_rows, vocab_size
         self.rank, self.world_size = rank, world_size
         self.steps = 0
+        self.skipped: list[int] = []  # the first rows of the batches that are left out
+
+    @property
+    def row(self) -> int:
+        return self.steps * self.batch_rows
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         per_rank = -(-self.batch_rows // self.world_size)
         while True:
-            first = self.steps * self.batch_rows
+            while self.row in self.skipped:
+                self.steps += 1
+            first = self.row
             mine = range(first + self.rank, first + self.batch_rows, self.world_size)
             rows = [*mine, *[-1] * (per_rank - len(mine))]
             self.steps += 1
@@ -56,7 +63,13 @@ class Synthetic:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps}
+        return {"steps": self.steps, "skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps = state["steps"]
+        self.steps, self.skipped = state["steps"], list(state["skipped"])
+
+    def skip(self, first_row: int, rows: int, why: str) -> None:
+        self.skipped += range(first_row, first_row + rows, self.batch_rows)
+
+    def close(self) -> None:
+        """Nothing is open."""

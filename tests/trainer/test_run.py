@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bamba_data.store import LocalStore
 from tests.trainer.running import job, kill_all, ledger, lines, losses, newest, ranks_of, started, wait_for_step
 
 SLOW = {"TRAINER_SLOW": "0.3"}
@@ -44,7 +45,7 @@ def test_a_run_killed_on_two_ranks_goes_on_on_one_and_ends_on_three(quiet: Path,
     with started(out, 2, env=SLOW) as process:
         wait_for_step(out, 6, process)
         kill_all(process)
-    assert newest(out)[1]["step"] == 4
+    assert newest(LocalStore(out / "checkpoints"))[1]["step"] == 4
     with started(out, 1, env=SLOW) as process:
         wait_for_step(out, 10, process)
         kill_all(process)
@@ -65,7 +66,7 @@ def test_sigterm_to_one_rank_saves_on_all_and_the_exit_code_says_run_again(quiet
         said = (tmp_path / "run.log").read_text()
     assert "saved; the same command goes on from there" in said
     assert "exitcode  : 4" in said
-    assert newest(out)[1]["step"] >= 6
+    assert newest(LocalStore(out / "checkpoints"))[1]["step"] >= 6
     done = job(out, 1)
     assert done.returncode == 0, done.stderr
     same(out, quiet)
@@ -86,7 +87,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing_and_is_counted(quiet: 
     assert done.returncode == 0, done.stderr
     (bad,) = [line for line in lines(out) if line.get("event") == "bad step"]
     assert (bad["step"], bad["rows"]) == (5, "rows 24 to 29 of the order")
-    assert newest(out)[1]["bad_steps"] == 1
+    assert newest(LocalStore(out / "checkpoints"))[1]["bad_steps"] == 1
     found = losses(out)
     assert found[4] == pytest.approx(losses(quiet)[4], rel=1e-4)
     assert found[6] == pytest.approx(losses(quiet)[5], rel=0.2)  # of the weights that step 5 should have changed
@@ -113,7 +114,7 @@ def test_another_recipe_in_the_same_folder_is_refused_by_name_unless_accepted(qu
     assert refused.returncode == 2
     assert "schedule.steps was 4, is 8" in refused.stderr
     assert job(out, 1, "schedule.steps=8", "--accept-changes").returncode == 0
-    assert newest(out)[1]["changes"] == ["after step 4: schedule.steps was 4, is 8"]
+    assert newest(LocalStore(out / "checkpoints"))[1]["changes"] == ["after step 4: schedule.steps was 4, is 8"]
 
 
 def test_a_new_run_can_begin_with_the_model_of_another(quiet: Path, tmp_path: Path) -> None:

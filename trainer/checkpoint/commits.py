@@ -3,16 +3,16 @@
     step-000000400-3fa9c1/   rank-00000.bin … index.json commit.json
     step-000000400-77d102/   rank-00000.bin                            a save that was killed: nobody reads it
 
-Every try to save has a folder of its own, so a save never writes over another. What was found torn is marked so with
-`torn.json` and left in place for whoever wants to know why.
+Every try to save has a folder of its own, so a save never writes over another. What was found torn, or was abandoned
+when a run went back, is marked with `torn.json` and left in place for whoever wants to know why.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from bamba_data.canonical import dumps, loads
-from bamba_data.errors import BambaError, CorruptCheckpoint
+from bamba_data.canonical import digest, dumps, loads
+from bamba_data.errors import CorruptCheckpoint, CorruptManifest
 from bamba_data.store import Store
 from trainer.checkpoint.storage import COMMIT
 
@@ -58,10 +58,12 @@ def read_commit(store: Store, name: str) -> dict[str, Any]:
         commit = loads(store.read(f"{name}/{COMMIT}"), where, MAX_COMMIT_BYTES)
     except FileNotFoundError:
         raise CorruptCheckpoint(f"{store.url}/{name}", "there is no committed checkpoint here") from None
-    except BambaError as error:
+    except CorruptManifest as error:
         raise CorruptCheckpoint(where, str(error)) from None
     if not isinstance(commit, dict) or commit.get("format") != 1 or not isinstance(commit.get("index"), str):
         raise CorruptCheckpoint(where, "it is no commit of a format that is known here")
+    if commit.pop("digest", None) != digest(commit):
+        raise CorruptCheckpoint(where, "it is not what was committed")
     return commit
 
 

@@ -101,6 +101,20 @@ class Checkpointer:
             )
         return None
 
+    def newest_before(self, step: int) -> str | None:
+        """The newest whole checkpoint of an earlier step."""
+        found = commits.folders(self.store)
+        names = [folder.name for folder in found if folder.committed and not folder.torn and folder.step < step]
+        return self._agreed(names[0] if names else None)  # type: ignore[no-any-return]
+
+    def abandon_from(self, step: int, why: str) -> None:
+        """Mark all checkpoints of this step and later ones, so that nobody goes on from them."""
+        if self.world.leads:
+            for folder in commits.folders(self.store):
+                if folder.committed and folder.step >= step:
+                    commits.mark_torn(self.store, folder.name, why)
+        dist.barrier(group=self._group)
+
     def _agreed(self, value: Any) -> Any:
         """What rank 0 says."""
         box = [value]

@@ -5,6 +5,7 @@ A checkpoint exists when its `commit.json` does; that is created once, after all
 held against its digest, so a torn or flipped byte is an error, never a weight.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -23,7 +24,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from bamba_data.canonical import digest, dumps, loads
-from bamba_data.errors import BambaError, CorruptCheckpoint, PublishUnknown
+from bamba_data.errors import BambaError, CorruptCheckpoint, CorruptManifest, PublishUnknown
 from bamba_data.store import Store
 
 INDEX, COMMIT = "index.json", "commit.json"
@@ -46,7 +47,8 @@ class Writer(StorageWriter):
 
     def __init__(self, store: Store, folder: str, about: dict[str, Any]) -> None:
         super().__init__()
-        self.store, self.folder, self.about = store, folder, about
+        self.store, self.folder = store, folder
+        self.about = copy.deepcopy(about)  # it is written later, from another thread, while training goes on
 
     def reset(self, checkpoint_id: Any = None) -> None:
         """A writer is for one checkpoint: its folder is known."""
@@ -70,7 +72,7 @@ class Writer(StorageWriter):
                 for item in plan.items:
                     tensor = planner.resolve_data(item)
                     assert isinstance(tensor, Tensor), "the state is tensors only"
-                    place = _write(file, tensor, plan.storage_data, at)
+                    place = write_piece(file, tensor, plan.storage_data, at)
                     written.append(WriteResult(item.index, place.length, place))
                     at += place.length
         done: Future[list[WriteResult]] = Future()
@@ -82,7 +84,7 @@ class Writer(StorageWriter):
         places = {result.index: result.storage_data for rank in results for result in rank}
         index = {name: _described(name, held, places) for name, held in metadata.state_dict_metadata.items()}
         self.store.put(f"{self.folder}/{INDEX}", dumps(index))
-        commit = dumps({"format": 1, "index": digest(index), **self.about})
+        commit = sealed({"format": 1, "index": digest(index), **self.about})
         created = self.store.create(f"{self.folder}/{COMMIT}", commit)
         # "Not created" may be the answer to our own first try, whose reply was lost: read back.
         if not created and self.store.read(f"{self.folder}/{COMMIT}") != commit:
@@ -93,10 +95,15 @@ class Writer(StorageWriter):
         return False
 
 
-def _write(file: BinaryIO, tensor: Tensor, name: str, at: int) -> Place:
+def write_piece(file: BinaryIO, tensor: Tensor, name: str, at: int) -> Place:
     data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
     file.write(data)
     return Place(name, at, data.nbytes, xxhash.xxh3_128_hexdigest(data))
+
+
+def sealed(commit: dict[str, Any]) -> bytes:
+    """The text of a commit, with the digest of all else in it."""
+    return dumps({**commit, "digest": digest(commit)})
 
 
 def _described(name: str, held: Any, places: dict[MetadataIndex, Place]) -> dict[str, Any]:
@@ -116,6 +123,8 @@ def read_index(store: Store, folder: str, wanted_digest: str) -> dict[str, Any]:
         index = loads(store.read(f"{folder}/{INDEX}"), f"{where}/{INDEX}", MAX_INDEX_BYTES)
     except FileNotFoundError:
         raise CorruptCheckpoint(where, f"{INDEX} is missing") from None
+    except CorruptManifest as error:
+        raise CorruptCheckpoint(where, str(error)) from None
     if digest(index) != wanted_digest:
         raise CorruptCheckpoint(where, f"{INDEX} is not the one that was committed")
     return cast(dict[str, Any], index)

@@ -1,6 +1,6 @@
 """Causal attention within documents: grouped keys and values, rotary positions on the first part of each head.
 
-On a GPU flex_attention, which skips what a mask hides by blocks; elsewhere scaled_dot_product_attention.
+By flex_attention, which skips what a mask hides by blocks, or by scaled_dot_product_attention, as the mask says.
 """
 
 import torch

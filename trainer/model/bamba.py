@@ -67,6 +67,7 @@ class Bamba(nn.Module):
         self.config = config
         self.residual = residual
         self.chunk_tokens = chunk_tokens  # of the loss: so many rows of logits exist at once
+        self.flex = False  # attend by flex_attention, which is fast where blocks are compiled, and only there
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.head = Head(config)
@@ -77,7 +78,7 @@ class Bamba(nn.Module):
         if not self.config.attention_indices:
             mask = None
         else:
-            mask = block_mask(documents) if documents.is_cuda else same_document(documents)
+            mask = block_mask(documents) if self.flex else same_document(documents)
         return Rows(documents, cos, sin, mask)
 
     def forward(self, input_ids: Tensor, documents: Tensor, positions: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -1,0 +1,148 @@
+"""A checkpoint is whole or is not there; a torn one is found, said, and passed over; none is taken on trust."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bamba_data.errors import CorruptCheckpoint, UserError
+from bamba_data.store import LocalStore, open_store
+from tests.trainer.running import job, newest
+from trainer.checkpoint.commits import folders, sweep
+from trainer.checkpoint.start import model_of
+from trainer.checkpoint.storage import Place, read_index, read_piece
+
+SHORT = ["schedule.steps=4", "checkpoints.every_steps=2", "data.batch_rows=2"]
+
+
+def bits(out: str | Path) -> tuple[int, dict[str, list[str]]]:
+    """The digests of every piece of the newest checkpoint, after its step; read back and checked."""
+    store = open_store(f"{out}/checkpoints")
+    name, commit = newest(store)
+    index = read_index(store, name, commit["index"])
+    for entry in index.values():
+        for _, _, *place in entry["pieces"]:
+            read_piece(store, name, Place(*place))
+    return commit["step"], {key: [piece[-1] for piece in entry["pieces"]] for key, entry in index.items()}
+
+
+def run(out: str | Path, *changes: str) -> "subprocess.CompletedProcess[str]":
+    return job(out, 1, *SHORT, *changes)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with checkpoints after steps 2 and 4."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = run(out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def copied(whole: Path, tmp_path: Path) -> Path:
+    subprocess.run(["cp", "-r", str(whole), str(tmp_path / "run")], check=True)
+    return tmp_path / "run"
+
+
+def newest_folder(out: Path) -> Path:
+    return out / "checkpoints" / newest(LocalStore(out / "checkpoints"))[0]
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 8)
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [cut, flip, Path.unlink], ids=["cut short", "one bit flipped", "missing"])
+@pytest.mark.parametrize("file", ["rank-00000.bin", "index.json", "commit.json"])
+def test_a_torn_newest_checkpoint_falls_back_to_the_one_before_and_says_so(
+    whole: Path, tmp_path: Path, file: str, harm: Callable[[Path], None]
+) -> None:
+    out = copied(whole, tmp_path)
+    torn = newest_folder(out)
+    harm(torn / file)
+    done = run(out)
+    assert done.returncode == 0, done.stderr
+    assert "goes on after step 2" in done.stderr
+    if not (file == "commit.json" and harm is Path.unlink):  # without its commit it is no checkpoint: nothing to say
+        assert f"CHECKPOINT TORN: {torn}" in done.stderr
+    assert bits(out) == bits(whole)
+
+
+def test_a_run_whose_checkpoints_are_all_torn_does_not_start_over(whole: Path, tmp_path: Path) -> None:
+    out = copied(whole, tmp_path)
+    for file in out.glob("checkpoints/*/rank-00000.bin"):
+        flip(file)
+    done = run(out)
+    assert done.returncode == 5
+    assert "none of its 2 checkpoints is whole" in done.stderr
+
+
+def test_a_run_killed_at_any_point_of_its_storage_ends_with_the_bits_of_a_quiet_one(tmp_path: Path) -> None:
+    sweep_points(tmp_path, step=13)
+
+
+@pytest.mark.long
+def test_a_run_killed_at_every_point_of_its_storage_ends_with_the_bits_of_a_quiet_one(tmp_path: Path) -> None:
+    sweep_points(tmp_path, step=1)
+
+
+def sweep_points(folder: Path, step: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.trainer.crash_points", str(folder), str(step)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["points"] > 60 and found["tried"] >= found["points"] // step
+    assert found["differs"] == {}
+
+
+def test_old_checkpoints_go_and_those_of_chosen_steps_stay(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+
+    def add(step: int, *files: str) -> None:
+        for file in files:
+            store.put(f"step-{step:09d}-00{step:04d}/{file}", b"")
+
+    for step in (10, 20, 30, 40, 50):
+        add(step, "rank-00000.bin", "index.json", "commit.json")
+    add(35, "rank-00000.bin")  # killed, long ago
+    add(55, "rank-00000.bin")  # on its way, or killed: nobody knows
+    add(45, "rank-00000.bin", "index.json", "commit.json", "torn.json")
+    sweep(store, keep_last=2, keep_every_steps=20)
+    left = [(folder.step, folder.committed, folder.torn) for folder in folders(store)]
+    assert left == [(55, False, False), (50, True, False), (45, True, True), (40, True, False), (20, True, False)]
+
+
+def test_a_folder_that_holds_no_checkpoint_is_refused_as_a_start(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither a run with a committed checkpoint nor a checkpoint"):
+        model_of(str(tmp_path))
+
+
+def test_a_piece_that_was_changed_is_never_returned(whole: Path, tmp_path: Path) -> None:
+    out = copied(whole, tmp_path)
+    flip(newest_folder(out) / "rank-00000.bin")
+    with pytest.raises(CorruptCheckpoint, match="are not what was saved"):
+        bits(out)
+
+
+@pytest.mark.s3
+def test_checkpoints_on_s3_are_saved_and_resumed_with_the_same_bits(whole: Path, bucket: str) -> None:
+    assert run(f"{bucket}/run").returncode == 0
+    assert bits(f"{bucket}/run") == bits(whole)
+    again = run(f"{bucket}/run")
+    assert again.returncode == 0
+    assert "goes on after step 4" in again.stderr

@@ -1,0 +1,113 @@
+"""What is exported opens in `transformers` and computes the same; what is imported is the same to the bit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+from transformers import AutoTokenizer, BambaForCausalLM
+
+from bamba_data.canonical import dumps
+from bamba_data.errors import UserError
+from bamba_data.store import LocalStore
+from tests.corpora import TOKENIZER
+from tests.trainer.small import CONFIG, model, packed
+from trainer import export_hf
+from trainer.checkpoint.commits import folder_name
+from trainer.checkpoint.plain import Saved, write
+from trainer.import_hf import imported
+from trainer.model.bamba import Bamba
+
+
+def saved(folder: Path, ours: Bamba) -> Saved:
+    """A checkpoint that holds this model."""
+    tensors = ((f"model.{name}", value.detach()) for name, value in ours.named_parameters())
+    about = {"step": 3, "recipe": {"model": ours.config.model_dump(mode="json"), "data": {"row_tokens": 256}}}
+    write(LocalStore(folder / "checkpoints"), folder_name(3, "0"), tensors, about)
+    return Saved(str(folder))
+
+
+def bits(found: Saved) -> dict[str, str]:
+    return {key: entry["pieces"][0][-1] for key, entry in found.index.items()}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
+def test_an_exported_model_opens_in_transformers_with_equal_logits(
+    tmp_path: Path, dtype: torch.dtype, tolerance: float
+) -> None:
+    ours = model()
+    export_hf.export(saved(tmp_path / "run", ours), tmp_path / "hf", dtype, None, None, None)
+    theirs, report = BambaForCausalLM.from_pretrained(tmp_path / "hf", dtype=dtype, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
+    ids, documents, positions, _ = packed([130])
+    cos, _ = theirs.model.rotary_emb(theirs.model.embed_tokens(ids), positions)
+    assert cos.shape[-1] == CONFIG.head_dim // 2
+    with torch.no_grad():
+        mine = Saved(str(tmp_path / "run")).model(torch.device("cpu"), dtype)(ids, documents, positions)
+        wanted = theirs(ids).logits.float()
+    assert (mine.float() - wanted).abs().max() < tolerance * wanted.abs().max()
+
+
+def test_an_exported_model_generates_in_transformers(tmp_path: Path) -> None:
+    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None, None, None)
+    theirs = BambaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    ids = packed([20])[0]
+    grown = theirs.generate(ids, max_new_tokens=5, do_sample=False)
+    assert grown.shape == (1, 25)
+
+
+def test_export_then_import_keeps_every_bit(tmp_path: Path) -> None:
+    first = saved(tmp_path / "run", model())
+    export_hf.export(first, tmp_path / "hf", torch.float32, None, None, None)
+    imported(tmp_path / "hf", str(tmp_path / "back"))
+    back = Saved(str(tmp_path / "back"))
+    assert bits(back) == bits(first)
+    assert back.config == first.config
+
+
+def test_import_then_export_keeps_every_bit_of_bfloat16(tmp_path: Path) -> None:
+    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.bfloat16, None, None, None)
+    imported(tmp_path / "hf", str(tmp_path / "back"))
+    export_hf.export(Saved(str(tmp_path / "back")), tmp_path / "again", torch.bfloat16, None, None, None)
+    for file in (tmp_path / "hf").glob("*.safetensors"):
+        first, second = load_file(file), load_file(tmp_path / "again" / file.name)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_shards_are_cut_at_their_limit_and_open_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_hf, "SHARD_BYTES", 100_000)
+    ours = model()
+    export_hf.export(saved(tmp_path / "run", ours), tmp_path / "hf", torch.float32, None, None, None)
+    files = sorted((tmp_path / "hf").glob("*.safetensors"))
+    assert len(files) > 3
+    assert all(file.stat().st_size < 110_000 for file in files)
+    theirs = BambaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    ids, documents, positions, labels = packed([60])
+    wanted = cross_entropy(theirs(ids).logits.flatten(0, 1), labels.flatten(), reduction="none")
+    torch.testing.assert_close(ours(ids, documents, positions, labels).flatten(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_tokenizer_goes_along_and_its_ids_stand_in_the_config(tmp_path: Path) -> None:
+    run = saved(tmp_path / "run", model())
+    export_hf.export(run, tmp_path / "hf", torch.float32, TOKENIZER, None, "<|endoftext|>")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert config["eos_token_id"] == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert config["pad_token_id"] is None and config["max_position_embeddings"] == 256
+    assert tokenizer.decode(tokenizer("call me Ishmael")["input_ids"]) == "call me Ishmael"
+
+
+def test_a_folder_that_is_no_bamba_of_ours_is_refused_by_what_is_wrong(tmp_path: Path) -> None:
+    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None, None, None)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_bytes(dumps({**config, "mamba_n_groups": 2}))
+    with pytest.raises(UserError, match="mamba_n_groups is 2"):
+        imported(tmp_path / "hf", str(tmp_path / "back"))
+    (tmp_path / "hf" / "config.json").write_bytes(dumps({**config, "num_hidden_layers": 5}))
+    with pytest.raises(UserError, match=r"tensors are missing, model\.layers\.4"):
+        imported(tmp_path / "hf", str(tmp_path / "back"))
+    with pytest.raises(UserError, match="exists"):
+        export_hf.export(Saved(str(tmp_path / "run")), tmp_path / "hf", torch.float32, None, None, None)

@@ -1,0 +1,76 @@
+"""The loader as a run's feed: its place and its whole plan are one state, and a bad stretch of rows can be left out."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from bamba_data.canonical import dumps
+from bamba_data.errors import UserError
+from loader import Loader, MixPlan, build_loader
+from loader.plan import loads
+from trainer.parallel import World
+from trainer.recipe import Data
+
+
+class Planned:
+    """Rows of the recipe's datasets for this rank. See `trainer.feed.Feed`."""
+
+    def __init__(self, rule: Data, world: World) -> None:
+        if not rule.urls:
+            raise UserError("no dataset: give one with --data, or as data.urls in the recipe")
+        self.rule = rule
+        self.loader: Loader = build_loader(
+            rule.urls,
+            weights=rule.weights,
+            row_tokens=rule.row_tokens,
+            batch_rows=rule.batch_rows,
+            seed=rule.seed,
+            rank=world.rank,
+            world_size=world.size,
+            num_workers=rule.workers,
+            pad_rows=True,
+        )
+        self._fresh = self.loader.plan
+
+    @property
+    def sources(self) -> list[str]:
+        return sorted(self.loader.plan.sources)
+
+    @property
+    def row(self) -> int:
+        """The first row of the order that was not yet given out."""
+        return int(self.loader.state_dict()["row"])
+
+    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
+        return iter(self.loader)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cursor": self.loader.state_dict(), "plan": self.loader.plan.model_dump(mode="json")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on under the plan that was saved, and from here on with the recipe's mix, if that is another one now."""
+        plan = self._continued(loads(dumps(state["plan"]), "the plan in the checkpoint"), state["cursor"]["row"])
+        self.loader.close()
+        self.loader = self.loader.with_plan(plan) if plan != self.loader.plan else self.loader
+        self.loader.load_state_dict(state["cursor"])
+
+    def _continued(self, saved: MixPlan, row: int) -> MixPlan:
+        fresh = self._fresh
+        fixed = ("seed", "row_tokens", "before", "after", "packing", "window_rows", "holdout_ppm")
+        for field in fixed:
+            then, now = getattr(saved.header, field), getattr(fresh.header, field)
+            if then != now:
+                raise UserError(f"data: {field} was {then!r} when this run began, is {now!r}: that is another order")
+        asked, last = fresh.entries[0], [entry for entry in saved.entries if entry.kind == "mix"][-1]
+        assert asked.kind == "mix" and last.kind == "mix"
+        if (asked.weights, asked.batch_rows) == (last.weights, last.batch_rows):
+            return saved
+        return saved.with_mix(row, asked.weights, asked.batch_rows, fresh.sources)
+
+    def skip(self, first_row: int, rows: int, why: str) -> None:
+        """Leave these rows out; they must not have been given out since the state was loaded."""
+        self.loader = self.loader.with_plan(self.loader.plan.with_skip(first_row, rows, why))
+
+    def close(self) -> None:
+        self.loader.close()

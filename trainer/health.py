@@ -1,0 +1,182 @@
+"""`torchrun … -m trainer.health`: is every rank's device what it should be, before a run or beside one. Under 20 s.
+
+Each rank measures products (bfloat16 on a GPU), memory bandwidth and an all-reduce, and asks NVML for ECC errors and
+throttling. A rank 10 % below the median, or one with uncorrected ECC errors, fails: it is named, and the exit code
+is 1. While a run goes on, `Pulse` times one small product a log line on every rank and names those that fell behind.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainer.metrics import say
+from trainer.parallel import World, joined
+
+SLOW = 0.9  # of the median of all ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Of one rank: rates in TFLOP/s and GB/s (all-reduce: bytes of the buffer a second); `faults` in words."""
+
+    rank: int
+    device: str
+    product_tflops: float
+    memory_gb_per_second: float
+    all_reduce_gb_per_second: float
+    faults: list[str] = field(default_factory=list)
+
+
+def measure(world: World) -> Report:
+    """A collective call: every rank measures at the same time."""
+    cuda = world.device.type == "cuda"
+    side = 8192 if cuda else 512
+    left = torch.randn(side, side, device=world.device, dtype=torch.bfloat16 if cuda else torch.float32)
+    product = _seconds(lambda: left @ left, world.device)
+    memory = torch.empty((1 << 30) if cuda else (1 << 24), dtype=torch.uint8, device=world.device)
+    other = torch.empty_like(memory)
+    copy = _seconds(lambda: other.copy_(memory), world.device)
+    shared = torch.ones((1 << 26) if cuda else (1 << 18), device=world.device)
+    reduce = _seconds(lambda: _reduced(shared), world.device)
+    name = torch.cuda.get_device_name(world.device) if cuda else "cpu"
+    return Report(
+        world.rank,
+        name,
+        2 * side**3 / product / 1e12,
+        2 * memory.numel() / copy / 1e9,
+        shared.nbytes / reduce / 1e9,
+        _nvml_faults(world) if cuda else [],
+    )
+
+
+def _reduced(tensor: Tensor) -> None:
+    dist.all_reduce(tensor)
+
+
+def _seconds(work: Callable[[], object], device: torch.device, repeats: int = 10) -> float:
+    """The median of some runs, after two that warm up."""
+    taken = []
+    for number in range(repeats + 2):
+        _wait(device)
+        before = time.perf_counter()
+        work()
+        _wait(device)
+        if number >= 2:
+            taken.append(time.perf_counter() - before)
+    return statistics.median(taken)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _nvml_faults(world: World) -> list[str]:
+    """What NVML holds against this device; that NVML cannot be asked is said, too."""
+    try:
+        import pynvml  # type: ignore[import-untyped]
+    except ImportError:
+        return ["NVML was not asked: nvidia-ml-py is not installed"]
+    found = []
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(world.device).uuid}")
+        errors = pynvml.nvmlDeviceGetTotalEccErrors(
+            handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+        )
+        if errors:
+            found.append(f"{errors} uncorrected ECC errors since the last reboot")
+        reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+        for bit, name in (
+            (pynvml.nvmlClocksThrottleReasonHwSlowdown, "hardware slowdown"),
+            (pynvml.nvmlClocksThrottleReasonHwThermalSlowdown, "too hot (hardware)"),
+            (pynvml.nvmlClocksThrottleReasonSwThermalSlowdown, "too hot (driver)"),
+            (pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown, "power brake"),
+        ):
+            if reasons & bit:
+                found.append(f"clocks are held down: {name}")
+    except pynvml.NVMLError as error:
+        found.append(f"NVML was not asked: {error}")
+    return found
+
+
+def judged(reports: list[Report]) -> dict[int, list[str]]:
+    """What is wrong, by rank; nothing for a healthy one."""
+    wrong: dict[int, list[str]] = {report.rank: list(report.faults) for report in reports}
+    for rate in ("product_tflops", "memory_gb_per_second", "all_reduce_gb_per_second"):
+        median = statistics.median(getattr(report, rate) for report in reports)
+        for report in reports:
+            value = getattr(report, rate)
+            if value < SLOW * median:
+                wrong[report.rank].append(f"{rate} {value:,.1f}, the median is {median:,.1f}")
+    return {rank: faults for rank, faults in wrong.items() if faults}
+
+
+class Pulse:
+    """Times a product of a few hundred microseconds on every rank, a log line at a time; the verdict on one beat is
+    there at the next, so nobody waits for it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        side = 2048 if world.device.type == "cuda" else 128
+        self._left = torch.ones(side, side, device=world.device)
+        self._events: list[torch.cuda.Event] = []
+        self._seconds = 0.0
+
+    def beat(self) -> list[str]:
+        """Start one; who was slow at the one before, in words, the same on all ranks. A collective call."""
+        mine = self._seconds
+        if self._events:
+            mine = self._events[0].elapsed_time(self._events[1]) / 1000
+        all_of_them = torch.zeros(self.world.size, dtype=torch.float64)
+        all_of_them[self.world.rank] = mine
+        on_device = all_of_them.to(self.world.device)
+        if self.world.size > 1:
+            dist.all_reduce(on_device)
+        seconds = on_device.tolist()
+        self._start()
+        median = statistics.median(seconds)
+        return [
+            f"rank {rank} is slow: a product took it {taken * 1e3:.2f} ms, the median is {median * 1e3:.2f} ms"
+            for rank, taken in enumerate(seconds)
+            if median and taken * SLOW > median
+        ]
+
+    def _start(self) -> None:
+        if self.world.device.type == "cuda":
+            self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
+            self._events[0].record()
+            self._left @ self._left
+            self._events[1].record()
+        else:
+            before = time.perf_counter()
+            self._left @ self._left
+            self._seconds = time.perf_counter() - before
+
+
+def main() -> None:
+    with joined() as world:
+        mine = measure(world)
+        reports: list[Report] = [mine] * world.size
+        dist.all_gather_object(reports, mine)
+    wrong = judged(reports)
+    if world.leads:
+        for report in reports:
+            values = asdict(report)
+            faults = "; ".join(wrong.get(report.rank, [])) or "well"
+            say(
+                f"rank {report.rank}  {report.device}  {values['product_tflops']:,.1f} TFLOP/s  memory "
+                f"{values['memory_gb_per_second']:,.0f} GB/s  all-reduce {values['all_reduce_gb_per_second']:,.1f} GB/s"
+                f"  {faults}"
+            )
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
