@@ -71,8 +71,9 @@ class ProgressKeeper:
         self._units[unit] = Counts()
 
     def moved(self, unit: str, counts: Counts, lines: list[str]) -> None:
-        self._units.setdefault(unit, Counts()).add(counts)
         self._lines.extend(lines)
+        if unit not in self._done:  # a last report may come after the end, which the driver tells
+            self._units.setdefault(unit, Counts()).add(counts)
 
     def ended(self, unit: str, exact: Counts | None) -> None:
         self._units.pop(unit, None)

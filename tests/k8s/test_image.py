@@ -1,0 +1,131 @@
+"""The image runs as OpenShift runs it: a random uid with group 0, no home, a read-only system, no capabilities."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from bamba_data.verify import verify
+
+ROOT = Path(__file__).parents[2]
+CONTAINERFILE = (ROOT / "k8s" / "Containerfile").read_text()
+RANDOM_UID = "1000660000"
+
+#: Root's part: what a container engine does with the image. /mnt gets the layout, /tmp is an empty volume, all else is
+#: read-only; then the command, with the rights of a restricted pod.
+LAYOUT = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/python /mnt/packages /mnt/code /mnt/out
+mount --bind "$PYTHON" /mnt/python
+mount --bind "$PACKAGES" /mnt/packages
+mount --bind "$OUT" /mnt/out
+for name in bamba_data loader trainer pipelines; do
+  mkdir /mnt/code/$name
+  mount --bind "$CODE/$name" /mnt/code/$name
+  mount -o remount,bind,ro /mnt/code/$name
+done
+mount -o remount,bind,ro /mnt/python
+mount -o remount,bind,ro /mnt/packages
+mount -t tmpfs -o mode=1777 tmpfs /tmp
+mount -o remount,bind,ro /
+cd /mnt/out
+exec setpriv --reuid "$UID_" --regid 0 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all \\
+  env -i PATH=/usr/bin:/bin HOME=/tmp/home USER=ray RAY_USAGE_STATS_ENABLED=0 PYTHONDONTWRITEBYTECODE=1 \\
+  PYTHONHOME=/mnt/python PYTHONPATH=/mnt/code:/mnt/packages LD_LIBRARY_PATH=/mnt/python/lib "$@"
+"""
+
+
+def _can_make_namespaces() -> bool:
+    if os.geteuid() != 0 or not (shutil.which("unshare") and shutil.which("setpriv")):
+        return False
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
+
+
+def restricted(out: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run `python COMMAND` in the layout of the image, with a restricted pod's rights; `out` is a writable volume."""
+    env = {
+        **os.environ,
+        "PYTHON": sys.base_prefix,
+        "PACKAGES": sysconfig.get_paths()["purelib"],
+        "CODE": str(ROOT),
+        "OUT": str(out),
+        "UID_": RANDOM_UID,
+    }
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    line = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", LAYOUT, "layout"]
+    line += [f"/mnt/python/bin/{version}", *command]
+    return subprocess.run(line, env=env, capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """What an S3 bucket or a shared volume is to a pod: writable by group 0."""
+    tmp_path.chmod(0o770)
+    return tmp_path
+
+
+needs_namespaces = pytest.mark.skipif(not _can_make_namespaces(), reason="needs root, unshare and setpriv")
+
+
+@needs_namespaces
+def test_the_layout_is_what_a_restricted_pod_sees(volume: Path) -> None:
+    probe = """
+import os, pathlib
+print(os.getuid(), os.getgid(), os.path.exists(os.environ["HOME"]), pathlib.Path("/tmp/x").write_text("x"))
+for path in ("/x", "/mnt/code/bamba_data/x", "/mnt/packages/x", "/usr/x", "/etc/x"):
+    try:
+        pathlib.Path(path).write_text("x")
+        print("wrote", path)
+    except OSError as error:
+        pass
+print([line.split()[1] for line in open("/proc/self/status") if line.startswith("CapEff")])
+"""
+    done = restricted(volume, "-c", probe)
+    assert done.stdout.splitlines() == [f"{RANDOM_UID} 0 False 1", "['0000000000000000']"], done.stderr
+
+
+@needs_namespaces
+@pytest.mark.ray
+def test_the_main_job_is_published_by_a_random_uid_on_a_read_only_system(volume: Path) -> None:
+    done = restricted(volume, "-m", "pipelines.tokenize", "demo", "--out", "/mnt/out/demo", "--workers", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert verify(str(volume / "demo"), full=True).faults == []
+    assert {path.stat().st_uid for path in (volume / "demo").rglob("*")} == {int(RANDOM_UID)}
+
+
+# ---- the Containerfile
+
+
+def test_the_image_runs_as_a_number_that_is_not_root() -> None:
+    users = re.findall(r"^USER (\S+)$", CONTAINERFILE, re.MULTILINE)
+    assert users[-1].isdecimal() and int(users[-1]) > 0
+
+
+def test_what_is_installed_is_what_the_constraints_say_and_nothing_is_fetched_at_the_start() -> None:
+    installs = re.findall(r"pip install[^&\n]*", CONTAINERFILE)
+    assert installs
+    for install in installs:
+        assert "-c constraints.txt" in install or "--no-deps" in install or "cyclonedx-bom" in install, install
+    last_stage = CONTAINERFILE[CONTAINERFILE.rindex("\nFROM ") :]
+    assert "pip" not in last_stage and "ENTRYPOINT" not in last_stage
+
+
+def test_the_environment_of_the_image_is_that_of_the_manifests() -> None:
+    assert "HOME=/tmp/home" in CONTAINERFILE and "USER=ray" in CONTAINERFILE
+
+
+def test_the_context_holds_what_is_copied_and_nothing_that_is_not() -> None:
+    lines = (ROOT / ".containerignore").read_text().splitlines()
+    allowed = {line[1:] for line in lines if line.startswith("!")}
+    copied = {
+        name for line in re.findall(r"^COPY (?!--from)(.*)$", CONTAINERFILE, re.MULTILINE) for name in line.split()[:-1]
+    }
+    assert "*" in lines and copied == allowed
+    assert all((ROOT / name).exists() for name in copied)
