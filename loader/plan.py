@@ -12,7 +12,7 @@ adds entries at rows not yet served is the same plan to everything before: `pref
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from math import gcd, lcm
@@ -187,48 +187,44 @@ class MixPlan(_Strict):
         return self
 
     @cached_property
-    def stretches(self) -> tuple[Stretch, ...]:
-        """All rows that are served, in order; the last stretch has no end but MAX_ROW."""
-        found: list[Stretch] = []
-        current: Stretch | None = None
+    def mixes(self) -> tuple[Stretch, ...]:
+        """One for every mix that has rows, skipped ones too; the last has no end but MAX_ROW."""
+        entries = [(number, entry) for number, entry in enumerate(self.entries) if isinstance(entry, Mix)]
         totals = dict.fromkeys(self.sources, 0)
-        for number, entry in enumerate(self.entries):
-            if isinstance(entry, Mix):
-                if current is not None:
-                    if entry.row == current.first_row and current.end == MAX_ROW:
-                        totals = self._totals_before(totals, current, entry.row)
-                    else:
-                        _at_batch(current, entry)
-                        totals = self._totals_before(totals, current, entry.row)
-                        found.append(_ending(current, entry.row))
-                current = self._stretch(entry, totals, number)
-            elif isinstance(entry, Skip):
-                assert current is not None
-                _at_batch(current, entry)
-                if entry.rows % current.batch_rows:
-                    raise UserError(
-                        f"the skip at row {entry.row:,} of {entry.rows:,} rows is no whole number of batches of "
-                        f"{current.batch_rows:,}"
-                    )
-                found.append(_ending(current, entry.row))
-                current = Stretch(entry.row + entry.rows, MAX_ROW, current.batch_rows, current.sources, current.lattice)
-        assert current is not None
-        return tuple(one for one in [*found, current] if one.first_row < one.end)
+        found: list[Stretch] = []
+        for (number, mix), (_, following) in zip(entries, [*entries[1:], (0, None)], strict=True):
+            names = tuple(sorted(mix.weights))
+            lattice = Lattice.create(
+                [mix.weights[name] for name in names],
+                self.header.step_rows,
+                derive_key(self.header.seed, "mix", number),
+                mix.row,
+                [totals[name] for name in names],
+            )
+            end = following.row if following else MAX_ROW
+            if end > mix.row:
+                found.append(Stretch(mix.row, end, mix.batch_rows, names, lattice))
+                totals |= dict(zip(names, lattice.counts(min(end, MAX_ROW - 1)).tolist(), strict=True))
+        return tuple(found)
 
-    def _stretch(self, mix: Mix, totals: Mapping[str, int], number: int) -> Stretch:
-        names = tuple(sorted(mix.weights))
-        lattice = Lattice.create(
-            [mix.weights[name] for name in names],
-            self.header.step_rows,
-            derive_key(self.header.seed, "mix", number),
-            mix.row,
-            [totals[name] for name in names],
-        )
-        return Stretch(mix.row, MAX_ROW, mix.batch_rows, names, lattice)
-
-    def _totals_before(self, totals: Mapping[str, int], current: Stretch, row: int) -> dict[str, int]:
-        counts = current.lattice.counts(row).tolist()
-        return {**totals, **dict(zip(current.sources, counts, strict=True))}
+    @cached_property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """All rows that are served, in order."""
+        found: list[Stretch] = []
+        skips = [entry for entry in self.entries if isinstance(entry, Skip)]
+        for mix in self.mixes:
+            current = mix
+            for skip in (one for one in skips if mix.first_row <= one.row < mix.end):
+                _at_batch(current, "skip", skip.row)
+                _at_batch(current, "end of the skip", skip.row + skip.rows)
+                if skip.row + skip.rows > mix.end:
+                    raise UserError(f"the mix at row {mix.end:,} lies in rows that are skipped")
+                found.append(replace(current, end=skip.row))
+                current = replace(current, first_row=skip.row + skip.rows)
+            if current.end < MAX_ROW:
+                _at_batch(current, "mix", current.end)
+            found.append(current)
+        return tuple(one for one in found if one.first_row < one.end)
 
     def batches(self, row: int) -> Iterator[Batch]:
         """The batches from `row` on, which must be where one begins (see `begin`)."""
@@ -262,22 +258,10 @@ class MixPlan(_Strict):
     def rows_served_before(self, row: int, source: str) -> int:
         """Ordinals of a source that rows before `row` have, skipped ones included."""
         served = 0
-        for number, stretch in enumerate(self._mixes):
-            if stretch.lattice.first_row >= row:
-                break
-            if source in stretch.sources:
-                end = self._mixes[number + 1].lattice.first_row if number + 1 < len(self._mixes) else row
-                served = int(stretch.lattice.counts(min(row, end))[stretch.sources.index(source)])
+        for mix in self.mixes:
+            if mix.first_row < row and source in mix.sources:
+                served = int(mix.lattice.counts(min(row, mix.end))[mix.sources.index(source)])
         return served
-
-    @cached_property
-    def _mixes(self) -> list[Stretch]:
-        """The stretches that begin with another lattice."""
-        found: list[Stretch] = []
-        for stretch in self.stretches:
-            if not found or found[-1].lattice != stretch.lattice:
-                found.append(stretch)
-        return found
 
     @property
     def quarantines(self) -> list[Quarantine]:
@@ -340,15 +324,11 @@ def held_out(hashes: "np.ndarray[Any, np.dtype[np.uint64]]", holdout_ppm: int) -
     return hashes < np.uint64(2**64 * holdout_ppm // 10**6)
 
 
-def _at_batch(current: Stretch, entry: Mix | Skip) -> None:
-    if entry.row < current.first_row:
-        raise UserError(f"the {entry.kind} at row {entry.row:,} lies in rows that are skipped")
-    if over := (entry.row - current.first_row) % current.batch_rows:
+def _at_batch(current: Stretch, what: str, row: int) -> None:
+    if row < current.first_row:
+        raise UserError(f"the {what} at row {row:,} lies in rows that are skipped")
+    if over := (row - current.first_row) % current.batch_rows:
         raise UserError(
-            f"the {entry.kind} at row {entry.row:,} lies inside a batch: batches of {current.batch_rows:,} begin at "
-            f"rows {entry.row - over:,} and {entry.row - over + current.batch_rows:,}"
+            f"the {what} at row {row:,} lies inside a batch: batches of {current.batch_rows:,} begin at rows "
+            f"{row - over:,} and {row - over + current.batch_rows:,}"
         )
-
-
-def _ending(stretch: Stretch, row: int) -> Stretch:
-    return Stretch(stretch.first_row, row, stretch.batch_rows, stretch.sources, stretch.lattice)

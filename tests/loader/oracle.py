@@ -116,7 +116,7 @@ class Oracle:
         found: list[tuple[str, int]] = []
         counts = dict.fromkeys(self.plan.sources, 0)
         mixes = [e for e in self.plan.entries if isinstance(e, Mix)]
-        lattices = {one.lattice.first_row: one for one in self.plan.stretches}
+        lattices = {one.first_row: one for one in self.plan.mixes}
         for mix, following in zip(mixes, [*mixes[1:], None], strict=True):
             for g in range(mix.row, min(following.row if following else rows, rows)):
                 stretch = lattices[mix.row]
