@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from loader.blocks import Blocks, open_blocks
 from loader.cursor import Cursor
 from loader.delimiters import delimiters_of
 from loader.ending import steps_until
+from loader.holdout import holdout_order
 from loader.order import Order
 from loader.plan import Batch, MixPlan, load
 from loader.rows import DEFAULT_FIELDS, FIELDS, Arrays, RowReader, Share
@@ -87,6 +88,7 @@ def build_loader(
     eos_id: int | None = None,
     holdout: float = 0.0005,
     window_rows: int | None = None,
+    shuffle: bool = True,
     pad_rows: bool = False,
     split: str = "train",
     fields: Sequence[str] = DEFAULT_FIELDS,
@@ -103,6 +105,7 @@ def build_loader(
     data         URL of a dataset, or several, whose sources all have different names
     weights      by source, in any unit; None takes every source by its tokens. A weight of 0 leaves one out
     delimiters   "eos", "bos", "both" or "none": around every document. Ids from the tokenizer, or `bos_id`, `eos_id`
+    shuffle      False reads blocks and documents in the order stored, still mixed
     num_workers  threads that read ahead; 0 reads when asked. Any number gives the same batches
     plan         a MixPlan (or its file) instead of weights, row_tokens, batch_rows, seed, delimiters and holdout
     pad_rows     all ranks get equally many rows, filled up with masked ones (row -1)
@@ -128,7 +131,7 @@ def build_loader(
         shares = weights or {name: int(blocks.tokens.sum()) for name, blocks in available.items()}
         if unknown := sorted(set(shares) - set(available)):
             raise UserError(f"weights name {unknown}, the data has {sorted(available)}")
-        header: dict[str, Any] = {"window_rows": window_rows} if window_rows else {}
+        header: dict[str, Any] = {"shuffle": shuffle} | ({"window_rows": window_rows} if window_rows else {})
         return MixPlan.create(
             shares,
             {name: blocks.identity for name, blocks in available.items()},
@@ -147,6 +150,8 @@ def build_loader(
     )
     if split != "train":
         raise UserError(f"split is {split!r}: it can be 'train' or 'holdout'")
+    if split == "holdout":
+        order, settings = holdout_order(order), replace(settings, max_epochs=1, at_end="all")
     return Loader(order, settings, num_workers, prefetch_tokens, transform)
 
 

@@ -17,12 +17,12 @@ WORTH_BLOCKS = 1 << 16  # below, to compute is as quick
 
 
 def keep_in(
-    folder: Path, identity: str, key: int, removed: tuple[Removed, ...]
+    folder: Path, identity: str, key: int | None, removed: tuple[Removed, ...]
 ) -> Callable[[int, Callable[[], Epoch]], Epoch]:
     """For `Stream.keep`: epochs of one source, one key and one set of removed documents."""
 
     def keep(number: int, make: Callable[[], Epoch]) -> Epoch:
-        name = derive_key(identity, key, number, repr([one for one in removed if one.epoch <= number]))
+        name = derive_key(identity, repr(key), number, repr([one for one in removed if one.epoch <= number]))
         path = folder / "epochs" / f"{name:016x}.order"
         with contextlib.suppress(OSError):
             if (found := _read(path)) is not None:

@@ -94,7 +94,7 @@ class Order:
 
     def _held(self, name: str, blocks: Blocks) -> Held:
         header = self.plan.header
-        key = derive_key(header.seed, "source", name)
+        key = derive_key(header.seed, "source", name) if header.shuffle else None
         shape = Shape(tuple(header.before), tuple(header.after), key)
         heldout = _held_out(blocks, header.holdout_ppm)
         delimiters = len(header.before) + len(header.after)

@@ -87,6 +87,7 @@ class Header(_Strict):
     after: list[int]
     packing: Literal["chunk", "best-fit"] = "chunk"
     window_rows: Annotated[int, Field(ge=1)] = WINDOW_ROWS
+    shuffle: bool = True
     holdout_ppm: Annotated[int, Field(ge=0, le=5000)] = 500
 
 

@@ -44,14 +44,14 @@ class Shape:
 
     before: tuple[int, ...]
     after: tuple[int, ...]
-    key: int  # of the stream
+    key: int | None  # of the stream
 
 
 def make(blocks: Blocks, block: int, epoch: int, shape: Shape, left_out: frozenset[int]) -> Segment:
     """Read, verify and order a block. `left_out` are the documents that this epoch does not have."""
     stored = blocks.read(block)
     ends = np.cumsum(stored.counts, dtype=np.int64)
-    order = document_order(shape.key, epoch, block, len(stored.counts)) if len(stored.counts) else ends
+    order = document_order(shape.key, epoch, block, len(stored.counts))
     if left_out:
         order = order[~np.isin(order, list(left_out))]
     before, after = (np.array(ids, stored.ids.dtype) for ids in (shape.before, shape.after))
@@ -120,9 +120,7 @@ class SegmentCache:
 
         if self._folder is None:
             return fresh()
-        key = derive_key(
-            blocks.digest(block), epoch, block, shape.key, repr((shape.before, shape.after)), *sorted(left_out)
-        )
+        key = derive_key(blocks.digest(block), epoch, block, repr(shape), *sorted(left_out))
         name = f"{key:016x}"
         path = self._folder / name[:2] / f"{name}.segment"
         with contextlib.suppress(FileNotFoundError):

@@ -54,13 +54,14 @@ class Epoch(NamedTuple):
 class Stream:
     """`lengths` are the tokens that each block has in the stream, delimiters counted, held-out documents not.
 
-    `key` is from (seed, source); `keep` may store the orders of epochs (a mapped file, for large sources).
+    `key` is from (seed, source), None for the order stored; `keep` may store the orders of epochs (a mapped file, for
+    large sources).
     """
 
     lengths: Longs
     row_tokens: int
     window_rows: int
-    key: int
+    key: int | None
     removed: tuple[Removed, ...] = ()
     keep: Callable[[int, Callable[[], Epoch]], Epoch] = field(default=lambda epoch, make: make(), compare=False)
     _epochs: dict[int, Epoch] = field(default_factory=dict, init=False, compare=False, repr=False)
@@ -83,9 +84,10 @@ class Stream:
         return self._epochs[number]
 
     def _make(self, number: int) -> Epoch:
-        shuffle = Permutation(len(self.lengths), derive_key(self.key, "blocks", number))
-        order = shuffle(np.arange(len(self.lengths), dtype=np.uint64)).astype(np.uint32)
-        return Epoch(order, np.cumsum(self.lengths_in(number)[order]))
+        order = np.arange(len(self.lengths), dtype=np.uint64)
+        if self.key is not None:
+            order = Permutation(len(order), derive_key(self.key, "blocks", number))(order)
+        return Epoch(order.astype(np.uint32), np.cumsum(self.lengths_in(number)[order]))
 
     # ---- epochs and rows
 
@@ -144,6 +146,8 @@ class Stream:
 
     def _shuffled(self, epoch: int, rows: Longs) -> Longs:
         """Rows of one epoch, each sent to another of its window. Windows are of nearly equal size."""
+        if self.key is None:
+            return rows
         first, end = self.first_row(epoch), self.first_row(epoch + 1)
         count = end - first
         windows = -(-count // self.window_rows)
@@ -158,6 +162,8 @@ class Stream:
 
     def served_at(self, epoch: int, row: int) -> int:
         """The ordinal that a row of the stream is served under: the inverse of the shuffle."""
+        if self.key is None:
+            return row
         first, end = self.first_row(epoch), self.first_row(epoch + 1)
         windows = -(-(end - first) // self.window_rows)
         window = ((row - first + 1) * windows - 1) // (end - first)
@@ -171,8 +177,10 @@ def _permutation(n: int, key: int) -> Permutation:
     return Permutation(n, key)
 
 
-def document_order(key: int, epoch: int, block: int, documents: int) -> NDArray[np.int64]:
+def document_order(key: int | None, epoch: int, block: int, documents: int) -> NDArray[np.int64]:
     """The documents of a block in the order of an epoch: element i is the document at place i."""
+    if key is None or documents == 0:
+        return np.arange(documents)
     order = Permutation(documents, derive_key(key, "documents", epoch, block))
     return order(np.arange(documents, dtype=np.uint64)).astype(np.int64)
 
