@@ -45,10 +45,10 @@ def check(cursor: Cursor, plan: MixPlan) -> None:
     if mine != cursor.prefix:
         header = plan.header
         raise CursorMismatch(
-            f"this state is of another order: its {cursor.row:,} rows were served under plan {cursor.prefix[:16]}, this "
-            f"plan is {mine[:16]} up to there (seed {header.seed}, {header.row_tokens:,} tokens a row, sources "
-            f"{', '.join(sorted(plan.sources))}). Data, tokenizer, seed, row length, delimiters, hold-out or an entry of "
-            "the plan before that row differ: give the loader the plan that was saved beside the state, or go on all "
-            "the same with load_state_dict(state, accept_other_order='why'), which is recorded"
+            f"this state is of another order: its {cursor.row:,} rows were served under plan {cursor.prefix[:16]}, "
+            f"this plan is {mine[:16]} up to there (seed {header.seed}, {header.row_tokens:,} tokens a row, sources "
+            f"{', '.join(sorted(plan.sources))}). Data, tokenizer, seed, row length, delimiters, hold-out or an entry "
+            "before that row differ: give the loader the plan that was saved beside the state, or go on all the same "
+            "with load_state_dict(state, accept_other_order='why'), which is recorded"
         )
     plan.begin(cursor.row)

@@ -15,7 +15,8 @@ from loader.order import Held, Order
 from loader.permutation import derive_key
 from loader.plan import MixPlan
 
-_NONE = Candidates(*(np.empty(0, np.int64) for _ in range(3)), np.empty(0, np.uint64))
+_NO = np.empty(0, np.int64)
+_NONE = Candidates(_NO, _NO, _NO, np.empty(0, np.uint64))
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class HeldoutBlocks:
 
     @property
     def identity(self) -> str:
-        heldout = self.held.heldout
-        return f"{self.held.blocks.identity}#holdout-{derive_key(heldout.blocks.tobytes(), heldout.documents.tobytes()):016x}"
+        places = derive_key(self.held.heldout.blocks.tobytes(), self.held.heldout.documents.tobytes())
+        return f"{self.held.blocks.identity}#holdout-{places:016x}"
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -71,7 +72,9 @@ def holdout_order(order: Order) -> Order:
     """All held-out documents of a plan's sources, interleaved in the shares of their tokens. Raises UserError if there
     are none. Read it with max_epochs=1 and at_end="all"."""
     sources: Mapping[str, HeldoutBlocks] = {
-        name: HeldoutBlocks(order.source(name)) for name in order.plan.sources if len(order.source(name).heldout.blocks)
+        name: HeldoutBlocks(order.source(name))
+        for name in order.plan.sources
+        if order.source(name).heldout.tokens.sum()
     }
     header = order.plan.header
     if not sources:
@@ -81,7 +84,7 @@ def holdout_order(order: Order) -> Order:
         )
     last = order.plan.mixes[-1]
     plan = MixPlan.create(
-        {name: int(one.tokens.sum()) or 1 for name, one in sources.items()},
+        {name: int(one.tokens.sum()) for name, one in sources.items()},
         {name: one.identity for name, one in sources.items()},
         last.batch_rows,
         **header.model_dump(exclude={"format", "step_rows", "holdout_ppm", "shuffle", "window_rows"}),
