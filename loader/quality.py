@@ -1,7 +1,8 @@
 """The shuffle on trial: `python -m loader.quality` runs the battery on an ideal shuffle, on ours, on the original Bamba
-loader's, or on an order of yours, prints the table and draws the pictures.
+loader's, on a dataset as it is served, or on an order of yours, prints the table and draws the pictures.
 
     python -m loader.quality --n 1500 --out FOLDER        three shuffles side by side, over 100 keys
+    python -m loader.quality DATASET --batch-rows 384     how local its batches are, beside the ideal
     python -m loader.quality --order FILE.npy             one order, or one a row, beside the ideal
 
 Exit code 0 if the shuffle on trial passes, 1 if it does not, 2 if the question is wrong. docs/shuffle.md says what
@@ -24,6 +25,8 @@ from loader import pictures
 from loader.battery import MIN_ROWS, Order, examine, sweep
 from loader.mix import Lattice
 from loader.permutation import derive_key
+from loader.plan import WINDOW_ROWS
+from loader.quality_dataset import Asked, examine_dataset
 from loader.verdict import LEVEL, Verdict, absurd, fisher_yates, judge, legacy, ours
 
 #: The mix of Bamba's first phase (19 sources of Dolma) and its batch, for the picture of the mix.
@@ -36,20 +39,33 @@ app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 
 @app.command()
 def quality(
+    dataset: Annotated[str | None, typer.Argument(metavar="[DATASET]", help="A dataset of ours: path or URL.")] = None,
     n: Annotated[int, typer.Option(min=MIN_ROWS, help="Rows of the source.")] = 1500,
     keys: Annotated[int, typer.Option(min=10, help="Keys to try.")] = 100,
     order: Annotated[Path | None, typer.Option(help="Examine this order (.npy) instead of ours.")] = None,
     out: Annotated[Path | None, typer.Option(help="Draw the pictures into this folder.")] = None,
     world_size: Annotated[int, typer.Option(min=1, help="Ranks in the picture of the mix.")] = 96,
+    weights: Annotated[list[str] | None, typer.Option(help="DATASET: NAME=WEIGHT, once a source.")] = None,
+    row_tokens: Annotated[int, typer.Option(min=1, help="DATASET: tokens of a row.")] = 4096,
+    batch_rows: Annotated[int, typer.Option(min=1, help="DATASET: rows of a batch.")] = 384,
+    window_rows: Annotated[int, typer.Option(min=1, help="DATASET: rows of a source shuffled together.")] = WINDOW_ROWS,
+    seed: Annotated[int, typer.Option(min=0, help="DATASET: of the order.")] = 0,
+    batches: Annotated[int, typer.Option(min=1, help="DATASET: batches to look at.")] = 100,
 ) -> None:
     """Put a shuffle on trial beside Fisher-Yates and the original Bamba loader's (a = 5)."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    if order is not None:
+    if dataset is not None and order is not None:
+        raise UserError("a dataset or an --order, not both")
+    if dataset is not None:
+        asked = Asked(tuple(weights or ()), row_tokens, batch_rows, window_rows, seed)
+        examples, lattice = examine_dataset(dataset, asked, batches, console)
+        passed = True
+    elif order is not None:
         orders = read_orders(order)
-        passed = examine_orders(orders, console)
+        passed, lattice = examine_orders(orders, console), bamba_mix()
         examples = {"ideal": next(fisher_yates(orders.shape[1], 1))[0], order.stem: orders[0]}
     else:
-        passed = compare(n, keys, console)
+        passed, lattice = compare(n, keys, console), bamba_mix()
         examples = {
             "ideal": next(fisher_yates(n, 1))[0],
             "ours (stateless)": next(ours(n, 1))[0],
@@ -57,7 +73,7 @@ def quality(
         }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        draw(examples, world_size, out)
+        draw(examples, lattice, world_size, out)
         console.print(f"pictures in {out}")
     if not passed:
         raise typer.Exit(1)
@@ -108,12 +124,15 @@ def examine_orders(orders: NDArray[np.int64], console: Console) -> bool:
     return not failed
 
 
-def draw(examples: dict[str, Order], world_size: int, out: Path) -> None:
+def draw(examples: dict[str, Order], lattice: Lattice, world_size: int, out: Path) -> None:
     """Write scatter.png, displacement.png and mix.png."""
     pictures.scatter(examples, out / "scatter.png")
     pictures.displacement(examples, out / "displacement.png")
-    lattice = Lattice.create(BAMBA_WEIGHTS, BAMBA_BATCH_ROWS, derive_key("quality"))
-    pictures.mix(lattice, BAMBA_BATCH_ROWS, world_size, MIX_STEPS, out / "mix.png")
+    pictures.mix(lattice, lattice.step_rows, world_size, MIX_STEPS, out / "mix.png")
+
+
+def bamba_mix() -> Lattice:
+    return Lattice.create(BAMBA_WEIGHTS, BAMBA_BATCH_ROWS, derive_key("quality"))
 
 
 def read_orders(path: Path) -> NDArray[np.int64]:
