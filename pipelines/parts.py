@@ -13,11 +13,11 @@ import xxhash
 
 from bamba_data.canonical import sha256
 from bamba_data.document import Document, Ledger, Reject
+from bamba_data.encoding import BackendDiffers, Ids
 from bamba_data.recipe import Recipe
 from bamba_data.shard import ShardWriter
 from bamba_data.store import Store
 from bamba_data.tokenizer import REFERENCE, Tokenizer, TooLongToEncode
-from pipelines.encoding import BackendDiffers, Ids
 from pipelines.plan import Unit
 from pipelines.staging import Part, Place, ReadInput, Sampled, StagedLetters, StagedShard
 

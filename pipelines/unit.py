@@ -15,15 +15,15 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from bamba_data.document import Document, Reject
+from bamba_data.encoding import BackendDiffers, Encoder, Ids, batches
 from bamba_data.fetch import Fetcher
+from bamba_data.seen import SeenIds
 from bamba_data.shard import ShardReader
 from bamba_data.store import Store
 from bamba_data.tokenizer import REFERENCE, Backend, Tokenizer
-from pipelines.encoding import BackendDiffers, Encoder, Ids, batches
 from pipelines.inputs import PrefixDiffers, open_input
 from pipelines.parts import PartBuilder
 from pipelines.plan import Job, Unit
-from pipelines.seen import SeenIds
 from pipelines.staging import Part, Place, ReadInput, Staging, UnitRecord
 
 

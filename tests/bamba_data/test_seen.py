@@ -5,8 +5,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import seen
-from pipelines.seen import SeenIds
+from bamba_data import seen
+from bamba_data.seen import SeenIds
 from tests.bamba_data.memory import grown
 
 
@@ -51,7 +51,7 @@ def test_beyond_the_limit_nothing_more_is_remembered_and_that_is_said() -> None:
 
 
 MILLIONS = """
-from pipelines.seen import SeenIds
+from bamba_data.seen import SeenIds
 ids, before = SeenIds(), peak()
 for start in range(0, 700_000, 4000):
     ids.add([f"doc-{n}" for n in range(start, start + 4000)])

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bamba_data import encoding
 from bamba_data.document import RAW_BYTES, Document, Reject
+from bamba_data.encoding import BackendDiffers, Encoder, batches
 from bamba_data.recipe import BadInput
+from bamba_data.seen import SeenIds
 from bamba_data.tokenizer import Encoded, Reference, Tokenizer, TooLongToEncode
-from pipelines import encoding
-from pipelines.encoding import BackendDiffers, Encoder, batches
-from pipelines.seen import SeenIds
 
 TEXTS = [
     "Call me Ishmael.",

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from bamba_data.document import RAW_BYTES, Document, Reject
 from bamba_data.recipe import BadInput
+from bamba_data.seen import SeenIds
 from bamba_data.tokenizer import Backend, TooLongToEncode
-from pipelines.seen import SeenIds
 
 Ids = npt.NDArray[Any]
 BATCH_CHARS = 2 << 20
