@@ -1,4 +1,4 @@
-"""The commands for a build that runs elsewhere: submit, status, logs, stop. Ray is imported when they run."""
+"""The commands for a build that runs elsewhere: preflight, submit, status, logs, stop. None imports Ray at the top."""
 
 import sys
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 from bamba_data.cli import AsJson, app, console, print_json
 from bamba_data.errors import UserError
 from pipelines.options import (
+    Address,
     FailFast,
     LimitDocuments,
     LimitFiles,
@@ -152,6 +153,37 @@ def status(
         console().print(f"  {event['at']}  {event['event']}  {facts}", markup=False)
     for job in jobs:
         console().print(f"{job['job']}  {job['status']}  {job['out']}  {job['message']}", markup=False)
+
+
+@app.command()
+def preflight(
+    recipe: RecipeArgument,
+    out: Out,
+    overrides: Set = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a build would miss, before it starts: rights, mounts, network, quotas, credentials. Exit 2 if any."""
+    import os
+
+    from rich.markup import escape
+
+    from pipelines import preflight as checking
+
+    loaded, folder = load_recipe(recipe, overrides)
+    found = checking.check(loaded, folder.absolute(), out, address or os.environ.get("RAY_ADDRESS"))
+    missing = sum(one.verdict == "missing" for one in found)
+    if as_json:
+        print_json(found)
+    else:
+        colours = {"ok": "green", "note": "yellow", "missing": "red"}
+        for one in found:
+            way_out = f"\n{'':10}→ {escape(one.way_out)}" if one.way_out else ""
+            said = escape(f"{one.where}: {one.check}: {one.detail}")
+            console().print(f"[{colours[one.verdict]}]{one.verdict:<8}[/]  {said}{way_out}")
+        console().print(f"{missing} missing" if missing else "nothing is missing")
+    if missing:
+        raise typer.Exit(UserError.exit_code)
 
 
 def _jobs(address: str) -> list[dict[str, Any]]:

@@ -1,0 +1,144 @@
+"""A preflight finds what would be missed after an hour, and leaves nothing behind."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import s3fs
+
+from bamba_data.store import LocalStore, open_store
+from pipelines import preflight
+from pipelines.options import load_recipe
+from pipelines.preflight import Finding, findings_here
+from tests.running import bamba
+
+
+@pytest.fixture(autouse=True)
+def fresh_clients() -> Iterator[None]:
+    """s3fs keeps a client for a process; each test has an environment of its own."""
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def found(out: str, *overrides: str, recipe: str = "demo") -> dict[str, Finding]:
+    loaded, folder = load_recipe(recipe, list(overrides))
+    return {one.check: one for one in findings_here("here", loaded, folder, out)}
+
+
+def missing(findings: dict[str, Finding]) -> set[str]:
+    return {check for check, one in findings.items() if one.verdict == "missing"}
+
+
+def test_where_all_is_there_nothing_is_missing_and_nothing_is_left(tmp_path: Path) -> None:
+    findings = found(str(tmp_path / "out"))
+    assert missing(findings) == set()
+    assert {"store: create if absent", "tokenizer", "inputs of dolma-v1_7", "inputs of cosmopedia"} <= set(findings)
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_every_finding_that_is_not_well_has_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    findings = found("s3://nobody/x", recipe="fineweb-edu")
+    assert missing(findings)
+    assert all(one.way_out for one in findings.values() if one.verdict != "ok")
+
+
+def test_an_input_that_is_not_there_is_named_and_the_others_are_checked_all_the_same(tmp_path: Path) -> None:
+    findings = found(str(tmp_path), "corpora.0.base=/nowhere")
+    assert missing(findings) == {"inputs of dolma-v1_7"}
+    assert "/nowhere" in findings["inputs of dolma-v1_7"].detail
+    assert findings["inputs of fineweb-edu"].verdict == "ok"
+
+
+# ---- the store
+
+
+@pytest.mark.s3
+def test_a_store_with_all_rights_is_well_and_left_empty(bucket: str) -> None:
+    assert missing(found(f"{bucket}/data")) == set()
+    assert list(open_store(f"{bucket}/data").list()) == []
+
+
+@pytest.mark.s3
+def test_a_wrong_key_is_told_and_not_shown(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-of-a-wrong-key")
+    s3fs.S3FileSystem.clear_instance_cache()
+    findings = found(f"{bucket}/data")
+    assert missing(findings) == {"store: write"}
+    assert "canary" not in json.dumps([repr(one) for one in findings.values()])
+
+
+class Forgetful(LocalStore):
+    """A store that does not keep If-None-Match, as some do not."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        self.put(path, data)
+        return True
+
+
+def test_a_store_where_two_publishers_could_overwrite_each_other_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "open_store", lambda url: Forgetful(tmp_path))
+    findings = found(str(tmp_path))
+    assert missing(findings) == {"store: create if absent"}
+    assert "If-None-Match" in findings["store: create if absent"].way_out
+
+
+# ---- the network
+
+
+def test_a_name_that_cannot_be_resolved_is_a_matter_of_dns(tmp_path: Path) -> None:
+    findings = found(str(tmp_path), "corpora.0.base=https://bamba.invalid/dolma")
+    assert "bamba-to-dns" in findings["host bamba.invalid:443"].way_out
+    assert "host bamba.invalid:443" in missing(findings)
+
+
+def test_a_host_that_cannot_be_reached_is_a_matter_of_egress(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        findings = found(str(tmp_path), f"corpora.0.base=http://127.0.0.1:{port}/dolma")
+    assert "bamba-to-https" in findings[f"host 127.0.0.1:{port}"].way_out
+
+
+def test_behind_a_proxy_it_is_the_proxy_that_must_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:3128")
+    monkeypatch.setenv("NO_PROXY", "")
+    findings = found(str(tmp_path), "corpora.0.base=https://bamba.invalid/dolma")
+    assert "proxy for bamba.invalid:443" in missing(findings)
+    assert "host bamba.invalid:443" not in findings
+
+
+# ---- this machine
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight.tempfile, "gettempdir", lambda: "/proc")
+    findings = {check: verdict for check, verdict, _, _ in preflight.machine()}
+    assert findings["temporary files"] == "missing"
+
+
+def test_a_memory_limit_is_told_in_units_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "memory_limit_bytes", lambda: 4 << 30)
+    monkeypatch.setattr(preflight.os, "sched_getaffinity", lambda pid: set(range(8)))
+    findings = {check: (verdict, detail, way_out) for check, verdict, detail, way_out in preflight.machine()}
+    assert findings["memory"][0] == "note" and "1 units at once" in findings["memory"][1]
+    assert "--workers 1" in findings["memory"][2]
+
+
+# ---- the command
+
+
+@pytest.mark.ray
+def test_with_a_cluster_every_node_is_asked_and_the_exit_code_tells(tmp_path: Path) -> None:
+    done = bamba("preflight", "demo", "--out", tmp_path / "out", "--address", "local", "--json")
+    findings = json.loads(done.stdout)
+    nodes = {one["where"] for one in findings} - {"here", "cluster"}
+    assert done.returncode == 0 and len(nodes) == 1
+    assert sum(one["check"] == "store: create if absent" for one in findings) == 2
+    done = bamba("preflight", "demo", "--out", tmp_path / "out", "--set", "corpora.0.base=/nowhere")
+    assert done.returncode == 2 and "1 missing" in done.stdout
