@@ -59,6 +59,7 @@ def source_by_the_book(lattice: Lattice, row: int) -> int:
 
 
 @given(lattice=lattices())
+@settings(deadline=None)
 def test_from_the_first_row_on_it_is_what_counting_says(lattice: Lattice) -> None:
     rows = range(lattice.first_row, lattice.first_row + 3 * lattice.step_rows + 200)
     had: Counter[int] = Counter()
@@ -73,6 +74,7 @@ def test_from_the_first_row_on_it_is_what_counting_says(lattice: Lattice) -> Non
 
 
 @given(lattice=lattices(), far=st.integers(0, 2**60), data=st.data())
+@settings(deadline=None)
 def test_at_any_row_its_answers_agree_with_each_other_and_with_the_definition(
     lattice: Lattice, far: int, data: st.DataObject
 ) -> None:
@@ -115,6 +117,7 @@ def test_at_row_2_to_the_60_every_source_still_has_its_share_to_a_few_rows() -> 
 
 
 @given(lattice=lattices(), step=st.integers(0, 2**40))
+@settings(deadline=None)
 def test_a_step_has_every_source_to_less_than_a_row(lattice: Lattice, step: int) -> None:
     first = lattice.first_row + step * lattice.step_rows
     had = lattice.counts(first + lattice.step_rows) - lattice.counts(first)
@@ -124,6 +127,7 @@ def test_a_step_has_every_source_to_less_than_a_row(lattice: Lattice, step: int)
 
 
 @given(lattice=lattices(), start=st.integers(0, 2**40))
+@settings(deadline=None)
 def test_any_rows_in_sequence_as_many_as_a_step_have_every_source_to_less_than_two_rows(
     lattice: Lattice, start: int
 ) -> None:
@@ -156,7 +160,7 @@ def test_rows_may_be_asked_in_any_order_and_shape() -> None:
     lengths=st.lists(st.integers(0, 700), min_size=1, max_size=4),
     weights=st.lists(st.lists(st.integers(1, 50), min_size=3, max_size=3), min_size=4, max_size=4),
 )
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_when_weights_change_no_row_of_a_source_is_lost_or_repeated(
     lengths: list[int], weights: list[list[int]]
 ) -> None:
@@ -190,6 +194,7 @@ def test_the_mix_never_changes() -> None:
 
 
 @given(n=st.integers(0, 60), m=st.integers(1, 50), a=st.integers(0, 200), b=st.integers(0, 200))
+@settings(deadline=None)
 def test_a_floor_sum_is_the_sum_of_floors(n: int, m: int, a: int, b: int) -> None:
     assert floor_sum(n, m, a, b) == sum((a * i + b) // m for i in range(n))
 
@@ -201,6 +206,7 @@ def test_a_floor_sum_is_the_sum_of_floors(n: int, m: int, a: int, b: int) -> Non
     a=st.integers(0, 2**63),
     b=st.integers(0, 2**63),
 )
+@settings(deadline=None)
 def test_a_floor_sum_of_any_size_is_the_sum_of_its_two_parts(n: int, more: int, m: int, a: int, b: int) -> None:
     assert floor_sum(n + more, m, a, b) == floor_sum(n, m, a, b) + floor_sum(more, m, a, b + a * n)
 

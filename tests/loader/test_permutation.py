@@ -54,6 +54,7 @@ def test_its_inverse_undoes_it_around_the_sizes_where_machine_numbers_change(n: 
 
 
 @given(n=N, key=KEYS, data=st.data())
+@settings(deadline=None)
 def test_one_index_or_many_forth_and_back_agree(n: int, key: int, data: st.DataObject) -> None:
     indices = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=6))
     permutation = Permutation(n, key)
@@ -65,7 +66,7 @@ def test_one_index_or_many_forth_and_back_agree(n: int, key: int, data: st.DataO
 
 
 @given(n=st.integers(2, 3000), key=KEYS)
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_any_index_alone_is_what_it_is_among_all(n: int, key: int) -> None:
     permutation = Permutation(n, key)
     everything = permutation(np.arange(n))

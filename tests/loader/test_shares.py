@@ -98,6 +98,7 @@ def test_two_halves_are_halves_on_every_rank_of_an_even_world(world_size: int, b
     world_size=st.sampled_from([1, 2, 3, 4, 6, 8, 12, 16, 24, 48]),
     far=st.integers(0, 2**35),
 )
+@settings(deadline=None)
 def test_every_step_gives_every_rank_its_share_of_every_source_to_a_row(
     weights: list[int], world_size: int, far: int
 ) -> None:
