@@ -17,19 +17,20 @@ import torch
 import torch.distributed as dist
 import typer
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from bamba_data.errors import BambaError, UserError
 from trainer.batch import Batch
 from trainer.checkpoint.plain import Saved
 from trainer.metrics import say
+from trainer.model.bamba import Bamba
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @torch.no_grad()
 def losses_by_source(
-    model: nn.Module,
+    model: Bamba,
     batches: Iterable[Mapping[str, Tensor]],
     sources: Sequence[str],
     device: torch.device,
@@ -41,7 +42,7 @@ def losses_by_source(
     for loaded in batches:
         for part in Batch.of(loaded).micro(micro_rows):
             on = part.to(device)
-            losses = model(on.input_ids, on.documents, on.positions, on.labels)
+            _, losses = model.losses(on.input_ids, on.documents, on.positions, on.labels)
             bins = on.sources.remainder(len(sources) + 1)
             sums.index_add_(0, bins, losses.sum(1, dtype=torch.float64))
             counts.index_add_(0, bins, (on.labels >= 0).sum(1).double())
@@ -52,7 +53,7 @@ def losses_by_source(
     return {name: (total / count, round(count)) for name, total, count in found if count}
 
 
-def text_loss(model: nn.Module, ids: list[int], row_tokens: int, device: torch.device) -> tuple[float, int]:
+def text_loss(model: Bamba, ids: list[int], row_tokens: int, device: torch.device) -> tuple[float, int]:
     """The mean loss over a text and how many tokens were predicted. Rows begin where the one before ended, so the first
     tokens of each have little before them: the figure is a little high."""
     total, count = 0.0, 0
@@ -61,7 +62,7 @@ def text_loss(model: nn.Module, ids: list[int], row_tokens: int, device: torch.d
         documents = torch.zeros(row[:, :-1].shape, dtype=torch.int32, device=device)
         positions = torch.arange(documents.shape[1], device=device)[None]
         with torch.no_grad():
-            losses = model(row[:, :-1], documents, positions, row[:, 1:])
+            _, losses = model.losses(row[:, :-1], documents, positions, row[:, 1:])
         total += losses.sum(dtype=torch.float64).item()
         count += losses.numel()
     return total / max(count, 1), count

@@ -11,25 +11,26 @@ from typing import Annotated
 import torch
 import typer
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from bamba_data.errors import BambaError, UserError
 from trainer.checkpoint.plain import Saved
 from trainer.metrics import say
+from trainer.model.bamba import Bamba
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @torch.no_grad()
 def continued(
-    model: nn.Module, ids: list[int], tokens: int, temperature: float, top: int, generator: torch.Generator
+    model: Bamba, ids: list[int], tokens: int, temperature: float, top: int, generator: torch.Generator
 ) -> list[int]:
     """`ids` and `tokens` more, each drawn from the `top` likeliest; a temperature of 0 takes the likeliest."""
     device = next(model.parameters()).device
     for _ in range(tokens):
         row = torch.tensor(ids, device=device)[None]
         positions = torch.arange(len(ids), device=device)[None]
-        logits = model(row, torch.zeros_like(row, dtype=torch.int32), positions)[0, -1].float().cpu()
+        logits = model.logits(row, torch.zeros_like(row, dtype=torch.int32), positions)[0, -1].float().cpu()
         ids = [*ids, _drawn(logits, temperature, top, generator)]
     return ids
 

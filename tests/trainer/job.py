@@ -45,8 +45,9 @@ def started(world: World, out: str, changes: list[str]) -> Run:
     run = Run(recipe, feed, world, out, None if "://" in out else Path(out))
     poisoned = int(os.environ.get("TRAINER_NAN", "-1"))
 
-    def poison(module: Any, inputs: Any, losses: Tensor) -> Tensor:
-        return losses * torch.nan if feed.steps == poisoned and last else losses
+    def poison(module: Any, inputs: Any, losses: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        total, each = losses
+        return (total * torch.nan, each) if feed.steps == poisoned and last else losses
 
     run.model.head.register_forward_hook(poison)
     return run

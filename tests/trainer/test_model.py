@@ -9,7 +9,7 @@ from transformers import BambaConfig, BambaForCausalLM
 
 from tests.trainer.small import CONFIG, model, packed
 from trainer.hf_layout import config_json, config_of, pieces
-from trainer.loss import token_losses
+from trainer.loss import summed_loss
 from trainer.model.bamba import Bamba, vectors
 from trainer.model.config import ModelConfig
 
@@ -40,8 +40,8 @@ def test_loss_and_every_gradient_are_those_of_transformers() -> None:
     ours = model()
     theirs = theirs_of(ours)
     ids, documents, positions, labels = packed([150])
-    losses = ours(ids, documents, positions, labels)
-    losses.sum().backward()
+    total, losses = ours.losses(ids, documents, positions, labels)
+    total.backward()
     logits = theirs(ids).logits
     reference = cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
     reference.sum().backward()
@@ -61,16 +61,18 @@ def test_logits_are_those_of_transformers_and_half_the_head_is_rotated() -> None
     ids, documents, positions, _ = packed([77])
     cos, _ = theirs.model.rotary_emb(theirs.model.embed_tokens(ids), positions)
     assert cos.shape[-1] == CONFIG.head_dim // 2
-    torch.testing.assert_close(ours(ids, documents, positions), theirs(ids).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.logits(ids, documents, positions), theirs(ids).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_a_document_in_a_packed_row_gets_what_it_gets_alone() -> None:
     ours = model()
     ids, documents, positions, labels = packed([70, 3, 90])
-    together = ours(ids, documents, positions, labels)
+    _, together = ours.losses(ids, documents, positions, labels)
     for start, length in ((0, 70), (70, 3), (73, 90)):
         part = slice(start, start + length)
-        alone = ours(ids[:, part], torch.zeros(1, length, dtype=torch.int32), positions[:, part], labels[:, part])
+        _, alone = ours.losses(
+            ids[:, part], torch.zeros(1, length, dtype=torch.int32), positions[:, part], labels[:, part]
+        )
         torch.testing.assert_close(together[:, part], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -78,15 +80,15 @@ def test_a_document_in_a_packed_row_gets_what_it_gets_alone() -> None:
 def test_changing_one_document_changes_no_bit_of_its_neighbours(lengths: list[int]) -> None:
     ours = model()
     ids, documents, positions, labels = packed(lengths)
+    labels[:, : lengths[0]] = -100
     other = ids.clone()
     other[:, : lengths[0]] = (other[:, : lengths[0]] + 5) % CONFIG.vocab_size
-    behind = slice(lengths[0], None)
 
     def results(tokens: torch.Tensor) -> list[torch.Tensor]:
         ours.zero_grad()
-        losses = ours(tokens, documents, positions, labels)
-        losses[:, behind].sum().backward()
-        return [losses[:, behind].detach(), *(p.grad.clone() for p in ours.parameters() if p.grad is not None)]
+        total, losses = ours.losses(tokens, documents, positions, labels)
+        total.backward()
+        return [losses, *(p.grad.clone() for p in ours.parameters() if p.grad is not None)]
 
     first, second = results(ids), results(other)
     assert len(first) == 1 + len(list(ours.parameters()))
@@ -100,13 +102,12 @@ def test_the_loss_in_chunks_is_the_loss_of_all_logits_with_its_gradients() -> No
     weight = torch.randn(211, 32, generator=generator, requires_grad=True)
     labels = torch.randint(0, 211, (2, 50), generator=generator)
     labels[0, ::7] = -100
-    share = torch.rand(2, 50, generator=generator)
     plain = cross_entropy((hidden @ weight.T).flatten(0, 1), labels.flatten(), reduction="none").view(2, 50)
-    wanted = torch.autograd.grad((plain * share).sum(), [hidden, weight])
+    wanted = torch.autograd.grad(0.3 * plain.sum(), [hidden, weight])
     for chunk in (1, 7, 100, 1000):
-        losses = token_losses(hidden, weight, labels, chunk)
+        total, losses = summed_loss(hidden, weight, labels, torch.tensor(0.3), chunk)
         torch.testing.assert_close(losses, plain)
-        for got, want in zip(torch.autograd.grad((losses * share).sum(), [hidden, weight]), wanted, strict=True):
+        for got, want in zip(torch.autograd.grad(total, [hidden, weight]), wanted, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
@@ -132,8 +133,8 @@ def test_first_values_are_those_of_mamba2_and_the_same_every_time() -> None:
     steps = softplus(mixer.dt_bias)
     assert (steps > 0.9e-3).all() and (steps < 0.11).all()
     assert ours.blocks[1].mixer.out.weight.abs().max() < 1 / (64 * 8) ** 0.5 + 1e-6
-    losses = ours(*packed([200]))
-    assert (losses.sum() / (losses != 0).sum()).item() == pytest.approx(math.log(331), rel=0.05)
+    total, losses = ours.losses(*packed([200]))
+    assert (total / (losses != 0).sum()).item() == pytest.approx(math.log(331), rel=0.05)
 
 
 def test_vectors_are_all_that_is_small() -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trainer.loss import token_losses
+from trainer.loss import summed_loss
 from trainer.model.attention import Attention
 from trainer.model.config import ModelConfig
 from trainer.model.mamba2 import Mamba2
@@ -48,18 +48,21 @@ class Head(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
 
-    def forward(self, x: Tensor, labels: Tensor | None, chunk_tokens: int) -> Tensor:
-        """Losses in float32 of the shape of `labels`, 0 where a label is -100; without labels the logits."""
+    def forward(
+        self, x: Tensor, labels: Tensor | None, scale: Tensor, chunk_tokens: int
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The summed loss and the loss of each token, see `summed_loss`; without labels the logits."""
         hidden: Tensor = self.norm(x).to(self.weight.dtype)
         if labels is None:
             return hidden @ self.weight.T
-        return token_losses(hidden, self.weight, labels, chunk_tokens)
+        return summed_loss(hidden, self.weight, labels, scale, chunk_tokens)
 
 
 class Bamba(nn.Module):
     """Inputs are (batch, tokens): `input_ids`, `documents` (int32, ascending along a row), `positions` in a document.
 
-    With `labels` it returns the loss of every token (float32, 0 where the label is -100), without them the logits.
+    `losses` are the sum over all labels times `scale`, which has a gradient, and one a token, 0 where the label is
+    -100, which have none; both float32. `logits` are for those who want to look or to sample.
     """
 
     def __init__(self, config: ModelConfig, residual: Residual = "float32", chunk_tokens: int = 1024) -> None:
@@ -81,14 +84,32 @@ class Bamba(nn.Module):
             mask = block_mask(documents) if self.flex else same_document(documents)
         return Rows(documents, cos, sin, mask)
 
-    def forward(self, input_ids: Tensor, documents: Tensor, positions: Tensor, labels: Tensor | None = None) -> Tensor:
+    def losses(
+        self, input_ids: Tensor, documents: Tensor, positions: Tensor, labels: Tensor, scale: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        total, each = self(input_ids, documents, positions, labels, scale)
+        return total, each
+
+    def logits(self, input_ids: Tensor, documents: Tensor, positions: Tensor) -> Tensor:
+        found: Tensor = self(input_ids, documents, positions)
+        return found
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        documents: Tensor,
+        positions: Tensor,
+        labels: Tensor | None = None,
+        scale: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         rows = self.rows(documents, positions)
         x = self.embedding(input_ids)
         if self.residual == "float32":
             x = x.float()
         for block in self.blocks:
             x = block(x, rows)
-        return self.head(x, labels, self.chunk_tokens)  # type: ignore[no-any-return]
+        scale = torch.ones((), device=x.device) if scale is None else scale
+        return self.head(x, labels, scale, self.chunk_tokens)  # type: ignore[no-any-return]
 
 
 def vectors(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
