@@ -10,7 +10,7 @@ every statistic means.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +18,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from bamba_data.errors import BambaError, UserError
@@ -25,8 +26,6 @@ from loader import pictures
 from loader.battery import MIN_ROWS, Order, examine, sweep
 from loader.mix import Lattice
 from loader.permutation import derive_key
-from loader.plan import WINDOW_ROWS
-from loader.quality_dataset import Asked, examine_dataset
 from loader.verdict import LEVEL, Verdict, absurd, fisher_yates, judge, legacy, ours
 
 #: The mix of Bamba's first phase (19 sources of Dolma) and its batch, for the picture of the mix.
@@ -48,7 +47,7 @@ def quality(
     weights: Annotated[list[str] | None, typer.Option(help="DATASET: NAME=WEIGHT, once a source.")] = None,
     row_tokens: Annotated[int, typer.Option(min=1, help="DATASET: tokens of a row.")] = 4096,
     batch_rows: Annotated[int, typer.Option(min=1, help="DATASET: rows of a batch.")] = 384,
-    window_rows: Annotated[int, typer.Option(min=1, help="DATASET: rows of a source shuffled together.")] = WINDOW_ROWS,
+    window_rows: Annotated[int | None, typer.Option(min=1, help="DATASET: rows of a source shuffled together.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="DATASET: of the order.")] = 0,
     batches: Annotated[int, typer.Option(min=1, help="DATASET: batches to look at.")] = 100,
 ) -> None:
@@ -57,6 +56,8 @@ def quality(
     if dataset is not None and order is not None:
         raise UserError("a dataset or an --order, not both")
     if dataset is not None:
+        from loader.quality_dataset import Asked, examine_dataset
+
         asked = Asked(tuple(weights or ()), row_tokens, batch_rows, window_rows, seed)
         examples, lattice = examine_dataset(dataset, asked, batches, console)
         passed = True
@@ -81,10 +82,13 @@ def quality(
 
 def compare(n: int, keys: int, console: Console) -> bool:
     """Print the three shuffles side by side; whether ours passed."""
-    ideal = sweep(fisher_yates(n, keys))
-    found = {
-        name: judge(sweep(orders), ideal) for name, orders in (("ours", ours(n, keys)), ("a = 5", legacy(n, keys)))
-    }
+
+    def swept(name: str, orders: Iterator[tuple[Order, Order]]) -> dict[str, NDArray[np.float64]]:
+        shown = Console(stderr=True)
+        return sweep(track(orders, name, keys, console=shown, transient=True, disable=not shown.is_terminal))
+
+    ideal = swept("ideal", fisher_yates(n, keys))
+    found = {"ours": judge(swept("ours", ours(n, keys)), ideal), "a = 5": judge(swept("a = 5", legacy(n, keys)), ideal)}
     itself = judge(ideal, ideal)
     table = Table(title=f"{n:,} rows, {keys} keys", title_justify="left")
     table.add_column("statistic")

@@ -16,7 +16,7 @@ from loader import battery
 from loader.blocks import ShardBlocks, open_blocks
 from loader.mix import Lattice
 from loader.order import Order
-from loader.plan import MixPlan
+from loader.plan import WINDOW_ROWS, MixPlan
 from loader.served import Longs, files_of, row_order, rows_by_block, served
 from loader.verdict import absurd, fisher_yates
 
@@ -30,7 +30,7 @@ class Asked:
     weights: tuple[str, ...]
     row_tokens: int
     batch_rows: int
-    window_rows: int
+    window_rows: int | None  # None: as wide as the plan's default
     seed: int
 
 
@@ -71,7 +71,7 @@ def _plan(blocks: Mapping[str, ShardBlocks], asked: Asked) -> MixPlan:
         row_tokens=asked.row_tokens,
         before=[],
         after=[],
-        window_rows=asked.window_rows,
+        window_rows=asked.window_rows or WINDOW_ROWS,
         holdout_ppm=0,
     )
 
@@ -84,7 +84,7 @@ def _files(dataset: Dataset, blocks: Mapping[str, ShardBlocks]) -> dict[str, Lon
 def _locality(order: Order, asked: Asked, batches: int, files: Mapping[str, Longs]) -> Table:
     table = Table(
         title=f"{batches:,} batches of {asked.batch_rows:,} rows of {asked.row_tokens:,} tokens, windows of "
-        f"{asked.window_rows:,} rows",
+        f"{order.plan.header.window_rows:,} rows",
         title_justify="left",
     )
     table.add_column("source")
