@@ -50,7 +50,7 @@ def test_fisher_yates_passes(n: int) -> None:
     assert failing(n, KEYS, others) == []
 
 
-@pytest.mark.parametrize("n", [1024, 1500, 16_384, 100_003])
+@pytest.mark.parametrize("n", [1024, 1500, 16_384])
 def test_the_original_bamba_shuffle_fails_loudly(n: int) -> None:
     keys = 20
     verdicts = judge(sweep(legacy(n, keys)), ideal(n, keys))
