@@ -1,4 +1,4 @@
-"""The commands for a build that runs elsewhere: preflight, submit, status, logs, stop. None imports Ray at the top."""
+"""The commands for a build that runs elsewhere: preflight, submit, status, logs, stop, report."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bamba_data.cli import AsJson, app, console, print_json
+from bamba_data.cli import AsJson, Url, app, console, print_json
 from bamba_data.errors import UserError
 from pipelines.options import (
     Address,
@@ -184,6 +184,20 @@ def preflight(
         console().print(f"{missing} missing" if missing else "nothing is missing")
     if missing:
         raise typer.Exit(UserError.exit_code)
+
+
+@app.command()
+def report(
+    url: Url,
+    to: Annotated[Path, typer.Option("--to", "-o", metavar="FILE", help="Where the page goes.")] = Path("report.html"),
+    price: Annotated[float | None, typer.Option("--price-per-core-hour", min=0, help="For the cost.")] = None,
+    currency: Annotated[str, typer.Option(help="Of that price.")] = "$",
+) -> None:
+    """One HTML page: what a dataset holds, how its runs went, core-hours, bytes moved, rates, cost."""
+    from pipelines import report as reporting
+
+    reporting.write(url, to, price, currency)
+    console().print(f"written to {to}", markup=False)
 
 
 def _jobs(address: str) -> list[dict[str, Any]]:
