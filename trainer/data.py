@@ -1,6 +1,6 @@
 """The loader as a run's feed: its place and its whole plan are one state, and a bad stretch of rows can be left out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +19,7 @@ class Planned:
     def __init__(self, rule: Data, world: World) -> None:
         if not rule.urls:
             raise UserError("no dataset: give one with --data, or as data.urls in the recipe")
-        self.rule = rule
+        self.rule, self.world = rule, world
         self.loader: Loader = build_loader(
             rule.urls,
             weights=rule.weights,
@@ -71,6 +71,19 @@ class Planned:
     def skip(self, first_row: int, rows: int, why: str) -> None:
         """Leave these rows out; they must not have been given out since the state was loaded."""
         self.loader = self.loader.with_plan(self.loader.plan.with_skip(first_row, rows, why))
+
+    def held_out(self) -> tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]:
+        """The held-out documents under this run's plan, read from their beginning."""
+        loader = build_loader(
+            self.rule.urls,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            num_workers=0,
+            plan=self.loader.plan,
+            pad_rows=True,
+            split="holdout",
+        )
+        return sorted(loader.plan.sources), loader
 
     def close(self) -> None:
         self.loader.close()

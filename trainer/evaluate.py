@@ -19,7 +19,10 @@ import typer
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from bamba_data.canonical import dumps
 from bamba_data.errors import BambaError, UserError
+from loader import build_loader
+from loader.plan import loads
 from trainer.batch import Batch
 from trainer.checkpoint.plain import Saved
 from trainer.metrics import say
@@ -91,10 +94,12 @@ def command(
         ids = Tokenizer.from_file(str(tokenizer)).encode(text.read_text(encoding="utf-8")).ids
         found = {str(text): text_loss(model, ids, row_tokens, device)}
     else:
-        from loader import build_loader
-
-        feed = build_loader(data or [], row_tokens=row_tokens, batch_rows=8, split="holdout")
-        found = losses_by_source(model, _first(feed, rows), sorted(feed.plan.sources), device, micro_rows=8)
+        if "plan" not in saved.commit.get("feed", {}):
+            raise UserError(f"{checkpoint} was not trained on a dataset of ours: it does not say what was held out")
+        plan = loads(dumps(saved.commit["feed"]["plan"]), "the plan in the checkpoint")
+        loader = build_loader(data or [], num_workers=0, plan=plan, split="holdout")
+        batches = loader if rows is None else first_rows(loader, rows)
+        found = losses_by_source(model, batches, sorted(loader.plan.sources), device, micro_rows=2)
     if as_json:
         values = {name: {"loss": loss, "targets": count} for name, (loss, count) in found.items()}
         sys.stdout.write(json.dumps({"step": saved.commit["step"], "losses": values}) + "\n")
@@ -103,12 +108,13 @@ def command(
         sys.stdout.write(f"{name}: loss {loss:.4f}, perplexity {math.exp(loss):,.2f}, {count:,} targets\n")
 
 
-def _first(batches: Iterable[Mapping[str, Tensor]], rows: int | None) -> Iterable[Mapping[str, Tensor]]:
+def first_rows(batches: Iterable[Mapping[str, Tensor]], rows: int) -> Iterable[Mapping[str, Tensor]]:
+    """Whole batches, until they are so many rows on this rank."""
     seen = 0
     for batch in batches:
         yield batch
         seen += len(batch["row"])
-        if rows is not None and seen >= rows:
+        if seen >= rows:
             return
 
 

@@ -3,7 +3,7 @@
 `trainer.data` makes the real one of `loader.build_loader`. Nothing else of the trainer knows where rows come from.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -29,5 +29,9 @@ class Feed(Protocol):
 
     def skip(self, first_row: int, rows: int, why: str) -> None:
         """Leave rows out that were not given out yet; the state remembers it. Take a new iterator afterwards."""
+
+    def held_out(self) -> tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]:
+        """Names of sources and this rank's batches of rows that are never trained on, equally many on every rank."""
+        ...
 
     def close(self) -> None: ...

@@ -102,10 +102,11 @@ class Guard(Strict):
 
 
 class Log(Strict):
-    """A line every `every_steps`; held-out loss every `evaluate_every_steps`, if at all."""
+    """A line every `every_steps`; the loss on `evaluate_rows` held-out rows every `evaluate_every_steps`, if at all."""
 
     every_steps: int = Field(default=10, ge=1)
     evaluate_every_steps: int | None = Field(default=None, ge=1)
+    evaluate_rows: int = Field(default=256, ge=1)
 
 
 class Recipe(Strict):

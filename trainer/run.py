@@ -25,8 +25,10 @@ from bamba_data.store import open_store
 from trainer.batch import Batch
 from trainer.checkpoint.saving import Checkpointer, load
 from trainer.checkpoint.start import model_of
+from trainer.evaluate import first_rows, losses_by_source
 from trainer.feed import Feed
 from trainer.guard import BadSteps, Span, Spikes
+from trainer.health import Pulse
 from trainer.metrics import Metrics, nothing, say
 from trainer.model.bamba import Bamba
 from trainer.model.initial import fill
@@ -68,6 +70,7 @@ class Run:
         self.stepper = Stepper(self.model, self.optimizer, recipe.compute, world, len(feed.sources))
         self.checkpointer = Checkpointer(open_store(f"{out}/checkpoints"), recipe.checkpoints, world, self.say)
         self.metrics = Metrics(recipe, world, feed.sources, folder)
+        self.pulse = Pulse(world)
         self.bad_steps = BadSteps(recipe.guard)
         self.spikes = Spikes(recipe.guard)
         self.done_steps = 0
@@ -161,6 +164,10 @@ class Run:
                     batches = iter(self.feed)
                     continue
                 ended = self.done_steps == self.recipe.schedule.steps
+                evaluate_every = self.recipe.log.evaluate_every_steps
+                if evaluate_every and (ended or self.done_steps % evaluate_every == 0):
+                    self._read(0)
+                    self._evaluate()
                 if ended or stopped or self.done_steps % self.recipe.checkpoints.every_steps == 0:
                     self._read(0)
                     self.checkpointer.save(self.done_steps, self.state(), self.about())
@@ -177,6 +184,15 @@ class Run:
         finally:
             self.feed.close()
             self.metrics.close()
+
+    def _evaluate(self) -> None:
+        """The loss on held-out rows, by source, into the metrics."""
+        sources, batches = self.feed.held_out()
+        rows, micro = self.recipe.log.evaluate_rows, self.recipe.compute.micro_rows
+        found = losses_by_source(self.model, first_rows(batches, rows), sources, self.world.device, micro)
+        values = {f"held_out/{name}": loss for name, (loss, _) in found.items()}
+        self.say("held out  " + ("  ".join(f"{name} {loss:.4f}" for name, (loss, _) in found.items()) or "no rows"))
+        self.metrics.event({"event": "held out", "step": self.done_steps, **values})
 
     def _rewound(self, spike: Span) -> bool:
         """Go back to before a spike and leave its rows out, if there is a checkpoint and the recipe still allows it."""
@@ -232,6 +248,9 @@ class Run:
                 self.metrics.event({"event": "bad step", "step": pending.step, "rows": rows})
             if pending.step % self.recipe.log.every_steps == 0 or pending.step == self.recipe.schedule.steps:
                 self.metrics.line(pending.step, outcome, pending.lr, self.bad_steps.count)
+                for slow in self.pulse.beat():
+                    self.say(slow)
+                    self.metrics.event({"event": "slow rank", "step": pending.step, "what": slow})
         return stop
 
     @contextmanager

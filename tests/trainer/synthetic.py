@@ -1,7 +1,7 @@
 """A feed of made-up rows for tests of the trainer: row g is a pure function of g, and ranks share the rows of a step
 evenly, with padding rows where they do not divide."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -70,6 +70,10 @@ class Synthetic:
 
     def skip(self, first_row: int, rows: int, why: str) -> None:
         self.skipped += range(first_row, first_row + rows, self.batch_rows)
+
+    def held_out(self) -> tuple[Sequence[str], Iterable[dict[str, Tensor]]]:
+        columns = self._columns([10**9 + self.rank, 10**9 + 1 + self.rank])
+        return self.sources, [{name: torch.stack(parts) for name, parts in columns.items()}]
 
     def close(self) -> None:
         """Nothing is open."""

@@ -1,0 +1,246 @@
+"""How fast the trainer is, where a step's time goes, what a checkpoint costs: real runs on made-up rows, one JSON line.
+
+    python -m benchmarks.trainer parity                     a small hybrid here against a CPU in float32
+    python -m benchmarks.trainer slice [--profile FILE]     8 layers of Bamba-9B, forward and backward, no optimizer
+    python -m benchmarks.trainer run RECIPE [A.B=VALUE …]   whole steps of a recipe, with a save and a load
+    torchrun --nproc-per-node 2 -m benchmarks.trainer run bamba-9b-phase1
+
+Rows hold documents of 40 to 2,000 tokens. Rates are the median over the last steps, of real tokens.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+from trainer.metrics import PEAK_FLOPS
+from trainer.model.bamba import Bamba
+from trainer.model.config import ModelConfig
+from trainer.model.initial import fill
+from trainer.parallel import World, joined
+from trainer.recipe import Compute, Recipe, load_recipe
+from trainer.run import Run, build
+
+SLICE = ["model.layers=8", "model.attention_layers=[4]", "compute.micro_rows=2"]
+
+
+class MadeUp:
+    """Random tokens in documents of random length; the same rows every time."""
+
+    sources = ("made up",)
+
+    def __init__(self, recipe: Recipe, world: World) -> None:
+        self.recipe, self.world, self.steps = recipe, world, 0
+
+    @property
+    def row(self) -> int:
+        return self.steps * self.recipe.data.batch_rows
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        while True:
+            self.steps += 1
+            yield rows(-(-self.recipe.data.batch_rows // self.world.size), self.recipe, self.steps + self.world.rank)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+
+    def skip(self, first_row: int, rows: int, why: str) -> None:
+        raise NotImplementedError
+
+    def held_out(self) -> tuple[Sequence[str], Iterable[dict[str, Tensor]]]:
+        return self.sources, []
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def rows(count: int, recipe: Recipe, seed: int) -> dict[str, Tensor]:
+    """Rows as the loader yields them."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = recipe.data.row_tokens
+    ids = torch.randint(0, recipe.model.vocab_size, (count, tokens), generator=generator)
+    lengths = torch.randint(40, 2000, (count, tokens // 40 + 1), generator=generator)
+    ends = lengths.cumsum(1)
+    places = torch.arange(tokens).expand(count, -1).contiguous()
+    documents = torch.searchsorted(ends, places, right=True)
+    starts = torch.cat([torch.zeros(count, 1, dtype=torch.int64), ends], 1).gather(1, documents)
+    labels = ids.roll(-1, 1)
+    labels[torch.cat([documents[:, 1:] != documents[:, :-1], torch.ones(count, 1, dtype=torch.bool)], 1)] = -100
+    return {
+        "input_ids": ids,
+        "labels": labels,
+        "position_ids": places - starts,
+        "seq_idx": documents.int(),
+        "row": torch.arange(count),
+        "source": torch.zeros(count, dtype=torch.int64),
+    }
+
+
+def parity(world: World) -> dict[str, Any]:
+    """Loss and gradients on this device, in float32 and bfloat16, against float32 on a CPU; relative errors."""
+    config = ModelConfig(
+        vocab_size=997,
+        hidden_size=256,
+        mlp_size=512,
+        layers=4,
+        attention_layers=[2],
+        attention_heads=4,
+        kv_heads=2,
+        mamba_heads=8,
+    )
+    recipe = load_recipe("bamba-9b-phase1", ["data.row_tokens=384"]).model_copy(update={"model": config})
+    batch = rows(2, recipe, 3)
+    given = [batch[name] for name in ("input_ids", "seq_idx", "position_ids", "labels")]
+    reference = Bamba(config)
+    fill(reference, config, 1)
+    loss, _ = reference.losses(*given)
+    loss.backward()
+    found: dict[str, Any] = {"loss": loss.item()}
+    for dtype in ("float32", "bfloat16"):
+        for compiled in (False, True) if world.device.type == "cuda" else (False,):
+            with torch.device("meta"):
+                model = Bamba(config)
+            from trainer.parallel import distribute, local
+
+            distribute(model, Compute(dtype=dtype, compile=compiled), world)  # type: ignore[arg-type]
+            with torch.no_grad():
+                for parameter, value in zip(model.parameters(), reference.parameters(), strict=True):
+                    local(parameter).copy_(value)
+            mine, _ = model.losses(*(tensor.to(world.device) for tensor in given))
+            mine.backward()
+            worst = max(
+                ((local(a.grad).cpu() - b.grad).norm() / b.grad.norm()).item()  # type: ignore[arg-type, union-attr]
+                for a, b in zip(model.parameters(), reference.parameters(), strict=True)
+            )
+            found[f"{dtype}{' compiled' if compiled else ''}"] = {
+                "loss": (mine.item() - loss.item()) / loss.item(),
+                "worst_gradient": worst,
+            }
+    return found
+
+
+def slice_of_9b(world: World, profile: str | None, changes: list[str]) -> dict[str, Any]:
+    """Forward and backward of 2 rows of 4,096 tokens, as design.md's peers were measured."""
+    recipe = load_recipe("bamba-9b-phase1", [*SLICE, *changes])
+    model = build(recipe, world)
+    batch = {name: value.to(world.device) for name, value in rows(2, recipe, 1).items()}
+    given = [batch[name] for name in ("input_ids", "seq_idx", "position_ids", "labels")]
+
+    def step() -> None:
+        for parameter in model.parameters():
+            parameter.grad = None
+        total, _ = model.losses(*given, torch.tensor(1e-4, device=world.device))
+        torch.autograd.backward(total)
+
+    taken = _timed(step, world.device, 12)
+    graphs = counters["stats"]["unique_graphs"]
+    found = {
+        "tokens_per_second": 2 * recipe.data.row_tokens / statistics.median(taken[4:]),
+        "first_step_seconds": taken[0],
+        "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if world.device.type == "cuda" else None,
+        "graphs": graphs,
+        "graph_breaks": sum(counters["graph_break"].values()),
+    }
+    if profile:
+        with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as profiler:
+            step()
+        key = "self_cuda_time_total" if world.device.type == "cuda" else "self_cpu_time_total"
+        Path(profile).write_text(profiler.key_averages().table(sort_by=key, row_limit=40, max_name_column_width=90))
+    return found
+
+
+def _timed(work: Any, device: torch.device, count: int) -> list[float]:
+    taken = []
+    for _ in range(count):
+        before = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - before)
+    return taken
+
+
+def run(world: World, name: str, changes: list[str]) -> dict[str, Any]:
+    """16 steps with a save after step 8; then another run that loads it."""
+    steps = ["schedule.steps=16", "schedule.warmup_steps=4", "checkpoints.every_steps=8", "log.every_steps=1"]
+    recipe = load_recipe(name, [*steps, *changes])
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run" if world.size == 1 else Path("/tmp/benchmark-run")
+        first = Run(recipe, MadeUp(recipe, world), world, str(out), out)
+        first.begin()
+        stalls: list[float] = []
+        save, staged = first.checkpointer.save, first.checkpointer.staged
+
+        def timed(call: Any) -> Any:
+            def wrapped(*args: Any) -> None:
+                before = time.perf_counter()
+                call(*args)
+                stalls.append(time.perf_counter() - before)
+
+            return wrapped
+
+        first.checkpointer.save, first.checkpointer.staged = timed(save), timed(staged)  # type: ignore[method-assign]
+        graphs_at: list[int] = []
+        step = first._step
+
+        def counted(batches: Any) -> bool:
+            answer = step(batches)
+            graphs_at.append(counters["stats"]["unique_graphs"])
+            return answer
+
+        first._step = counted  # type: ignore[method-assign]
+        first.train()
+        first.close()
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()] if world.leads else []
+        before = time.perf_counter()
+        second = Run(recipe, MadeUp(recipe, world), world, str(out), None)
+        second.begin()
+        loaded = time.perf_counter() - before
+        second.close()
+    rates = [line["tokens_per_second_per_gpu"] for line in lines]
+    return {
+        "recipe": name,
+        "parameters": recipe.model.parameters,
+        "tokens_per_second_per_gpu": statistics.median(rates[3:8]) if rates else None,
+        "mfu": statistics.median(line.get("mfu", 0) for line in lines[3:8]) if rates else None,
+        "memory_gib": max(line.get("memory_gib", 0) for line in lines) if rates else None,
+        "losses": [round(line["loss"], 4) for line in lines],
+        "rates": [round(rate) for rate in rates],
+        "host_seconds_in_saves": [round(stall, 3) for stall in stalls if stall > 0.01],
+        "build_and_load_seconds": loaded,
+        "steps_done_after_load": second.done_steps,
+        "graphs_at": graphs_at,
+        "graph_breaks": sum(counters["graph_break"].values()),
+    }
+
+
+def main() -> None:
+    what, *rest = sys.argv[1:]
+    with joined() as world:
+        if what == "parity":
+            found = parity(world)
+        elif what == "slice":
+            profile = rest[rest.index("--profile") + 1] if "--profile" in rest else None
+            found = slice_of_9b(world, profile, [change for change in rest if "=" in change])
+        else:
+            found = run(world, rest[0], rest[1:])
+        device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"
+        if world.leads:
+            known = {"benchmark": what, "device": device, "ranks": world.size, "torch": torch.__version__}
+            peak = next((flops for name, flops in PEAK_FLOPS.items() if name in device), None)
+            print(json.dumps({**known, "peak_flops": peak, **found}))
+
+
+if __name__ == "__main__":
+    main()
