@@ -1,4 +1,4 @@
-"""The manifest commands: show, stats, verify, trace, diff, sweep. They import what they need when they run, and
+"""The manifest commands: show, stats, verify, diff, sweep. They import what they need when they run, and
 neither ray nor torch. `pipelines.cli` mounts them and adds the commands that make datasets."""
 
 import contextlib
@@ -130,42 +130,6 @@ def verify(
         raise typer.Exit(5)
 
 
-@app.command()
-def trace(
-    url: Url,
-    place: Annotated[
-        str | None, typer.Argument(metavar="SHARD:ROW", help="A shard (or a part of its name) and a row.")
-    ] = None,
-    document: Annotated[
-        str | None, typer.Option(metavar="SOURCE:ID", help="The other way: find this document.")
-    ] = None,
-    moved: Annotated[
-        list[str] | None, typer.Option("--base", metavar="SOURCE=URL", help="Where a source's files lie now.")
-    ] = None,
-    as_json: AsJson = False,
-    version: VersionOption = None,
-) -> None:
-    """Where a row came from: upstream file, revision, hash, line, text; and that its ids are right."""
-    from bamba_data import trace as tracing
-    from bamba_data.dataset import open_dataset
-    from bamba_data.errors import UserError
-    from bamba_data.fetch import Fetcher
-
-    if (place is None) == (document is None):
-        raise UserError("trace takes SHARD:ROW or --document SOURCE:ID, one of them")
-    dataset = open_dataset(url, version)
-    rows = tracing.find_document(dataset, document) if document else [tracing.locate(dataset, place or "")]
-    bases = dict(_pair(one) for one in moved or [])
-    found = [tracing.trace(dataset, row, Fetcher(retry_seconds=30), bases) for row in rows]
-    if as_json:
-        print_json(found)
-    else:
-        for one in found:
-            _print_trace(one)
-    if any(one.same is False for one in found):
-        raise typer.Exit(5)
-
-
 @contextlib.contextmanager
 def _bar(name: str, wanted: bool) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr, if that is a terminal: `tick(done, total)` moves it."""
@@ -177,38 +141,6 @@ def _bar(name: str, wanted: bool) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=screen, transient=True, disable=not (wanted and screen.is_terminal)) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    from bamba_data.errors import UserError
-
-    name, equals, url = text.partition("=")
-    if not equals:
-        raise UserError(f"--base {text}: expected SOURCE=URL")
-    return name, url
-
-
-def _print_trace(one: Any) -> None:
-    from rich.markup import escape
-
-    out = console()
-    text = one.text if one.text is not None else one.decoded
-    verdict = {
-        True: "[green]yes[/]: the upstream text, encoded again, gives these ids",
-        False: "[red]NO[/]: the upstream text, encoded again, gives other ids",
-        None: f"[yellow]not checked[/]: {escape(one.why)}",
-    }[one.same]
-    out.print(f"[bold]{escape(one.shard)}[/]:{one.shard_row}  (block {one.block})")
-    out.print(f"  document  {one.document_id}  of source {one.source}", markup=False)
-    out.print(f"  upstream  {one.url}", markup=False)
-    out.print(f"  sha256    {one.sha256 or 'not known: the file was not read to its end'}")
-    out.print(f"  row       {one.row}")
-    out.print(f"  tokens    {len(one.tokens):,}: {' '.join(map(str, one.tokens[:12]))} …")
-    out.print(f"  same ids  {verdict}")
-    out.print(
-        f"  {'text' if one.text is not None else 'decoded':<8}  {text[:400]!r}{' …' if len(text) > 400 else ''}",
-        markup=False,
-    )
 
 
 @app.command()

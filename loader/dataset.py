@@ -8,8 +8,6 @@
 `TokenDataset` is the same order as a torch IterableDataset, for a DataLoader of your own.
 """
 
-import os
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +19,15 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from bamba_data.dataset import Dataset, open_dataset
 from bamba_data.errors import UserError
 from loader import cursor as cursors
-from loader.blocks import Blocks, open_blocks
+from loader.blocks import Blocks
+from loader.cache import default_cache
 from loader.cursor import Cursor
 from loader.delimiters import delimiters_of
 from loader.ending import steps_until
 from loader.holdout import holdout_order
+from loader.opened import Data, available, open_data
 from loader.order import Order
 from loader.plan import Batch, MixPlan, load
 from loader.rows import DEFAULT_FIELDS, FIELDS, Arrays, RowReader, Share
@@ -53,27 +52,14 @@ class Settings:
     max_steps: int | None = None
 
 
-def open_order(
-    data: str | Dataset | Sequence[str | Dataset], cache: Path, plan: Callable[[Mapping[str, Blocks]], MixPlan]
-) -> Order:
-    """The order of a plan over the sources of one or several datasets."""
-    available: dict[str, Blocks] = {}
-    for one in [data] if isinstance(data, str | Dataset) else data:
-        dataset = open_dataset(one) if isinstance(one, str) else one
-        found = open_blocks(dataset, cache)
-        if twice := sorted(set(found) & set(available)):
-            raise UserError(f"two datasets have sources of one name: {twice}")
-        available |= found
-    return Order(plan(available), available, cache)
-
-
-def default_cache() -> Path:
-    """$BAMBA_CACHE, else a folder of this user below the system's temporary one."""
-    return Path(os.environ.get("BAMBA_CACHE") or Path(tempfile.gettempdir()) / f"bamba-cache-{os.getuid()}")
+def open_order(data: Data | Sequence[Data], cache: Path, plan: Callable[[Mapping[str, Blocks]], MixPlan]) -> Order:
+    """The order of a plan over the sources of all data."""
+    sources = available(open_data(data, cache))
+    return Order(plan(sources), sources, cache)
 
 
 def build_loader(
-    data: str | Dataset | Sequence[str | Dataset],
+    data: Data | Sequence[Data],
     weights: Mapping[str, float | int | str] | None = None,
     row_tokens: int = 4096,
     batch_rows: int = 1,
@@ -102,7 +88,7 @@ def build_loader(
 ) -> "Loader":
     """This rank's rows of every batch of `batch_rows` rows.
 
-    data         URL of a dataset, or several, whose sources all have different names
+    data         URL of a dataset or a TextSource, or several, whose sources all have different names
     weights      by source, in any unit; None takes every source by its tokens. A weight of 0 leaves one out
     delimiters   "eos", "bos", "both" or "none": around every document. Ids from the tokenizer, or `bos_id`, `eos_id`
     shuffle      False reads blocks and documents in the order stored, still mixed
@@ -120,21 +106,22 @@ def build_loader(
     if at_end not in ("first", "all"):
         raise UserError(f"at_end is {at_end!r}: it can be 'first' or 'all'")
 
-    opened = [open_dataset(one) if isinstance(one, str) else one for one in _listed(data)]
+    opened = open_data(data, folder)
+    sources = available(opened)
 
-    def made(available: Mapping[str, Blocks]) -> MixPlan:
+    def made() -> MixPlan:
         if isinstance(plan, MixPlan):
             return plan
         if plan is not None:
             return load(Path(plan))
         before, after = delimiters_of(opened, delimiters, bos_id, eos_id)
-        shares = weights or {name: int(blocks.tokens.sum()) for name, blocks in available.items()}
-        if unknown := sorted(set(shares) - set(available)):
-            raise UserError(f"weights name {unknown}, the data has {sorted(available)}")
+        shares = weights or {name: int(blocks.tokens.sum()) for name, blocks in sources.items()}
+        if unknown := sorted(set(shares) - set(sources)):
+            raise UserError(f"weights name {unknown}, the data has {sorted(sources)}")
         header: dict[str, Any] = {"shuffle": shuffle} | ({"window_rows": window_rows} if window_rows else {})
         return MixPlan.create(
             shares,
-            {name: blocks.identity for name, blocks in available.items()},
+            {name: blocks.identity for name, blocks in sources.items()},
             batch_rows,
             seed=seed,
             row_tokens=row_tokens,
@@ -144,7 +131,7 @@ def build_loader(
             **header,
         )
 
-    order = open_order(opened, folder, made)
+    order = Order(made(), sources, folder)
     settings = Settings(
         Share(rank, world_size, pad_rows), tuple(fields), folder, cache_bytes, max_epochs, at_end, max_steps
     )
@@ -153,10 +140,6 @@ def build_loader(
     if split == "holdout":
         order, settings = holdout_order(order), replace(settings, max_epochs=1, at_end="all")
     return Loader(order, settings, num_workers, prefetch_tokens, transform)
-
-
-def _listed(data: str | Dataset | Sequence[str | Dataset]) -> list[str | Dataset]:
-    return [data] if isinstance(data, str | Dataset) else list(data)
 
 
 def _reader(order: Order, settings: Settings, segments: SegmentCache) -> RowReader:

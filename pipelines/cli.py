@@ -15,6 +15,7 @@ import typer
 from bamba_data.cli import AsJson, app, console, print_json
 from bamba_data.errors import BambaError, Unfinished, UserError
 from pipelines import remote_cli as remote_cli  # adds its commands to the app
+from pipelines import trace_cli as trace_cli  # and this one `trace`
 from pipelines.options import (
     RECIPES,
     Address,

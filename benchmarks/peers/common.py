@@ -117,7 +117,8 @@ def parquet_documents(job: Job, columns: tuple[str, ...] = ("tokens", "input_ids
 
     for path in sorted(job.out.rglob("*.parquet")):
         file = pq.ParquetFile(path)
-        names = [name for name in columns if name in file.schema_arrow.names]
+        kinds = {field.name: field.type for field in file.schema_arrow}
+        names = [name for name in columns if name in kinds and not pa.types.is_integer(kinds[name])]  # a table's counts
         if not names:
             continue
         for batch in file.iter_batches(256, columns=names[:1]):

@@ -1,0 +1,55 @@
+"""Where each part of a row of the global order came from: token ranges of documents, and their rows in shards."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from bamba_data.errors import UserError
+from loader.blocks import ShardBlocks
+from loader.order import Order
+from loader.rows import FIELDS, RowReader, Share
+from loader.segments import SegmentCache
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Tokens [at, at + tokens) of the row are tokens [start, start + tokens) of a document, delimiters counted.
+
+    `shard` and `shard_row` name it for `bamba-data trace`; None for a source that has no shards.
+    """
+
+    at: int
+    tokens: int
+    source: str
+    epoch: int
+    start: int
+    block: int
+    document: int
+    shard: str | None
+    shard_row: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def origins(order: Order, row: int) -> list[Origin]:
+    """Of global row `row`. Raises UserError for a row that the plan skips."""
+    batch = order.plan.batch_of(row)
+    if batch is None:
+        raise UserError(f"row {row:,} is skipped by the plan: it was never served")
+    reader = RowReader(order, SegmentCache(None, 0), Share(0, 1), FIELDS, ahead_rows=1)
+    return [
+        Origin(one.at, one.tokens, one.source, one.epoch, one.start, one.block, one.document, *_shard(order, one))
+        for one in reader.spans(batch, row)
+    ]
+
+
+def _shard(order: Order, span: Any) -> tuple[str | None, int | None]:
+    blocks = order.source(span.source).blocks
+    if not isinstance(blocks, ShardBlocks):
+        return None, None
+    shard, row_group = blocks.place(span.block)
+    first = span.block - row_group  # the blocks of a shard are neighbours
+    before = int(np.sum(blocks.documents[first : span.block]))
+    return str(blocks.dataset.shards["path"][shard]), before + span.document
