@@ -2,6 +2,7 @@
 torchrun. The environment can make it meet trouble:
 
     TRAINER_NAN=<step>       the losses of that step are no numbers, on the last rank
+    TRAINER_SPIKE=<batch>    that batch of the order and the next one are worth eight times their loss
     TRAINER_SLOW=<seconds>   every batch takes so long to come
     TRAINER_SEED=<seed>      on the last rank only: another recipe than the others have
 """
@@ -45,8 +46,12 @@ def started(world: World, out: str, changes: list[str]) -> Run:
     run = Run(recipe, feed, world, out, None if "://" in out else Path(out))
     poisoned = int(os.environ.get("TRAINER_NAN", "-1"))
 
+    spiky = int(os.environ.get("TRAINER_SPIKE", "-2"))
+
     def poison(module: Any, inputs: Any, losses: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         total, each = losses
+        if feed.steps in (spiky, spiky + 1):
+            return total, each * 8
         return (total * torch.nan, each) if feed.steps == poisoned and last else losses
 
     run.model.head.register_forward_hook(poison)

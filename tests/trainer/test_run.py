@@ -124,3 +124,29 @@ def test_a_new_run_can_begin_with_the_model_of_another(quiet: Path, tmp_path: Pa
     assert "begins with the model of step 12" in done.stderr
     assert losses(out)[1] < losses(quiet)[10]
     assert ledger(out)[1] == ledger(quiet)[1]
+
+
+def test_a_loss_spike_goes_back_leaves_its_rows_out_and_the_run_ends_calm(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    rules = ["schedule.steps=24", "guard.spike_sigmas=12.0", "guard.spike_window=8", "guard.spike_steps=2"]
+    done = job(out, 2, *rules, "schedule.peak_lr=1.0e-4", "schedule.end_lr=1.0e-4", env={"TRAINER_SPIKE": "14"})
+    assert done.returncode == 0, done.stderr
+    (rewind,) = [line for line in lines(out) if line.get("event") == "rewind"]
+    # Batches 14 and 15 hold other rows than all before: those of steps 14 and 15 are left out, and the run went back
+    # to the checkpoint after step 12.
+    assert (rewind["to"], rewind["rows"]) == (12, [13 * 6, 15 * 6 - 1])
+    _, commit = newest(LocalStore(out / "checkpoints"))
+    assert commit["step"] == 24 and commit["rewinds"] == 1
+    assert commit["feed"]["skipped"] == [13 * 6, 14 * 6]
+    found = losses(out)
+    assert all(found[step] < found[1] + 0.5 for step in range(13, 25))
+
+
+def test_held_out_loss_is_in_the_metrics_and_changes_nothing(quiet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = job(out, 2, "log.evaluate_every_steps=6")
+    assert done.returncode == 0, done.stderr
+    found = [line for line in lines(out) if line.get("event") == "held out"]
+    assert [line["step"] for line in found] == [6, 12]
+    assert 0 < found[1]["held_out/up"] < found[0]["held_out/up"]
+    same(out, quiet)
