@@ -18,6 +18,7 @@ from bamba_data.store import Entry, Store, now, open_store
 
 LEASES = "_bamba/leases"
 UNITS = "_bamba/units"
+RUNS = "_bamba/runs/"  # how each run went, and whether it may be tried again: of no version, and kept
 LEASE_LIVES_SECONDS = 900.0
 DEFAULT_GRACE_SECONDS = 7 * 86400.0
 MAX_RECORD_BYTES = 64 << 20
@@ -74,7 +75,7 @@ def remove(url: str, found: Sweep) -> int:
 
 
 def _is_ours(entry: Entry) -> bool:
-    return entry.path.startswith(("_bamba/", "dataset="))
+    return entry.path.startswith(("_bamba/", "dataset=")) and not entry.path.startswith(RUNS)
 
 
 def _is_lease(entry: Entry, clock: float) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bamba_data import sweep
 from bamba_data.canonical import dumps
 from bamba_data.errors import (
     BudgetExceeded,
@@ -265,6 +266,14 @@ def test_the_record_is_the_same_on_s3(bucket: str) -> None:
         pass
     found = runs.newest(store, RUN.name)
     assert found is not None and [e["event"] for e in runs.events(store, found)] == ["started", "remark", "ended"]
+
+
+def test_a_sweep_leaves_the_record_alone_however_old(tiny_copy: Path) -> None:
+    attempt(LocalStore(tiny_copy), BudgetExceeded("too many"))
+    assert not [entry for entry in sweep.find(str(tiny_copy), 0).orphans if "/runs/" in entry.path]
+    sweep.remove(str(tiny_copy), sweep.find(str(tiny_copy), 0))
+    with pytest.raises(Stopped), Journal(LocalStore(tiny_copy), RUN):
+        pass
 
 
 # ---- the whole, as a process
