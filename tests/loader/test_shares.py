@@ -9,7 +9,7 @@ from loader.deviation import worst_deviation
 from loader.mix import CELL, Lattice
 from loader.permutation import derive_key
 from loader.shares import owned, owners
-from tests.loader.bamba import BATCH_ROWS, WEIGHTS
+from tests.loader.bamba import BATCH_ROWS, BY_NAME, WEIGHTS
 
 KEY = derive_key("test shares")
 GOLDEN_EVEN = [39, 135, 231, 327]
@@ -73,6 +73,13 @@ def test_the_bamba_mix_is_served_evenly_at_every_prefix(world_size: int, rows: i
     sources, ranks = served(lattice, 2000, BATCH_ROWS, world_size)
     assert worst_deviation(sources, WEIGHTS) <= 7
     assert worst_deviation(sources, WEIGHTS, ranks) <= rows
+
+
+@pytest.mark.parametrize("world_size", [1, 3, 8, 96])
+def test_the_order_of_the_sources_on_the_circle_does_not_matter(world_size: int) -> None:
+    for weights in (BY_NAME, WEIGHTS[::-1], tuple(sorted(WEIGHTS))):
+        sources, ranks = served(Lattice.create(weights, BATCH_ROWS, KEY), 1500, BATCH_ROWS, world_size)
+        assert worst_deviation(sources, weights, ranks) <= 7
 
 
 @pytest.mark.long
