@@ -22,6 +22,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from bamba_data.errors import UserError
 from loader.evenness import quotients
 
 Rows = NDArray[np.int64]
@@ -53,9 +54,12 @@ class Lattice:
     def create(
         cls, weights: Sequence[int], step_rows: int, key: int, first_row: int = 0, before: Sequence[int] | None = None
     ) -> "Lattice":
-        """`weights` are positive integers, in the order of the source numbers; `key` has 64 bits (derive_key)."""
+        """`weights` are positive integers, in the order of the source numbers; `key` has 64 bits (derive_key).
+
+        Raises UserError for weights, or a step, that cannot be.
+        """
         if not 1 <= step_rows <= MAX_STEP_ROWS:
-            raise ValueError(f"{step_rows:,} rows a step: between 1 and {MAX_STEP_ROWS:,} are possible")
+            raise UserError(f"{step_rows:,} rows a step: between 1 and {MAX_STEP_ROWS:,} are possible")
         offset = key * step_rows * CELL >> 64
         return cls(
             tuple(weights), step_rows, _stride(step_rows), offset, first_row, tuple(before or (0,) * len(weights))
@@ -63,9 +67,9 @@ class Lattice:
 
     def __post_init__(self) -> None:
         if not self.weights or any(weight <= 0 for weight in self.weights):
-            raise ValueError(f"weights {self.weights} must be positive: leave out a source that is to have no rows")
+            raise UserError(f"weights {self.weights} must be positive: leave out a source that is to have no rows")
         if any(low == high for low, high in pairwise(self._bounds)):
-            raise ValueError(f"weights {self.weights}: one is below 2**-44 of a row a step")
+            raise UserError(f"weights {self.weights}: one is below 2**-44 of a row a step")
         if len(self.before) != len(self.weights):
             raise ValueError(f"{len(self.weights)} weights but rows before of {len(self.before)} sources")
         if math.gcd(self.stride, self.step_rows) != 1 or not 0 <= self.offset < self.step_rows * CELL:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bamba_data.errors import UserError
 from loader.mix import CELL, MAX_ROW, MAX_STEP_ROWS, TURN, Lattice, floor_sum
 from loader.permutation import derive_key
 from tests.loader.bamba import BATCH_ROWS, WEIGHTS
@@ -238,7 +239,7 @@ def test_the_largest_step_fits_the_machine(key: int) -> None:
     ],
 )
 def test_a_mix_that_cannot_be_is_refused(weights: list[int], step_rows: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Lattice.create(weights, step_rows, KEY)
 
 
