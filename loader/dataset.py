@@ -34,6 +34,7 @@ from loader.rows import DEFAULT_FIELDS, FIELDS, Arrays, RowReader, Share
 from loader.segments import SegmentCache
 
 PREFETCH_TOKENS = 1 << 20
+AHEAD_BATCHES = 256  # at most: a future costs more than a batch of a few tokens
 CACHE_BYTES = 64 << 30
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
@@ -196,29 +197,27 @@ class Loader:
     def __next__(self) -> dict[str, Any]:
         began = time.perf_counter()
         if self._num_workers == 0:
-            batch = self._next_batch()
-            if batch is None:
+            one = self._next_batch()
+            if one is None:
                 raise StopIteration
-            try:
-                arrays = self._reader.read(batch)
-            except BaseException:
-                self._seek(self._row, self._steps)
-                raise
+            batch = one
+            future: Future[Arrays] | None = None
         else:
             self._fill()
             if not self._ahead:
                 raise StopIteration
             batch, future = self._ahead.popleft()
-            try:
-                arrays = future.result()
-            except BaseException:
-                self._seek(self._row, self._steps)  # so that the next call tries this batch again
-                raise
-            self._fill()
+        try:
+            out = _tensors(future.result() if future else self._reader.read(batch))
+            out["waited_seconds"] = time.perf_counter() - began
+            out = self._transform(out) if self._transform else out
+        except BaseException:
+            self._seek(self._row, self._steps)  # so that the next call tries this batch again
+            raise
         self._row, self._steps = batch.first_row + batch.rows, self._steps + 1
-        out = _tensors(arrays)
-        out["waited_seconds"] = time.perf_counter() - began
-        return self._transform(out) if self._transform else out
+        if future:
+            self._fill()
+        return out
 
     def __len__(self) -> int:
         """Batches in all, from row 0. TypeError where there is no end: no max_epochs and no max_steps."""
@@ -237,7 +236,7 @@ class Loader:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._num_workers, "bamba-loader")
         share = -(-self.plan.header.step_rows // self.settings.share.world_size) * self.plan.header.row_tokens
-        depth = max(self._num_workers + 1, self._prefetch_tokens // share)
+        depth = max(self._num_workers + 1, min(self._prefetch_tokens // share, AHEAD_BATCHES))
         while len(self._ahead) < depth and (batch := self._next_batch()) is not None:
             self._ahead.append((batch, self._pool.submit(self._reader.read, batch)))
 
@@ -281,9 +280,8 @@ class Loader:
 
     def with_plan(self, plan: MixPlan) -> "Loader":
         """This loader where it is, under a plan that adds to its own. Raises CursorMismatch if it changes the past."""
-        available = {name: self.order.source(name).blocks for name in self.plan.sources}
         other = Loader(
-            Order(plan, available, self.settings.cache),
+            Order(plan, self.order.available, self.settings.cache),
             self.settings,
             self._num_workers,
             self._prefetch_tokens,

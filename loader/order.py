@@ -66,6 +66,7 @@ class Order:
 
     def __init__(self, plan: MixPlan, available: Mapping[str, Blocks], cache: Path | None = None) -> None:
         self.plan = plan
+        self.available = available
         self._cache = cache
         self._blocks: dict[str, Blocks] = {}
         for name, identity in plan.sources.items():

@@ -127,7 +127,7 @@ class MixPlan(_Strict):
         **header: Any,
     ) -> "MixPlan":
         first = Mix(row=0, weights=integers(weights), batch_rows=batch_rows)
-        named = {name: identity for name, identity in sources.items() if name in weights}
+        named = {name: identity for name, identity in sources.items() if name in first.weights}
         return cls(header=Header(step_rows=batch_rows, **header), sources=named, entries=[first]).checked()
 
     # ---- append
