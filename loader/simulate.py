@@ -113,7 +113,7 @@ def simulate(plan: MixPlan, sizes: Mapping[str, Size], world_size: int, tokens: 
         mixes,
         rank_bytes,
         rank_bytes * world_size,
-        decoded * world_size / max(1, tokens),
+        decoded / tokens,
     )
 
 
@@ -223,8 +223,9 @@ def _show(found: Simulation, rank_tokens_per_second: float) -> None:
     seconds = found.tokens / found.world_size / rank_tokens_per_second
     out.print(
         f"{found.steps:,} steps; a rank reads {found.rank_bytes / 1e9:,.1f} GB "
-        f"({found.rank_bytes / seconds / 1e6:,.2f} MB/s at {rank_tokens_per_second:,.0f} tokens/s), the cluster {found.cluster_bytes / 1e12:,.2f} TB, if no two "
-        f"ranks share a cache; {found.amplification:,.1f} tokens decoded for one trained on"
+        f"({found.rank_bytes / seconds / 1e6:,.2f} MB/s at {rank_tokens_per_second:,.0f} tokens/s), "
+        f"the cluster {found.cluster_bytes / 1e12:,.2f} TB, if no two ranks share a cache; "
+        f"{found.amplification:,.1f} tokens decoded for one trained on"
     )
     for mix in found.mixes:
         out.print(

@@ -59,6 +59,7 @@ def test_ten_thousand_ranks_and_a_corpus_that_is_not_there(tmp_path: Path) -> No
     done = subprocess.run([*command, "--json", "--steps", "100"], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["world_size"] == 10_000 and len(found["sources"]) == 19
+    assert found["amplification"] == pytest.approx(65, rel=0.05)  # a row of a block of 64, and some of two
     assert found["rank_bytes"] * 10_000 == pytest.approx(found["cluster_bytes"])
     wrong = subprocess.run([*command, "--source-tokens", "nothing=1"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2 and "source-00" in wrong.stderr
