@@ -119,45 +119,45 @@ def judged(reports: list[Report]) -> dict[int, list[str]]:
 
 
 class Pulse:
-    """Times a product of a few hundred microseconds on every rank, a log line at a time; the verdict on one beat is
-    there at the next, so nobody waits for it."""
+    """Times a product of a few hundred microseconds on every GPU, a log line at a time; the verdict on one beat is
+    there at the next, so nobody waits for it. A rank is named when it was slow at `BEATS` on end. On CPUs, which
+    processes share, it says nothing."""
+
+    BEATS = 3
 
     def __init__(self, world: World) -> None:
         self.world = world
-        side = 2048 if world.device.type == "cuda" else 128
-        self._left = torch.ones(side, side, device=world.device)
+        self._slow = [0] * world.size
         self._events: list[torch.cuda.Event] = []
-        self._seconds = 0.0
+        if world.device.type == "cuda":
+            self._left = torch.ones(2048, 2048, device=world.device)
 
     def beat(self) -> list[str]:
-        """Start one; who was slow at the one before, in words, the same on all ranks. A collective call."""
-        mine = self._seconds
+        """Start one; who was slow lately, in words, the same on all ranks. A collective call."""
+        if self.world.device.type != "cuda":
+            return []
+        seconds = torch.zeros(self.world.size, dtype=torch.float64, device=self.world.device)
         if self._events:
-            mine = self._events[0].elapsed_time(self._events[1]) / 1000
-        all_of_them = torch.zeros(self.world.size, dtype=torch.float64)
-        all_of_them[self.world.rank] = mine
-        on_device = all_of_them.to(self.world.device)
+            seconds[self.world.rank] = self._events[0].elapsed_time(self._events[1]) / 1000
         if self.world.size > 1:
-            dist.all_reduce(on_device)
-        seconds = on_device.tolist()
-        self._start()
-        median = statistics.median(seconds)
-        return [
-            f"rank {rank} is slow: a product took it {taken * 1e3:.2f} ms, the median is {median * 1e3:.2f} ms"
-            for rank, taken in enumerate(seconds)
-            if median and taken * SLOW > median
-        ]
+            dist.all_reduce(seconds)
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
+        self._events[0].record()
+        self._left @ self._left
+        self._events[1].record()
+        return self.judge(seconds.tolist())
 
-    def _start(self) -> None:
-        if self.world.device.type == "cuda":
-            self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
-            self._events[0].record()
-            self._left @ self._left
-            self._events[1].record()
-        else:
-            before = time.perf_counter()
-            self._left @ self._left
-            self._seconds = time.perf_counter() - before
+    def judge(self, seconds: list[float]) -> list[str]:
+        """Count one beat of all ranks in."""
+        usual = statistics.median_low(seconds)
+        found = []
+        for rank, taken in enumerate(seconds):
+            self._slow[rank] = self._slow[rank] + 1 if taken * SLOW > usual else 0
+            if self._slow[rank] >= self.BEATS:
+                found.append(
+                    f"rank {rank} is slow: a product takes it {taken * 1e3:.2f} ms, others {usual * 1e3:.2f} ms"
+                )
+        return found
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from trainer.batch import Batch
 from trainer.evaluate import losses_by_source, text_loss
 from trainer.generate import continued
 from trainer.guard import BadSteps, Span, Spikes
-from trainer.health import Report, judged
+from trainer.health import Pulse, Report, judged
 from trainer.optimizer import AdamW
 from trainer.parallel import World
 from trainer.recipe import RECIPES, Guard, Optimizer, Schedule, load_recipe
@@ -184,6 +184,15 @@ def test_a_rank_is_called_slow_by_what_it_is_slow_at() -> None:
         3: ["memory_gb_per_second 2,000.0, the median is 3,000.0"],
         4: ["1 uncorrected ECC errors since the last reboot"],
     }
+
+
+def test_a_rank_is_named_when_it_was_slow_three_times_on_end() -> None:
+    pulse = Pulse(World(0, 3, torch.device("cpu"), None))  # type: ignore[arg-type]
+    slow = [0.001, 0.001, 0.002]
+    assert pulse.judge(slow) == pulse.judge(slow) == []
+    assert pulse.judge([0.001, 0.001, 0.001]) == []
+    assert pulse.judge(slow) == pulse.judge(slow) == []
+    assert pulse.judge(slow) == ["rank 2 is slow: a product takes it 2.00 ms, others 1.00 ms"]
 
 
 # ---- looking at a model
