@@ -30,6 +30,8 @@ from loader.permutation import derive_key
 MAX_PLAN_BYTES = 16 << 20
 #: Rows of a source in a window: then at most 3 pairs of rows of a source and batch share a block at the Bamba mix.
 WINDOW_ROWS = 52_224
+#: Least rows of a group of blocks that is packed by itself: at 256 best-fit rows are 99.6 % full.
+GROUP_ROWS = 256
 
 Row = Annotated[int, Field(ge=0, lt=MAX_ROW)]
 
@@ -85,7 +87,8 @@ class Header(_Strict):
     step_rows: Annotated[int, Field(ge=1)]
     before: list[int]
     after: list[int]
-    packing: Literal["chunk", "best-fit"] = "chunk"
+    packing: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] = "chunk"
+    group_rows: Annotated[int, Field(ge=1)] = GROUP_ROWS
     window_rows: Annotated[int, Field(ge=1)] = WINDOW_ROWS
     shuffle: bool = True
     holdout_ppm: Annotated[int, Field(ge=0, le=5000)] = 500

@@ -15,6 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from loader.mix import Rows
 from loader.order import Order
+from loader.packing import Begin, Packing, Part
 from loader.plan import Batch
 from loader.segments import Segment, SegmentCache
 from loader.shares import owned
@@ -86,7 +88,7 @@ class RowReader:
         self._ahead_rows = ahead_rows
         self._ahead: dict[int, Placed] = {}
         self._placing = threading.Lock()
-        self._segments: OrderedDict[tuple[int, int, int], tuple[Segment, int]] = OrderedDict()
+        self._segments: OrderedDict[tuple[int, int, int], Segment] = OrderedDict()
 
     def read(self, batch: Batch) -> Arrays:
         """This rank's rows of a batch."""
@@ -131,49 +133,40 @@ class RowReader:
 
     # ---- one row
 
-    def _segment(self, source: int, epoch: int, position: int) -> tuple[Segment, int]:
-        """The block at a position of an epoch as that epoch serves it, and its number."""
+    def _segment(self, source: int, epoch: int, position: int) -> Segment:
+        """The one at a position of an epoch."""
         place = (source, epoch, position)
         found = self._segments.get(place)
         if found is None:
             held = self._held[source]
-            block = int(held.stream.epoch(epoch).order[position])
-            left_out = held.left_out(block, epoch)
-            found = (self._cache.get(held.blocks, block, epoch, held.shape, left_out), block)
+            found = self._cache.get(held.blocks, held.packing.layout(epoch, position))
             self._segments[place] = found
             if len(self._segments) > 1 << 15:
                 self._segments.popitem(last=False)
         return found
 
-    def _fill(self, out: NDArray[Any], source: int, epoch: int, position: int, token: int) -> "_Row":
+    def _fill(self, out: NDArray[Any], source: int, begin: Begin) -> "_Row":
         """Copy a row and its look-ahead into `out` (T + 1 tokens); where documents begin in it."""
-        held = self._held[source]
-        at, need = 0, len(out)
+        at = 0
         starts: list[NDArray[np.int64]] = []
-        pieces: list[tuple[int, Segment, int, int, int, int]] = []
-        blocks = len(held.stream.lengths)
-        while at < need:
-            if position == blocks:
-                epoch, position = epoch + 1, 0
-            if self._max_epochs is not None and epoch >= self._max_epochs:
-                out[at:] = 0
-                break
-            segment, block = self._segment(source, epoch, position)
-            count = min(len(segment.ids) - token, need - at)
-            if count > 0:
-                out[at : at + count] = segment.ids[token : token + count]
-                low, high = segment.starts[:-1].searchsorted((token, token + count))
-                if high > low:
-                    starts.append(segment.starts[low:high].astype(np.int64) + (at - token))
-                pieces.append((at, segment, block, epoch, token, count))
-                at += count
-            token = 0
-            position += 1
+        pieces: list[tuple[int, Part]] = []
+        packing = self._held[source].packing
+        for part in packing.parts(begin, len(out), self._max_epochs, partial(self._segment, source)):
+            segment, token, count = part.segment, part.begin, part.length
+            out[at : at + count] = segment.ids[token : token + count]
+            low, high = segment.starts[:-1].searchsorted((token, token + count))
+            if high > low:
+                starts.append(segment.starts[low:high].astype(np.int64) + (at - token))
+            pieces.append((at, part))
+            at += count
         return _Row(at, starts, pieces)
+
+    def _spans(self, made: "_Row", source: int) -> list[Span]:
+        return _spans(made, self._names[source], self._held[source].packing, self._row_tokens)
 
     def _mask(self, labels: NDArray[Any], row: int, source: int, made: "_Row") -> None:
         held = self._held[source]
-        for span in _spans(made, self._names[source], len(labels)):
+        for span in self._spans(made, source):
             if held.masked_from.get((span.block, span.document), row + 1) <= row:
                 labels[span.at : span.at + span.tokens] = MASKED
 
@@ -188,7 +181,7 @@ class RowReader:
         for place, (row, source, epoch, position, token) in enumerate(columns):
             if self._max_epochs is None or epoch < self._max_epochs:
                 rows[place], sources[place] = row, source
-                made.append(self._fill(buffer[place], source, epoch, position, token))
+                made.append(self._fill(buffer[place], source, Begin(epoch, position, token)))
             else:
                 made.append(_EMPTY)
         made += [_EMPTY] * (padded - count)
@@ -228,10 +221,8 @@ class RowReader:
         index = int(np.flatnonzero(placed.rows == row)[0])
         source = int(placed.sources[index])
         out = np.zeros(self._row_tokens + 1, self.order.dtype)
-        made = self._fill(
-            out, source, int(placed.epochs[index]), int(placed.positions[index]), int(placed.tokens[index])
-        )
-        return _spans(made, self._names[source], self._row_tokens)
+        begin = Begin(int(placed.epochs[index]), int(placed.positions[index]), int(placed.tokens[index]))
+        return self._spans(self._fill(out, source, begin), source)
 
 
 class _Row(NamedTuple):
@@ -239,7 +230,7 @@ class _Row(NamedTuple):
 
     filled: int
     starts: list[NDArray[np.int64]]
-    pieces: list[tuple[int, Segment, int, int, int, int]]
+    pieces: list[tuple[int, Part]]
 
 
 _EMPTY = _Row(0, [], [])
@@ -277,17 +268,18 @@ def _documents(flat: Rows, rows: int, length: int, fields: frozenset[str]) -> Ar
     return out
 
 
-def _spans(made: _Row, source: str, row_tokens: int) -> list[Span]:
+def _spans(made: _Row, source: str, packing: Packing, row_tokens: int) -> list[Span]:
     found: list[Span] = []
-    for at, segment, block, epoch, token, count in made.pieces:
-        first = int(segment.starts.searchsorted(token, "right")) - 1
+    for at, (segment, epoch, position, token, count) in made.pieces:
+        low, high = token, token + min(count, row_tokens - at)  # without the look-ahead
+        first = int(segment.starts.searchsorted(low, "right")) - 1
         for index in range(first, len(segment.documents)):
-            begin, end = max(token, int(segment.starts[index])), min(token + count, int(segment.starts[index + 1]))
-            if begin >= token + count:
+            begin, end = max(low, int(segment.starts[index])), min(high, int(segment.starts[index + 1]))
+            if begin >= high:
                 break
-            end = min(end, token + row_tokens - at)
             if end > begin:
                 start = begin - int(segment.starts[index])
-                place = at + begin - token
-                found.append(Span(place, end - begin, source, epoch, block, int(segment.documents[index]), start))
+                start += int(segment.offsets[index]) if len(segment.offsets) else 0
+                document = packing.document(epoch, position, int(segment.documents[index]))
+                found.append(Span(at + begin - token, end - begin, source, epoch, *document, start))
     return found

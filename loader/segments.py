@@ -1,7 +1,8 @@
-"""A block as an epoch serves it: documents in their order, delimiters in place, ready to be cut into rows.
+"""Blocks as an epoch serves them: documents in their order, delimiters in place, ready to be read as rows.
 
-Segments are files in a cache folder that all processes of a host share and map. A segment is made from a block whose
-digest was checked, and carries a digest of its own, which is checked when it is mapped: a damaged one is made anew.
+What lies where in a segment is said by a layout, which the packing gives (packing.py). Segments are files in a cache
+folder that all processes of a host share and map. A segment is made from blocks whose digests were checked, and carries
+a digest of its own, which is checked when it is mapped: a damaged one is made anew.
 The folder is kept below a size by removing what was used longest ago. Nothing is left behind by a process that is
 killed: a file has no name until it is whole.
 """
@@ -11,9 +12,10 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import xxhash
@@ -22,55 +24,45 @@ from numpy.typing import NDArray
 from loader.blocks import Blocks
 from loader.mapping import map_file
 from loader.permutation import derive_key
-from loader.stream import document_order
 
-HEADER = np.dtype([("digest", "V16"), ("key", "V16"), ("tokens", "<i8"), ("documents", "<i8"), ("width", "<i8")])
+#: A file is this header, then the arrays of a segment after the first, then its ids.
+HEADER = np.dtype([("digest", "V16"), ("key", "V16"), ("lengths", "<i8", 5), ("width", "<i8")])
+NUMBERS = tuple(map(np.dtype, ("<i4", "<u4", "<u4", "<i4")))
 MAPPED = 24_000  # segments that a process keeps mapped; a process may have 65,530 mappings
 ANONYMOUS_BYTES = 64 << 20  # of segments held in memory, where there is no cache folder
 
 
+_NO_OFFSETS: NDArray[np.uint32] = np.empty(0, np.uint32)
+_NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
+
+
 class Segment(NamedTuple):
-    """`ids` as they go into rows. Document i of the segment begins at `starts[i]` (the last element is the end) and is
-    document `documents[i]` of the block."""
+    """`ids` as they go into rows. Piece i of the segment begins at `starts[i]` (the last element is the end) and is of
+    document `documents[i]` of the layout's blocks, whose documents are numbered end to end.
+
+    A piece is a whole document where there are no `offsets`; else it begins at token `offsets[i]` of its document. A
+    layout that makes whole rows has in `rows` where each begins in `ids`, and the end.
+    """
 
     ids: NDArray[Any]
     starts: NDArray[np.int32]
     documents: NDArray[np.uint32]
+    offsets: NDArray[np.uint32] = _NO_OFFSETS
+    rows: NDArray[np.int32] = _NO_ROWS
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What a segment depends on beside its block: delimiters (ids before and after every document) and order."""
+class Layout(Protocol):
+    """What a segment is made of, and how. A frozen value whose repr names all that the segment depends on beside the
+    tokens of its blocks: the repr is in the name of the segment's file."""
 
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    key: int | None  # of the stream
-
-
-def make(blocks: Blocks, block: int, epoch: int, shape: Shape, left_out: frozenset[int]) -> Segment:
-    """Read, verify and order a block. `left_out` are the documents that this epoch does not have."""
-    stored = blocks.read(block)
-    ends = np.cumsum(stored.counts, dtype=np.int64)
-    order = document_order(shape.key, epoch, block, len(stored.counts))
-    if left_out:
-        order = order[~np.isin(order, list(left_out))]
-    before, after = (np.array(ids, stored.ids.dtype) for ids in (shape.before, shape.after))
-    parts: list[NDArray[Any]] = []
-    begins = (ends - stored.counts)[order].tolist()
-    for begin, end in zip(begins, ends[order].tolist(), strict=True):
-        if len(before):
-            parts.append(before)
-        parts.append(stored.ids[begin:end])
-        if len(after):
-            parts.append(after)
-    starts = np.zeros(len(order) + 1, np.int32)
-    starts[1:] = np.cumsum(stored.counts[order].astype(np.int64) + (len(before) + len(after)))
-    ids = np.concatenate(parts) if parts else np.empty(0, stored.ids.dtype)
-    return Segment(ids, starts, order.astype(np.uint32))
+    @property
+    def blocks(self) -> Sequence[int]: ...
+    def make(self, blocks: Blocks) -> Segment:
+        """Read and verify the blocks, and put them in order."""
 
 
 class SegmentCache:
-    """Segments by (source, block, epoch), from memory maps, else from the folder, else from `make`.
+    """Segments by source and layout, from memory maps, else from the folder, else made.
 
     `folder` None keeps a few in memory instead. Safe to use from several threads and processes at once.
     """
@@ -87,8 +79,8 @@ class SegmentCache:
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def get(self, blocks: Blocks, block: int, epoch: int, shape: Shape, left_out: frozenset[int]) -> Segment:
-        place = (blocks.identity, block, epoch, shape, left_out)
+    def get(self, blocks: Blocks, layout: Layout) -> Segment:
+        place = (blocks.identity, layout)
         found = self._held.get(place)
         if found is not None:
             return found
@@ -97,7 +89,7 @@ class SegmentCache:
         with turn:
             found = self._held.get(place)
             if found is None:
-                found = self._obtain(blocks, block, epoch, shape, left_out)
+                found = self._obtain(blocks, layout)
                 with self._lock:
                     self._hold(place, found)
             with self._lock:
@@ -113,14 +105,14 @@ class SegmentCache:
             _, oldest = self._held.popitem(last=False)
             self._held_bytes -= _size(oldest)
 
-    def _obtain(self, blocks: Blocks, block: int, epoch: int, shape: Shape, left_out: frozenset[int]) -> Segment:
+    def _obtain(self, blocks: Blocks, layout: Layout) -> Segment:
         def fresh() -> Segment:
             self.made += 1
-            return make(blocks, block, epoch, shape, left_out)
+            return layout.make(blocks)
 
         if self._folder is None:
             return fresh()
-        key = derive_key(blocks.digest(block), epoch, block, repr(shape), *sorted(left_out))
+        key = derive_key(*(blocks.digest(block) for block in layout.blocks), repr(layout))
         name = f"{key:016x}"
         path = self._folder / name[:2] / f"{name}.segment"
         with contextlib.suppress(FileNotFoundError):
@@ -137,11 +129,12 @@ class SegmentCache:
         return segment  # the disk is full, or loses what it is given
 
     def _save(self, path: Path, key: int, segment: Segment) -> None:
-        body = [np.ascontiguousarray(part).view(np.uint8) for part in (segment.starts, segment.documents, segment.ids)]
+        ids, *numbers = segment
+        body = [np.ascontiguousarray(part).view(np.uint8) for part in (*numbers, ids)]
         header = np.zeros((), HEADER)
         header["key"] = np.void(key.to_bytes(16, "little"))
-        header["tokens"], header["documents"] = len(segment.ids), len(segment.documents)
-        header["width"] = segment.ids.dtype.itemsize
+        header["lengths"] = [len(part) for part in (*numbers, ids)]
+        header["width"] = ids.dtype.itemsize
         header["digest"] = np.void(_digest(header, body))
         size = header.nbytes + sum(part.nbytes for part in body)
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not rows
@@ -170,7 +163,7 @@ class SegmentCache:
 
 
 def _size(segment: Segment) -> int:
-    return segment.ids.nbytes + segment.starts.nbytes + segment.documents.nbytes
+    return sum(part.nbytes for part in segment)
 
 
 def _digest(header: Any, body: list[Any]) -> bytes:
@@ -187,19 +180,18 @@ def _mapped(path: Path, key: int, dtype: np.dtype[Any]) -> Segment | None:
     if size < HEADER.itemsize:
         return None
     header = data[: HEADER.itemsize].view(HEADER)[0]
-    tokens, documents = int(header["tokens"]), int(header["documents"])
-    ids_at = HEADER.itemsize + 4 * (documents + 1) + 4 * documents
+    kinds = (*NUMBERS, dtype)
+    sizes = [int(length) * kind.itemsize for length, kind in zip(header["lengths"], kinds, strict=True)]
     if (
         header["width"] != dtype.itemsize
-        or size != ids_at + tokens * dtype.itemsize
+        or size != HEADER.itemsize + sum(sizes)
         or header["key"].tobytes() != key.to_bytes(16, "little")
         or header["digest"].tobytes() != _digest(data[: HEADER.itemsize], [data[HEADER.itemsize :]])
     ):
         return None
-    starts = data[HEADER.itemsize : HEADER.itemsize + 4 * (documents + 1)].view(np.int32)
-    return Segment(
-        data[ids_at:].view(dtype), starts, data[HEADER.itemsize + 4 * (documents + 1) : ids_at].view(np.uint32)
-    )
+    cuts = accumulate(sizes, initial=HEADER.itemsize)
+    *numbers, ids = (data[low:high].view(kind) for (low, high), kind in zip(pairwise(cuts), kinds, strict=True))
+    return Segment(ids, *numbers)
 
 
 def _write_whole(path: Path, parts: list[Any]) -> None:

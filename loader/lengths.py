@@ -1,0 +1,106 @@
+"""How many tokens every document of a source has: an index beside the blocks, made once from what the data says of it.
+
+The manifest counts tokens by block. Packing needs them by document, which the shards have in a column of their own, a
+hundredth of their bytes. The index is 4 bytes a document in the cache folder, named by the source's identity (so by the
+digest of its dataset), checked against the manifest's counts when it is made and against its own digest when it is
+read. It only decides how many rows there are: rows are made of blocks whose digests were checked, and what does not
+agree with the index then is an error.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from bamba_data import canonical
+from bamba_data.errors import CorruptManifest
+from loader.blocks import Blocks
+from loader.mapping import map_file
+
+Counts = NDArray[np.uint32]
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """Blocks that know the tokens of their documents without reading them."""
+
+    def counts(self, block: int) -> Counts:
+        """Tokens of each document of a block."""
+
+
+def counts_of(blocks: Blocks, block: int) -> Counts:
+    """Tokens of each document of a block, in agreement with what `blocks` says of it. Raises CorruptManifest."""
+    counts = blocks.counts(block) if isinstance(blocks, Counted) else blocks.read(block).counts
+    if len(counts) != blocks.documents[block] or int(counts.sum(dtype=np.int64)) != blocks.tokens[block]:
+        raise CorruptManifest(
+            f"source {blocks.name}", f"block {block} has documents of other lengths than the manifest counts"
+        )
+    return counts
+
+
+def lengths_of(blocks: Blocks, cache: Path | None, threads: int = 8) -> Counts:
+    """Tokens of every document, block after block: from the index in `cache`, which is made if there is none."""
+    found = _every_block(blocks, threads)
+    if cache is None:
+        return np.concatenate([np.empty(0, np.uint32), *found])
+    path = lengths_path(blocks, cache)
+    counts = kept(path)
+    if counts is None:
+        keep(path, (np.ascontiguousarray(part, "<u4").data for part in found))
+        counts = kept(path)
+    if counts is None or len(counts) != blocks.documents.sum():
+        raise CorruptManifest(str(path), "the index of lengths is not what was written: remove it")
+    return counts
+
+
+def lengths_path(blocks: Blocks, cache: Path) -> Path:
+    return cache / "lengths" / f"{canonical.digest([blocks.identity])[:32]}.tokens"
+
+
+def _every_block(blocks: Blocks, threads: int) -> Iterator[Counts]:
+    """In order; so many are read at once."""
+    numbers = iter(range(len(blocks.tokens)))
+    with ThreadPoolExecutor(threads, "bamba-lengths") as pool:
+        while several := list(islice(numbers, 16 * threads)):
+            yield from pool.map(lambda block: counts_of(blocks, block), several)
+
+
+# ---- arrays of uint32 as files, with their digest before them
+
+
+def kept(path: Path) -> Counts | None:
+    """The array in a file; None if there is none, or a damaged one."""
+    try:
+        data = map_file(path)
+    except OSError:
+        return None
+    if len(data) < 16 or len(data) % 4 or xxhash.xxh3_128_digest(data[16:].data) != data[:16].tobytes():
+        return None
+    return data[16:].view(np.uint32)
+
+
+def keep(path: Path, parts: Iterable[memoryview]) -> None:
+    """Write the array whose bytes these are. The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, staged = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+    try:
+        hashed = xxhash.xxh3_128()
+        with os.fdopen(handle, "wb") as file:
+            file.write(bytes(16))
+            for part in parts:
+                hashed.update(part)
+                file.write(part)
+            file.seek(0)
+            file.write(hashed.digest())
+        Path(staged).replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            Path(staged).unlink()
