@@ -140,6 +140,20 @@ class InputChanged(IntegrityError):
         )
 
 
+class StaleIndex(IntegrityError):
+    """A file of a text source is not the one that was indexed: which, in what it differs, and how to index it anew."""
+
+    def __init__(self, url: str, detail: str, command: str) -> None:
+        super().__init__(url, detail, command)
+        self.url, self.detail, self.command = url, detail, command
+
+    def __str__(self) -> str:
+        return (
+            f"{self.url}: {self.detail}: the file is not the one that was indexed. Restore it, or index the text anew, "
+            f"which makes another order: {self.command}"
+        )
+
+
 class UnsafePath(IntegrityError):
     """A path in a manifest or record points outside its root, or is not portable. Refused before any use."""
 

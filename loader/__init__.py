@@ -9,6 +9,7 @@ reads which row. This package holds that function, bottom up:
     stream        one source, cut into rows: where each begins
     plan          which sources in which shares from which row on, what is skipped or in quarantine
     order         a plan and the blocks of its sources: any row's place
+    text          a source of parquet files that are tokenized when they are read
     segments      a block as an epoch serves it, verified and cached
     rows          a batch's rows as arrays
     cursor        where a run is
@@ -21,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loader.dataset import Loader, Settings, TokenDataset, build_loader
     from loader.plan import MixPlan
+    from loader.text_source import TextSource, text_sources
 
-__all__ = ["Loader", "MixPlan", "Settings", "TokenDataset", "build_loader"]
+__all__ = ["Loader", "MixPlan", "Settings", "TextSource", "TokenDataset", "build_loader", "text_sources"]
 
 
 def __getattr__(name: str) -> Any:
@@ -31,6 +33,10 @@ def __getattr__(name: str) -> Any:
         from loader.plan import MixPlan
 
         return MixPlan
+    if name in ("TextSource", "text_sources"):
+        from loader import text_source
+
+        return getattr(text_source, name)
     if name in __all__:
         from loader import dataset
 

@@ -3,8 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from bamba_data.dataset import Dataset
 from bamba_data.errors import UserError
+from loader.opened import Opened
 
 BOS_NAMES = ("<|begin_of_text|>", "<s>", "<bos>", "[CLS]", "<|startoftext|>")
 EOS_NAMES = ("<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>", "[SEP]")
@@ -12,18 +12,18 @@ KINDS = ("eos", "bos", "both", "none")
 
 
 def delimiters_of(
-    datasets: Sequence[Dataset], kind: str, bos_id: int | None, eos_id: int | None
+    opened: Sequence[Opened], kind: str, bos_id: int | None, eos_id: int | None
 ) -> tuple[list[int], list[int]]:
     """(ids before every document, ids after it). Raises UserError where the tokenizer does not say which id it is."""
     if kind not in KINDS:
         raise UserError(f"delimiters are {kind!r}: they can be {', '.join(KINDS)}")
-    if len({one.manifest.tokenizer.sha256 for one in datasets}) > 1:
-        raise UserError("the datasets were made with different tokenizers: their ids do not mean the same")
-    sizes = [one.manifest.tokenizer.vocab_size for one in datasets]
+    if not opened:
+        raise UserError("there is no data to read")
+    size = opened[0].tokenizer.vocab_size
     for given in (bos_id, eos_id):
-        if given is not None and not 0 <= given < sizes[0]:
-            raise UserError(f"id {given} is beyond the vocabulary of {sizes[0]:,}")
-    special = _special(datasets[0].tokenizer_json()) if datasets and kind != "none" else {}
+        if given is not None and not 0 <= given < size:
+            raise UserError(f"id {given} is beyond the vocabulary of {size:,}")
+    special = _special(opened[0].tokenizer_json()) if kind != "none" else {}
     before = [bos_id if bos_id is not None else _named(special, BOS_NAMES, "bos")] if kind in ("bos", "both") else []
     after = [eos_id if eos_id is not None else _named(special, EOS_NAMES, "eos")] if kind in ("eos", "both") else []
     return before, after

@@ -7,6 +7,8 @@ is not text, is not the file that the recipe means: that is an error, not a mill
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -25,32 +27,48 @@ BUFFER_BYTES = 4 << 20
 class ParquetRows:
     """The rows of one opened file. Everything that Arrow finds wrong is a CorruptInput that names `url`."""
 
-    def __init__(self, file: BinaryIO, rule: TextRule, path: str, url: str) -> None:
+    def __init__(self, file: BinaryIO, rule: TextRule, path: str, url: str, metadata: Any = None) -> None:
+        """With `metadata`, the parsed footer, the end of the file is not read."""
         self._rule, self._path, self._url = rule, path, url
         with self._named():
             self._file = pq.ParquetFile(
-                file, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+                file, metadata=metadata, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
             )
             self._id_field = _check_schema(self._file.schema_arrow, rule, url)
         self.rows: int = self._file.metadata.num_rows
 
     def read(self, start_row: int = 0) -> Iterator[Document | Reject]:
         """One item for every row from `start_row` on, in order."""
-        columns = [*self._rule.fields, self._id_field] if self._id_field else self._rule.fields
         row = 0
-        for group in range(self._file.num_row_groups):
-            end = row + self._file.metadata.row_group(group).num_rows
-            if end <= start_row:
-                row = end
-                continue
-            for batch in self._batches(group, columns):
-                skip = max(0, min(start_row - row, batch.num_rows))
-                yield from _documents(batch.slice(skip), self._rule, self._path, row + skip, self._id_field)
-                row += batch.num_rows
-            if row != end:
-                raise CorruptInput(self._url, f"row group {group} ends at row {row:,}, not at {end:,}")
+        for group, rows in enumerate(self.groups):
+            if row + rows > start_row:
+                yield from self.read_group(group, max(0, start_row - row), rows)
+            row += rows
         if row != self.rows:
             raise CorruptInput(self._url, f"its row groups have {row:,} rows, its footer says {self.rows:,}")
+
+    @cached_property
+    def groups(self) -> list[int]:
+        """The rows of every row group."""
+        return [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+
+    @cached_property
+    def _firsts(self) -> list[int]:
+        return list(accumulate(self.groups, initial=0))
+
+    def read_group(self, group: int, begin: int, end: int) -> Iterator[Document | Reject]:
+        """One item for every row [begin, end) of a row group, in order; what lies before is decoded, and skipped."""
+        columns = [*self._rule.fields, self._id_field] if self._id_field else self._rule.fields
+        first, row, rows = self._firsts[group], 0, self.groups[group]
+        for batch in self._batches(group, columns):
+            skip = max(0, min(begin - row, batch.num_rows))
+            part = batch.slice(skip, max(0, min(end - row, batch.num_rows) - skip))
+            yield from _documents(part, self._rule, self._path, first + row + skip, self._id_field)
+            row += batch.num_rows
+            if end <= row < rows:
+                return
+        if row != rows:
+            raise CorruptInput(self._url, f"row group {group} ends at row {row:,}, not at {rows:,}")
 
     def _batches(self, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         rows = _batch_rows(self._file.metadata.row_group(group))

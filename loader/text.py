@@ -1,0 +1,210 @@
+"""A text source as blocks of the order: rows of parquet files, tokenized when they are read, verified by their index.
+
+The index (text_index.py) says how many tokens every block has and what their digest is, so the order is known before
+a text is read, and every promise about it holds as for shards. What is read later and gives other tokens is an error
+that names the file; other rows are never served in its place.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bamba_data.document import Document, Reject
+from bamba_data.encoding import batches
+from bamba_data.errors import InputChanged, StaleIndex, TokenizerError, UserError
+from bamba_data.fetch import Fetcher
+from bamba_data.locked import LockedFile
+from bamba_data.shard import Footer, Tokens, block_digest
+from bamba_data.sources.base import TextRule
+from bamba_data.sources.parquet import ParquetRows
+from bamba_data.tokenizer import REFERENCE, Backend, Tokenizer, TooLongToEncode
+from loader.blocks import Candidates
+from loader.text_index import Index, IndexedFile
+from loader.text_source import TextSource
+
+FOOTERS = 64  # parsed ones held
+
+
+class Origin(NamedTuple):
+    """The upstream row of a document: the file as it was indexed, and the row in it, from 0."""
+
+    url: str
+    row: int
+
+
+@dataclass(frozen=True)
+class TextBlocks:
+    """See loader.blocks.Blocks. `arrays` are those of text_index.arrays_of."""
+
+    source: TextSource
+    index: Index
+    arrays: Mapping[str, NDArray[Any]]
+    tokenizer: Tokenizer
+    _footers: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def identity(self) -> str:
+        return f"text:{self.index.content}/{self.tokenizer.sha256[:16]}"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.index.tokenizer.token_dtype)
+
+    @property
+    def documents(self) -> NDArray[np.int64]:
+        return self.arrays["documents"]
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        return self.arrays["tokens"]
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        return Candidates(*(self.arrays[f"candidate_{name}"] for name in Candidates._fields))
+
+    def digest(self, block: int) -> bytes:
+        return self.arrays["digest"][2 * block : 2 * block + 2].tobytes()
+
+    def read(self, block: int) -> Tokens:
+        """Fetch, tokenize and verify. Raises StaleIndex, or CorruptInput where the file cannot even be decoded."""
+        texts = [document for _, document in self._documents(block)]
+        wanted, found = self.digest(block).hex(), ""
+        for backend in self._backends:
+            tokens = self._encode(texts, backend)
+            found = block_digest(tokens.ids.data, tokens.counts)
+            if found == wanted:
+                return tokens
+        file, rows = self._file(block), self._rows(block)
+        raise self._stale(
+            file,
+            f"rows {rows.start:,} to {rows.stop - 1:,} of row group {self.arrays['row_group'][block]} give tokens of "
+            f"digest {found[:16]}, not {wanted[:16]} (or {REFERENCE} {self.tokenizer.reference.version} is not "
+            f"{self.index.backend.reference_version}, which indexed it)",
+        )
+
+    def origin(self, block: int, document: int) -> Origin:
+        """Where document `document` of a block comes from."""
+        rows = np.setdiff1d(np.array(self._rows(block)), self.arrays["first_row"][block] + self._left_out(block))
+        metadata, group = self.footer(int(self.arrays["file"][block])), int(self.arrays["row_group"][block])
+        before = sum(metadata.row_group(earlier).num_rows for earlier in range(group))
+        return Origin(self._file(block).url, before + int(rows[document]))
+
+    # ---- texts
+
+    def _file(self, block: int) -> IndexedFile:
+        return self.index.files[int(self.arrays["file"][block])]
+
+    def _rows(self, block: int) -> range:
+        """Within the row group."""
+        first = int(self.arrays["first_row"][block])
+        return range(first, first + int(self.arrays["rows"][block]))
+
+    def _left_out(self, block: int) -> NDArray[np.int64]:
+        """Rows of the block, from 0, that are no documents."""
+        low, high = self.arrays["left_out_at"][block : block + 2]
+        found: NDArray[np.int64] = self.arrays["left_out"][low:high]
+        return found
+
+    def _documents(self, block: int) -> Iterator[tuple[int, Document]]:
+        """(row within the row group, document) of all that the index has of a block."""
+        file, rows, left_out = self._file(block), self._rows(block), set(self._left_out(block).tolist())
+        rule = TextRule(fields=self._rule.fields, join=self._rule.join, id_field=None)
+        with self._opened(int(self.arrays["file"][block])) as (opened, metadata):
+            parquet = ParquetRows(opened, rule, file.path, file.url, metadata)
+            group = int(self.arrays["row_group"][block])
+            for row, item in zip(rows, parquet.read_group(group, rows.start, rows.stop), strict=True):
+                if row - rows.start in left_out:
+                    continue
+                if isinstance(item, Reject):
+                    raise self._stale(file, f"row {row:,} of row group {group} is no document now ({item.reason})")
+                yield row, item
+
+    @contextlib.contextmanager
+    def _opened(self, number: int) -> Iterator[tuple[Any, Any]]:
+        """A file and its footer, both as indexed."""
+        file = self.index.files[number]
+        with self._same(file), process_fetcher(os.getpid()).open(self._locked(file)) as opened:
+            yield opened, self.footer(number)
+
+    def footer(self, number: int) -> Any:
+        """The parsed footer of a file, after its digest was checked: of some damaged ones pyarrow aborts."""
+        if number not in self._footers:
+            file = self.index.files[number]
+            with self._same(file), process_fetcher(os.getpid()).open(self._locked(file)) as opened:
+                opened.seek(file.size_bytes - file.footer_bytes)
+                data = opened.read(file.footer_bytes)
+            if Footer.of(data) != Footer(file.footer_bytes, file.footer_digest):
+                raise self._stale(file, "its footer has another digest")
+            if len(self._footers) >= FOOTERS:
+                self._footers.clear()
+            self._footers[number] = pq.read_metadata(pa.BufferReader(data))
+        return self._footers[number]
+
+    @contextlib.contextmanager
+    def _same(self, file: IndexedFile) -> Iterator[None]:
+        try:
+            yield
+        except InputChanged as error:
+            raise self._stale(file, f"its {error.field} is {error.found!r}, it was {error.locked!r}") from None
+
+    def _stale(self, file: IndexedFile, detail: str) -> StaleIndex:
+        return StaleIndex(file.url, detail, self.source.command())
+
+    def _locked(self, file: IndexedFile) -> LockedFile:
+        return LockedFile(self.name, file.path, file.url, file.facts)
+
+    @cached_property
+    def _rule(self) -> TextRule:
+        return self.source.recipe.sources()[0].text
+
+    # ---- ids
+
+    @cached_property
+    def _backends(self) -> list[Backend]:
+        """What indexed it, if it is installed, and the reference: the digest tells whether either is right."""
+        found: list[Backend] = []
+        with contextlib.suppress(TokenizerError):
+            found.append(_backend(self.tokenizer, self.index.backend.backend))
+        if self.index.backend.backend != REFERENCE:
+            found.append(self.tokenizer.reference)
+        return found
+
+    def _encode(self, documents: list[Document], backend: Backend) -> Tokens:
+        ids: list[NDArray[Any]] = [np.empty(0, self.dtype)]
+        counts: list[NDArray[Any]] = [np.empty(0, np.uint32)]
+        for batch in batches(documents):
+            try:
+                encoded = backend.encode([item.text for item in batch if isinstance(item, Document)])
+            except TooLongToEncode as error:
+                wanted = self.index.backend
+                raise UserError(
+                    f"{self.name}: {error} for {backend.name}, but it was indexed with {wanted.backend} "
+                    f"{wanted.version}: install that"
+                ) from None
+            ids.append(encoded.ids.astype(self.dtype))
+            counts.append(encoded.lengths.astype(np.uint32))
+        return Tokens(np.concatenate(ids), np.concatenate(counts))
+
+
+@lru_cache(maxsize=1)
+def process_fetcher(process: int) -> Fetcher:
+    """One for each process id: connections do not survive a fork."""
+    return Fetcher()
+
+
+@lru_cache(maxsize=4)
+def _backend(tokenizer: Tokenizer, name: str) -> Backend:
+    """One for all sources that share a tokenizer."""
+    return tokenizer.backend(name)

@@ -1,0 +1,258 @@
+"""Making the index of a text source: every file read once, tokenized, counted, and the tokens thrown away.
+
+What is left out, and why, is what a build of shards would leave out, by the same code.
+"""
+
+import io
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from bamba_data import canonical, lock
+from bamba_data.certificate import Certificate, choose
+from bamba_data.document import Ledger
+from bamba_data.encoding import BackendDiffers
+from bamba_data.errors import BudgetExceeded, CorruptManifest
+from bamba_data.fetch import Fetcher
+from bamba_data.locked import LockedFile
+from bamba_data.manifest import Account, CertificateEntry, TokenizerEntry
+from bamba_data.recipe import BadInput
+from bamba_data.shard import Footer
+from bamba_data.sources.base import TextRule
+from bamba_data.sources.parquet import ParquetRows
+from bamba_data.store import Store, open_store
+from bamba_data.tokenizer import REFERENCE, Backend, Tokenizer
+from loader.text_file import FileIndexer
+from loader.text_index import (
+    FORMAT,
+    PART,
+    TABLE,
+    Index,
+    IndexedFile,
+    Table,
+    arrays_of,
+    blocks_path,
+    content_of,
+    index_path,
+    part_path,
+    sealed,
+    unsealed,
+)
+from loader.text_source import TextSource
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all files of a source share. `at` is the folder or URL of indexes, `key` the name of this one."""
+
+    at: str
+    key: str
+    text: TextRule
+    rules: BadInput
+    block_tokens: int
+    tokenizer: Tokenizer
+    backend: str
+
+    @cached_property
+    def store(self) -> Store:
+        return open_store(self.at)
+
+    @cached_property
+    def encoder(self) -> Backend:
+        return self.tokenizer.backend(self.backend)
+
+    def fresh(self) -> "Job":
+        """A copy that has opened nothing yet, to be sent to another process."""
+        return replace(self, tokenizer=Tokenizer(self.tokenizer.data))
+
+    def index(self, rows: ParquetRows, path: str) -> FileIndexer:
+        """With the backend; with the reference, where they differ."""
+        for backend in (self.encoder, self.tokenizer.reference):
+            try:
+                made = FileIndexer(path, self.rules, self.block_tokens, self.tokenizer, backend)
+                made.run(rows)
+                return made
+            except BackendDiffers as difference:
+                if backend.name == REFERENCE:
+                    raise
+                LOG.warning("%s: %s; it is indexed with %s", path, difference, REFERENCE)
+        raise AssertionError("unreachable")
+
+
+def index_file(job: Job, file: LockedFile, fetcher: Fetcher, scratch: Path) -> IndexedFile:
+    """Index one file, or take over what an earlier run has made of it; then its part lies in the store."""
+    done = f"{job.key}/parts/{_part_name(job, file)}.json"
+    if (found := _finished(job, done)) is not None:
+        return found
+    with fetcher.stage(file, scratch) as staged, staged.path.open("rb") as opened:
+        made = job.index(ParquetRows(opened, job.text, file.path, file.url), file.path)
+        size = staged.path.stat().st_size
+        footer = _footer(opened, size)
+    data = _parquet(pa.Table.from_pylist(made.blocks, schema=PART))
+    lengths = Table(sha256=canonical.sha256(data), size_bytes=len(data))
+    job.store.put(part_path(job.key, lengths), data)
+    found = IndexedFile(
+        path=file.path,
+        url=file.url,
+        size_bytes=size,
+        etag=file.facts.etag,
+        sha256=staged.sha256,
+        footer_bytes=footer.size_bytes,
+        footer_digest=footer.digest,
+        rows=made.ledger.read,
+        blocks=len(made.blocks),
+        account=Account.of(made.ledger),
+        lengths=lengths,
+    )
+    job.store.put(done, sealed(found))
+    return found
+
+
+def _part_name(job: Job, file: LockedFile) -> str:
+    facts = file.facts
+    return canonical.digest([file.path, file.url, facts.size_bytes, facts.etag, facts.sha256, job.encoder.version])[:32]
+
+
+def _finished(job: Job, path: str) -> IndexedFile | None:
+    """The record of a file that was done before, if it and its part are whole."""
+    try:
+        found = IndexedFile.model_validate(unsealed(job.store.read(path), path))
+        found.lengths.read(job.store, part_path(job.key, found.lengths))
+    except (FileNotFoundError, CorruptManifest, ValidationError):
+        return None  # it is made anew
+    return found
+
+
+def _footer(file: Any, size: int) -> Footer:
+    file.seek(max(0, size - 8))
+    footer_bytes = min(size, int.from_bytes(file.read(4), "little") + 8)
+    file.seek(size - footer_bytes)
+    return Footer.of(file.read(footer_bytes))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table, out, compression="zstd", write_page_checksum=True, row_group_size=1 << 16)
+    return out.getvalue()
+
+
+# ---- all files
+
+
+def make_index(
+    source: TextSource,
+    at: str,
+    fetcher: Fetcher,
+    scratch: Path,
+    workers: int = 1,
+    told: Callable[[IndexedFile], None] = lambda file: None,
+    certificate: Certificate | None = None,
+) -> Index:
+    """Index a text source into the folder or s3:// URL `at`, with so many processes. `told` hears of every file, in
+    order. What an earlier run finished of files that are the same is not done again. Without the `certificate` of a
+    backend one is earned first, which takes seconds."""
+    recipe = source.recipe
+    tokenizer = lock.load_tokenizer(recipe, Path(), fetcher)
+    locked = lock.resolve(recipe, Path(), fetcher)
+    (place,) = locked.sources.values()
+    if certificate is None:
+        _, certificate, passed_over = choose(tokenizer, recipe.tokenizer.backend)
+        for line in passed_over:
+            LOG.warning("%s", line)
+    key = source.key(locked.revisions.get(source.name), tokenizer.sha256)
+    job = Job(at, key, place.text, recipe.bad_input, source.block_tokens, tokenizer, certificate.backend)
+    files = [file for file in locked.files if file.key not in recipe.bad_input.quarantine]
+    done: list[IndexedFile] = []
+    for one in _each(job, files, fetcher, scratch, workers):
+        done.append(one)
+        told(one)
+    said = place.model_dump(mode="json", include={"location", "text"}) | {"revision": locked.revisions.get(source.name)}
+    return _put_together(job, done, said, CertificateEntry(**certificate.to_json()), recipe.tokenizer.url)
+
+
+def _each(
+    job: Job, files: Sequence[LockedFile], fetcher: Fetcher, scratch: Path, workers: int
+) -> Iterator[IndexedFile]:
+    if min(workers, len(files)) < 2:
+        yield from (index_file(job, file, fetcher, scratch) for file in files)
+        return
+    count = min(workers, len(files))
+    with ProcessPoolExecutor(count, get_context("spawn"), _Worker.begin, (job.fresh(), scratch)) as executor:
+        yield from executor.map(_Worker.run, files)
+
+
+class _Worker:
+    """A process of the pool: its tools are made once."""
+
+    job: Job
+    fetcher: Fetcher
+    scratch: Path
+
+    @classmethod
+    def begin(cls, job: Job, scratch: Path) -> None:
+        cls.job, cls.fetcher, cls.scratch = job, Fetcher(), scratch
+
+    @classmethod
+    def run(cls, file: LockedFile) -> IndexedFile:
+        return index_file(cls.job, file, cls.fetcher, cls.scratch)
+
+
+def _put_together(
+    job: Job, files: Sequence[IndexedFile], said: dict[str, Any], certificate: CertificateEntry, tokenizer_url: str
+) -> Index:
+    totals = Ledger()
+    tables: list[pa.Table] = []
+    for number, file in enumerate(files):
+        totals.add(_ledger(file.account))
+        data = file.lengths.read(job.store, part_path(job.key, file.lengths))
+        part = pq.read_table(io.BytesIO(data)).drop_columns("lengths")
+        tables.append(part.add_column(0, TABLE.field("file"), pa.array([number] * len(part), pa.uint32())).cast(TABLE))
+    _check_budget(totals, job.rules.max_bad_rate)
+    whole = pa.concat_tables(tables) if tables else TABLE.empty_table()
+    data = _parquet(whole)
+    blocks = Table(sha256=canonical.sha256(data), size_bytes=len(data))
+    job.store.put(blocks_path(job.key, blocks), data)
+    index = Index(
+        format=FORMAT,
+        source=said,
+        tokenizer=TokenizerEntry(
+            url=tokenizer_url,
+            sha256=job.tokenizer.sha256,
+            vocab_size=job.tokenizer.vocab_size,
+            token_dtype=job.tokenizer.dtype.str,  # type: ignore[arg-type]
+        ),
+        backend=certificate,
+        block_tokens=job.block_tokens,
+        files=list(files),
+        totals=Account.of(totals),
+        blocks=blocks,
+        content=content_of(arrays_of(whole)),
+    )
+    job.store.put(index_path(job.key), sealed(index))
+    return index
+
+
+def _ledger(account: Account) -> Ledger:
+    return Ledger(**account.model_dump())  # which copies the dicts
+
+
+def _check_budget(totals: Ledger, max_bad_rate: float) -> None:
+    if totals.bad > Fraction(str(max_bad_rate)) * totals.read:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(totals.dead_lettered.items()))
+        raise BudgetExceeded(
+            f"{totals.bad:,} of {totals.read:,} records are bad ({reasons}): a rate of {totals.bad / totals.read:.2g}, "
+            f"max_bad_rate is {max_bad_rate:g}. No index was made, finished files are kept; allow more with "
+            "--rules '{\"max_bad_rate\": RATE}' (in Python: rules=BadInput(max_bad_rate=RATE)), or set a policy"
+        )
