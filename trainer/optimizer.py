@@ -79,7 +79,7 @@ class AdamW:
                 first,
                 second,
                 max_exp_avg_sqs=[],
-                state_steps=[self.updates.clone() for _ in params],  # the call counts each of them up
+                state_steps=list(self.updates.repeat(len(params)).unbind()),  # the call counts each of them up
                 fused=True,
                 grad_scale=divide_by,
                 found_inf=broken,

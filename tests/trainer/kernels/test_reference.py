@@ -68,7 +68,8 @@ def test_what_follows_a_document_changes_no_bit_of_it(start: int) -> None:
 
 def test_the_op_passes_torchs_own_check_of_custom_ops() -> None:
     case = draw(rows_of_documents(2, 70, [[10], [64]])).to(torch.float32)
-    torch.library.opcheck(torch.ops.bamba.mix.default, (*case.leaves(), EPS))
+    for keep in (False, True):
+        torch.library.opcheck(torch.ops.bamba.mix.default, (*case.leaves(), EPS, keep))
 
 
 def test_a_compiled_graph_holds_the_op_whole_and_gives_the_same_numbers() -> None:

@@ -1,0 +1,46 @@
+"""`python -m tests.trainer.graphs`: compile the blocks of a deep hybrid in every way to recompute; one JSON line with
+the loss, a gradient's norm, how many graphs were made after each step, and how often one broke."""
+
+import json
+
+import torch
+from torch._dynamo.utils import counters
+
+from tests.trainer.small import CONFIG, packed
+from trainer.model.bamba import Bamba
+from trainer.model.initial import fill
+from trainer.parallel import distribute, joined
+from trainer.recipe import Compute
+
+DEEP = CONFIG.model_copy(update={"layers": 12, "attention_layers": [3, 7]})
+
+
+def main() -> None:
+    found = {}
+    plain = torch.compile
+    # What is under test is how the graphs are captured; generating machine code for them takes minutes on a CPU.
+    torch.compile = lambda work, **rest: plain(work, backend="aot_eager", **rest)  # type: ignore[assignment]
+    with joined() as world:
+        for compiled, recompute in ((False, "none"), (True, "none"), (True, "selective"), (True, "full")):
+            torch._dynamo.reset()
+            counters.clear()
+            with torch.device("meta"):
+                model = Bamba(DEEP, chunk_tokens=64)
+            distribute(model, Compute(dtype="float32", compile=compiled, recompute=recompute), world)  # type: ignore[arg-type]
+            fill(model, DEEP, 1)
+            graphs = []
+            for seed in range(3):
+                loss, _ = model.losses(*packed([40, 30], seed=seed))
+                loss.backward()
+                graphs.append(counters["stats"]["unique_graphs"])
+            found[f"{recompute}{' compiled' if compiled else ''}"] = {
+                "loss": loss.item(),
+                "gradient": model.blocks[0].mlp.down.weight.grad.full_tensor().norm().item(),
+                "graphs": graphs,
+                "breaks": sum(counters["graph_break"].values()),
+            }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
