@@ -2,7 +2,7 @@
 
     mix(zxbcdt, …)   all of a Mamba2 block between its two linears: conv, silu, scan, gated norm. The model's op: its
                      backward writes the gradient of the packed projection in place, piece by piece, and keeps from
-                     the forward only its input and the scan's output
+                     the forward its input, the scan's output and, by choice, the convolution's
     scan(x, dt, …)   the SSD scan alone
 
 With TRITON_INTERPRET=1 the Triton kernels run on a CPU, in Triton's interpreter: that is how the tests reach them.
@@ -40,7 +40,9 @@ class Backend(Protocol):
 
 
 def backend(tensor: Tensor) -> Backend:
-    """Triton where the tensor is on a GPU or the interpreter is asked for; else the reference."""
+    """Triton where the tensor is on a GPU or the interpreter is asked for; else, and in float64, the reference."""
+    if tensor.dtype == torch.float64:
+        return reference
     if tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
         from trainer.kernels import triton_backend
 
@@ -133,13 +135,14 @@ def _mix(
     norm_weight: Tensor,
     documents: Tensor,
     eps: float,
-) -> tuple[Tensor, Tensor]:
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     run = backend(zxbcdt)
     inner = len(norm_weight)
     z, xbc, dt = unpack(zxbcdt, inner, len(A_log))
     mixed = run.conv_forward(xbc, conv_weight, conv_bias, documents)
     y = run.scan_forward(_scan_inputs(mixed, dt, inner, A_log, D, dt_bias, documents)).flatten(2)
-    return run.norm_forward(y, z, norm_weight, eps), y
+    return run.norm_forward(y, z, norm_weight, eps), y, mixed if keep else mixed.new_empty(0)
 
 
 @_mix.register_fake
@@ -153,15 +156,19 @@ def _(
     norm_weight: Tensor,
     documents: Tensor,
     eps: float,
-) -> tuple[Tensor, Tensor]:
-    shape = (*zxbcdt.shape[:2], len(norm_weight))
-    return zxbcdt.new_empty(shape), zxbcdt.new_empty(shape)
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, tokens = documents.shape
+    out = zxbcdt.new_empty((batch, tokens, len(norm_weight)))
+    kept = zxbcdt.new_empty((batch, tokens, len(conv_bias)) if keep else (0,))
+    return out, torch.empty_like(out), kept
 
 
 @torch.library.custom_op("bamba::mix_backward", mutates_args=())
 def _mix_backward(
     grad: Tensor,
     y: Tensor,
+    mixed: Tensor,
     zxbcdt: Tensor,
     conv_weight: Tensor,
     conv_bias: Tensor,
@@ -178,7 +185,8 @@ def _mix_backward(
     dzxbcdt = torch.empty(zxbcdt.shape, dtype=zxbcdt.dtype, device=zxbcdt.device)
     dz, dxbc, ddt = unpack(dzxbcdt, inner, heads)
     dy, dnorm = run.norm_backward(y, z, norm_weight, eps, grad.contiguous(), dz)
-    mixed = run.conv_forward(xbc, conv_weight, conv_bias, documents)
+    if not mixed.numel():  # not kept
+        mixed = run.conv_forward(xbc, conv_weight, conv_bias, documents)
     inputs = _scan_inputs(mixed, dt, inner, A_log, D, dt_bias, documents)
     dmixed = torch.empty_like(mixed)
     dx, dB, dC = split_conv(dmixed, inner, heads)
@@ -192,6 +200,7 @@ def _mix_backward(
 def _(
     grad: Tensor,
     y: Tensor,
+    mixed: Tensor,
     zxbcdt: Tensor,
     conv_weight: Tensor,
     conv_bias: Tensor,
@@ -211,13 +220,14 @@ def _like(grads: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]
     return [g.to(p.dtype).contiguous() for g, p in zip(grads, parameters, strict=True)]
 
 
-def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.eps = inputs
-    ctx.save_for_backward(output[1], *tensors)
+def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.eps, _ = inputs
+    ctx.set_materialize_grads(False)  # no zeros for y, which only the backward uses
+    ctx.save_for_backward(output[1], output[2], *tensors)
 
 
-def _mix_grads(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return (*torch.ops.bamba.mix_backward(grad, *ctx.saved_tensors, ctx.eps), None, None)
+def _mix_grads(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    return (*torch.ops.bamba.mix_backward(grad, *ctx.saved_tensors, ctx.eps), None, None, None)
 
 
 _mix.register_autograd(_mix_grads, setup_context=_save_mix)
@@ -233,6 +243,7 @@ def mix(
     norm_weight: Tensor,
     documents: Tensor,
     eps: float,
+    keep: bool = True,
 ) -> Tensor:
     """All of a Mamba2 block between its two linears: norm(scan(silu(conv(x|B|C)), dt) * silu(z)).
 
@@ -241,9 +252,11 @@ def mix(
     x | B | C. A_log, D, dt_bias: (heads,), best in float32. norm_weight: (inner,). documents: int32 (batch, tokens),
     the number of the document that a token belongs to (seq_idx): ids ascend along a row, so none comes back; zeros
     where a row is one document. Neither the convolution nor the scan passes from one document to the next.
+    keep: hold the convolution's output (2 (inner + 2 state) bytes a token in bfloat16) for the backward, which else
+    makes it again, in a twentieth of the op's time.
 
     Returns (batch, tokens, inner) in the dtype of zxbcdt. Gradients come for all but `documents`, in the dtype of
-    their tensors. bfloat16, float32 and float64 (CPU only); sums, decays and states are float32 at least.
+    their tensors. bfloat16, float32 and float64; sums, decays and states are float32 at least.
     """
-    out, _ = torch.ops.bamba.mix(zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents, eps)
-    return out  # type: ignore[no-any-return]
+    tensors = (zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents)
+    return torch.ops.bamba.mix(*tensors, eps, keep)[0]  # type: ignore[no-any-return]

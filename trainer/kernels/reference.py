@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, silu, softplus
 
-from trainer.kernels.shapes import CHUNK, ScanGrads, ScanInputs
+from trainer.kernels.shapes import ScanGrads, ScanInputs
 
+CHUNK = 64  # tokens; the quadratic part of SSD works inside a chunk, a state is handed from chunk to chunk
 WIDTH = 4  # taps of the convolution
 
 
@@ -107,8 +108,8 @@ class _Chunks(NamedTuple):
 def _cut(tensor: Tensor, tokens: int) -> Tensor:
     """(batch, tokens, …) as (batch, chunks, CHUNK, …), filled up with zeros."""
     missing = -tokens % CHUNK
-    filled = pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, missing))
-    return filled.unflatten(1, (-1, CHUNK))
+    filled: Tensor = pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, missing))
+    return torch.unflatten(filled, 1, (-1, CHUNK))
 
 
 def _chunks(inputs: ScanInputs) -> _Chunks:

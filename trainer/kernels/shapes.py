@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-CHUNK = 64  # tokens; the quadratic part of SSD works inside a chunk, a state is handed from chunk to chunk
-
 
 class ScanInputs(NamedTuple):
     """What the scan reads. x: (batch, tokens, heads, head_dim); dt, before bias and softplus: (batch, tokens, heads);

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.trainer.kernels.cases import EPS, Case, draw, rows_of_documents
-from tests.trainer.kernels.test_reference import NAMES, gradients, relative
+from tests.trainer.kernels.test_reference import gradients, relative
 from trainer.kernels import ops
 
 #: Rounding of the products: float32 on a CPU; on a GPU three passes of tf32.

@@ -1,0 +1,250 @@
+"""The Mamba2 kernels beside mamba_ssm's, on one GPU: errors against float64, and times.
+
+    python -m benchmarks.kernels [--peer FOLDER] [--shapes 2x4096,1x32768] [--only check,time,profile]
+
+FOLDER holds the packages `mamba_ssm` and `causal_conv1d` as their source packages ship them, and `csrc`, the CUDA
+sources of causal-conv1d, which are built first (docs/kernels.md says how it was filled). Without it, ours alone.
+
+Inputs are Bamba's: 128 heads of 64, state 128, one group, bfloat16, decay rates and steps as a new model draws them,
+and four documents a row. Times are medians of CUDA graph replays (no launch gaps) and of plain calls, the L2 cache
+flushed before each. A peer's times come from the same process.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import triton.testing
+from torch import Tensor
+
+from trainer.kernels import ops
+
+HEADS, WIDTH, STATE, EPS = 128, 64, 128, 1e-5
+INNER = HEADS * WIDTH
+NAMES = ("zxbcdt", "conv_weight", "conv_bias", "A_log", "D", "dt_bias", "norm_weight")
+SCAN_NAMES = ("x", "dt", "B", "C", "A_log", "D", "dt_bias")
+
+
+def documents(batch: int, tokens: int) -> Tensor:
+    """Four documents a row, with borders at odd places."""
+    borders = torch.tensor([tokens // 7, tokens // 2 + 1, tokens - tokens // 5], device="cuda")
+    row = torch.bucketize(torch.arange(tokens, device="cuda"), borders, right=True)
+    return row.to(torch.int32).expand(batch, tokens).contiguous()
+
+
+def mix_inputs(batch: int, tokens: int, seed: int = 0) -> list[Tensor]:
+    make = torch.Generator("cuda").manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=make, device="cuda")
+
+    def between(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(HEADS, generator=make, device="cuda")
+
+    step = between(-6.9, -2.3).exp()
+    large = torch.empty(batch, tokens, 2 * INNER + 2 * STATE + HEADS, dtype=torch.bfloat16, device="cuda")
+    large.normal_(generator=make)
+    conv = (normal(INNER + 2 * STATE, 4) / 2).bfloat16(), (normal(INNER + 2 * STATE) / 2).bfloat16()
+    rest = between(1, 16).log(), 1 + normal(HEADS) / 4, step + torch.log(-torch.expm1(-step))
+    return [large, *conv, *rest, (1 + normal(INNER) / 4).bfloat16()]
+
+
+def scan_inputs(batch: int, tokens: int, seed: int = 0) -> list[Tensor]:
+    large, _, _, a_log, d, bias, _ = mix_inputs(batch, tokens, seed)
+    x = large[..., :INNER].unflatten(-1, (HEADS, WIDTH)).contiguous()
+    dt, b, c, _ = (part.contiguous() for part in large[..., INNER:].split([HEADS, STATE, STATE, INNER], -1))
+    return [x, dt, b, c, a_log, d, bias]
+
+
+def our_mix(leaves: list[Tensor], docs: Tensor) -> Tensor:
+    return ops.mix(*leaves, docs, EPS)
+
+
+def our_scan(leaves: list[Tensor], docs: Tensor) -> Tensor:
+    return torch.ops.bamba.scan(*leaves, docs)
+
+
+def peer_functions(folder: Path, chunk: int) -> tuple[Callable, Callable]:
+    """mamba_ssm's fused entry and its scan, in the forms of ours."""
+    sys.path.insert(0, str(folder / "site"))
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined, mamba_split_conv1d_scan_combined
+
+    def mix(leaves: list[Tensor], docs: Tensor) -> Tensor:
+        zxbcdt, weight, bias, a_log, d, dt_bias, norm = leaves
+        return mamba_split_conv1d_scan_combined(
+            zxbcdt,
+            weight,
+            bias,
+            dt_bias,
+            -a_log.exp(),
+            d,
+            chunk,
+            seq_idx=docs,
+            rmsnorm_weight=norm,
+            rmsnorm_eps=EPS,
+            headdim=WIDTH,
+            norm_before_gate=False,
+        )
+
+    def scan(leaves: list[Tensor], docs: Tensor) -> Tensor:
+        x, dt, b, c, a_log, d, dt_bias = leaves
+        return mamba_chunk_scan_combined(
+            x,
+            dt,
+            -a_log.exp(),
+            b[:, :, None],
+            c[:, :, None],
+            chunk,
+            D=d,
+            dt_bias=dt_bias,
+            seq_idx=docs,
+            dt_softplus=True,
+        )
+
+    return mix, scan
+
+
+def build_peer_conv(folder: Path) -> None:
+    """causal-conv1d's extension, built from its sources."""
+    from torch.utils import cpp_extension
+
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
+    place = Path(os.environ.get("PEER_BUILD", "/tmp/peer_build"))
+    place.mkdir(exist_ok=True)
+    sys.path.insert(0, str(place))
+    sources = [str(folder / "csrc" / name) for name in ("causal_conv1d.cpp", "causal_conv1d_fwd.cu")]
+    sources += [str(folder / "csrc" / f"causal_conv1d_{name}.cu") for name in ("bwd", "update")]
+    cpp_extension.load(
+        "causal_conv1d_cuda", sources, build_directory=str(place), extra_cuda_cflags=["-O3", "--use_fast_math"]
+    )
+
+
+def leaves_of(tensors: list[Tensor], *, double: bool = False) -> list[Tensor]:
+    return [(t.double() if double else t).detach().clone().requires_grad_() for t in tensors]
+
+
+def results(function: Callable, tensors: list[Tensor], docs: Tensor, grad: Tensor, *, double: bool = False) -> list:
+    """The output and every gradient."""
+    leaves = leaves_of(tensors, double=double)
+    out = function(leaves, docs)
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(out.dtype))]
+
+
+def check(batch: int, tokens: int, peers: dict[str, tuple[Callable, Callable]]) -> None:
+    """Print relative errors against float64 of ours and the peers', and whether ours repeats itself to the bit."""
+    docs = documents(batch, tokens)
+    for kind, (function, make, names) in enumerate(((our_mix, mix_inputs, NAMES), (our_scan, scan_inputs, SCAN_NAMES))):
+        tensors = make(batch, tokens, seed=tokens)
+        shape = (batch, tokens, INNER) if kind == 0 else (batch, tokens, HEADS, WIDTH)
+        grad = torch.randn(shape, device="cuda", generator=torch.Generator("cuda").manual_seed(1)).bfloat16()
+        wanted = results(function, tensors, docs, grad.double(), double=True)
+        rows = {"ours": results(function, tensors, docs, grad)}
+        again = results(function, tensors, docs, grad)
+        same = all(torch.equal(a, b) for a, b in zip(rows["ours"], again, strict=True))
+        rows |= {name: results(pair[kind], tensors, docs, grad) for name, pair in peers.items()}
+        print(f"\n{function.__name__} {batch}x{tokens}: relative error; ours twice the same bits: {same}")
+        print(f"{'':14}" + "".join(f"{name:>14}" for name in rows))
+        for place, name in enumerate(("out", *names)):
+            reference = wanted[place]
+            errors = [float((row[place].double() - reference).norm() / reference.norm()) for row in rows.values()]
+            print(f"{name:14}" + "".join(f"{error:14.2e}" for error in errors), flush=True)
+        if kind == 0:
+            parts = dict(zip(["z", "x", "B", "C", "dt"], (INNER, INNER, STATE, STATE, HEADS), strict=True))
+            split = [row[1].split(list(parts.values()), -1) for row in rows.values()]
+            for place, (name, reference) in enumerate(
+                zip(parts, wanted[1].split(list(parts.values()), -1), strict=True)
+            ):
+                errors = [float((row[place].double() - reference).norm() / reference.norm()) for row in split]
+                print(f"  d{name:11}" + "".join(f"{error:14.2e}" for error in errors), flush=True)
+
+
+def graphed(call: Callable[[], object]) -> Callable[[], object]:
+    """The call as a CUDA graph: replayed, its kernels run with no gaps for launches."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def median_ms(call: Callable[[], object]) -> float:
+    return triton.testing.do_bench(call, warmup=50, rep=250, return_mode="median")
+
+
+def timed(function: Callable, tensors: list[Tensor], docs: Tensor) -> dict[str, Callable[[], object]]:
+    leaves = leaves_of(tensors)
+    grad = torch.randn_like(function(leaves, docs))
+
+    def forward() -> object:
+        with torch.no_grad():
+            return function(leaves, docs)
+
+    def both() -> object:
+        return torch.autograd.grad(function(leaves, docs), leaves, grad)
+
+    return {"forward": forward, "forward+backward": both}
+
+
+def time(batch: int, tokens: int, peers: dict[str, tuple[Callable, Callable]]) -> None:
+    docs = documents(batch, tokens)
+    for kind, make in enumerate((mix_inputs, scan_inputs)):
+        tensors = make(batch, tokens)
+        for name, pair in {"ours": (our_mix, our_scan), **peers}.items():
+            for what, call in timed(pair[kind], tensors, docs).items():
+                plain = median_ms(call)
+                replay = median_ms(graphed(call))
+                print(
+                    f"{('mix', 'scan')[kind]:5} {batch}x{tokens:<7} {what:17} {name:12}"
+                    f" graph {replay:8.3f} ms   plain {plain:8.3f} ms   {replay * 1e6 / batch / tokens:7.1f} ns/token",
+                    flush=True,
+                )
+
+
+def profile(function: Callable, tensors: list[Tensor], docs: Tensor, repeats: int = 5) -> None:
+    """Print where the time of forward and backward goes, kernel by kernel."""
+    both = timed(function, tensors, docs)["forward+backward"]
+    for _ in range(3):
+        both()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as record:
+        for _ in range(repeats):
+            both()
+        torch.cuda.synchronize()
+    events = [(e.self_device_time_total / repeats, e.count / repeats, e.key) for e in record.key_averages()]
+    print(f"\n{function.__name__}: total {sum(e[0] for e in events):.0f} us")
+    for total, count, key in sorted(events, reverse=True)[:22]:
+        print(f"{total:9.1f} us {count:5.1f}x  {key[:90]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", type=Path)
+    parser.add_argument("--chunks", default="256,128", help="the peer's chunk lengths")
+    parser.add_argument("--shapes", default="2x4096")
+    parser.add_argument("--only", default="check,time,profile")
+    options = parser.parse_args()
+    print(torch.cuda.get_device_name(), "torch", torch.__version__, "triton", triton.__version__)
+    peers = {}
+    if options.peer:
+        build_peer_conv(options.peer)
+        peers = {f"peer {c}": peer_functions(options.peer, int(c)) for c in options.chunks.split(",")}
+    for text in options.shapes.split(","):
+        batch, tokens = map(int, text.split("x"))
+        if "check" in options.only:
+            check(batch, tokens, peers)
+        if "time" in options.only:
+            time(batch, tokens, peers)
+        if "profile" in options.only:
+            docs = documents(batch, tokens)
+            profile(our_mix, mix_inputs(batch, tokens), docs)
+
+
+if __name__ == "__main__":
+    main()

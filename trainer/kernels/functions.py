@@ -1,0 +1,26 @@
+"""Small functions that several kernels call."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def wide(number):
+    """A scalar as int64: an offset that may pass 2**31 elements is computed in it."""
+    return tl.full([], number, tl.int64)
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x)); the square of a reciprocal root, since Triton's division takes three times as many steps."""
+    root = tl.math.rsqrt(1.0 + tl.exp2(x * -1.4426950408889634))
+    return root * root
+
+
+@triton.jit
+def softplus(raw):
+    """log(1 + exp(raw)), to full float32 precision also where it is tiny."""
+    small = tl.exp(tl.minimum(raw, 20.0))
+    grown = 1.0 + small
+    exact = tl.where(grown == 1.0, small, tl.log(grown) * small / tl.where(grown == 1.0, 1.0, grown - 1.0))
+    return tl.where(raw > 20.0, raw, exact)

@@ -1,0 +1,44 @@
+"""How a Triton kernel is launched: warps and pipeline stages, on the device of its tensors.
+
+The numbers were measured on an H100 (docs/kernels.md); every choice computes the same function.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """The shape of a launch; `block` is the kernel's own tile size, where it has one to choose."""
+
+    warps: int
+    stages: int = 1
+    block: int = 0
+
+    def options(self, data: Tensor | None = None) -> dict[str, int]:
+        """Stages fill the shared memory with tiles of two-byte numbers: wider `data` gets one."""
+        return {"num_warps": self.warps, "num_stages": self.stages if data is None or data.itemsize == 2 else 1}
+
+
+def on(tensor: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device: make it the tensor's."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def tiles(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """(batch, tokens, …) as tiles for the copy engine, which gives zeros beyond the last token and writes none there.
+
+    The dimensions after the tokens lie side by side; strides are multiples of 16 bytes.
+    """
+    flat = tensor.flatten(2)
+    return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), [1, rows, columns])
+
+
+def stack(tensor: Tensor, rows: int) -> TensorDescriptor:
+    """A contiguous tensor as one tall matrix of its last dimension, in tiles of so many rows."""
+    flat = tensor.flatten(0, -2)
+    return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), [rows, flat.shape[1]])
