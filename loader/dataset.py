@@ -74,6 +74,7 @@ def build_loader(
     bos_id: int | None = None,
     eos_id: int | None = None,
     holdout: float = 0.0005,
+    packing: str = "chunk",
     window_rows: int | None = None,
     shuffle: bool = True,
     pad_rows: bool = False,
@@ -92,9 +93,10 @@ def build_loader(
     data         URL of a dataset or a TextSource, or several, whose sources all have different names
     weights      by source, in any unit; None takes every source by its tokens. A weight of 0 leaves one out
     delimiters   "eos", "bos", "both" or "none": around every document. Ids from the tokenizer, or `bos_id`, `eos_id`
+    packing      "chunk" fills every row and cuts documents; "best-fit" cuts none that fits into a row, fills 99.6 %
     shuffle      False reads blocks and documents in the order stored, still mixed
     num_workers  threads that read ahead; 0 reads when asked. Any number gives the same batches
-    plan         a MixPlan (or its file) instead of weights, row_tokens, batch_rows, seed, delimiters and holdout
+    plan         a MixPlan (or its file) instead of weights, row_tokens, batch_rows, seed, packing, ...
     pad_rows     all ranks get equally many rows, filled up with masked ones (row -1)
     split        "train", or "holdout": the held-out documents once, in order, not shuffled
     max_epochs   end with the batch in which the first source (`at_end="all"`: the last) has been read so many times
@@ -119,7 +121,9 @@ def build_loader(
         shares = weights or {name: int(blocks.tokens.sum()) for name, blocks in sources.items()}
         if unknown := sorted(set(shares) - set(sources)):
             raise UserError(f"weights name {unknown}, the data has {sorted(sources)}")
-        header: dict[str, Any] = {"shuffle": shuffle} | ({"window_rows": window_rows} if window_rows else {})
+        header: dict[str, Any] = {"packing": packing, "shuffle": shuffle} | (
+            {"window_rows": window_rows} if window_rows else {}
+        )
         return MixPlan.create(
             shares,
             {name: blocks.identity for name, blocks in sources.items()},

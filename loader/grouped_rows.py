@@ -36,7 +36,7 @@ class Grouping:
         tokens = material.blocks.tokens
         self.blocks = len(tokens)
         rows = int(tokens.sum()) // material.header.row_tokens // material.header.group_rows
-        self.groups = max(1, min(self.blocks // LEAST_BLOCKS, rows))
+        self.groups = min(self.blocks, max(1, min(self.blocks // LEAST_BLOCKS, rows)))
 
     def blocks_of(self, group: int) -> range:
         return range(group * self.blocks // self.groups, (group + 1) * self.blocks // self.groups)
@@ -46,7 +46,7 @@ class Grouping:
 
     def begins(self) -> Longs:
         """The first block of every group, and the end."""
-        return np.arange(self.groups + 1) * self.blocks // self.groups
+        return np.arange(self.groups + 1) * self.blocks // max(1, self.groups)
 
 
 def rows_by_group(material: Material, packer: Packer, processes: int | None = None) -> Longs:
@@ -55,7 +55,7 @@ def rows_by_group(material: Material, packer: Packer, processes: int | None = No
     `processes` is for the command, None for a loader: it raises UserError, which names the command, where that would
     take it long.
     """
-    path = _path(material)
+    path = rows_path(material)
     if path and (found := kept(path)) is not None:
         return found.astype(np.int64)
     blocks = material.blocks
@@ -78,7 +78,7 @@ def rows_by_group(material: Material, packer: Packer, processes: int | None = No
     return rows
 
 
-def _path(material: Material) -> Path | None:
+def rows_path(material: Material) -> Path | None:
     if material.cache is None:
         return None
     header = material.header

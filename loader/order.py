@@ -15,10 +15,10 @@ from bamba_data.errors import UserError
 from loader.blocks import Blocks
 from loader.deviation import earlier_equal
 from loader.mix import Rows
-from loader.packing import Documents, Gone, Material, Packing
+from loader.packing import Documents, Gone, Material, Packing, heldout_of
 from loader.packings import packing_of
 from loader.permutation import derive_key
-from loader.plan import Batch, MixPlan, held_out
+from loader.plan import Batch, MixPlan
 from loader.stream import Stream
 
 
@@ -80,7 +80,7 @@ class Order:
     def _held(self, name: str, blocks: Blocks) -> Held:
         header = self.plan.header
         key = derive_key(header.seed, "source", name) if header.shuffle else None
-        heldout = _held_out(blocks, header.holdout_ppm)
+        heldout = heldout_of(blocks, header.holdout_ppm)
         material = Material(blocks, header, key, heldout, self._cache)
         packing = packing_of(material)
         gone: list[Gone] = []
@@ -110,9 +110,3 @@ class Order:
         rows = np.arange(batch.first_row, batch.first_row + batch.rows)
         sources = lattice.sources(rows)
         return Ordinals(sources, lattice.counts(batch.first_row)[sources] + earlier_equal(sources))
-
-
-def _held_out(blocks: Blocks, holdout_ppm: int) -> Documents:
-    candidates = blocks.candidates
-    chosen = np.flatnonzero(held_out(candidates.hash, holdout_ppm))
-    return Documents(candidates.block[chosen], candidates.document[chosen], candidates.tokens[chosen])

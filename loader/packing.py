@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loader.blocks import Blocks
-from loader.plan import Header
+from loader.plan import Header, held_out
 from loader.segments import Layout, Segment
 from loader.stream import Stream
 
@@ -33,6 +33,13 @@ class Documents(NamedTuple):
     def documents_of(self, block: int) -> Longs:
         low, high = np.searchsorted(self.blocks, (block, block + 1))
         return self.documents[low:high]
+
+
+def heldout_of(blocks: Blocks, holdout_ppm: int) -> Documents:
+    """The candidates that are held out of so large a share."""
+    candidates = blocks.candidates
+    chosen = np.flatnonzero(held_out(candidates.hash, holdout_ppm))
+    return Documents(candidates.block[chosen], candidates.document[chosen], candidates.tokens[chosen])
 
 
 class Gone(NamedTuple):
