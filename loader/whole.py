@@ -1,0 +1,32 @@
+"""Files in a cache that appear whole or not at all, and of which a kill leaves nothing behind."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, parts: Iterable[Any]) -> None:
+    """Write the bytes of `parts` end to end as `path`, whose folder exists. A file that is there stays.
+
+    The file has no name before it is whole (Linux: O_TMPFILE and a link). On a file system that cannot do that it has
+    the name `.part-*` until then.
+    """
+    try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o644)
+    except (OSError, AttributeError):
+        handle, staged = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.writelines(parts)
+            Path(staged).replace(path)
+        finally:
+            Path(staged).unlink(missing_ok=True)
+        return
+    with os.fdopen(descriptor, "wb") as file:
+        file.writelines(parts)
+        file.flush()
+        with contextlib.suppress(FileExistsError):
+            os.link(f"/proc/self/fd/{file.fileno()}", path, follow_symlinks=True)
