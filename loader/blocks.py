@@ -4,14 +4,13 @@ The counts come from the manifest's table of blocks. They are kept as arrays in 
 loaded: nine million blocks cost a process no memory, and all processes of a host after the first no time.
 """
 
+import contextlib
 import io
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +23,12 @@ from bamba_data.dataset import Dataset
 from bamba_data.errors import CorruptManifest, CorruptShard, UserError
 from bamba_data.shard import Footer, ShardReader, Tokens
 from loader.mapping import map_file
+from loader.whole import write_whole
 
 FOOTERS = 64  # parsed ones held
+READS = 3  # of what does not have its digest: bits may flip on the way, too
+
+T = TypeVar("T")
 
 #: The arrays of an index, one element a block, and the candidates for being held out.
 FIELDS: Mapping[str, str] = {
@@ -111,6 +114,9 @@ class ShardBlocks:
         return int(self.arrays["shard"][block]), int(self.arrays["block"][block])
 
     def read(self, block: int) -> Tokens:
+        return _again(lambda: self._read(block))
+
+    def _read(self, block: int) -> Tokens:
         number, row_group = self.place(block)
         shard = _shard(self.dataset, number)
         start, size = int(self.arrays["offset"][block]), int(self.arrays["size_bytes"][block])
@@ -139,74 +145,101 @@ def open_blocks(dataset: Dataset, cache: Path) -> dict[str, ShardBlocks]:
     """All sources of a dataset, by name."""
     digest = canonical.digest([dataset.manifest.tables.blocks.sha256, dataset.manifest.tables.candidates.sha256])
     folder = cache / "index" / digest[:32]
-    if not (folder / "index.json").exists():
-        _write_index(dataset, folder)
-    listed = canonical.loads((folder / "index.json").read_bytes(), str(folder), 1 << 24)
+    sources = len(dataset.manifest.sources)
+    index = _read_index(folder, sources)
+    for _ in range(READS):  # another process may be mending it, too
+        if index is None:
+            try:
+                _write_index(dataset, folder)
+            except OSError as error:
+                raise UserError(
+                    f"the cache folder {cache} cannot be written ({error.strerror}): make room, or name another by "
+                    "cache= or $BAMBA_CACHE"
+                ) from error
+            index = _read_index(folder, sources)
+    if index is None:
+        raise UserError(f"the cache folder {cache} loses what is written to it: name another by cache= or $BAMBA_CACHE")
     found: dict[str, ShardBlocks] = {}
-    for number, source in enumerate(dataset.manifest.sources):
-        try:
-            arrays = {field: _mapped(folder / f"{number}.{field}", FIELDS[field], listed) for field in FIELDS}
-        except _Damaged:
-            shutil.rmtree(folder, ignore_errors=True)
-            _write_index(dataset, folder)
-            listed = canonical.loads((folder / "index.json").read_bytes(), str(folder), 1 << 24)
-            arrays = {field: _mapped(folder / f"{number}.{field}", FIELDS[field], listed) for field in FIELDS}
+    for source, arrays in zip(dataset.manifest.sources, index, strict=True):
         if len(arrays["tokens"]) != source.blocks or int(arrays["tokens"].sum()) != source.account.tokens:
             raise CorruptManifest(dataset.store.url, f"the blocks of source {source.name} are not what it says of them")
         found[source.name] = ShardBlocks(dataset, source.name, arrays)
     return found
 
 
-class _Damaged(Exception):
-    """A file of the index is not what index.json says: it is made anew."""
+def _again(read: Callable[[], T]) -> T:
+    """What `read` gives, tried READS times. A shard that is not there is a damaged one."""
+    for left in reversed(range(READS)):
+        try:
+            return read()
+        except FileNotFoundError as error:
+            raise CorruptShard(str(error.filename or error), "is missing") from error
+        except CorruptShard:
+            if not left:
+                raise
+    raise AssertionError
 
 
-def _mapped(path: Path, dtype: str, listed: dict[str, Any]) -> NDArray[Any]:
-    size, digest = listed[path.name]
-    if not size:
-        return np.empty(0, dtype)
+def _read_index(folder: Path, sources: int) -> list[dict[str, NDArray[Any]]] | None:
+    """The arrays of every source; None if there are none, or one is damaged."""
     try:
-        found = map_file(path)
-    except OSError:
-        raise _Damaged from None
-    if len(found) != size or xxhash.xxh3_128_hexdigest(found.data) != digest:
+        listed = canonical.loads((folder / "index.json").read_bytes(), str(folder), 1 << 24)
+        return [
+            {field: _mapped(folder / f"{number}.{field}", dtype, listed) for field, dtype in FIELDS.items()}
+            for number in range(sources)
+        ]
+    except (OSError, CorruptManifest, _Damaged):
+        return None
+
+
+class _Damaged(Exception):
+    """A file of the index is not what index.json says, or that is no list of them: all are made anew."""
+
+
+def _mapped(path: Path, dtype: str, listed: Any) -> NDArray[Any]:
+    entry = listed.get(path.name) if isinstance(listed, dict) else None
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise _Damaged
+    found = map_file(path)
+    if [len(found), xxhash.xxh3_128_hexdigest(found.data)] != entry:
         raise _Damaged
     return np.frombuffer(found, dtype)
 
 
 def _write_index(dataset: Dataset, folder: Path) -> None:
-    """The arrays of every source, in a folder that appears whole or not at all."""
+    """The arrays of every source as files, the list of them last. Processes that do this at once write the same."""
     import polars as pl
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
-    try:
-        listed: dict[str, tuple[int, str]] = {}
-        for number, source in enumerate(dataset.manifest.sources):
-            blocks = dataset.blocks.filter(pl.col("source") == source.name)
-            places = blocks.select("shard", "block").with_row_index("candidate_block")
-            chosen = (
-                dataset.candidates.filter(pl.col("source") == source.name)
-                .join(places, on=["shard", "block"])
-                .sort("candidate_block", "document")
-            )
-            plain = ("shard", "block", "documents", "tokens", "offset", "size_bytes")
-            arrays = {name: blocks[name].to_numpy() for name in plain}
-            arrays["digest"] = np.frombuffer(b"".join(blocks["digest"].to_list()), "<u8")
-            arrays["candidate_block"] = chosen["candidate_block"].to_numpy()
-            for name in ("document", "tokens", "hash"):
-                arrays[f"candidate_{name}"] = chosen[name].to_numpy()
-            for field, dtype in FIELDS.items():
-                data = np.ascontiguousarray(arrays[field], dtype).tobytes()
-                listed[f"{number}.{field}"] = (len(data), xxhash.xxh3_128_hexdigest(data))
-                (staged / f"{number}.{field}").write_bytes(data)
-        (staged / "index.json").write_bytes(canonical.dumps(listed))
-        staged.rename(folder)
-    except OSError:
-        if not (folder / "index.json").exists():  # another process made it first, or the disk is full
-            raise
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    listed: dict[str, tuple[int, str]] = {}
+    for number, source in enumerate(dataset.manifest.sources):
+        blocks = dataset.blocks.filter(pl.col("source") == source.name)
+        places = blocks.select("shard", "block").with_row_index("candidate_block")
+        chosen = (
+            dataset.candidates.filter(pl.col("source") == source.name)
+            .join(places, on=["shard", "block"])
+            .sort("candidate_block", "document")
+        )
+        plain = ("shard", "block", "documents", "tokens", "offset", "size_bytes")
+        arrays = {name: blocks[name].to_numpy() for name in plain}
+        arrays["digest"] = np.frombuffer(b"".join(blocks["digest"].to_list()), "<u8")
+        arrays["candidate_block"] = chosen["candidate_block"].to_numpy()
+        for name in ("document", "tokens", "hash"):
+            arrays[f"candidate_{name}"] = chosen[name].to_numpy()
+        for field, dtype in FIELDS.items():
+            data = np.ascontiguousarray(arrays[field], dtype).tobytes()
+            listed[f"{number}.{field}"] = (len(data), xxhash.xxh3_128_hexdigest(data))
+            _replace(folder / f"{number}.{field}", data)
+    _replace(folder / "index.json", canonical.dumps(listed))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file, unless it is there and is that already."""
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == data:
+            return
+    path.unlink(missing_ok=True)
+    write_whole(path, [data])
 
 
 class _Shard(NamedTuple):

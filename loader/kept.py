@@ -1,8 +1,6 @@
 """The orders of large epochs, kept as mapped files: a resume, or another process of the host, permutes nothing."""
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import xxhash
 from loader.mapping import map_file
 from loader.permutation import derive_key
 from loader.stream import Epoch, Removed
+from loader.whole import write_whole
 
 WORTH_BLOCKS = 1 << 16  # below, to compute is as quick
 
@@ -27,6 +26,7 @@ def keep_in(
         with contextlib.suppress(OSError):
             if (found := _read(path)) is not None:
                 return found
+            path.unlink()  # damaged
         epoch = make()
         if len(epoch.order) >= WORTH_BLOCKS:
             with contextlib.suppress(OSError):  # a full disk costs time, not rows
@@ -48,10 +48,4 @@ def _read(path: Path) -> Epoch | None:
 def _write(path: Path, epoch: Epoch) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     body = epoch.ends.tobytes() + epoch.order.tobytes()
-    handle, staged = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(xxhash.xxh3_128_digest(body) + body)
-        Path(staged).replace(path)
-    finally:
-        Path(staged).unlink(missing_ok=True)
+    write_whole(path, [xxhash.xxh3_128_digest(body), body])

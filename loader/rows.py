@@ -140,7 +140,8 @@ class RowReader:
         if found is None:
             held = self._held[source]
             found = self._cache.get(held.blocks, held.packing.layout(epoch, position))
-            self._segments[place] = found
+            if self._cache.mapped_only:
+                self._segments[place] = found
             if len(self._segments) > 1 << 15:
                 self._segments.popitem(last=False)
         return found

@@ -8,8 +8,6 @@ killed: a file has no name until it is whole.
 """
 
 import contextlib
-import os
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,12 +22,13 @@ from numpy.typing import NDArray
 from loader.blocks import Blocks
 from loader.mapping import map_file
 from loader.permutation import derive_key
+from loader.whole import write_whole
 
 #: A file is this header, then the arrays of a segment after the first, then its ids.
 HEADER = np.dtype([("digest", "V16"), ("key", "V16"), ("lengths", "<i8", 5), ("width", "<i8")])
 NUMBERS = tuple(map(np.dtype, ("<i4", "<u4", "<u4", "<i4")))
 MAPPED = 24_000  # segments that a process keeps mapped; a process may have 65,530 mappings
-ANONYMOUS_BYTES = 64 << 20  # of segments held in memory, where there is no cache folder
+ANONYMOUS_BYTES = 64 << 20  # of segments held in memory, where they cannot be in the folder
 
 
 _NO_OFFSETS: NDArray[np.uint32] = np.empty(0, np.uint32)
@@ -64,69 +63,87 @@ class Layout(Protocol):
 class SegmentCache:
     """Segments by source and layout, from memory maps, else from the folder, else made.
 
-    `folder` None keeps a few in memory instead. Safe to use from several threads and processes at once.
+    Where there is no folder, or it is full or may not be written, a few are kept in memory instead: that costs time, not
+    rows. Safe to use from several threads and processes at once.
     """
 
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
         self._folder, self._max_bytes = folder, max_bytes
-        self._held: OrderedDict[Any, Segment] = OrderedDict()
-        self._held_bytes = 0
+        self._held: OrderedDict[Any, Segment] = OrderedDict()  # mapped
+        self._loose: OrderedDict[Any, Segment] = OrderedDict()  # in memory
+        self._loose_bytes = 0
         self._lock = threading.Lock()
         self._making: dict[Any, threading.Lock] = {}
         self._written_bytes = 0
         self.made = 0  # from blocks
         self.damaged = 0  # found in the folder, and made anew
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
+        self.unsaved = 0  # could not be put there
 
     def get(self, blocks: Blocks, layout: Layout) -> Segment:
         place = (blocks.identity, layout)
-        found = self._held.get(place)
+        found = self._find(place)
         if found is not None:
             return found
         with self._lock:
             turn = self._making.setdefault(place, threading.Lock())
-        with turn:
-            found = self._held.get(place)
-            if found is None:
-                found = self._obtain(blocks, layout)
-                with self._lock:
-                    self._hold(place, found)
+        try:
+            with turn:
+                found = self._find(place)
+                if found is None:
+                    found, mapped = self._obtain(blocks, layout)
+                    with self._lock:
+                        self._hold(place, found, mapped)
+        finally:
             with self._lock:
                 self._making.pop(place, None)
         return found
 
-    def _hold(self, place: Any, segment: Segment) -> None:
-        self._held[place] = segment
-        self._held_bytes += _size(segment)
-        limit = MAPPED if self._folder else 1 << 30
-        bound = float("inf") if self._folder else ANONYMOUS_BYTES
-        while len(self._held) > limit or (self._held_bytes > bound and len(self._held) > 1):
-            _, oldest = self._held.popitem(last=False)
-            self._held_bytes -= _size(oldest)
+    @property
+    def mapped_only(self) -> bool:
+        """That no segment lies in memory: then to hold one longer costs nothing."""
+        return not self._loose
 
-    def _obtain(self, blocks: Blocks, layout: Layout) -> Segment:
+    def _find(self, place: Any) -> Segment | None:
+        return self._held.get(place) or self._loose.get(place)
+
+    def _hold(self, place: Any, segment: Segment, mapped: bool) -> None:
+        if mapped:
+            self._held[place] = segment
+            if len(self._held) > MAPPED:
+                self._held.popitem(last=False)
+            return
+        if place in self._loose:
+            return
+        self._loose[place] = segment
+        self._loose_bytes += _size(segment)
+        while self._loose_bytes > ANONYMOUS_BYTES and len(self._loose) > 1:
+            _, oldest = self._loose.popitem(last=False)
+            self._loose_bytes -= _size(oldest)
+
+    def _obtain(self, blocks: Blocks, layout: Layout) -> tuple[Segment, bool]:
+        """The segment, and whether it is mapped."""
+
         def fresh() -> Segment:
             self.made += 1
             return layout.make(blocks)
 
         if self._folder is None:
-            return fresh()
+            return fresh(), False
         key = derive_key(*(blocks.digest(block) for block in layout.blocks), repr(layout))
         name = f"{key:016x}"
         path = self._folder / name[:2] / f"{name}.segment"
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             if (found := _mapped(path, key, blocks.dtype)) is not None:
-                return found
+                return found, True
             self.damaged += 1
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            path.unlink()
         segment = fresh()
         self._save(path, key, segment)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             if (found := _mapped(path, key, blocks.dtype)) is not None:
-                return found
-        return segment  # the disk is full, or loses what it is given
+                return found, True
+        self.unsaved += 1  # the disk is full, or loses what it is given
+        return segment, False
 
     def _save(self, path: Path, key: int, segment: Segment) -> None:
         ids, *numbers = segment
@@ -139,8 +156,8 @@ class SegmentCache:
         size = header.nbytes + sum(part.nbytes for part in body)
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not rows
             self._make_room(size)
-            path.parent.mkdir(exist_ok=True)
-            _write_whole(path, [header.tobytes(), *body])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, [header.tobytes(), *body])
 
     def _make_room(self, size: int) -> None:
         """Look through the folder once per sixteenth of its limit written; then remove the oldest, to below."""
@@ -192,20 +209,3 @@ def _mapped(path: Path, key: int, dtype: np.dtype[Any]) -> Segment | None:
     cuts = accumulate(sizes, initial=HEADER.itemsize)
     *numbers, ids = (data[low:high].view(kind) for (low, high), kind in zip(pairwise(cuts), kinds, strict=True))
     return Segment(ids, *numbers)
-
-
-def _write_whole(path: Path, parts: list[Any]) -> None:
-    """A file that has no name before it is whole, so that a kill leaves nothing (Linux: O_TMPFILE and a link)."""
-    try:
-        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o644)
-    except (OSError, AttributeError):  # a file system without: a name that is cleaned away with the rest
-        handle, staged = tempfile.mkstemp(suffix=".segment", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.writelines(parts)
-        Path(staged).replace(path)
-        return
-    with os.fdopen(descriptor, "wb") as file:
-        file.writelines(parts)
-        file.flush()
-        with contextlib.suppress(FileExistsError):
-            os.link(f"/proc/self/fd/{file.fileno()}", path, follow_symlinks=True)
