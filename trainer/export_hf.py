@@ -63,6 +63,7 @@ def export(
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {piece.theirs: _tensor(saved, piece, dtype) for piece in shard}
         save_file(tensors, part / file, metadata={"format": "pt"})
+        (part / file).chmod(0o644)  # the library leaves it to its owner alone
         where |= dict.fromkeys(tensors, file)
         total += sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": where}
