@@ -8,7 +8,8 @@ DEMO := .demo/dataset
 install:
 	@$(PYTHON) .ci/install.py
 
-# The main job on the real text that ships with us: lock, plan, tokenize under a local Ray, publish, verify, show.
+# The main job on the real text that ships with us: lock, plan, tokenize under a local Ray, publish, verify, show;
+# then a minute of training, killed and resumed on two ranks.
 demo: install
 	@rm -rf .demo
 	$(BIN)/bamba-data lock demo --out $(DEMO)
@@ -18,6 +19,8 @@ demo: install
 	$(BIN)/bamba-data show $(DEMO) --shards
 	$(BIN)/bamba-data stats $(DEMO) --plot .demo/lengths.png
 	$(BIN)/bamba-data trace $(DEMO) --document books:moby-dick-042
+	@$(BIN)/python -c "import torch" 2>/dev/null || { echo "torch is not installed here: no training"; exit 0; }; \
+	$(BIN)/python -m trainer.demo $(DEMO) .demo/run
 
 test: install check
 	$(BIN)/python -m pytest -n 2 -m "not long"
