@@ -59,14 +59,22 @@ class PackedGroup:
                 f"blocks {self.blocks.start} to {self.blocks.stop - 1} pack into {packed.rows:,} rows, the index of "
                 f"their lengths says {self.rows:,}: remove the folder `lengths` of the cache",
             )
-        row = packed.row
-        if self.key is not None and packed.rows:
-            shuffle = Permutation(packed.rows, derive_key(self.key, "packed", self.epoch, self.group))
-            row = shuffle(row).astype(np.int64)
+        row = self._place(packed)[packed.row]
         at = np.lexsort((packed.document, row))
         document = order[packed.document[at]]
         ids = self._delimited([one.ids for one in stored], counts)
         return _segment(ids, lengths, Packed(packed.rows, row[at], document, packed.start[at], packed.stop[at]))
+
+    def _place(self, packed: Packed) -> Longs:
+        """Where each row of the packer's goes: anywhere; not shuffled, in the order of their first documents."""
+        places = np.arange(packed.rows)
+        if self.key is None:
+            first = np.full(packed.rows, np.iinfo(np.int64).max)
+            np.minimum.at(first, packed.row, packed.document)
+            places[np.argsort(first, kind="stable")] = np.arange(packed.rows)
+        elif packed.rows:
+            places = Permutation(packed.rows, derive_key(self.key, "packed", self.epoch, self.group))(places)
+        return places.astype(np.int64)
 
     def _delimited(self, stored: Sequence[NDArray[Any]], counts: Longs) -> NDArray[Any]:
         """All documents as stored, with delimiters."""

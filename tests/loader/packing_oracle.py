@@ -90,7 +90,8 @@ class PackingOracle(Oracle):
         cuts = [n * count // groups for n in range(groups + 1)]
         return [list(range(low, high)) for low, high in pairwise(cuts)]
 
-    def pack(self, documents: list[list[Token]], length: int) -> list[Pieces]:
+    @staticmethod
+    def pack(documents: list[list[Token]], length: int) -> list[Pieces]:
         """Best fit, from the longest to the shortest."""
         rows: list[Pieces] = []
         rests = []
