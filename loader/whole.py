@@ -28,5 +28,9 @@ def write_whole(path: Path, parts: Iterable[Any]) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.writelines(parts)
         file.flush()
-        with contextlib.suppress(FileExistsError):
-            os.link(f"/proc/self/fd/{file.fileno()}", path, follow_symlinks=True)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:  # Python follows the link to the nameless file only when a folder is given (it calls linkat then)
+            with contextlib.suppress(FileExistsError):
+                os.link(f"/proc/self/fd/{file.fileno()}", path.name, dst_dir_fd=folder)
+        finally:
+            os.close(folder)
