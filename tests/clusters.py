@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,18 +39,21 @@ class RayCluster:
     env: dict[str, str]
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def add_node(self, cpus: int = 1) -> subprocess.Popen[bytes]:
-        """One more node, which has joined when this returns."""
+    def add_node(self, cpus: int = 1, inside: Sequence[str] = (), ip: str = "") -> subprocess.Popen[bytes]:
+        """One more node, which has joined when this returns; `inside` is a command that starts it in a namespace, where
+        its address is `ip`."""
         before = self.alive()
-        node = _start(["--address", self.gcs, f"--num-cpus={cpus}"], self.env)
+        arguments = ["--address", self.gcs, f"--num-cpus={cpus}", *([f"--node-ip-address={ip}"] if ip else [])]
+        node = _start(arguments, self.env, inside=inside)
         self.nodes.append(node)
-        _until(lambda: self.alive() > before, "the node to join")
+        _until(lambda: self.alive() - before, "the node to join")
         return node
 
-    def alive(self) -> int:
-        """Nodes that the head believes in."""
+    def alive(self) -> set[str]:
+        """The nodes that the head believes in, by id."""
         answer = requests.get(f"{self.url}/nodes?view=summary", headers=self.headers(), timeout=30)
-        return sum(node["raylet"].get("state") == "ALIVE" for node in answer.json()["data"]["summary"])
+        raylets = [node["raylet"] for node in answer.json()["data"]["summary"]]
+        return {raylet["nodeId"] for raylet in raylets if raylet.get("state") == "ALIVE"}
 
     def headers(self) -> dict[str, str]:
         token = Path(self.env["HOME"], ".ray", "auth_token")
@@ -58,18 +61,21 @@ class RayCluster:
 
 
 @contextlib.contextmanager
-def ray_cluster(home: Path, cpus: int = 2, extra_env: Mapping[str, str] | None = None) -> Iterator[RayCluster]:
-    """A head with `cpus` cores; everything is gone afterwards."""
+def ray_cluster(
+    home: Path, cpus: int = 2, extra_env: Mapping[str, str] | None = None, ip: str = "127.0.0.1"
+) -> Iterator[RayCluster]:
+    """A head with `cpus` cores at the address `ip` of this machine; everything is gone afterwards."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "BAMBA_"))}
     env |= {"HOME": str(home), "RAY_AUTH_MODE": "token", **(extra_env or {})}
     subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
     gcs, dashboard, metrics = free_port(), free_port(), free_port()
-    urls = f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics"
-    cluster = RayCluster(*urls, f"127.0.0.1:{gcs}", env)
-    head = ["--head", "--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}"]
+    urls = f"http://{ip}:{dashboard}", f"http://{ip}:{metrics}/metrics"
+    cluster = RayCluster(*urls, f"{ip}:{gcs}", env)
+    head = ["--head", f"--node-ip-address={ip}", f"--port={gcs}"]
+    head += [f"--dashboard-host={ip}", f"--dashboard-port={dashboard}"]
     try:
         cluster.nodes.append(_start([*head, f"--num-cpus={cpus}"], env, metrics))
-        _until(lambda: cluster.alive() == 1 and _serves_jobs(cluster), "the head to answer")
+        _until(lambda: cluster.alive() and _serves_jobs(cluster), "the head to answer")
         yield cluster
     finally:
         for node in reversed(cluster.nodes):
@@ -104,8 +110,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _start(arguments: list[str], env: Mapping[str, str], metrics_port: int = 0) -> subprocess.Popen[bytes]:
-    command = [RAY, "start", *arguments, "--object-store-memory=100000000"]
+def _start(
+    arguments: list[str], env: Mapping[str, str], metrics_port: int = 0, inside: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    command = [*inside, RAY, "start", *arguments, "--object-store-memory=100000000"]
     command += [f"--metrics-export-port={metrics_port or free_port()}"]
     command += [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", "--block"]
     return subprocess.Popen(
