@@ -3,7 +3,8 @@
     python -m benchmarks.trainer parity                     a small hybrid here against a CPU in float32
     python -m benchmarks.trainer slice [--profile FILE]     8 layers of Bamba-9B, forward and backward, no optimizer
     python -m benchmarks.trainer run RECIPE [A.B=VALUE …]   whole steps of a recipe, with a save and a load
-    torchrun --nproc-per-node 2 -m benchmarks.trainer run bamba-9b-phase1
+    torchrun --nproc-per-node 2 -m benchmarks.trainer steps bamba-9b-phase1 data.batch_rows=4
+                                                            whole steps alone: nothing is saved
 
 Rows hold documents of 40 to 2,000 tokens. Rates are the median over the last steps, of real tokens.
 """
@@ -225,6 +226,39 @@ def run(world: World, name: str, changes: list[str]) -> dict[str, Any]:
     }
 
 
+def steps(world: World, name: str, changes: list[str]) -> dict[str, Any]:
+    """12 steps."""
+    recipe = load_recipe(name, ["schedule.warmup_steps=4", "log.every_steps=1", *changes])
+    folder = Path(tempfile.mkdtemp())
+    started = time.perf_counter()
+    one = Run(recipe, MadeUp(recipe, world), world, str(folder), folder)
+    one.begin()
+    ready = time.perf_counter() - started
+    batches = iter(one.feed)
+    graphs = []
+    for _ in range(12):
+        one._step(batches)
+        graphs.append(counters["stats"]["unique_graphs"])
+    one._read(0)
+    one.close()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] if world.leads else []
+    return {
+        "recipe": name,
+        "changes": changes,
+        "parameters": recipe.model.parameters,
+        "seconds_until_ready": ready,
+        "tokens_per_second_per_gpu": statistics.median(
+            line.get("tokens_per_second_per_gpu", 0) for line in lines[4:] or [{}]
+        ),
+        "mfu": statistics.median(line.get("mfu", 0) for line in lines[4:] or [{}]),
+        "memory_gib": max(line.get("memory_gib", 0) for line in lines or [{}]),
+        "losses": [round(line["loss"], 4) for line in lines],
+        "rates": [round(line["tokens_per_second_per_gpu"]) for line in lines],
+        "graphs": graphs,
+        "graph_breaks": sum(counters["graph_break"].values()),
+    }
+
+
 def main() -> None:
     what, *rest = sys.argv[1:]
     with joined() as world:
@@ -233,6 +267,8 @@ def main() -> None:
         elif what == "slice":
             profile = rest[rest.index("--profile") + 1] if "--profile" in rest else None
             found = slice_of_9b(world, profile, [change for change in rest if "=" in change])
+        elif what == "steps":
+            found = steps(world, rest[0], rest[1:])
         else:
             found = run(world, rest[0], rest[1:])
         device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"

@@ -1,0 +1,84 @@
+"""From a published dataset to a model that others open, by the commands that a user types."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, BambaForCausalLM
+
+from tests.corpora import TOKENIZER
+from tests.trainer.running import lines, losses
+
+
+def typed(*arguments: str | Path, ranks: int = 1) -> "subprocess.CompletedProcess[str]":
+    """`python -m …`, or `torchrun … -m …` on several ranks."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    return subprocess.run(
+        [sys.executable, *torchrun, "-m", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 4 steps on one process, and 4 more on two ranks."""
+    out = tmp_path_factory.mktemp("journey") / "run"
+    command = ["trainer", "--recipe", "tiny-cpu", "--data", demo, "--out", out, "--set", "log.every_steps=1"]
+    rest = ["--set", "checkpoints.every_steps=2"]
+    first = typed(*command, *rest, "--set", "schedule.steps=4")
+    assert first.returncode == 0, first.stderr
+    second = typed(*command, *rest, "--set", "schedule.steps=8", "--accept-changes", ranks=2)
+    assert second.returncode == 0, second.stderr
+    return out
+
+
+def test_training_learns_the_dataset_and_counts_its_sources(trained: Path) -> None:
+    found = losses(trained)
+    assert list(found) == list(range(1, 9))
+    assert found[8] < found[1]
+    last = lines(trained)[-1]
+    assert last["tokens"] == sum(last[key] for key in last if key.startswith("tokens/"))
+    assert {"loss", "lr", "grad_norm", "tokens_per_second", "loader_wait", "bad_steps"} <= last.keys()
+    assert list((trained / "tensorboard").iterdir())
+
+
+def test_a_trained_model_is_exported_with_its_tokenizer_and_writes_in_transformers(
+    trained: Path, tmp_path: Path
+) -> None:
+    done = typed("trainer.export_hf", trained, tmp_path / "hf", "--tokenizer", TOKENIZER, "--eos", "<|endoftext|>")
+    assert done.returncode == 0, done.stderr
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    theirs = BambaForCausalLM.from_pretrained(tmp_path / "hf")
+    ids = tokenizer("Call me", return_tensors="pt")["input_ids"]
+    assert len(tokenizer.decode(theirs.generate(ids, max_new_tokens=4, do_sample=False)[0])) > len("Call me")
+
+
+def test_a_text_is_evaluated_and_continued(trained: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("It is a truth universally acknowledged, that a reader of tests is in want of sentences.")
+    done = typed("trainer.evaluate", trained, "--text", text, "--tokenizer", TOKENIZER, "--json")
+    assert done.returncode == 0, done.stderr
+    (one,) = json.loads(done.stdout)["losses"].values()
+    assert 5 < one["loss"] < 12 and one["targets"] > 10
+    done = typed("trainer.generate", trained, "--tokenizer", TOKENIZER, "--prompt", "Call me", "--tokens", "3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Call me")
+
+
+def test_another_order_of_the_data_is_refused_by_name(demo: Path, trained: Path) -> None:
+    command = ["trainer", "--recipe", "tiny-cpu", "--data", demo, "--out", trained, "--accept-changes"]
+    done = typed(*command, "--set", "data.seed=5", "--set", "schedule.steps=9")
+    assert done.returncode == 2
+    assert "data: seed was 2023 when this run began, is 5" in done.stderr
+
+
+def test_without_a_dataset_the_way_out_is_said(tmp_path: Path) -> None:
+    done = typed("trainer", "--recipe", "tiny-cpu", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: no dataset: give one with --data, or as data.urls in the recipe\n")
