@@ -108,6 +108,8 @@ def build_loader(
         raise UserError(f"there is no rank {rank} of {world_size}")
     if at_end not in ("first", "all"):
         raise UserError(f"at_end is {at_end!r}: it can be 'first' or 'all'")
+    if split not in ("train", "holdout"):
+        raise UserError(f"split is {split!r}: it can be 'train' or 'holdout'")
 
     opened = open_data(data, folder)
     sources = available(opened)
@@ -140,8 +142,6 @@ def build_loader(
     settings = Settings(
         Share(rank, world_size, pad_rows), tuple(fields), folder, cache_bytes, max_epochs, at_end, max_steps
     )
-    if split != "train":
-        raise UserError(f"split is {split!r}: it can be 'train' or 'holdout'")
     if split == "holdout":
         order, settings = holdout_order(order), replace(settings, max_epochs=1, at_end="all")
     return Loader(order, settings, num_workers, prefetch_tokens, transform)

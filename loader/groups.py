@@ -67,14 +67,15 @@ class PackedGroup:
 
     def _place(self, packed: Packed) -> Longs:
         """Where each row of the packer's goes: anywhere; not shuffled, in the order of their first documents."""
-        places = np.arange(packed.rows)
+        places: Longs = np.arange(packed.rows)
         if self.key is None:
             first = np.full(packed.rows, np.iinfo(np.int64).max)
             np.minimum.at(first, packed.row, packed.document)
             places[np.argsort(first, kind="stable")] = np.arange(packed.rows)
         elif packed.rows:
-            places = Permutation(packed.rows, derive_key(self.key, "packed", self.epoch, self.group))(places)
-        return places.astype(np.int64)
+            shuffle = Permutation(packed.rows, derive_key(self.key, "packed", self.epoch, self.group))
+            places = shuffle(places).astype(np.int64)
+        return places
 
     def _delimited(self, stored: Sequence[NDArray[Any]], counts: Longs) -> NDArray[Any]:
         """All documents as stored, with delimiters."""
