@@ -37,7 +37,9 @@ def index(
     text: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="The text; several are joined.")] = None,
     id_column: Annotated[str, typer.Option("--id", metavar="COLUMN", help="The id of a document.")] = "id",
     no_id: Annotated[bool, typer.Option("--no-id", help="Make ids of file and row.")] = False,
-    join: Annotated[str, typer.Option(help="What stands between several texts.")] = "\n\n",
+    join: Annotated[
+        str, typer.Option(help="What stands between several texts.", show_default="an empty line")
+    ] = "\n\n",
     backend: Annotated[str, typer.Option(help="auto, or a tokenizer backend by name.")] = "auto",
     block_tokens: Annotated[int, typer.Option(min=16, help="Tokens of a block, at least.")] = 1 << 18,
     rules: Annotated[str, typer.Option(metavar="JSON", help="What is left out: bad_input of a recipe.")] = "{}",

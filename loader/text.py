@@ -25,9 +25,10 @@ from bamba_data.locked import LockedFile
 from bamba_data.shard import Footer, Tokens, block_digest
 from bamba_data.sources.base import TextRule
 from bamba_data.sources.parquet import ParquetRows
+from bamba_data.store import open_store
 from bamba_data.tokenizer import REFERENCE, Backend, Tokenizer, TooLongToEncode
 from loader.blocks import Candidates
-from loader.text_index import Index, IndexedFile
+from loader.text_index import Index, IndexedFile, part_path
 from loader.text_source import TextSource
 
 FOOTERS = 64  # parsed ones held
@@ -42,13 +43,16 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class TextBlocks:
-    """See loader.blocks.Blocks. `arrays` are those of text_index.arrays_of."""
+    """See loader.blocks.Blocks. `arrays` are those of text_index.arrays_of; the index lies in `at`, under `key`."""
 
     source: TextSource
     index: Index
     arrays: Mapping[str, NDArray[Any]]
     tokenizer: Tokenizer
+    at: str
+    key: str
     _footers: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
+    _lengths: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -93,6 +97,19 @@ class TextBlocks:
             f"digest {found[:16]}, not {wanted[:16]} (or {REFERENCE} {self.tokenizer.reference.version} is not "
             f"{self.index.backend.reference_version}, which indexed it)",
         )
+
+    def counts(self, block: int) -> NDArray[np.uint32]:
+        """Tokens of each document of a block, from the index: nothing is read of the text."""
+        number = int(self.arrays["file"][block])
+        if number not in self._lengths:
+            table = self.index.files[number].lengths
+            data = table.read(open_store(self.at), part_path(self.key, table))
+            if len(self._lengths) >= FOOTERS:
+                self._lengths.clear()
+            self._lengths[number] = pq.read_table(pa.BufferReader(data), columns=["lengths"])["lengths"]
+        first = int(np.searchsorted(self.arrays["file"], number))
+        found: NDArray[np.uint32] = self._lengths[number][block - first].values.to_numpy()
+        return found
 
     def origin(self, block: int, document: int) -> Origin:
         """Where document `document` of a block comes from."""

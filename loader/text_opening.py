@@ -37,7 +37,7 @@ def open_text(source: TextSource, cache: Path) -> TextBlocks:
     fresh = index is None
     if index is None:
         index = _make_at_once(source, at, key, cache, fetcher)
-    blocks = TextBlocks(source, index, read_arrays(store, key, index), tokenizer)
+    blocks = TextBlocks(source, index, read_arrays(store, key, index), tokenizer, at, key)
     if not fresh and index.source["revision"] is None:
         _check_files(blocks, fetcher)
     return blocks

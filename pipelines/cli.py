@@ -14,6 +14,7 @@ import typer
 
 from bamba_data.cli import AsJson, app, console, print_json
 from bamba_data.errors import BambaError, Unfinished, UserError
+from loader.index import index
 from pipelines import remote_cli as remote_cli  # adds its commands to the app
 from pipelines import trace_cli as trace_cli  # and this one `trace`
 from pipelines.options import (
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from bamba_data.recipe import Recipe
     from pipelines.build import Prepared
     from pipelines.plan import Plan
+
+app.command()(index)
 
 
 @app.command()

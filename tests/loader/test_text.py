@@ -75,6 +75,12 @@ def test_a_block_is_a_run_of_rows_of_one_row_group_and_not_much_smaller_than_ask
         assert len(rows) == 1 or min(arrays["tokens"][here]) >= block_tokens // 2
 
 
+def test_the_index_knows_the_tokens_of_every_document(tmp_path: Path, texts: Path, certificate: Certificate) -> None:
+    blocks = opened(source(texts), tmp_path / "cache", certificate)
+    for block in range(len(blocks.tokens)):
+        assert blocks.counts(block).tolist() == blocks.read(block).counts.tolist()
+
+
 def test_rows_are_those_of_the_order_over_the_documents(tmp_path: Path, texts: Path, certificate: Certificate) -> None:
     one = source(texts)
     blocks = opened(one, tmp_path / "cache", certificate)

@@ -1,0 +1,220 @@
+"""The index of text is made once, by a command or in passing, and is found again wherever files and index lie."""
+
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from bamba_data.certificate import Certificate
+from bamba_data.errors import RecipeError, StaleIndex, UserError
+from loader import build_loader, text_opening, text_sources
+from loader.text_index import IndexedFile
+from loader.text_opening import open_text
+from loader.text_source import TextSource
+from pipelines.cli import app, run
+from tests.corpora import TOKENIZER, recipe, records, write_jsonl, write_parquet
+from tests.loader.texts import PACKAGE, documents, index, opened, served, source, write_texts
+from tests.servers.hub import HubServer
+from tests.servers.seaweed import SeaweedServer
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    return write_texts(tmp_path / "texts")
+
+
+def test_large_text_without_an_index_is_refused_with_the_command_that_makes_it(
+    tmp_path: Path, texts: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_opening, "INDEX_AT_ONCE_BYTES", 1000)
+    one = source(texts, backend=certificate.backend)
+    with pytest.raises(UserError, match=r"'web' \(3 files of .* has no index in .*Make it once: bamba-data") as refused:
+        build_loader(one, row_tokens=64, cache=tmp_path / "cache")
+    words = shlex.split(str(refused.value).partition("Make it once: ")[2])
+    assert words[0] == "bamba-data" and run(app, [*words[1:], "--workers", "1"]) == 0
+    assert next(build_loader(one, row_tokens=64, cache=tmp_path / "cache"))["row"].tolist() == [0]
+
+
+def test_small_text_is_indexed_in_passing_and_said_so(
+    tmp_path: Path, texts: Path, certificate: Certificate, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = source(texts, backend=certificate.backend)
+    with caplog.at_level(logging.WARNING):
+        first = open_text(one, tmp_path / "cache")
+    assert "has no index yet; it is made now" in caplog.messages[0]
+    assert "is indexed: 60 documents" in caplog.messages[1]
+    caplog.clear()
+    assert open_text(one, tmp_path / "cache").identity == first.identity and not caplog.messages
+
+
+def test_a_second_run_reads_only_what_is_new_or_changed(tmp_path: Path, texts: Path, certificate: Certificate) -> None:
+    one = source(texts)
+    whole = index(one, tmp_path / "index", certificate, tmp_path)
+    (tmp_path / "index" / one.key(None, whole.tokenizer.sha256) / "index.json").unlink()  # as if killed before
+    made: list[IndexedFile] = []
+    write_parquet(texts / "0.parquet", records(20, 0, 800), row_group_size=7)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "index").rglob("*.parquet")}
+    again = index(one, tmp_path / "index", certificate, tmp_path, told=made.append)
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "index").rglob("*.parquet")}
+    rewritten = {name for name in before if before[name] != after[name]}
+    assert rewritten == {f"{again.files[0].lengths.sha256}.parquet", f"blocks-{again.blocks.sha256}.parquet"}
+    assert again.content == whole.content and made == again.files
+
+
+def test_a_damaged_part_is_made_again(tmp_path: Path, texts: Path, certificate: Certificate) -> None:
+    one = source(texts)
+    whole = index(one, tmp_path / "index", certificate, tmp_path)
+    parts = sorted((tmp_path / "index").glob("*/parts/*"))
+    for path in parts[::2]:
+        path.write_bytes(path.read_bytes()[:-9])
+    assert index(one, tmp_path / "index", certificate, tmp_path) == whole
+
+
+def test_processes_make_the_same_index_as_one(tmp_path: Path, texts: Path, certificate: Certificate) -> None:
+    alone = index(source(texts), tmp_path / "alone", certificate, tmp_path)
+    assert index(source(texts), tmp_path / "together", certificate, tmp_path, workers=2) == alone
+
+
+def test_a_quarantined_file_is_left_out(tmp_path: Path, texts: Path, certificate: Certificate) -> None:
+    rules = source(texts).rules.model_copy(update={"quarantine": ["web/1.parquet"]})
+    blocks = opened(source(texts, rules=rules), tmp_path / "cache", certificate)
+    assert [file.path for file in blocks.index.files] == ["0.parquet", "2.parquet"]
+    assert open_text(source(texts, rules=rules), tmp_path / "cache").identity == blocks.identity
+
+
+# ---- elsewhere
+
+
+@pytest.mark.s3
+def test_text_and_index_on_s3_give_the_documents_of_local_ones(
+    tmp_path: Path, texts: Path, bucket: str, s3: SeaweedServer, certificate: Certificate
+) -> None:
+    store = s3.filesystem()
+    for path in texts.iterdir():
+        store.put_file(str(path), f"{bucket}/deep/{path.name}")
+    one = source(f"{bucket}/deep", index=f"{bucket}/index")
+    index(one, f"{bucket}/index", certificate, tmp_path / "scratch")
+    local = opened(source(texts), tmp_path / "cache", certificate)
+    remote = open_text(one, tmp_path / "other")
+    assert documents(remote) == documents(local) and remote.identity == local.identity
+    loader = build_loader(one, row_tokens=64, batch_rows=4, num_workers=2, cache=tmp_path / "third")
+    same = build_loader(source(texts), row_tokens=64, batch_rows=4, cache=tmp_path / "cache")
+    assert served([next(loader) for _ in range(20)]) == served([next(same) for _ in range(20)])
+
+
+@pytest.mark.s3
+def test_an_object_that_was_replaced_is_named(
+    tmp_path: Path, texts: Path, bucket: str, s3: SeaweedServer, certificate: Certificate
+) -> None:
+    store = s3.filesystem()
+    store.put_file(str(texts / "0.parquet"), f"{bucket}/deep/0.parquet")
+    one = source(f"{bucket}/deep")
+    blocks = opened(one, tmp_path / "cache", certificate)
+    blocks.read(0)
+    data = bytearray((texts / "0.parquet").read_bytes())
+    data[100] ^= 1
+    store.pipe_file(f"{bucket}/deep/0.parquet", bytes(data))
+    for verb in (lambda: blocks.read(1), lambda: open_text(one, tmp_path / "cache")):
+        with pytest.raises(StaleIndex, match=r"deep/0\.parquet: its etag is"):
+            verb()
+
+
+HUB_SCRIPT = """
+import json, sys
+from pathlib import Path
+from bamba_data.certificate import Certificate
+from bamba_data.fetch import Fetcher
+from loader.text_indexing import make_index
+from loader.text_opening import open_text
+from loader.text_source import TextSource
+
+folder, tokenizer, certificate = sys.argv[1:]
+one = TextSource("web", "hf://datasets/acme/mini@main/data/*.parquet", tokenizer, block_tokens=900)
+made = make_index(one, folder + "/text", Fetcher(), Path(folder), certificate=Certificate(**json.loads(certificate)))
+blocks = open_text(one, Path(folder))
+ids = [ids.tolist() for n in range(len(blocks.tokens)) for ids in blocks.read(n).documents()]
+print(json.dumps([blocks.identity, ids, [file.url for file in made.files]]))
+"""
+
+
+def test_text_on_the_hub_is_read_at_its_commit(tmp_path: Path, texts: Path, certificate: Certificate) -> None:
+    local = opened(source(texts), tmp_path / "local", certificate)
+    repo = tmp_path / "root/datasets/acme/mini"
+    write_texts(repo / "data")
+    with HubServer(tmp_path / "root") as hub:
+        commit = hub.commit("acme/mini")
+        done = subprocess.run(
+            [sys.executable, "-c", HUB_SCRIPT, tmp_path / "remote", TOKENIZER, json.dumps(asdict(certificate))],
+            env={name: value for name, value in os.environ.items() if not name.startswith("HF_")} | hub.env(tmp_path),
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    identity, ids, urls = json.loads(done.stdout)
+    assert urls == [f"hf://datasets/acme/mini@{commit}/data/{n}.parquet" for n in range(3)]
+    assert identity == local.identity and ids == documents(local)
+
+
+# ---- what a user says
+
+
+def test_the_sources_of_a_recipe_can_be_read_instead_of_built(
+    tmp_path: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_texts(tmp_path / "inputs")
+    (one,) = text_sources(recipe(tmp_path, ["*.parquet"], "parquet"), index=str(tmp_path / "index"))
+    monkeypatch.chdir("/")
+    index(one, tmp_path / "index", certificate, tmp_path)
+    assert open_text(one, tmp_path).index.totals.kept == 60
+
+
+def test_json_lines_cannot_be_read_at_random(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "inputs" / "a.json.gz", records(2))
+    with pytest.raises(UserError, match="source texts is jsonl: only parquet can be read at random; build it"):
+        text_sources(recipe(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "base", "names", "revision"),
+    [
+        ("/a/b/*.parquet", "/a/b", ["*.parquet"], None),
+        (["/a/b/x.parquet", "/a/c/*/y.parquet"], "/a", ["b/x.parquet", "c/*/y.parquet"], None),
+        ("s3://bucket/x.parquet", "s3://bucket", ["x.parquet"], None),
+        ("s3://bucket/**/x.parquet", "s3://bucket", ["**/x.parquet"], None),
+        ("https://host/a/x.parquet", "https://host/a", ["x.parquet"], None),
+        ("hf://datasets/o/n@v1/data/*.parquet", "hf://datasets/o/n", ["data/*.parquet"], "v1"),
+    ],
+)
+def test_files_are_named_by_one_url_or_pattern(
+    files: str | list[str], base: str, names: list[str], revision: str | None
+) -> None:
+    (found,) = TextSource("web", files, PACKAGE).recipe.sources()
+    assert (found.location.base, found.location.files, found.location.revision) == (base, names, revision)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": []}, "a text source needs files"),
+        ({"files": ["/a/x.parquet", "s3://b/y.parquet"]}, "files of one text source lie in one place"),
+        ({"files": ["s3://a/x.parquet", "s3://b/y.parquet"]}, "lie below one folder, these do not"),
+        ({"files": ["hf://datasets/a/b/x", "hf://datasets/a/c/x"]}, "in one repository at one commit"),
+        ({"name": "a/b"}, "name: String should match pattern"),
+        ({"text": ["text", "text"]}, "fields and id_field must be distinct"),
+        ({"block_tokens": 1}, "block_tokens: Input should be greater than or equal to 16"),
+    ],
+)
+def test_what_makes_no_source_is_an_error_that_says_why(changes: dict[str, object], message: str) -> None:
+    with pytest.raises((UserError, RecipeError), match=message):
+        _ = source("/data", **changes).recipe
+
+
+def test_an_index_command_needs_a_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, ["index", "--name", "web"]) == 2
+    assert "--name, --files and --tokenizer" in capsys.readouterr().err
