@@ -63,8 +63,8 @@ class Layout(Protocol):
 class SegmentCache:
     """Segments by source and layout, from memory maps, else from the folder, else made.
 
-    Where there is no folder, or it is full or may not be written, a few are kept in memory instead: that costs time, not
-    rows. Safe to use from several threads and processes at once.
+    Where there is no folder, or it is full or may not be written, a few are kept in memory instead: that costs time,
+    not rows. Safe to use from several threads and processes at once.
     """
 
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
