@@ -82,6 +82,7 @@ class RowReader:
     ) -> None:
         self.order, self._cache, self._share = order, cache, share
         self._fields, self._max_epochs = frozenset(fields), max_epochs
+        self._needs_documents = bool(self._fields - {"input_ids", "row", "source"})
         self._names = sorted(order.plan.sources)
         self._held = [order.source(name) for name in self._names]
         self._row_tokens = order.plan.header.row_tokens
@@ -146,8 +147,8 @@ class RowReader:
                 self._segments.popitem(last=False)
         return found
 
-    def _fill(self, out: NDArray[Any], source: int, begin: Begin) -> "_Row":
-        """Copy a row and its look-ahead into `out` (T + 1 tokens); where documents begin in it."""
+    def _fill(self, out: NDArray[Any], source: int, begin: Begin, documents: bool = True) -> "_Row":
+        """Copy a row, and its look-ahead if `out` has room, into `out`; where documents begin in it, if asked."""
         at = 0
         starts: list[NDArray[np.int64]] = []
         pieces: list[tuple[int, Part]] = []
@@ -155,11 +156,13 @@ class RowReader:
         for part in packing.parts(begin, len(out), self._max_epochs, partial(self._segment, source)):
             segment, token, count = part.segment, part.begin, part.length
             out[at : at + count] = segment.ids[token : token + count]
-            low, high = segment.starts[:-1].searchsorted((token, token + count))
-            if high > low:
-                starts.append(segment.starts[low:high].astype(np.int64) + (at - token))
-            pieces.append((at, part))
+            if documents:
+                low, high = segment.starts[:-1].searchsorted((token, token + count))
+                if high > low:
+                    starts.append(segment.starts[low:high].astype(np.int64) + (at - token))
+                pieces.append((at, part))
             at += count
+        out[at:] = 0
         return _Row(at, starts, pieces)
 
     def _spans(self, made: "_Row", source: int) -> list[Span]:
@@ -175,20 +178,25 @@ class RowReader:
 
     def _arrays(self, placed: Placed, padded: int) -> Arrays:
         count, length = len(placed.rows), self._row_tokens
-        buffer = np.zeros((padded, length + 1), self.order.dtype)
+        ahead = int(self._needs_documents)  # ids alone need no token of look-ahead, and go where they belong at once
+        buffer = np.empty((padded, length + ahead), self.order.dtype if ahead else np.int64)
         rows, sources = np.full(padded, -1, np.int64), np.full(padded, -1, np.int64)
         made: list[_Row] = []
         columns = zip(*(column.tolist() for column in placed), strict=True)
         for place, (row, source, epoch, position, token) in enumerate(columns):
             if self._max_epochs is None or epoch < self._max_epochs:
                 rows[place], sources[place] = row, source
-                made.append(self._fill(buffer[place], source, Begin(epoch, position, token)))
+                made.append(self._fill(buffer[place], source, Begin(epoch, position, token), self._needs_documents))
             else:
                 made.append(_EMPTY)
+                buffer[place] = 0
         made += [_EMPTY] * (padded - count)
-        out: Arrays = {}
+        buffer[count:] = 0
+        out: Arrays = {name: column for name, column in (("row", rows), ("source", sources)) if name in self._fields}
         if "input_ids" in self._fields:
-            out["input_ids"] = buffer[:, :length].astype(np.int64)
+            out["input_ids"] = buffer[:, :length].astype(np.int64) if ahead else buffer
+        if not ahead:
+            return out
         begins = _begins(made, length)
         if "labels" in self._fields:
             out["labels"] = self._labels(buffer, begins, made, rows, sources)
@@ -196,7 +204,6 @@ class RowReader:
         flat = inside - inside // (length + 1)  # without the look-ahead column
         if self._fields & {"position_ids", "seq_idx", "cu_seqlens"}:
             out |= _documents(flat, padded, length, self._fields)
-        out |= {name: column for name, column in (("row", rows), ("source", sources)) if name in self._fields}
         return out
 
     def _labels(
@@ -248,7 +255,10 @@ def _begins(made: Sequence[_Row], length: int) -> Rows:
         parts += [part + base for part in row.starts]
         if 0 < row.filled <= length:
             parts.append(np.array([base + row.filled]))
-    return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+    if not parts:
+        return np.empty(0, np.int64)
+    found = np.concatenate(parts)
+    return found[np.flatnonzero(np.diff(found, prepend=-1))]  # a document without tokens begins where the next does
 
 
 def _documents(flat: Rows, rows: int, length: int, fields: frozenset[str]) -> Arrays:

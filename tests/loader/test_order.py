@@ -207,6 +207,19 @@ def test_padding_gives_all_ranks_as_many_rows_and_no_target_more() -> None:
     assert sorted(g for arrays in padded for g in arrays["row"].tolist() if g >= 0) == list(range(7))
 
 
+@pytest.mark.parametrize("max_epochs", [None, 1])
+def test_ids_alone_are_those_of_whole_batches(max_epochs: int | None) -> None:
+    one = source(random.Random(6), "a", 5, 6, 40)
+    order = Order(plan_of({"a": one}, {"a": 1}, 5), {"a": one})
+    share = Share(0, 2, True)
+    alone = RowReader(order, SegmentCache(None, 0), share, ("input_ids", "row"), max_epochs)
+    whole = RowReader(order, SegmentCache(None, 0), share, FIELDS, max_epochs)
+    for batch, _ in zip(order.plan.batches(0), range(12), strict=False):
+        mine, all_of_it = alone.read(batch), whole.read(batch)
+        assert sorted(mine) == ["input_ids", "row"]
+        assert (mine["input_ids"] == all_of_it["input_ids"]).all() and (mine["row"] == all_of_it["row"]).all()
+
+
 def test_a_plan_survives_its_file() -> None:
     dice = random.Random(9)
     sources = {name: source(dice, name, 4, 4, 20) for name in ("a", "b", "late")}
