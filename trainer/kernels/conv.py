@@ -14,8 +14,8 @@ from trainer.kernels.launch import Launch, on
 
 FORWARD = Launch(warps=1, block=128)  # block: channels
 BACKWARD = Launch(warps=1, block=128)
-FORWARD_STRIP = 16  # tokens a program walks
-BACKWARD_STRIP = 64
+FORWARD_STRIP = 8  # tokens a program walks
+BACKWARD_STRIP = 128
 
 
 @triton.jit
@@ -127,12 +127,15 @@ def _conv_backward(
     dw0, dw1, dw2, dw3, db = zero, zero, zero, zero, zero
     next_x = _raw(x, start, column, channels, tokens, x_token)
     next_g = _raw(grad, start, column, channels, tokens, grad_token)
+    after_x = _raw(x, start + 1, column, channels, tokens, x_token)
+    after_g = _raw(grad, start + 1, column, channels, tokens, grad_token)
     for step in range(TOKENS + 3):  # the gradient of token t needs those before silu of t … t+3
         t = start + step
         now = _owner(documents, t, tokens)
         x3, g3 = next_x.to(tl.float32), next_g.to(tl.float32)
-        next_x = _raw(x, t + 1, column, channels, tokens, x_token)  # a step ahead: the loads' latency hides behind it
-        next_g = _raw(grad, t + 1, column, channels, tokens, grad_token)
+        next_x, next_g = after_x, after_g
+        after_x = _raw(x, t + 2, column, channels, tokens, x_token)  # two steps ahead: that hides the loads' latency
+        after_g = _raw(grad, t + 2, column, channels, tokens, grad_token)
         t0 = tl.where(own0 == now, x0, 0.0)
         t1 = tl.where(own1 == now, x1, 0.0)
         t2 = tl.where(own2 == now, x2, 0.0)

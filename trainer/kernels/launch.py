@@ -13,15 +13,21 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """The shape of a launch; `block` is the kernel's own tile size, where it has one to choose."""
+    """The shape of a launch; `block` is the kernel's own tile size, where it has one to choose.
+
+    registers: at most so many a thread, that more programs fit on a multiprocessor; 0 leaves it to the compiler.
+    """
 
     warps: int
     stages: int = 1
     block: int = 0
+    registers: int = 0
 
     def options(self, data: Tensor | None = None) -> dict[str, int]:
         """Stages fill the shared memory with tiles of two-byte numbers: wider `data` gets one."""
-        return {"num_warps": self.warps, "num_stages": self.stages if data is None or data.itemsize == 2 else 1}
+        stages = self.stages if data is None or data.itemsize == 2 else 1
+        limit = {"maxnreg": self.registers} if self.registers and torch.cuda.is_available() else {}
+        return {"num_warps": self.warps, "num_stages": stages, **limit}
 
 
 def on(tensor: Tensor) -> AbstractContextManager[object]:

@@ -13,7 +13,7 @@ from trainer.kernels.functions import sigmoid, wide
 from trainer.kernels.launch import Launch, on
 
 FORWARD = Launch(warps=8)
-BACKWARD = Launch(warps=16)
+BACKWARD = Launch(warps=8, registers=128)
 PROGRAMS = 264  # of the backward: two a multiprocessor of an H100
 
 

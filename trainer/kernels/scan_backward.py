@@ -23,7 +23,7 @@ from trainer.kernels.scan_tokens import token_gradients
 from trainer.kernels.shapes import ScanGrads, ScanInputs
 
 CHUNK = 128  # tokens: half as many states to write and to read as with 64
-JOIN = Launch(warps=8)
+JOIN = Launch(warps=4)
 FINISH = Launch(warps=8, block=32)  # block: heads
 
 
