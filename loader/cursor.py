@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bamba_data.errors import UserError
+from loader.mix import MAX_ROW
 from loader.plan import MixPlan
 
 FORMAT = "bamba-cursor/1"
@@ -34,7 +35,8 @@ def from_json(raw: Any) -> Cursor:
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise UserError(f"this is no state of a loader of format {FORMAT}")
     row, steps, prefix = raw.get("row"), raw.get("steps"), raw.get("prefix")
-    if not isinstance(row, int) or not isinstance(steps, int) or not isinstance(prefix, str) or min(row, steps) < 0:
+    damaged = not isinstance(row, int) or not isinstance(steps, int) or not isinstance(prefix, str)
+    if damaged or not 0 <= row < MAX_ROW or not 0 <= steps <= row:
         raise UserError("the state of the loader is damaged: row, steps or prefix is not what it must be")
     return Cursor(row, steps, prefix)
 

@@ -265,21 +265,22 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Less than 1 KiB of plain JSON, the same on every rank. Save the plan (`loader.plan.dumps()`) beside it."""
-        state = cursors.cursor_at(self.plan, self._row, self._steps).to_json()
-        return state | ({"accepted": self._accepted} if self._accepted else {})
+        return cursors.cursor_at(self.plan, self._row, self._steps).to_json() | {"accepted": self._accepted}
 
     def load_state_dict(self, state: Mapping[str, Any], accept_other_order: str | None = None) -> None:
         """Go on where `state` is, with any world size and number of workers. Raises CursorMismatch if the rows before
         it are not of this order; `accept_other_order` says why to go on all the same, and stays in the state."""
         cursor = cursors.from_json(dict(state))
-        self._accepted = list(state.get("accepted", []))[-4:]
+        accepted = list(state.get("accepted", []))
         try:
             cursors.check(cursor, self.plan)
         except cursors.CursorMismatch:
             if not accept_other_order:
                 raise
-            self._accepted.append({"row": cursor.row, "from": cursor.prefix[:16], "why": accept_other_order[:100]})
             self.plan.begin(cursor.row)
+            why = accept_other_order.encode("ascii", "backslashreplace").decode()[:100]
+            accepted.append({"row": cursor.row, "from": cursor.prefix[:16], "why": why})
+        self._accepted = accepted[-3:]
         self._seek(cursor.row, cursor.steps)
 
     def with_plan(self, plan: MixPlan) -> "Loader":
@@ -309,13 +310,13 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
         self.start = start or cursors.cursor_at(order.plan, 0, 0)
         cursors.check(self.start, order.plan)
         self._steps_in_all = steps_until(order, settings.max_epochs, settings.at_end, settings.max_steps)
-        self._taken = 0
+        self._taken, self._skip = 0, 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         reader = _reader(self.order, self.settings, _segments(self.settings))
-        skip, self._taken = self._taken, 0
+        skip, self._skip, self._taken = self._skip, 0, 0
         for count, batch in enumerate(self.order.plan.batches(self.start.row)):
             if self._steps_in_all is not None and self.start.steps + count >= self._steps_in_all:
                 return
@@ -344,4 +345,4 @@ class TokenDataset(IterableDataset[dict[str, Any]]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.start = cursors.from_json(state["start"])
         cursors.check(self.start, self.order.plan)
-        self._taken = int(state["taken"])
+        self._taken = self._skip = int(state["taken"])
