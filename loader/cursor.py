@@ -35,9 +35,11 @@ def from_json(raw: Any) -> Cursor:
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise UserError(f"this is no state of a loader of format {FORMAT}")
     row, steps, prefix = raw.get("row"), raw.get("steps"), raw.get("prefix")
-    damaged = not isinstance(row, int) or not isinstance(steps, int) or not isinstance(prefix, str)
-    if damaged or not 0 <= row < MAX_ROW or not 0 <= steps <= row:
-        raise UserError("the state of the loader is damaged: row, steps or prefix is not what it must be")
+    damaged = UserError("the state of the loader is damaged: row, steps or prefix is not what it must be")
+    if not isinstance(row, int) or not isinstance(steps, int) or not isinstance(prefix, str):
+        raise damaged
+    if not 0 <= row < MAX_ROW or not 0 <= steps <= row:
+        raise damaged
     return Cursor(row, steps, prefix)
 
 
