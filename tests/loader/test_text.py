@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from torch.utils.data import DataLoader
 
 from bamba_data.candidates import LIMIT, id_hash
 from bamba_data.certificate import Certificate
@@ -12,8 +14,9 @@ from bamba_data.dataset import open_dataset
 from bamba_data.errors import BudgetExceeded, CorruptManifest, StaleIndex, UserError
 from bamba_data.recipe import BadInput
 from bamba_data.tokenizer import Tokenizer
-from loader import build_loader
+from loader import Settings, TokenDataset, build_loader
 from loader.blocks import open_blocks
+from loader.lineage import origins
 from loader.text_opening import open_text
 from tests.building import build
 from tests.corpora import recipe, records, write_parquet
@@ -127,6 +130,32 @@ def test_data_of_different_tokenizers_is_refused(tmp_path: Path, texts: Path, de
     opened(one, tmp_path / "cache", certificate)
     with pytest.raises(UserError, match=r"different tokenizers, .*books.*; web with"):
         build_loader([str(demo), one], cache=tmp_path / "cache")
+
+
+def test_every_token_of_a_row_is_traced_to_the_text_it_came_from(
+    tmp_path: Path, texts: Path, certificate: Certificate, tokenizer: Tokenizer
+) -> None:
+    one = source(texts)
+    opened(one, tmp_path / "cache", certificate)
+    loader = build_loader(one, row_tokens=64, batch_rows=2, cache=tmp_path / "cache", delimiters="none", holdout=0)
+    batch = next(loader)
+    for ids, row in zip(batch["input_ids"].tolist(), batch["row"].tolist(), strict=True):
+        for part in origins(loader.order, row):
+            assert part.url is not None and part.url_row is not None
+            text = pq.read_table(part.url)["text"][part.url_row].as_py()
+            wanted = tokenizer.reference.encode([text]).ids[part.start : part.start + part.tokens]
+            assert ids[part.at : part.at + part.tokens] == wanted.tolist()
+
+
+def test_the_workers_of_a_torch_dataloader_serve_the_same_rows(
+    tmp_path: Path, texts: Path, certificate: Certificate
+) -> None:
+    one = source(texts)
+    opened(one, tmp_path / "cache", certificate)
+    loader = build_loader(one, row_tokens=64, batch_rows=4, max_steps=9, cache=tmp_path / "cache")
+    dataset = TokenDataset(loader.order, Settings(cache=tmp_path / "other", max_steps=9))
+    batches = list(DataLoader(dataset, batch_size=None, num_workers=2))
+    assert served(batches) == served(list(loader))
 
 
 # ---- files that are not what they were
