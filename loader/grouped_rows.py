@@ -8,9 +8,9 @@ second and core: small sources are counted when they are opened, larger ones by 
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -88,13 +88,21 @@ def rows_path(material: Material) -> Path | None:
 
 
 def _count(material: Material, packer: Packer, processes: int) -> Longs:
-    parts = _parts(material, Grouping(material))
+    parts, row_tokens = _parts(material, Grouping(material)), material.header.row_tokens
+    found: list[int] = []
     if processes == 1:
-        found = map(_count_part, parts, repeat(packer), repeat(material.header.row_tokens))
-        return np.array([rows for part in found for rows in part], np.int64)
+        for part in parts:
+            found += _count_part(part, packer, row_tokens)
+        return np.array(found, np.int64)
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        jobs = [pool.submit(_count_part, part, packer, material.header.row_tokens) for part in parts]
-        return np.array([rows for job in jobs for rows in job.result()], np.int64)
+        jobs: deque[Future[list[int]]] = deque()
+        for part in parts:
+            jobs.append(pool.submit(_count_part, part, packer, row_tokens))
+            if len(jobs) > 4 * processes:  # so that memory is bounded
+                found += jobs.popleft().result()
+        for job in jobs:
+            found += job.result()
+    return np.array(found, np.int64)
 
 
 def _count_part(lengths: list[Longs], packer: Packer, row_tokens: int) -> list[int]:

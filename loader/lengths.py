@@ -26,6 +26,7 @@ from loader.blocks import Blocks
 from loader.mapping import map_file
 
 Counts = NDArray[np.uint32]
+READERS = 16  # threads: of a remote store so many columns are read at once
 
 
 @runtime_checkable
@@ -46,7 +47,7 @@ def counts_of(blocks: Blocks, block: int) -> Counts:
     return counts
 
 
-def lengths_of(blocks: Blocks, cache: Path | None, threads: int = 8) -> Counts:
+def lengths_of(blocks: Blocks, cache: Path | None, threads: int = READERS) -> Counts:
     """Tokens of every document, block after block: from the index in `cache`, which is made if there is none."""
     found = _every_block(blocks, threads)
     if cache is None:
