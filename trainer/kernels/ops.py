@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from trainer.kernels import reference
 from trainer.kernels.shapes import ScanGrads, ScanInputs, split_conv, unpack
@@ -39,15 +40,20 @@ class Backend(Protocol):
     def scan_backward(self, inputs: ScanInputs, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
-def backend(tensor: Tensor) -> Backend:
-    """Triton where the tensor is on a GPU or the interpreter is asked for; else, and in float64, the reference."""
-    if tensor.dtype == torch.float64:
-        return reference
-    if tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
-        from trainer.kernels import triton_backend
+def backend(tensor: Tensor, head_dim: int, state: int) -> Backend:
+    """Triton where the tensor is on a GPU or the interpreter is asked for; else the reference.
 
-        return triton_backend
-    return reference
+    The reference also takes float64, and on a GPU float32 with narrow heads or states, as only toy models have them:
+    Triton 3.6 compiles such tiles to reads beyond the shared memory.
+    """
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if tensor.dtype == torch.float64 or not (tensor.is_cuda or interpreted):
+        return reference
+    if tensor.is_cuda and tensor.dtype == torch.float32 and min(head_dim, state) < 32:
+        return reference
+    from trainer.kernels import triton_backend
+
+    return triton_backend
 
 
 # ---- scan
@@ -59,7 +65,7 @@ def scan(
 ) -> Tensor:
     """The SSD scan of `ScanInputs`; (batch, tokens, heads, head_dim)."""
     inputs = ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents)
-    return backend(x).scan_forward(inputs)
+    return backend(x, x.shape[-1], B.shape[-1]).scan_forward(inputs)
 
 
 @scan.register_fake
@@ -84,7 +90,7 @@ def scan_backward(
     """Gradients of x, dt, B, C, A_log, D, dt_bias."""
     inputs = ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents)
     large = ScanGrads(*(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x, dt, B, C)))
-    small = backend(x).scan_backward(inputs, grad.contiguous(), large)
+    small = backend(x, x.shape[-1], B.shape[-1]).scan_backward(inputs, grad.contiguous(), large)
     return [*large, *_like(small, (A_log, D, dt_bias))]
 
 
@@ -137,8 +143,8 @@ def _mix(
     eps: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    run = backend(zxbcdt)
     inner = len(norm_weight)
+    run = backend(zxbcdt, inner // len(A_log), (len(conv_bias) - inner) // 2)
     z, xbc, dt = unpack(zxbcdt, inner, len(A_log))
     mixed = run.conv_forward(xbc, conv_weight, conv_bias, documents)
     y = run.scan_forward(_scan_inputs(mixed, dt, inner, A_log, D, dt_bias, documents)).flatten(2)
@@ -179,8 +185,8 @@ def _mix_backward(
     documents: Tensor,
     eps: float,
 ) -> list[Tensor]:
-    run = backend(zxbcdt)
     inner, heads = len(norm_weight), len(A_log)
+    run = backend(zxbcdt, inner // heads, (len(conv_bias) - inner) // 2)
     z, xbc, dt = unpack(zxbcdt, inner, heads)
     dzxbcdt = torch.empty(zxbcdt.shape, dtype=zxbcdt.dtype, device=zxbcdt.device)
     dz, dxbc, ddt = unpack(dzxbcdt, inner, heads)
@@ -258,5 +264,40 @@ def mix(
     Returns (batch, tokens, inner) in the dtype of zxbcdt. Gradients come for all but `documents`, in the dtype of
     their tensors. bfloat16, float32 and float64; sums, decays and states are float32 at least.
     """
-    tensors = (zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents)
+    tensors = (zxbcdt, conv_weight.contiguous(), conv_bias, A_log, D, dt_bias, norm_weight, documents.contiguous())
     return torch.ops.bamba.mix(*tensors, eps, keep)[0]  # type: ignore[no-any-return]
+
+
+# ---- what counts as work
+
+
+def _scan_flops(x: Sequence[int], B: Sequence[int]) -> int:
+    """5 state head_dim heads a token: what the recurrence costs, whatever the chunks; the convolution is no product."""
+    batch, tokens, heads, head_dim = x
+    return 5 * B[-1] * head_dim * heads * tokens * batch
+
+
+def _mix_flops(documents: Sequence[int], inner: int, channels: int) -> int:
+    return _scan_flops((*documents, 1, inner), ((channels - inner) // 2,))
+
+
+@register_flop_formula(torch.ops.bamba.scan)
+def _(x: Sequence[int], dt: Any, B: Sequence[int], *_: Any, **__: Any) -> int:
+    return _scan_flops(x, B)
+
+
+@register_flop_formula(torch.ops.bamba.scan_backward)
+def _(grad: Any, x: Sequence[int], dt: Any, B: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * _scan_flops(x, B)
+
+
+@register_flop_formula(torch.ops.bamba.mix)
+def _(zxbcdt: Any, weight: Sequence[int], *rest: Any, **__: Any) -> int:
+    norm_weight, documents = rest[4], rest[5]
+    return _mix_flops(documents, norm_weight[0], weight[0])
+
+
+@register_flop_formula(torch.ops.bamba.mix_backward)
+def _(grad: Any, y: Any, mixed: Any, zxbcdt: Any, weight: Sequence[int], *rest: Any, **__: Any) -> int:
+    norm_weight, documents = rest[4], rest[5]
+    return 2 * _mix_flops(documents, norm_weight[0], weight[0])

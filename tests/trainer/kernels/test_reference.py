@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.trainer.kernels.cases import EPS, Case, definition, draw, rows_of_documents
 from trainer.kernels import ops
@@ -70,6 +71,16 @@ def test_the_op_passes_torchs_own_check_of_custom_ops() -> None:
     case = draw(rows_of_documents(2, 70, [[10], [64]])).to(torch.float32)
     for keep in (False, True):
         torch.library.opcheck(torch.ops.bamba.mix.default, (*case.leaves(), EPS, keep))
+
+
+def test_the_work_is_counted_as_that_of_the_recurrence_and_thrice_with_its_backward() -> None:
+    case = draw(rows_of_documents(2, 70, [[10], [64]])).to(torch.float32).leaves()
+    once = 5 * 16 * 16 * 2 * 70 * 2
+    with FlopCounterMode(display=False) as forward:
+        out = ops.mix(*case, EPS)
+    with FlopCounterMode(display=False) as backward:
+        case.loss(out).backward()  # type: ignore[no-untyped-call]
+    assert (forward.get_total_flops(), backward.get_total_flops()) == (once, 2 * once)
 
 
 def test_a_compiled_graph_holds_the_op_whole_and_gives_the_same_numbers() -> None:
