@@ -19,7 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from bamba_data import canonical
-from bamba_data.dataset import Dataset
+from bamba_data.dataset import Dataset, open_dataset
 from bamba_data.errors import CorruptManifest, CorruptShard, UserError
 from bamba_data.shard import Footer, ShardReader, Tokens
 from loader.mapping import map_file
@@ -85,6 +85,10 @@ class ShardBlocks:
     dataset: Dataset
     name: str
     arrays: Mapping[str, NDArray[Any]]
+    cache: Path  # where they are mapped from
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.dataset.store.url, self.dataset.version.version, self.name, self.cache)
 
     @property
     def identity(self) -> str:
@@ -141,6 +145,16 @@ class ShardBlocks:
         return reader.table(row_group, ["token_count"]).column("token_count").to_numpy()  # type: ignore[no-any-return]
 
 
+def _reopened(url: str, version: int, name: str, cache: Path) -> ShardBlocks:
+    """In another process. Whether it is the same data, the order checks."""
+    return open_blocks(_opened(url, version), cache)[name]
+
+
+@lru_cache(maxsize=8)
+def _opened(url: str, version: int) -> Dataset:
+    return open_dataset(url, version)
+
+
 def open_blocks(dataset: Dataset, cache: Path) -> dict[str, ShardBlocks]:
     """All sources of a dataset, by name."""
     digest = canonical.digest([dataset.manifest.tables.blocks.sha256, dataset.manifest.tables.candidates.sha256])
@@ -163,7 +177,7 @@ def open_blocks(dataset: Dataset, cache: Path) -> dict[str, ShardBlocks]:
     for source, arrays in zip(dataset.manifest.sources, index, strict=True):
         if len(arrays["tokens"]) != source.blocks or int(arrays["tokens"].sum()) != source.account.tokens:
             raise CorruptManifest(dataset.store.url, f"the blocks of source {source.name} are not what it says of them")
-        found[source.name] = ShardBlocks(dataset, source.name, arrays)
+        found[source.name] = ShardBlocks(dataset, source.name, arrays, cache)
     return found
 
 

@@ -176,7 +176,7 @@ class Loader:
         self._prefetch_tokens = prefetch_tokens
         self._cache = _segments(settings)
         self._steps_in_all = steps_until(order, settings.max_epochs, settings.at_end, settings.max_steps)
-        self._accepted: list[dict[str, Any]] = []
+        self._accepted: list[str] = []
         self._row, self._steps = 0, 0
         self._batches: Iterator[Batch] = iter(())
         self._reader = _reader(order, settings, self._cache)
@@ -265,21 +265,21 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Less than 1 KiB of plain JSON, the same on every rank. Save the plan (`loader.plan.dumps()`) beside it."""
-        return cursors.cursor_at(self.plan, self._row, self._steps).to_json() | {"accepted": self._accepted}
+        return cursors.cursor_at(self.plan, self._row, self._steps).to_json() | {"accepted": "\n".join(self._accepted)}
 
     def load_state_dict(self, state: Mapping[str, Any], accept_other_order: str | None = None) -> None:
         """Go on where `state` is, with any world size and number of workers. Raises CursorMismatch if the rows before
         it are not of this order; `accept_other_order` says why to go on all the same, and stays in the state."""
         cursor = cursors.from_json(dict(state))
-        accepted = list(state.get("accepted", []))
+        accepted = str(state.get("accepted", "")).splitlines()
         try:
             cursors.check(cursor, self.plan)
         except cursors.CursorMismatch:
             if not accept_other_order:
                 raise
             self.plan.begin(cursor.row)
-            why = accept_other_order.encode("ascii", "backslashreplace").decode()[:100]
-            accepted.append({"row": cursor.row, "from": cursor.prefix[:16], "why": why})
+            why = " ".join(accept_other_order.encode("ascii", "backslashreplace").decode().split())[:100]
+            accepted.append(f"row {cursor.row}, from {cursor.prefix[:16]}: {why}")
         self._accepted = accepted[-3:]
         self._seek(cursor.row, cursor.steps)
 

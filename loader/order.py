@@ -70,6 +70,10 @@ class Order:
             if self.source(name).stream.epoch_tokens == 0:
                 raise UserError(f"source {name!r} has no tokens: give it weight 0")
 
+    def __reduce__(self) -> tuple[type["Order"], tuple[MixPlan, dict[str, Blocks], Path | None]]:
+        """Where a process is not forked, it makes the same order anew: maps of files do not travel."""
+        return Order, (self.plan, dict(self.available), self._cache)
+
     def source(self, name: str) -> Held:
         return self._sources[name]
 
