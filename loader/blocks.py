@@ -88,7 +88,7 @@ class ShardBlocks:
     cache: Path  # where they are mapped from
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.dataset.store.url, self.dataset.version.version, self.name, self.cache)
+        return _reopened, (self.dataset.store.url, self.dataset.version.number, self.name, self.cache)
 
     @property
     def identity(self) -> str:
