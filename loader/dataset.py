@@ -271,7 +271,10 @@ class Loader:
         """Go on where `state` is, with any world size and number of workers. Raises CursorMismatch if the rows before
         it are not of this order; `accept_other_order` says why to go on all the same, and stays in the state."""
         cursor = cursors.from_json(dict(state))
-        accepted = str(state.get("accepted", "")).splitlines()
+        recorded = state.get("accepted", "")
+        if not isinstance(recorded, str):
+            raise UserError("the state of the loader is damaged: accepted is no text")
+        accepted = recorded.splitlines()
         try:
             cursors.check(cursor, self.plan)
         except cursors.CursorMismatch:
