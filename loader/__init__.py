@@ -8,9 +8,10 @@ reads which row. This package holds that function, bottom up:
     shares        which rows of a batch a rank computes
     stream        one source, cut into rows: where each begins
     plan          which sources in which shares from which row on, what is skipped or in quarantine
+    packing       how documents become rows: end to end and cut, best-fit, or a function of your own
     order         a plan and the blocks of its sources: any row's place
     text          a source of parquet files that are tokenized when they are read
-    segments      a block as an epoch serves it, verified and cached
+    segments      blocks as an epoch serves them, verified and cached
     rows          a batch's rows as arrays
     cursor        where a run is
     dataset       all that for torch: build_loader, TokenDataset

@@ -29,7 +29,7 @@ from loader.ending import steps_until
 from loader.holdout import holdout_order
 from loader.opened import Data, available, open_data
 from loader.order import Order
-from loader.plan import Batch, MixPlan, load
+from loader.plan import GROUPED_WINDOW_ROWS, WINDOW_ROWS, Batch, MixPlan, load
 from loader.rows import DEFAULT_FIELDS, FIELDS, Arrays, RowReader, Share
 from loader.segments import SegmentCache
 
@@ -123,9 +123,7 @@ def build_loader(
         shares = weights or {name: int(blocks.tokens.sum()) for name, blocks in sources.items()}
         if unknown := sorted(set(shares) - set(sources)):
             raise UserError(f"weights name {unknown}, the data has {sorted(sources)}")
-        header: dict[str, Any] = {"packing": packing, "shuffle": shuffle} | (
-            {"window_rows": window_rows} if window_rows else {}
-        )
+        usual = WINDOW_ROWS if packing == "chunk" else GROUPED_WINDOW_ROWS
         return MixPlan.create(
             shares,
             {name: blocks.identity for name, blocks in sources.items()},
@@ -135,7 +133,9 @@ def build_loader(
             before=before,
             after=after,
             holdout_ppm=round(holdout * 1e6),
-            **header,
+            packing=packing,
+            shuffle=shuffle,
+            window_rows=window_rows or usual,
         )
 
     order = Order(made(), sources, folder)

@@ -30,6 +30,8 @@ from loader.permutation import derive_key
 MAX_PLAN_BYTES = 16 << 20
 #: Rows of a source in a window: then at most 3 pairs of rows of a source and batch share a block at the Bamba mix.
 WINDOW_ROWS = 52_224
+#: The same where rows are made of groups of four blocks.
+GROUPED_WINDOW_ROWS = 4 * WINDOW_ROWS
 #: Least rows of a group of blocks that is packed by itself: at 256 best-fit rows are 99.6 % full.
 GROUP_ROWS = 256
 

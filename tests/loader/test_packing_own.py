@@ -1,7 +1,9 @@
 """A packing of one's own is one function; one that breaks the promise of a packer is refused before a row is served."""
 
+import inspect
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ LENGTHS = st.lists(st.integers(0, 60), max_size=40)
 
 
 def one_a_row(lengths: Longs, row_tokens: int) -> Packed:
-    """A document a row; a longer one has as many as it fills. (The example of docs/packing.md.)"""
+    """A document a row; a longer one has as many as it fills."""
     rows = -(-lengths // row_tokens)
     document = np.repeat(np.arange(len(lengths)), rows)
     row = np.arange(len(document))
@@ -84,6 +86,10 @@ def test_a_packing_of_ones_own_serves_every_token_once(seed: int, monkeypatch: p
         if (b, d) not in one.heldout
         for n in range(len(document))
     )
+
+
+def test_the_example_in_the_documents_is_the_one_tested_here() -> None:
+    assert inspect.getsource(one_a_row) in (Path(__file__).parents[2] / "docs/packing.md").read_text(encoding="utf-8")
 
 
 def test_a_packing_that_is_not_known_is_an_error_that_lists_those_that_are() -> None:
