@@ -26,6 +26,7 @@ class Planned:
             row_tokens=rule.row_tokens,
             batch_rows=rule.batch_rows,
             seed=rule.seed,
+            holdout=rule.holdout,
             rank=world.rank,
             world_size=world.size,
             num_workers=rule.workers,

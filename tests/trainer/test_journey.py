@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, BambaForCausalLM
 
+from bamba_data.certificate import Certificate
 from tests.corpora import TOKENIZER
+from tests.loader.real import documents, publish
 from tests.trainer.running import lines, losses
 
 
@@ -26,11 +28,21 @@ def typed(*arguments: str | Path, ranks: int = 1) -> "subprocess.CompletedProces
 
 
 @pytest.fixture(scope="module")
-def trained(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dataset(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sources of short documents, a few of which are held out."""
+    sources = {
+        "prose": documents(120, 900, heldout=5, prefix="p"),
+        "short": documents(80, 300, heldout=3, prefix="s"),
+    }
+    return publish(tmp_path_factory.mktemp("dataset"), certificate, sources)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 4 steps on one process, and 4 more on two ranks."""
     out = tmp_path_factory.mktemp("journey") / "run"
-    command = ["trainer", "--recipe", "tiny-cpu", "--data", demo, "--out", out, "--set", "log.every_steps=1"]
-    rest = ["--set", "checkpoints.every_steps=2"]
+    command = ["trainer", "--recipe", "tiny-cpu", "--data", dataset, "--out", out, "--set", "log.every_steps=1"]
+    rest = ["--set", "checkpoints.every_steps=2", "--set", "log.evaluate_every_steps=4"]
     first = typed(*command, *rest, "--set", "schedule.steps=4")
     assert first.returncode == 0, first.stderr
     second = typed(*command, *rest, "--set", "schedule.steps=8", "--accept-changes", ranks=2)
@@ -42,7 +54,7 @@ def test_training_learns_the_dataset_and_counts_its_sources(trained: Path) -> No
     found = losses(trained)
     assert list(found) == list(range(1, 9))
     assert found[8] < found[1]
-    last = lines(trained)[-1]
+    last = [line for line in lines(trained) if "loss" in line][-1]
     assert last["tokens"] == sum(last[key] for key in last if key.startswith("tokens/"))
     assert {"loss", "lr", "grad_norm", "tokens_per_second", "loader_wait", "bad_steps"} <= last.keys()
     assert list((trained / "tensorboard").iterdir())
@@ -59,6 +71,17 @@ def test_a_trained_model_is_exported_with_its_tokenizer_and_writes_in_transforme
     assert len(tokenizer.decode(theirs.generate(ids, max_new_tokens=4, do_sample=False)[0])) > len("Call me")
 
 
+def test_held_out_documents_are_evaluated_alike_in_the_run_and_after_it(dataset: Path, trained: Path) -> None:
+    within = [line for line in lines(trained) if line.get("event") == "held out"][-1]
+    done = typed("trainer.evaluate", trained, "--data", dataset, "--json")
+    assert done.returncode == 0, done.stderr
+    after = json.loads(done.stdout)
+    assert after["step"] == within["step"] == 8
+    assert after["losses"]
+    for name, one in after["losses"].items():
+        assert one["loss"] == pytest.approx(within[f"held_out/{name}"], rel=1e-4)
+
+
 def test_a_text_is_evaluated_and_continued(trained: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("It is a truth universally acknowledged, that a reader of tests is in want of sentences.")
@@ -71,8 +94,8 @@ def test_a_text_is_evaluated_and_continued(trained: Path, tmp_path: Path) -> Non
     assert done.stdout.startswith("Call me")
 
 
-def test_another_order_of_the_data_is_refused_by_name(demo: Path, trained: Path) -> None:
-    command = ["trainer", "--recipe", "tiny-cpu", "--data", demo, "--out", trained, "--accept-changes"]
+def test_another_order_of_the_data_is_refused_by_name(dataset: Path, trained: Path) -> None:
+    command = ["trainer", "--recipe", "tiny-cpu", "--data", dataset, "--out", trained, "--accept-changes"]
     done = typed(*command, "--set", "data.seed=5", "--set", "schedule.steps=9")
     assert done.returncode == 2
     assert "data: seed was 2023 when this run began, is 5" in done.stderr
