@@ -167,6 +167,13 @@ def _begins(lists: Any) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 
 
+def rows_decoded_a_row(arrays: Mapping[str, NDArray[Any]]) -> float:
+    """How many rows are decoded for each that is served. A row group is decoded from its start, so that a group of n
+    blocks costs (n + 1) / 2."""
+    ends = arrays["first_row"] + arrays["rows"]
+    return float(ends.sum() / max(1, arrays["rows"].sum()))
+
+
 def content_of(arrays: Mapping[str, NDArray[Any]]) -> str:
     """sha256 of all that decides tokens and hold-out: counts, digests and candidates of every block, in order."""
     hashed = sha256()

@@ -14,11 +14,14 @@ from bamba_data.store import open_store
 from bamba_data.tokenizer import Tokenizer
 from bamba_data.transport import check, hub_commit
 from loader.text import TextBlocks, process_fetcher
-from loader.text_index import Index, read_arrays, read_index
+from loader.text_index import Index, read_arrays, read_index, rows_decoded_a_row
 from loader.text_source import TextSource
 
 LOG = logging.getLogger(__name__)
 
+TOO_MANY_ROWS = (
+    8  # decoded for each that is served: said to the user, for shards or smaller row groups would be quicker
+)
 INDEX_AT_ONCE_BYTES = 10**9  # a source below needs no command: the first loader that opens it makes its index
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -40,6 +43,13 @@ def open_text(source: TextSource, cache: Path) -> TextBlocks:
     blocks = TextBlocks(source, index, read_arrays(store, key, index), tokenizer, at, key)
     if not fresh and index.source["revision"] is None:
         _check_files(blocks, fetcher)
+    if (decoded := rows_decoded_a_row(blocks.arrays)) > TOO_MANY_ROWS:
+        LOG.warning(
+            "text source %r has row groups of many blocks: for each row served %.0f are decoded; write its files with "
+            "smaller row groups (a thousand rows), or build shards of them",
+            source.name,
+            decoded,
+        )
     return blocks
 
 

@@ -53,6 +53,16 @@ def test_small_text_is_indexed_in_passing_and_said_so(
     assert open_text(one, tmp_path / "cache").identity == first.identity and not caplog.messages
 
 
+def test_row_groups_that_cost_too_much_to_read_are_told(
+    tmp_path: Path, certificate: Certificate, caplog: pytest.LogCaptureFixture
+) -> None:
+    for group, told in ((40, True), (8, False)):
+        folder = write_texts(tmp_path / str(group), files=1, rows=40, row_group_size=group, text_chars=200)
+        opened(source(folder, block_tokens=40), tmp_path / f"cache-{group}", certificate)
+        assert any("row groups of many blocks" in message for message in caplog.messages) == told
+        caplog.clear()
+
+
 def test_a_second_run_reads_only_what_is_new_or_changed(tmp_path: Path, texts: Path, certificate: Certificate) -> None:
     one = source(texts)
     whole = index(one, tmp_path / "index", certificate, tmp_path)
