@@ -109,18 +109,15 @@ class Groups:
         return cls(material, packer, Grouping(material), stream).without(())
 
     def without(self, gone: Sequence[Gone]) -> "Groups":
-        """Only the groups that these documents lie in are packed anew, at every epoch that leaves some of them out."""
+        """Only groups that are without other documents than before are packed anew."""
         material = self.material
+        known = self._by_group(self.gone)
         removed: list[Removed] = []
-        by_group: dict[int, list[Gone]] = {}
-        for one in gone:
-            by_group.setdefault(self.grouping.group_of(one.block), []).append(one)
-        for group, several in by_group.items():
-            rows = int(self.stream.lengths[group])
-            for epoch in sorted({one.epoch for one in several}):
-                fewer = rows - self._rows(group, [one for one in several if one.epoch <= epoch])
-                removed.append(Removed(epoch, group, fewer))
-                rows -= fewer
+        for group, several in self._by_group(gone).items():
+            if several == known.get(group):
+                removed += [one for one in self.stream.removed if one.block == group]
+            else:
+                removed += self._removed(group, several)
         stream = replace(self.stream, removed=removals(removed))
         if material.cache is not None:
             header = material.header
@@ -128,6 +125,20 @@ class Groups:
             kept_as = f"{material.blocks.identity} {material.delimiters} {header.holdout_ppm} {packed_as}"
             stream = replace(stream, keep=keep_in(material.cache, kept_as, material.key, stream.removed))
         return replace(self, stream=stream, gone=tuple(gone))
+
+    def _by_group(self, gone: Sequence[Gone]) -> dict[int, list[Gone]]:
+        found: dict[int, list[Gone]] = {}
+        for one in gone:
+            found.setdefault(self.grouping.group_of(one.block), []).append(one)
+        return found
+
+    def _removed(self, group: int, gone: Sequence[Gone]) -> Iterator[Removed]:
+        """By how many rows a group is shorter from each epoch on that leaves out some of these."""
+        rows = int(self.stream.lengths[group])
+        for epoch in sorted({one.epoch for one in gone}):
+            fewer = rows - self._rows(group, [one for one in gone if one.epoch <= epoch])
+            yield Removed(epoch, group, fewer)
+            rows -= fewer
 
     def _rows(self, group: int, gone: Sequence[Gone]) -> int:
         """Of a group without these documents."""
