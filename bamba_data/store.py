@@ -204,14 +204,25 @@ class S3Store(Store):
     """A prefix in a bucket, through s3fs. Credentials and endpoint come from the environment (AWS_*)."""
 
     def __init__(self, url: str) -> None:
-        import s3fs  # half a second: only where S3 is used
-
         parts = urlsplit(url)
         if not parts.netloc or parts.query or parts.fragment:
             raise UserError(f"{url}: expected s3://bucket or s3://bucket/prefix")
         self.root = f"{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
         self.url = f"s3://{self.root}"
-        self.fs: Any = s3fs.S3FileSystem(use_listings_cache=False, default_fill_cache=False)
+        self._fs, self._process = self._connected(), os.getpid()
+
+    @staticmethod
+    def _connected() -> Any:
+        import s3fs  # half a second: only where S3 is used
+
+        return s3fs.S3FileSystem(use_listings_cache=False, default_fill_cache=False)
+
+    @property
+    def fs(self) -> Any:
+        """This process's own: the threads behind an s3fs are not in a fork of it, such as a DataLoader's worker."""
+        if self._process != os.getpid():
+            self._fs, self._process = self._connected(), os.getpid()
+        return self._fs
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{checked(path)}"
