@@ -28,7 +28,8 @@ from loader.mix import MAX_ROW, Lattice
 from loader.permutation import derive_key
 
 MAX_PLAN_BYTES = 16 << 20
-#: Rows of a source in a window: then at most 3 pairs of rows of a source and batch share a block at the Bamba mix.
+#: Rows of a source in a window: then 3 pairs of rows of a source and batch share a block, on average over batches, at
+#: the Bamba mix, and fewer for smaller sources (docs/shuffle.md).
 WINDOW_ROWS = 52_224
 #: The same where rows are made of groups of four blocks.
 GROUPED_WINDOW_ROWS = 4 * WINDOW_ROWS
@@ -194,19 +195,21 @@ class MixPlan(_Strict):
 
     @cached_property
     def mixes(self) -> tuple[Stretch, ...]:
-        """One for every mix that has rows, skipped ones too; the last has no end but MAX_ROW."""
+        """One for every mix that has rows, skipped ones too; the last has no end but MAX_ROW.
+
+        A mix of the same weights goes on with the lattice: another batch size cuts the same order anew.
+        """
         entries = [(number, entry) for number, entry in enumerate(self.entries) if isinstance(entry, Mix)]
         totals = dict.fromkeys(self.sources, 0)
         found: list[Stretch] = []
         for (number, mix), (_, following) in zip(entries, [*entries[1:], (0, None)], strict=True):
             names = tuple(sorted(mix.weights))
-            lattice = Lattice.create(
-                [mix.weights[name] for name in names],
-                self.header.step_rows,
-                derive_key(self.header.seed, "mix", number),
-                mix.row,
-                [totals[name] for name in names],
-            )
+            weights = tuple(mix.weights[name] for name in names)
+            if found and (found[-1].sources, found[-1].lattice.weights) == (names, weights):
+                lattice = found[-1].lattice
+            else:
+                key = derive_key(self.header.seed, "mix", number)
+                lattice = Lattice.create(weights, self.header.step_rows, key, mix.row, [totals[name] for name in names])
             end = following.row if following else MAX_ROW
             if end > mix.row:
                 found.append(Stretch(mix.row, end, mix.batch_rows, names, lattice))

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -205,6 +206,22 @@ def test_padding_gives_all_ranks_as_many_rows_and_no_target_more() -> None:
     assert {arrays["input_ids"].shape for arrays in padded} == {(2, 16)}
     assert sum((arrays["labels"] != -100).sum() for arrays in padded) == plain
     assert sorted(g for arrays in padded for g in arrays["row"].tolist() if g >= 0) == list(range(7))
+
+
+def test_another_batch_size_cuts_the_same_order_anew() -> None:
+    dice = random.Random(8)
+    sources = {name: source(dice, name, 5, 5, 30) for name in ("a", "b")}
+    plan = plan_of(dict(sources), {"a": 2, "b": 1}, 4)
+    larger = plan.with_mix(8, batch_rows=6)
+    orders = [Order(one, sources) for one in (plan, larger)]
+    rows = [
+        {g: row for batch in islice(one.plan.batches(0), 9) for g, row in served(one, batch, 3).items()}
+        for one in orders
+    ]
+    assert {batch.rows for batch in islice(larger.batches(8), 5)} == {6}
+    for g in set(rows[0]) & set(rows[1]):
+        assert rows[0][g] == rows[1][g]
+    assert len(set(rows[0]) & set(rows[1])) == 36
 
 
 @pytest.mark.parametrize("max_epochs", [None, 1])
