@@ -25,7 +25,7 @@ PIP = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "-q"]
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  (an older Python gets this message, not a traceback)
         sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + CONSTRAINTS.read_bytes()).hexdigest()
     if STAMP.is_file() and STAMP.read_text() == wanted:
