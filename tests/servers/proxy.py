@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from .faults import FaultPlan, LoseReply, Reset, Stall, Status
+from .faults import FaultPlan, FlipBit, LoseReply, Reset, Stall, Status
 from .wire import Answer, Exchange, LoopbackServer
 
 S3_CODES = {500: "InternalError", 503: "SlowDown"}
@@ -32,7 +32,8 @@ class Forwarded:
 
 @dataclass
 class FlakyProxy:
-    """Answers at `url` in the `with` block. Faults: LoseReply; before forwarding Status, Stall, Reset."""
+    """Answers at `url` in the `with` block. Faults: LoseReply; before forwarding Status, Stall, Reset; FlipBit in the
+    body as it is sent, whatever range that is."""
 
     target_endpoint: str
     seed: int = 0
@@ -66,9 +67,10 @@ class FlakyProxy:
             self._log(exchange, None, action.status)
             exchange.send(planned(action))
         else:
-            self._forward(exchange, body, lose_reply=isinstance(action, LoseReply))
+            flipped = action.offset if isinstance(action, FlipBit) else None
+            self._forward(exchange, body, isinstance(action, LoseReply), flipped)
 
-    def _forward(self, exchange: Exchange, body: bytes, lose_reply: bool) -> None:
+    def _forward(self, exchange: Exchange, body: bytes, lose_reply: bool, flipped: int | None) -> None:
         store = HTTPConnection(urlsplit(self.target_endpoint).netloc)
         try:
             store.putrequest(exchange.command, exchange.path, skip_host=True, skip_accept_encoding=True)
@@ -79,6 +81,8 @@ class FlakyProxy:
             content = reply.read()
         finally:
             store.close()
+        if flipped is not None and flipped < len(content):
+            content = content[:flipped] + bytes([content[flipped] ^ 1]) + content[flipped + 1 :]
         self._log(exchange, reply.status, None if lose_reply else reply.status)
         if lose_reply:
             exchange.hang_up()
