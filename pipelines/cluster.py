@@ -179,6 +179,7 @@ def crew(address: str | None, workers: int | None, network: Network) -> Iterator
     """
     try:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
     except ModuleNotFoundError:
         raise UserError("Ray is not installed, which builds run on: pip install 'bamba-data[ray]'") from None
 
@@ -195,7 +196,9 @@ def crew(address: str | None, workers: int | None, network: Network) -> Iterator
             logging_level="error",
         )
     try:
-        keep = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        # Beside the driver: workers are evicted, and a keeper that starts anew has forgotten what it kept.
+        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        keep = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=beside)
         made = Crew(
             budget=keep(BudgetKeeper).remote(network),
             progress=keep(ProgressKeeper).remote(),

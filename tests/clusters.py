@@ -18,14 +18,17 @@ import psutil
 import requests
 
 RAY = str(Path(sys.executable).parent / "ray")
-READY_SECONDS = 120.0
+READY_SECONDS = 240.0
 
-#: A node that is silent counts as lost after some 10 seconds; with Ray's defaults after more than a minute.
+#: A node that is silent counts as lost after some 10 seconds; with Ray's defaults after more than a minute, and what
+#: was asked of it over a connection that nobody closed (a cut link, not a killed process) after five more.
 SOON_LOST = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "4",
+    "RAY_grpc_client_keepalive_time_ms": "10000",
+    "RAY_grpc_client_keepalive_timeout_ms": "5000",
 }
 
 

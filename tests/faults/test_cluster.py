@@ -117,7 +117,10 @@ def test_workers_killed_over_and_over_end_in_the_same_bytes(inputs: Path, quiet:
     is_the_quiet_one(out, quiet)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["power-cut", "eviction"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGKILL, id="power-cut", marks=pytest.mark.long), pytest.param(signal.SIGTERM, id="eviction")],
+)
 def test_the_head_with_its_driver_is_lost_and_the_retry_s_new_cluster_goes_on(
     number: signal.Signals, inputs: Path, quiet: str, tmp_path: Path
 ) -> None:
@@ -186,6 +189,7 @@ def link() -> Iterator[str]:
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not _can_make_networks(), reason="needs root and iproute2")
 def test_a_node_behind_a_cut_link_is_given_up_and_what_it_still_writes_harms_nothing(
     link: str, inputs: Path, quiet: str, tmp_path: Path
