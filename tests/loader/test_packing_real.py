@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bamba_data.certificate import Certificate
 from bamba_data.dataset import open_dataset
 from bamba_data.errors import CorruptManifest, UserError
-from loader import Loader, build_loader, grouped_rows
-from loader.blocks import open_blocks
+from loader import Loader, MixPlan, build_loader, grouped_rows
+from loader.blocks import Blocks, open_blocks
 from loader.grouped_rows import rows_path
 from loader.lengths import keep, kept, lengths_of, lengths_path
 from loader.lineage import origins
+from loader.order import Order
 from loader.packing import Material, heldout_of
+from tests.loader import test_order
+from tests.loader.oracle import MemoryBlocks
 from tests.loader.packing_oracle import PackingOracle
 from tests.loader.real import all_rows, in_memory
+from tests.loader.texts import opened, source, write_texts
 
 WEIGHTS = {"code": 2, "prose": 3, "short": 1}
 
@@ -129,3 +134,35 @@ def test_resuming_with_another_packing_is_another_order(mixed: Path, cache: Path
     chunked = build_loader(str(mixed), WEIGHTS, row_tokens=64, batch_rows=6, seed=3, cache=cache, num_workers=0)
     with pytest.raises(UserError, match="this state is of another order"):
         chunked.load_state_dict(state)
+
+
+def _documents(blocks: Blocks, number: int) -> list[list[int]]:
+    return [ids.tolist() for ids in blocks.read(number).documents()]
+
+
+def test_text_is_packed_by_the_lengths_in_its_index_and_none_is_tokenized_for_it(
+    tmp_path: Path, cache: Path, certificate: Certificate
+) -> None:
+    text = source(write_texts(tmp_path / "texts"))
+    blocks = opened(text, cache, certificate)
+    memory = MemoryBlocks("web", [_documents(blocks, number) for number in range(len(blocks.tokens))])
+    for path in (tmp_path / "texts").iterdir():
+        path.rename(path.with_suffix(".away"))
+    assert lengths_of(blocks, cache).tolist() == [len(ids) for block in memory.blocks for ids in block]
+    for path in (tmp_path / "texts").iterdir():
+        path.rename(path.with_suffix(".parquet"))
+    header = {"row_tokens": 128, "before": [], "after": [7], "packing": "best-fit", "holdout_ppm": 0, "seed": 4}
+    plan = MixPlan.create({"web": 1}, {"web": blocks.identity}, 5, **header)
+    order = Order(plan, {"web": blocks}, cache)
+    oracle = PackingOracle(plan, {"web": memory}, 40)
+    for batch, _ in zip(plan.batches(0), range(8), strict=False):
+        for g, row in test_order.served(order, batch, 2).items():
+            assert row == oracle.row(g)._replace(tokens=[])
+
+
+@pytest.mark.s3
+def test_lengths_are_read_from_a_bucket_without_the_tokens(mixed: Path, cache: Path, s3: Any, bucket: str) -> None:
+    s3.filesystem().put(f"{mixed}/", bucket.removeprefix("s3://") + "/data/", recursive=True)
+    far = open_blocks(open_dataset(f"{bucket}/data"), cache)["prose"]
+    near = open_blocks(open_dataset(str(mixed)), cache)["prose"]
+    assert np.array_equal(lengths_of(far, cache / "far"), lengths_of(near, cache / "near"))
