@@ -119,6 +119,7 @@ class ParquetInput:
         scratch: Path,
     ) -> None:
         self._file, self._begin, self._limit = file, begin, recipe.limits.documents
+        self._max_ratio = recipe.bad_input.max_inflate_ratio
         if self._limit is None:
             staged = stack.enter_context(fetcher.stage(file, scratch))
             self.prefix = Prefix(whole=staged.sha256)
@@ -134,7 +135,7 @@ class ParquetInput:
         self._row = 0
 
     def items(self) -> Iterator[Document | Reject]:
-        for item in self._rows.read(self._begin.row):
+        for item in self._rows.read(self._begin.row, self._max_ratio):
             if self._limit is not None and item.row >= self._limit:
                 return
             self._row = item.row

@@ -6,6 +6,7 @@ is not text, is not the file that the recipe means: that is an error, not a mill
 
 import contextlib
 import hashlib
+import io
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import accumulate
@@ -15,13 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bamba_data.document import RAW_BYTES, Document, Reject
-from bamba_data.errors import CorruptInput
+from bamba_data.errors import CorruptInput, InputTooLarge
+from bamba_data.inflate import RATIO_AFTER_BYTES
 from bamba_data.sources.base import TextRule
 
 BATCH_BYTES = 8 << 20
 MIN_BATCH_ROWS, MAX_BATCH_ROWS = 4, 256
 EXPANDED_BYTES = 512 << 20  # of a batch, if a dictionary said the largest text possible once for all its rows
 BUFFER_BYTES = 4 << 20
+MAX_RATIO = 200
 
 
 class ParquetRows:
@@ -29,7 +32,7 @@ class ParquetRows:
 
     def __init__(self, file: BinaryIO, rule: TextRule, path: str, url: str, metadata: Any = None) -> None:
         """With `metadata`, the parsed footer, the end of the file is not read."""
-        self._rule, self._path, self._url = rule, path, url
+        self._rule, self._path, self._url, self._raw = rule, path, url, file
         with self._named():
             self._file = pq.ParquetFile(
                 file, metadata=metadata, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
@@ -37,12 +40,20 @@ class ParquetRows:
             self._id_field = _check_schema(self._file.schema_arrow, rule, url)
         self.rows: int = self._file.metadata.num_rows
 
-    def read(self, start_row: int = 0) -> Iterator[Document | Reject]:
-        """One item for every row from `start_row` on, in order."""
-        row = 0
+    def read(self, start_row: int = 0, max_ratio: int = MAX_RATIO) -> Iterator[Document | Reject]:
+        """One item for every row from `start_row` on, in order. Raises InputTooLarge if their texts are more than
+        `max_ratio` times the file: a dictionary can say one text for a million rows."""
+        row = given = 0
+        size_bytes = self._raw.seek(0, io.SEEK_END)
         for group, rows in enumerate(self.groups):
             if row + rows > start_row:
-                yield from self.read_group(group, max(0, start_row - row), rows)
+                for item in self.read_group(group, max(0, start_row - row), rows):
+                    given += len(item.text) if isinstance(item, Document) else item.raw_bytes
+                    if given > RATIO_AFTER_BYTES and given > max_ratio * size_bytes:
+                        raise InputTooLarge(
+                            self._url, f"expands more than {max_ratio} times (bad_input.max_inflate_ratio)"
+                        )
+                    yield item
             row += rows
         if row != self.rows:
             raise CorruptInput(self._url, f"its row groups have {row:,} rows, its footer says {self.rows:,}")

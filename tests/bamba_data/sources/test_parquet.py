@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bamba_data.document import RAW_BYTES, Document, Reject
-from bamba_data.errors import CorruptInput, InputChanged
+from bamba_data.errors import CorruptInput, InputChanged, InputTooLarge
 from bamba_data.sources.base import TextRule
 from bamba_data.sources.parquet import ParquetRows
 from tests.bamba_data.memory import grown
@@ -297,7 +297,7 @@ from bamba_data.sources.base import TextRule
 from bamba_data.sources.parquet import ParquetRows
 with open(sys.argv[1], "rb") as file:
     rows, before = ParquetRows(file, TextRule(), "p", "u"), peak()
-    done(sum(len(item.text) for item in rows.read()), before)
+    done(sum(len(item.text) for item in rows.read(max_ratio=10**9)), before)
 """
 
 
@@ -315,3 +315,12 @@ def test_memory_does_not_depend_on_the_size_of_a_row_group(tmp_path: Path) -> No
     pq.write_table(pa.table({"text": texts}), path, row_group_size=20_000, use_dictionary=False)
     _, size_bytes = grown(READ_ALL, path)
     assert size_bytes < 48 << 20
+
+
+def test_a_dictionary_bomb_is_named_before_it_is_held() -> None:
+    """One text of a megabyte, said by 3,000 rows: three gigabytes in a few kilobytes."""
+    said = pa.DictionaryArray.from_arrays(pa.array([0] * 3000, pa.int32()), pa.array(["bomb " * 200_000]))
+    data = written(pa.table({"text": said}), dictionary_pagesize_limit=1 << 30)
+    assert len(data) < 100_000
+    with pytest.raises(InputTooLarge, match="expands more than 200 times"):
+        read(data)
