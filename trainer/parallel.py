@@ -78,7 +78,7 @@ def distribute(model: Bamba, compute: Compute, world: World) -> None:
     policy = MixedPrecisionPolicy(
         param_dtype=getattr(torch, compute.dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    model.flex = compute.compile and world.device.type == "cuda"
+    model.flex = model.head.fused = compute.compile and world.device.type == "cuda"
     whole = {parameter for _, parameter in vectors(model)}
     shard = partial(fully_shard, mesh=world.mesh, mp_policy=policy, ignored_params=whole)
     for block in model.blocks:
@@ -92,7 +92,8 @@ def distribute(model: Bamba, compute: Compute, world: World) -> None:
         if isinstance(module, FSDPModule):
             # Sum: the loss of a rank is its part of the global mean already.
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)
+            if world.size == 1 or world.device.type == "cpu":  # gloo knows no other sum
+                module.set_force_sum_reduction_for_comms(True)
     model.to_empty(device=world.device)
 
 

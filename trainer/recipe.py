@@ -75,7 +75,7 @@ class Compute(Strict):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     residual: Literal["float32", "compute"] = "float32"
     micro_rows: int = Field(default=2, ge=1)
-    loss_chunk_tokens: int = Field(default=1024, ge=1)
+    loss_chunk_tokens: int = Field(default=8192, ge=1)
     compile: bool = True
     recompute: Literal["none", "selective", "full"] = "none"
     reshard: bool = True

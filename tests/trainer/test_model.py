@@ -9,7 +9,7 @@ from transformers import BambaConfig, BambaForCausalLM
 
 from tests.trainer.small import CONFIG, model, packed
 from trainer.hf_layout import config_json, config_of, pieces
-from trainer.loss import summed_loss
+from trainer.loss import _slopes, _slopes_in_one, summed_loss
 from trainer.model.bamba import Bamba, vectors
 from trainer.model.config import ModelConfig
 
@@ -109,6 +109,17 @@ def test_the_loss_in_chunks_is_the_loss_of_all_logits_with_its_gradients() -> No
         torch.testing.assert_close(losses, plain)
         for got, want in zip(torch.autograd.grad(total, [hidden, weight]), wanted, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_compiled_for_a_gpu_is_the_softmax_that_runs_here(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    first = torch.randn(40, 211, generator=generator).to(dtype)
+    second, labels = first.clone(), torch.randint(0, 211, (40,), generator=generator)
+    labels[::7] = -100
+    scale = torch.tensor(0.3)
+    torch.testing.assert_close(_slopes(first, labels, scale), _slopes_in_one(second, labels, scale))
+    torch.testing.assert_close(first, second, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-6)
 
 
 def test_bamba_9b_has_the_parameters_and_the_cost_that_are_published() -> None:

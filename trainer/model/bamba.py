@@ -47,6 +47,7 @@ class Head(nn.Module):
         super().__init__()
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        self.fused = False  # the softmax of the loss as one compiled kernel
 
     def forward(
         self, x: Tensor, labels: Tensor | None, scale: Tensor, chunk_tokens: int
@@ -55,7 +56,7 @@ class Head(nn.Module):
         hidden: Tensor = self.norm(x).to(self.weight.dtype)
         if labels is None:
             return hidden @ self.weight.T
-        return summed_loss(hidden, self.weight, labels, scale, chunk_tokens)
+        return summed_loss(hidden, self.weight, labels, scale, chunk_tokens, fused=self.fused)
 
 
 class Bamba(nn.Module):
@@ -65,7 +66,7 @@ class Bamba(nn.Module):
     -100, which have none; both float32. `logits` are for those who want to look or to sample.
     """
 
-    def __init__(self, config: ModelConfig, residual: Residual = "float32", chunk_tokens: int = 1024) -> None:
+    def __init__(self, config: ModelConfig, residual: Residual = "float32", chunk_tokens: int = 8192) -> None:
         super().__init__()
         self.config = config
         self.residual = residual
