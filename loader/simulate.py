@@ -20,7 +20,8 @@ import typer
 
 from bamba_data.errors import BambaError, UserError
 from loader.deviation import worst_deviation
-from loader.plan import MixPlan, Stretch, load
+from loader.grouped_rows import LEAST_BLOCKS
+from loader.plan import Header, MixPlan, Stretch, load
 from loader.shares import owners
 
 BLOCK_TOKENS = 1 << 18
@@ -86,9 +87,7 @@ def simulate(plan: MixPlan, sizes: Mapping[str, Size], world_size: int, tokens: 
         served = plan.rows_served_before(last, name)
         size = sizes.get(name)
         taken = served * plan.header.row_tokens
-        blocks = _blocks_read(
-            served, size or Size(math.inf), plan.header.row_tokens, plan.header.window_rows, world_size
-        )
+        blocks = _blocks_read(served, size or Size(math.inf), plan.header, world_size)
         used.append(
             SourceUse(
                 name,
@@ -126,18 +125,23 @@ def _row_after(stretches: Sequence[Stretch], rows: int) -> int:
     raise AssertionError("the last stretch has no end")
 
 
-def _blocks_read(served: int, size: Size, row_tokens: int, window_rows: int, world_size: int) -> float:
+def _blocks_read(served: int, size: Size, header: Header, world_size: int) -> float:
     """Distinct (block, window) pairs that one rank's rows lie in: what it decodes if it shares with nobody.
 
-    A rank's rows of a window are a random sample of it; a row lies in 1 + row / block blocks on average.
+    A rank's rows of a window are a random sample of it. A row lies in 1 + row / block blocks on average; if it is
+    packed, in one group of them.
     """
     if not served:
         return 0.0
-    window = min(window_rows, max(1.0, size.tokens / row_tokens))
-    blocks = max(1.0, window * row_tokens / size.block_tokens)
-    touched = window / world_size * (1 + row_tokens / size.block_tokens)
-    distinct = blocks * -math.expm1(touched * math.log1p(-1 / blocks)) if blocks > 1 else min(1.0, touched)
-    return distinct * served / window
+    row_tokens, group = header.row_tokens, 1
+    if header.packing != "chunk":
+        group = max(LEAST_BLOCKS, math.ceil(header.group_rows * row_tokens / size.block_tokens))
+    unit_tokens = size.block_tokens * group
+    window = min(header.window_rows, max(1.0, size.tokens / row_tokens))
+    units = max(1.0, window * row_tokens / unit_tokens)
+    touched = window / world_size * (1 + row_tokens / unit_tokens if group == 1 else 1)
+    distinct = units * -math.expm1(touched * math.log1p(-1 / units)) if units > 1 else min(1.0, touched)
+    return distinct * group * served / window
 
 
 def _mix_error(stretch: Stretch, world_size: int, steps: int) -> MixError:

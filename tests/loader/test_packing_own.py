@@ -16,6 +16,8 @@ from loader.groups import checked
 from loader.order import Order
 from loader.packing import Longs, Packed
 from loader.packings import PACKERS
+from loader.plan import MixPlan
+from loader.simulate import Size, simulate
 from tests.loader.oracle import Token
 from tests.loader.packing_oracle import PackingOracle
 from tests.loader.test_order import plan_of, reader, source
@@ -119,3 +121,12 @@ def packed(*pieces: tuple[int, int, int, int]) -> Packed:
 def test_a_packer_that_loses_repeats_or_cuts_in_vain_is_refused(made: Packed, says: str) -> None:
     with pytest.raises(UserError, match=says):
         checked(made, np.array([4, 4]), 5 if "longer" not in says else 4)
+
+
+def test_a_simulation_counts_all_blocks_of_a_group_for_a_row_of_it() -> None:
+    """Eight groups of four blocks of 64 rows; a rank has one row of them."""
+    fields = {"seed": 1, "row_tokens": 4096, "before": [], "after": [], "window_rows": 2048, "packing": "best-fit"}
+    plan = MixPlan.create({"a": 1}, {"a": "x"}, 64, **fields)
+    rows = 2048
+    (found,) = simulate(plan, {"a": Size(4096 * rows, 4096 * 64)}, rows, 4096 * rows, 10).sources
+    assert found.rank_blocks == pytest.approx(4)
