@@ -6,6 +6,7 @@ that names the file; other rows are never served in its place.
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from loader.blocks import Candidates
 from loader.text_index import Index, IndexedFile, part_path
 from loader.text_source import TextSource
 
+LOG = logging.getLogger(__name__)
+
 FOOTERS = 64  # parsed ones held
 
 
@@ -53,6 +56,7 @@ class TextBlocks:
     key: str
     _footers: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
     _lengths: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
+    _said: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -89,6 +93,8 @@ class TextBlocks:
             tokens = self._encode(texts, backend)
             found = block_digest(tokens.ids.data, tokens.counts)
             if found == wanted:
+                if backend is not self._backends[0]:
+                    self._say_slow(backend.name)
                 return tokens
         file, rows = self._file(block), self._rows(block)
         raise self._stale(
@@ -101,14 +107,14 @@ class TextBlocks:
     def counts(self, block: int) -> NDArray[np.uint32]:
         """Tokens of each document of a block, from the index: nothing is read of the text."""
         number = int(self.arrays["file"][block])
-        if number not in self._lengths:
+        lengths = self._lengths.get(number)
+        if lengths is None:
             table = self.index.files[number].lengths
             data = table.read(open_store(self.at), part_path(self.key, table))
-            if len(self._lengths) >= FOOTERS:
-                self._lengths.clear()
-            self._lengths[number] = pq.read_table(pa.BufferReader(data), columns=["lengths"])["lengths"]
+            lengths = pq.read_table(pa.BufferReader(data), columns=["lengths"])["lengths"]
+            _hold(self._lengths, number, lengths)
         first = int(np.searchsorted(self.arrays["file"], number))
-        found: NDArray[np.uint32] = self._lengths[number][block - first].values.to_numpy()
+        found: NDArray[np.uint32] = lengths[block - first].values.to_numpy()
         return found
 
     def origin(self, block: int, document: int) -> Origin:
@@ -157,17 +163,17 @@ class TextBlocks:
 
     def footer(self, number: int) -> Any:
         """The parsed footer of a file, after its digest was checked: of some damaged ones pyarrow aborts."""
-        if number not in self._footers:
+        found = self._footers.get(number)
+        if found is None:
             file = self.index.files[number]
             with self._same(file), process_fetcher(os.getpid()).open(self._locked(file)) as opened:
                 opened.seek(file.size_bytes - file.footer_bytes)
                 data = opened.read(file.footer_bytes)
             if Footer.of(data) != Footer(file.footer_bytes, file.footer_digest):
                 raise self._stale(file, "its footer has another digest")
-            if len(self._footers) >= FOOTERS:
-                self._footers.clear()
-            self._footers[number] = pq.read_metadata(pa.BufferReader(data))
-        return self._footers[number]
+            found = pq.read_metadata(pa.BufferReader(data))
+            _hold(self._footers, number, found)
+        return found
 
     @contextlib.contextmanager
     def _same(self, file: IndexedFile) -> Iterator[None]:
@@ -177,7 +183,7 @@ class TextBlocks:
             raise self._stale(file, f"its {error.field} is {error.found!r}, it was {error.locked!r}") from None
 
     def _stale(self, file: IndexedFile, detail: str) -> StaleIndex:
-        return StaleIndex(file.url, detail, self.source.command())
+        return StaleIndex(file.url, detail, self.source.command(self.at))
 
     def _locked(self, file: IndexedFile) -> LockedFile:
         return LockedFile(self.name, file.path, file.url, file.facts)
@@ -198,6 +204,21 @@ class TextBlocks:
             found.append(self.tokenizer.reference)
         return found
 
+    def _say_slow(self, name: str) -> None:
+        """Once: every block costs a second encoding."""
+        if not self._said:
+            self._said.append(name)
+            first = self._backends[0]
+            LOG.warning(
+                "text source %r: %s %s gives other tokens than the index has, %s gives them: install %s %s",
+                self.name,
+                first.name,
+                first.version,
+                name,
+                first.name,
+                self.index.backend.version,
+            )
+
     def _encode(self, documents: list[Document], backend: Backend) -> Tokens:
         ids: list[NDArray[Any]] = [np.empty(0, self.dtype)]
         counts: list[NDArray[Any]] = [np.empty(0, np.uint32)]
@@ -213,6 +234,13 @@ class TextBlocks:
             ids.append(encoded.ids.astype(self.dtype))
             counts.append(encoded.lengths.astype(np.uint32))
         return Tokens(np.concatenate(ids), np.concatenate(counts))
+
+
+def _hold(held: dict[int, Any], number: int, found: Any) -> None:
+    """Threads share `held`: an entry may go at any time."""
+    if len(held) >= FOOTERS:
+        held.clear()
+    held[number] = found
 
 
 @lru_cache(maxsize=1)

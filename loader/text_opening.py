@@ -77,7 +77,7 @@ def _make_at_once(source: TextSource, at: str, key: str, cache: Path, fetcher: F
         if size_bytes >= INDEX_AT_ONCE_BYTES:
             raise UserError(
                 f"text source {source.name!r} ({size}) has no index in {at}, without which its order is not known. "
-                f"Make it once: {source.command()}" + ("" if source.index else f" --index {at}")
+                f"Make it once: {source.command(at)}"
             )
         LOG.warning("text source %r (%s) has no index yet; it is made now, in %s", source.name, size, at)
         index = make_index(source, at, fetcher, cache / "scratch")
@@ -94,7 +94,7 @@ def _make_at_once(source: TextSource, at: str, key: str, cache: Path, fetcher: F
 def _check_files(blocks: TextBlocks, fetcher: Fetcher) -> None:
     """That the files are those of the index, as far as their hosts tell without sending them. Of local ones that were
     written since, or copied, the footers are read: what is in one changes with nearly everything in a file."""
-    source, command = blocks.source, blocks.source.command()
+    source, command = blocks.source, blocks.source.command(blocks.at)
     files = {file.path: file for file in lock.resolve(source.recipe, Path(), fetcher).files}
     left_out = {key.removeprefix(f"{source.name}/") for key in source.rules.quarantine}
     known = {file.path: file for file in blocks.index.files}

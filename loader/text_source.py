@@ -68,8 +68,8 @@ class TextSource:
         parts = [corpus["base"], commit, corpus["files"], corpus["text"], self.block_tokens, rules]
         return f"{canonical.digest(parts)[:32]}-{tokenizer_sha256[:16]}"
 
-    def command(self) -> str:
-        """The command that makes its index."""
+    def command(self, at: str) -> str:
+        """The command that makes its index in `at`."""
         words = ["bamba-data", "index", "--name", self.name, "--tokenizer", self.tokenizer]
         words += [word for one in _listed(self.files) for word in ("--files", one)]
         words += [word for one in _listed(self.text) for word in ("--text", one) if self.text != "text"]
@@ -78,8 +78,7 @@ class TextSource:
         words += ["--backend", self.backend] if self.backend != "auto" else []
         words += ["--block-tokens", str(self.block_tokens)] if self.block_tokens != BLOCK_TOKENS else []
         words += ["--rules", self.rules.model_dump_json(exclude_defaults=True)] if self.rules != NO_RULES else []
-        words += ["--index", self.index] if self.index else []
-        return shlex.join(words)
+        return shlex.join([*words, "--index", at])
 
 
 def text_sources(path: Path | str, index: str | None = None) -> list[TextSource]:

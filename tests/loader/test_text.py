@@ -1,6 +1,7 @@
 """Text that is tokenized on the fly is served in the order that its index promises, token for token, or not at all."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,25 @@ def test_every_token_of_a_row_is_traced_to_the_text_it_came_from(
             text = pq.read_table(part.url)["text"][part.url_row].as_py()
             wanted = tokenizer.reference.encode([text]).ids[part.start : part.start + part.tokens]
             assert ids[part.at : part.at + part.tokens] == wanted.tolist()
+
+
+@pytest.mark.parametrize("packing", ["chunk", "best-fit"])
+def test_an_epoch_has_every_token_of_every_document_once(
+    tmp_path: Path, texts: Path, certificate: Certificate, packing: str
+) -> None:
+    one = source(texts)
+    blocks = opened(one, tmp_path / "cache", certificate)
+    settings = {"row_tokens": 256, "batch_rows": 4, "holdout": 0, "packing": packing, "cache": tmp_path / "cache"}
+    loader = build_loader(one, delimiters="none", max_epochs=1, **settings)
+    found: Counter[tuple[str, int]] = Counter()
+    for batch in loader:
+        for row in batch["row"][batch["row"] >= 0].tolist():
+            parts = [part for part in origins(loader.order, row) if part.epoch == 0]
+            found.update({(str(part.url), int(part.url_row or 0)): 0 for part in parts})
+            for part in parts:
+                found[str(part.url), int(part.url_row or 0)] += part.tokens
+    counts = [int(n) for block in range(len(blocks.tokens)) for n in blocks.counts(block)]
+    assert sorted(found.values()) == sorted(counts) and len(counts) == 60
 
 
 def test_the_workers_of_a_torch_dataloader_serve_the_same_rows(

@@ -4,22 +4,25 @@ import json
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from torch.utils.data import DataLoader
 
 from bamba_data.certificate import Certificate
 from bamba_data.errors import RecipeError, StaleIndex, UserError
-from loader import build_loader, text_opening, text_sources
+from loader import Settings, TokenDataset, build_loader, text, text_opening, text_sources
 from loader.text_index import IndexedFile
 from loader.text_opening import open_text
 from loader.text_source import TextSource
 from pipelines.cli import app, run
 from tests.corpora import TOKENIZER, recipe, records, write_jsonl, write_parquet
-from tests.loader.texts import PACKAGE, documents, index, opened, served, source, write_texts
+from tests.loader.texts import PACKAGE, documents, index, opened, served, source, write_rows, write_texts
 from tests.servers.hub import HubServer
 from tests.servers.seaweed import SeaweedServer
 
@@ -91,11 +94,32 @@ def test_processes_make_the_same_index_as_one(tmp_path: Path, texts: Path, certi
     assert index(source(texts), tmp_path / "together", certificate, tmp_path, workers=2) == alone
 
 
+def test_files_without_documents_are_no_trouble(tmp_path: Path, texts: Path, certificate: Certificate) -> None:
+    write_rows(texts / "3.parquet", pa.array([], pa.string()), pa.array([], pa.string()))
+    write_rows(texts / "4.parquet", ["", ""], ["a", "b"])
+    blocks = opened(source(texts), tmp_path / "cache", certificate)
+    assert [file.blocks > 0 for file in blocks.index.files] == [True, True, True, False, False]
+    only = source(texts, files=[str(texts / "3.parquet"), str(texts / "4.parquet")])
+    opened(only, tmp_path / "cache", certificate)
+    with pytest.raises(UserError, match="no source has a weight above 0"):
+        build_loader(only, cache=tmp_path / "cache")
+
+
 def test_a_quarantined_file_is_left_out(tmp_path: Path, texts: Path, certificate: Certificate) -> None:
     rules = source(texts).rules.model_copy(update={"quarantine": ["web/1.parquet"]})
     blocks = opened(source(texts, rules=rules), tmp_path / "cache", certificate)
     assert [file.path for file in blocks.index.files] == ["0.parquet", "2.parquet"]
     assert open_text(source(texts, rules=rules), tmp_path / "cache").identity == blocks.identity
+
+
+def test_without_the_backend_that_indexed_it_the_reference_gives_the_same(
+    tmp_path: Path, texts: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = documents(opened(source(texts), tmp_path / "cache", certificate))
+    monkeypatch.setitem(sys.modules, "gigatoken", None)  # as if it were not installed
+    text._backend.cache_clear()
+    assert documents(open_text(source(texts), tmp_path / "cache")) == wanted
+    text._backend.cache_clear()
 
 
 # ---- elsewhere
@@ -133,6 +157,46 @@ def test_an_object_that_was_replaced_is_named(
     for verb in (lambda: blocks.read(1), lambda: open_text(one, tmp_path / "cache")):
         with pytest.raises(StaleIndex, match=r"deep/0\.parquet: its etag is"):
             verb()
+
+
+@pytest.mark.s3
+def test_workers_that_are_forked_read_s3_too(
+    tmp_path: Path, texts: Path, bucket: str, s3: SeaweedServer, certificate: Certificate
+) -> None:
+    s3.filesystem().put_file(str(texts / "0.parquet"), f"{bucket}/deep/0.parquet")
+    one = source(f"{bucket}/deep")
+    opened(one, tmp_path / "cache", certificate)
+    loader = build_loader(one, row_tokens=64, batch_rows=4, max_steps=9, num_workers=0, cache=tmp_path / "cache")
+    wanted = served(list(loader))
+    dataset = TokenDataset(loader.order, Settings(cache=tmp_path / "other", max_steps=9))
+    assert served(list(DataLoader(dataset, batch_size=None, num_workers=2))) == wanted
+
+
+KILLED_SCRIPT = """
+import json, os, signal, sys
+from pathlib import Path
+from bamba_data.certificate import Certificate
+from bamba_data.fetch import Fetcher
+from loader.text_indexing import make_index
+from loader.text_source import TextSource
+
+folder, files, tokenizer, certificate = sys.argv[1:]
+one = TextSource("web", files, tokenizer, block_tokens=900)
+certificate = Certificate(**json.loads(certificate))
+make_index(one, folder, Fetcher(), Path(folder), certificate=certificate, told=lambda file: os.kill(os.getpid(), 9))
+"""
+
+
+def test_an_index_that_is_killed_goes_on_where_it_was(tmp_path: Path, texts: Path, certificate: Certificate) -> None:
+    whole = index(source(texts), tmp_path / "whole", certificate, tmp_path)
+    at = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED_SCRIPT, at, f"{texts}/*.parquet", PACKAGE, json.dumps(asdict(certificate))]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    (done,) = at.glob("*/parts/*.json")
+    before = done.stat().st_mtime_ns
+    assert not list(at.glob("*/index.json"))
+    assert index(source(texts), at, certificate, tmp_path) == whole
+    assert done.stat().st_mtime_ns == before
 
 
 HUB_SCRIPT = """
