@@ -110,11 +110,13 @@ class LocalStore(Store):
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).absolute()
+        self._real = os.path.realpath(self.root).rstrip(os.sep)
         self.url = str(self.root)
 
     def _at(self, path: str) -> Path:
         place = self.root / checked(path)
-        if not place.resolve().is_relative_to(self.root.resolve()):
+        real = os.path.realpath(place)
+        if real != self._real and not real.startswith(f"{self._real}{os.sep}"):
             raise UnsafePath(path, f"a symbolic link in it leads out of {self.root}")
         return place
 

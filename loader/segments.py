@@ -156,7 +156,8 @@ class SegmentCache:
         size = header.nbytes + sum(part.nbytes for part in body)
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not rows
             self._make_room(size)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, [header.tobytes(), *body])
 
     def _make_room(self, size: int) -> None:
