@@ -28,6 +28,7 @@ from bamba_data.errors import StoreUnavailable, UnsafePath, UserError
 from bamba_data.paths import checked
 
 RETRY_SECONDS = 120.0
+_INHERITED: list[Any] = []
 _PART = ".part-"  # local temporary files: <name>.part-<random>
 
 
@@ -223,6 +224,7 @@ class S3Store(Store):
     def fs(self) -> Any:
         """This process's own: the threads behind an s3fs are not in a fork of it, such as a DataLoader's worker."""
         if self._process != os.getpid():
+            _INHERITED.append(self._fs)  # to let go of it would close what is the parent's, and hang
             self._fs, self._process = self._connected(), os.getpid()
         return self._fs
 
