@@ -31,8 +31,8 @@ MAX_PLAN_BYTES = 16 << 20
 #: Rows of a source in a window: then 3 pairs of rows of a source and batch share a block, on average over batches, at
 #: the Bamba mix, and fewer for smaller sources (docs/shuffle.md).
 WINDOW_ROWS = 52_224
-#: The same where rows are made of groups of four blocks.
-GROUPED_WINDOW_ROWS = 4 * WINDOW_ROWS
+#: The same where rows are made of groups of four blocks: at most 3 pairs share a group.
+GROUPED_WINDOW_ROWS = 5 * WINDOW_ROWS
 #: Least rows of a group of blocks that is packed by itself: at 256 best-fit rows are 99.6 % full.
 GROUP_ROWS = 256
 
