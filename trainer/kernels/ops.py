@@ -222,8 +222,9 @@ def _(
 
 
 def _like(grads: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients in the dtype of their parameters, each in memory of its own."""
-    return [g.to(p.dtype).contiguous() for g, p in zip(grads, parameters, strict=True)]
+    """Gradients in the dtype of their parameters, each in memory of its own: outputs of an op must not share any."""
+    pairs = zip(grads, parameters, strict=True)
+    return [torch.empty(p.shape, dtype=p.dtype, device=p.device).copy_(g) for g, p in pairs]
 
 
 def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -61,11 +61,11 @@ def test_steps_so_small_that_softplus_vanishes_have_gradients(triton_kernels: to
     assert {name: found[name] for name in ("out", "zxbcdt", "dt_bias") if found[name] > 1e-4} == {}
 
 
-@pytest.mark.parametrize("start", [1, 64, 127, 128])
+@pytest.mark.parametrize("start", [64, 127])
 def test_what_a_document_holds_changes_no_bit_of_another(triton_kernels: torch.device, start: int) -> None:
     documents = rows_of_documents(1, 132, [[start]])
-    case = on(draw(documents, **TILES).to(torch.float32), triton_kernels)
-    new = draw(documents, seed=1, **TILES).zxbcdt.float().to(triton_kernels)
+    case = on(draw(documents, heads=1, **TILES).to(torch.float32), triton_kernels)
+    new = draw(documents, heads=1, seed=1, **TILES).zxbcdt.float().to(triton_kernels)
     first = (documents[..., None] == 0).to(triton_kernels)
     base = results(case)
     earlier, later = (results(case._replace(zxbcdt=torch.where(m, new, case.zxbcdt))) for m in (first, ~first))
