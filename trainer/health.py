@@ -81,7 +81,7 @@ def _wait(device: torch.device) -> None:
 def _nvml_faults(world: World) -> list[str]:
     """What NVML holds against this device; that NVML cannot be asked is said, too."""
     try:
-        import pynvml  # type: ignore[import-untyped]
+        import pynvml
     except ImportError:
         return ["NVML was not asked: nvidia-ml-py is not installed"]
     found = []
