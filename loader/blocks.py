@@ -159,6 +159,7 @@ def open_blocks(dataset: Dataset, cache: Path) -> dict[str, ShardBlocks]:
     """All sources of a dataset, by name."""
     digest = canonical.digest([dataset.manifest.tables.blocks.sha256, dataset.manifest.tables.candidates.sha256])
     folder = cache / "index" / digest[:32]
+    _ = dataset.shards  # now: in a fork, such as a DataLoader's worker, Polars has no threads to read a table with
     sources = len(dataset.manifest.sources)
     index = _read_index(folder, sources)
     for _ in range(READS):  # another process may be mending it, too
