@@ -125,6 +125,7 @@ class Run:
             self.say(f"no checkpoint below {self.checkpointer.store.url}: begins at step 0")
         if self.recipe.log.evaluate_every_steps:
             self.feed.held_out()  # so that a dataset without held-out documents is refused now, not hours later
+        self.checkpointer.prepare(self.state())
         self._agree()
         self._last = Telltale(torch.zeros(1, device=self.world.device))
 

@@ -1,23 +1,23 @@
 """Save while training goes on; load on any number of ranks; fall back, loudly, where the newest checkpoint is torn.
 
 A save copies the state to the host's memory while the next step is computed, and a thread writes it from there. The
-copy must be over before weights change again (`staged`); the next save waits for the last one to be committed.
+copy is over before weights change again (`staged`); the next save waits for the last one to be committed.
 """
 
 import secrets
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from bamba_data.errors import BambaError, CorruptCheckpoint
 from bamba_data.store import Store
 from trainer.checkpoint import commits
+from trainer.checkpoint.staging import Staging
 from trainer.checkpoint.storage import Reader, Writer, cause, read_index
 from trainer.parallel import World
 from trainer.recipe import Checkpoints
@@ -31,39 +31,31 @@ class Checkpointer:
     def __init__(self, store: Store, rule: Checkpoints, world: World, say: Say) -> None:
         self.store, self.rule, self.world, self.say = store, rule, world, say
         self._group = dist.new_group(backend="gloo")  # the thread that writes must not meet the training's collectives
-        cuda = world.device.type == "cuda"
-        self._stager = DefaultStager(
-            StagingOptions(
-                use_pinned_memory=cuda, use_shared_memory=False, use_async_staging=cuda, use_non_blocking_copy=cuda
-            )
-        )
-        self._staging: Future[Any] | None = None
-        self._writing: Future[Any] | None = None
+        self._staging = Staging(world)
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+
+    def prepare(self, state: dict[str, Tensor]) -> None:
+        """Take the host's memory for the copies of `state`."""
+        self._staging.prepare(state)
 
     def save(self, step: int, state: dict[str, Tensor], about: dict[str, Any]) -> None:
         """Begin to save `state` as it is now; `about` is committed with it."""
         self.finish()
         name = self._agreed(commits.folder_name(step, secrets.token_hex(3)))
-        answer: Any = state_dict_saver.async_save(
-            state,
-            storage_writer=Writer(self.store, name, {"step": step, "world_size": self.world.size, **about}),
-            process_group=self._group,
-            async_stager=self._stager,
-        )
-        if isinstance(answer, Future):
-            self._writing = answer
-        else:
-            self._staging, self._writing = answer.staging_completion, answer.upload_completion
+        writer = Writer(self.store, name, {"step": step, "world_size": self.world.size, **about})
+        self._writing = self._thread.submit(self._write, self._staging.copy(state), writer)
+
+    def _write(self, copied: dict[str, Tensor], writer: Writer) -> None:
+        self._staging.settle()
+        state_dict_saver.save(copied, storage_writer=writer, process_group=self._group)
 
     def staged(self) -> None:
-        """Wait until the state may change again."""
-        if self._staging is not None:
-            self._staging.result()
-            self._staging = None
+        """The state is about to change: the copy comes first."""
+        self._staging.wait()
 
     def finish(self) -> None:
         """Wait until the save under way is committed, then remove what is not to be kept."""
-        self.staged()
         if self._writing is None:
             return
         try:
@@ -76,8 +68,10 @@ class Checkpointer:
             commits.sweep(self.store, self.rule.keep_last, self.rule.keep_every_steps)
 
     def close(self) -> None:
-        self.finish()
-        self._stager.close()
+        try:
+            self.finish()
+        finally:
+            self._thread.shutdown()
 
     def restore(self, state: dict[str, Tensor], accept: Callable[[dict[str, Any]], None]) -> dict[str, Any] | None:
         """Load the newest checkpoint that is whole into `state`; return its commit, None where there never was one.
