@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data import DataLoader
 
 from bamba_data.dataset import open_dataset
 from bamba_data.errors import CorruptShard
-from loader import Loader, build_loader
+from loader import Loader, Settings, TokenDataset, build_loader
 from tests.loader.real import all_rows
-from tests.servers.faults import Fault, Stall, Status
+from tests.servers.faults import Fault, FlipBit, Stall, Status
 from tests.servers.proxy import FlakyProxy
 from tests.servers.seaweed import SeaweedServer
 
@@ -41,6 +42,15 @@ def test_answers_of_5xx_cost_time_and_no_row(mixed_data: Path, remote: str, flak
     flaky.faults.append(Fault(SHARDS, Status(500), times=3, skip=2))
     assert rows(build_loader(remote, **MIX, cache=tmp_path / "b")) == wanted
     assert not flaky.faults
+
+
+def test_a_bit_that_flips_on_the_way_is_read_again(
+    mixed_data: Path, remote: str, flaky: FlakyProxy, tmp_path: Path
+) -> None:
+    wanted = rows(build_loader(str(mixed_data), **MIX, cache=tmp_path / "a"))
+    flaky.faults.append(Fault(SHARDS, FlipBit(150), times=8, probability=0.3))
+    assert rows(build_loader(remote, **MIX, cache=tmp_path / "b")) == wanted
+    assert len(flaky.faults) == 0 or flaky.faults[0].times < 8
 
 
 def test_a_stall_costs_a_consumer_that_was_read_ahead_for_nothing(
@@ -103,3 +113,19 @@ def test_an_error_of_a_reading_thread_reaches_the_trainer_and_the_next_call_trie
     path.with_suffix(".away").rename(path)
     found |= rows(loader)
     assert found == wanted
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_of_a_dataloader_read_s3_too(remote: str, mixed_data: Path, tmp_path: Path, context: str) -> None:
+    """The parent has talked to S3 before its workers begin: what they inherit of that must not stop them."""
+    wanted = build_loader(str(mixed_data), **MIX, cache=tmp_path / "a")
+    order = build_loader(remote, **MIX, cache=tmp_path / "b").order
+    next(build_loader(remote, **MIX, cache=tmp_path / "c"))
+    dataset = TokenDataset(order, Settings(cache=tmp_path / "b", max_steps=40))
+    found = rows_of_workers(dataset, context)
+    assert found == rows(wanted)
+
+
+def rows_of_workers(dataset: TokenDataset, context: str) -> dict[int, Any]:
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=context, timeout=60)
+    return all_rows(loader, sorted(dataset.order.plan.sources))
