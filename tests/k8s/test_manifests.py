@@ -13,7 +13,7 @@ import ray
 import yaml
 
 from bamba_data.cli import app
-from pipelines import cli
+from pipelines import cli, pretrain
 from pipelines.options import load_recipe
 from tests.k8s.schema import K8S, Object, containers, faults, pods, render
 
@@ -180,9 +180,13 @@ def test_a_job_s_entrypoint_is_a_command_of_ours_with_a_recipe_of_ours(one: Obje
     assert spec["submissionMode"] == "K8sJobMode"  # the schema takes any text here
     words = shlex.split(spec["entrypoint"].replace("$BAMBA_OUT", "s3://bucket"))
     assert words[:2] == ["python", "-m"]
-    command = {"pipelines.tokenize": "build", "pipelines.download": "download"}[words[2]]
-    assert load_recipe(words[3], None)[0].name
-    assert cli.run(app, [command, *words[3:], "--help"]) == 0
+    if words[2] == "pipelines.pretrain":
+        assert cli.run(pretrain.app, [*words[3:], "--help"]) == 0
+        assert (K8S.parent / "trainer" / "recipes" / f"{words[words.index('--recipe') + 1]}.yaml").exists()
+    else:
+        command = {"pipelines.tokenize": "build", "pipelines.download": "download"}[words[2]]
+        assert load_recipe(words[3], None)[0].name
+        assert cli.run(app, [command, *words[3:], "--help"]) == 0
     assert spec["shutdownAfterJobFinishes"] is True and spec["entrypointNumCpus"] == 0
     assert spec["backoffLimit"] > 0  # safe: a `stop` verdict ends a retry at once
 
@@ -217,7 +221,9 @@ def test_everything_is_denied_that_is_not_opened_by_name(overlay: str) -> None:
 
 def test_nobody_outside_reaches_the_dashboard() -> None:
     found = [one for folder in RENDERED.values() for one in folder]
-    assert not [one for one in found if one["kind"] in ("Ingress", "Route", "Service")]
+    assert not [one for one in found if one["kind"] in ("Ingress", "Route")]
+    services = [one["spec"] for one in found if one["kind"] == "Service"]
+    assert all(spec.get("clusterIP") == "None" and "8265" not in str(spec["ports"]) for spec in services)
     for one in found:
         cluster = one.get("spec", {}).get("rayClusterSpec", one.get("spec", {}))
         head = cluster.get("headGroupSpec", {}) if isinstance(cluster, dict) else {}

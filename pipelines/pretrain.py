@@ -1,0 +1,166 @@
+"""The trainer on a Ray cluster: as many ranks as there is room for, and on with what is left when some are lost.
+
+    python -m pipelines.pretrain --recipe bamba-9b-phase1 --data URL --out URL --ranks 64 --least 8 --gpu
+
+Ray Train keeps the group: it places the ranks, notices a lost node, and starts the group anew, smaller or larger, on
+what there is. Each rank is `python -m trainer`, the same command as under torchrun, told of its rank by variables. It
+goes on from the newest whole checkpoint, and the order of the data does not depend on how many ranks there are.
+
+Exit codes are the trainer's: after one that trying again cannot help (2, 3, 5) the group is not started again.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bamba_data.errors import BambaError, Unfinished, UserError
+from pipelines.runs import verdict_of
+
+RESIZE_SECONDS = (
+    300.0  # how often Ray looks whether more ranks have room; each resize costs the steps since a checkpoint
+)
+DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+class TrainingEnded(BambaError):
+    """The trainer ended so on its ranks; what it said is in the log."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"the trainer ended with exit code {self.exit_code}"
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Option(help="A training recipe's name, or the path of a YAML file.")],
+    out: Annotated[str, typer.Option(metavar="URL", help="The run: a shared path or s3://bucket/prefix.")],
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="A dataset; may be given several times.")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE")] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks at most.")] = 1,
+    least: Annotated[int, typer.Option(min=1, help="Fewer are not worth going on with: wait for more.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="A GPU for each rank.")] = False,
+    cores: Annotated[float, typer.Option(min=0, help="CPU cores for each rank.")] = 1.0,
+    address: Annotated[str | None, typer.Option(help="A running cluster; RAY_ADDRESS without it.")] = None,
+    restarts: Annotated[int, typer.Option(min=-1, help="Of the group, when ranks are lost; -1: without end.")] = -1,
+) -> None:
+    """Train to the end of the recipe's schedule, on whatever ranks there are."""
+    if least > ranks:
+        raise UserError(f"--least {least} is more than --ranks {ranks}")
+    if "://" not in out and not Path(out).is_absolute():
+        raise UserError(f"--out {out}: a relative path means nothing on a cluster; s3://, or an absolute shared path")
+    line = ["--recipe", recipe, "--out", out]
+    line += [word for url in data or [] for word in ("--data", url)]
+    line += [word for change in overrides or [] for word in ("--set", change)]
+    code = fit(line, ranks, least, gpu, cores, address, restarts)
+    if code:
+        raise TrainingEnded(code)
+
+
+def fit(line: list[str], ranks: int, least: int, gpu: bool, cores: float, address: str | None, restarts: int) -> int:
+    """The exit code of the training, when its group has ended for good."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    ray.init(address=address or os.environ.get("RAY_ADDRESS"), logging_level="error")
+    try:
+        group = DataParallelTrainer(
+            run_rank,
+            train_loop_config={"line": line},
+            scaling_config=ScalingConfig(
+                num_workers=ranks if least == ranks else (least, ranks),
+                use_gpu=gpu,
+                resources_per_worker={"CPU": cores, **({"GPU": 1} if gpu else {})},
+                elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+            ),
+            # Ray's own record of the group; the trainer's checkpoints lie in --out.
+            run_config=RunConfig(storage_path="/tmp/bamba-ray-train", failure_config=FailureConfig(restarts)),
+        )
+        try:
+            result = group.fit()
+        except TrainingFailedError as error:
+            sys.stderr.write(f"{error}\n")
+            return Unfinished.exit_code
+        return int((result.metrics or {}).get("exit_code", Unfinished.exit_code))
+    finally:
+        ray.shutdown()
+
+
+def run_rank(config: dict[str, Any]) -> None:
+    """Runs in each worker of the group: the trainer as a process of its own, which dies with the worker."""
+    import ray
+    import ray.train
+    from ray.train.collective import broadcast_from_rank_zero
+
+    context = ray.train.get_context()
+    # Where the others reach rank 0: the address that Ray knows its node by.
+    host, port = broadcast_from_rank_zero((ray.util.get_node_ip_address(), _free_port()))
+    # Ray shows a rank its own GPU alone, which then is number 0; or, told not to, all of the node's.
+    sees_one = os.environ.get("CUDA_VISIBLE_DEVICES", "").count(",") == 0
+    env = {
+        **os.environ,
+        "RANK": str(context.get_world_rank()),
+        "WORLD_SIZE": str(context.get_world_size()),
+        "LOCAL_RANK": "0" if sees_one else str(context.get_local_rank()),
+        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+    }
+    command = [sys.executable, "-m", "trainer", *config["line"]]
+    with subprocess.Popen(command, env=env, preexec_fn=_die_with_parent) as trainer, _passing_on(trainer):
+        code = trainer.wait()
+    if code != 0 and verdict_of(code) != "stop":
+        raise RuntimeError(f"the trainer of rank {context.get_world_rank()} ended with {code}; the group starts again")
+    ray.train.report({"exit_code": code})
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    """A worker that is killed must not leave a rank behind that holds its GPU and its place in the group."""
+    ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _passing_on(trainer: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """SIGTERM to the worker, an eviction, goes on to the trainer, which saves and leaves."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: trainer.terminate())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main() -> None:
+    from pipelines.cli import run
+
+    sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()
