@@ -21,6 +21,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "installed.sha256"
 CONSTRAINTS = ROOT / "constraints.txt"
+TRITON = "triton==3.9.0"
 PIP = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "-q"]
 
 
@@ -34,6 +35,8 @@ def main() -> None:
         venv.create(VENV, with_pip=True)
     how = os.environ.get("BAMBA_TORCH") or choose()
     install(how)
+    if how != "none" and not shutil.which("nvidia-smi"):
+        install_triton()
     STAMP.write_text(wanted)
 
 
@@ -71,6 +74,13 @@ def install(how: str) -> None:
     if subprocess.run(uv, check=False, cwd=ROOT).returncode != 0:
         print("torch: the CPU build cannot be had, so no torch: what needs it will say so (BAMBA_TORCH=pip takes CUDA)")
         install("none")
+
+
+def install_triton() -> None:
+    """For its interpreter, in which the tests run our kernels on a CPU. Not in the extra `dev` or in the constraints:
+    torch's CUDA build pins a Triton of its own."""
+    if subprocess.run([*PIP, "install", TRITON], check=False, cwd=ROOT).returncode != 0:
+        print(f"{TRITON} cannot be had, so the tests of the kernels in its interpreter are skipped")
 
 
 if __name__ == "__main__":
