@@ -69,6 +69,7 @@ def ray_cluster(
 ) -> Iterator[RayCluster]:
     """A head with `cpus` cores at the address `ip` of this machine; everything is gone afterwards."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "BAMBA_"))}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"  # a job says `python`: this one
     env |= {"HOME": str(home), "RAY_AUTH_MODE": "token", **(extra_env or {})}
     subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
     gcs, dashboard, metrics = free_port(), free_port(), free_port()

@@ -36,7 +36,8 @@ class Head:
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     home = tmp_path_factory.mktemp("home")
     port, dashboard = _free_port(), _free_port()
-    env = {**os.environ, "HOME": str(home), "RAY_AUTH_MODE": "token"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # a job says `python`: this one
+    env = {**os.environ, "HOME": str(home), "RAY_AUTH_MODE": "token", "PATH": path}
     subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
     start = [RAY, "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
     start += ["--object-store-memory=100000000", "--block"]
