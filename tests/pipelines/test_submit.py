@@ -96,7 +96,7 @@ def test_the_verdict_of_the_job_is_the_exit_code_and_a_stop_is_kept_to(cluster: 
 @pytest.mark.ray
 def test_a_job_that_is_stopped_can_go_on(cluster: RayCluster, slow: list[str | Path], tmp_path: Path) -> None:
     first = start(cluster, "submit", *slow)
-    wait_for(lambda: list((tmp_path / "out").glob("_bamba/units/*/*/part-*.json")), what="a finished part")
+    wait_for(lambda: list((tmp_path / "out").glob("_bamba/units/*/*/part-*.json")), 200, "a finished part")
     job = str(jobs(cluster, tmp_path / "out")[0]["job"])
     assert run(cluster, "stop", job)[0] == 0
     said, _ = first.communicate(timeout=60)
