@@ -144,7 +144,9 @@ def load_tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher) -> Tokenizer:
         try:
             data = fetcher.read_all(_absolute(url, folder), MAX_TOKENIZER_BYTES)
         except SourceUnavailable as error:
-            raise TokenizerError(f"tokenizer.url: {error}") from None
+            if "://" in url:
+                raise  # a host may answer the next time
+            raise TokenizerError(f"tokenizer.url: {error.url}: {error.detail}") from None
     tokenizer = Tokenizer(data)
     if recipe.tokenizer.sha256 not in (None, tokenizer.sha256):
         raise TokenizerError(

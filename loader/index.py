@@ -8,14 +8,14 @@ Run again, it reads only the files that are new or changed. Exit codes are those
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from bamba_data.errors import BambaError, UserError
+from bamba_data import edge
+from bamba_data.errors import UserError
 from loader.cache import default_cache
 
 if TYPE_CHECKING:
@@ -104,17 +104,5 @@ def _rules(text: str) -> "BadInput":
         raise UserError(f"--rules: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The process edge: our errors become one line on stderr and an exit code."""
-    try:
-        app(args=None if arguments is None else list(arguments), standalone_mode=True)
-    except BambaError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    except SystemExit as done:
-        return int(done.code or 0)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(edge.run(app))

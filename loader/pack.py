@@ -9,7 +9,6 @@ are, by source. Loaders do the same for small data by themselves. Exit codes are
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bamba_data.errors import BambaError, UserError
+from bamba_data import edge
+from bamba_data.errors import UserError
 from loader.blocks import Blocks
 from loader.cache import default_cache
 from loader.delimiters import KINDS
@@ -83,17 +83,5 @@ def _packed(blocks: Blocks, header: Header, cache: Path, processes: int) -> list
     return [f"{documents:,}", f"{tokens:,}", f"{rows:,}", f"{full:.2%}"]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The process edge: our errors become one line on stderr and an exit code."""
-    try:
-        app(args=None if arguments is None else list(arguments), standalone_mode=True)
-    except BambaError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    except SystemExit as done:
-        return int(done.code or 0)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(edge.run(app))

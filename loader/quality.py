@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bamba_data.errors import BambaError, UserError
+from bamba_data import edge
+from bamba_data.errors import UserError
 from loader import pictures
 from loader.battery import MIN_ROWS, Order, examine, sweep
 from loader.mix import Lattice
@@ -174,22 +175,5 @@ def _summary(verdicts: Sequence[Verdict]) -> str:
     return f"[red]fails {len(failed)} of {len(verdicts)}[/]: {', '.join(failed)}"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The process edge."""
-    try:
-        code = app(arguments, standalone_mode=False)
-        return code if isinstance(code, int) else 0
-    except typer.Exit as done:
-        return done.exit_code
-    except BambaError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # of a click exception: a wrong option
-            raise
-        sys.stderr.write(f"error: {error.format_message()}\n")
-        return UserError.exit_code
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(edge.run(app))

@@ -18,11 +18,14 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from bamba_data.errors import BambaError, UserError
+from bamba_data import edge
+from bamba_data.errors import UserError
 from loader.deviation import worst_deviation
 from loader.grouped_rows import LEAST_BLOCKS
 from loader.plan import Header, MixPlan, Stretch, load
 from loader.shares import owners
+
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 
 BLOCK_TOKENS = 1 << 18
 STORED_BYTES_A_TOKEN = 1.4
@@ -177,6 +180,7 @@ def sizes_of(urls: Sequence[str], plan: MixPlan) -> dict[str, Size]:
     return found
 
 
+@app.command()
 def main(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan's file: loader.plan.dumps().")],
     world_size: Annotated[int, typer.Option(min=1, help="Ranks.")] = 1,
@@ -238,14 +242,5 @@ def _show(found: Simulation, rank_tokens_per_second: float) -> None:
         )
 
 
-def run() -> None:
-    """The process edge."""
-    try:
-        typer.run(main)
-    except BambaError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
-
-
 if __name__ == "__main__":
-    run()
+    sys.exit(edge.run(app))

@@ -3,7 +3,6 @@
 This is the process edge: every error of ours becomes one line on stderr and an exit code.
 """
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bamba_data import edge
 from bamba_data.cli import AsJson, app, console, print_json
-from bamba_data.errors import BambaError, Unfinished, UserError
+from bamba_data.errors import Unfinished
 from loader.index import index
 from pipelines import remote_cli as remote_cli  # adds its commands to the app
 from pipelines import trace_cli as trace_cli  # and this one `trace`
@@ -289,30 +289,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(commands: typer.Typer, arguments: list[str] | None = None) -> int:
     """The exit code of a command line; every error of ours is one message on stderr."""
     signal.signal(signal.SIGTERM, _stop)
-    try:
-        code = commands(arguments, standalone_mode=False, prog_name="bamba-data")
-        return code if isinstance(code, int) else 0  # click returns the code of a typer.Exit
-    except typer.Exit as done:
-        return done.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        return _say("interrupted; run the same command again to go on", Unfinished.exit_code)
-    except BrokenPipeError:  # the reader of our output went away: `bamba-data show … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except BambaError as error:
-        return _say(str(error), error.exit_code)
-    except OSError as error:  # of a local disk: a store says its own
-        needs_the_user = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError)
-        return _say(str(error), UserError.exit_code if needs_the_user else Unfinished.exit_code)
-    except Exception as error:
-        if type(error).__module__.split(".")[0] != "click" and not hasattr(error, "format_message"):
-            raise
-        return _say(error.format_message(), UserError.exit_code)  # type: ignore[attr-defined]
-
-
-def _say(message: str, exit_code: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
-    return exit_code
+    return edge.run(commands, arguments, "bamba-data")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -24,15 +24,15 @@ from typing import Any, Self
 import msgspec
 
 from bamba_data import canonical
-from bamba_data.errors import BambaError, Unfinished, UserError
+from bamba_data.edge import exit_code_of
+from bamba_data.errors import BambaError, UserError
 from bamba_data.store import Store, open_store
 from pipelines.progress import Display, Snapshot, SourceCounts, json_log
-from pipelines.runs import FOLDER, Point, Run, Status, Stopped, newest, verdict_of
+from pipelines.runs import FOLDER, RETRY, Point, Run, Status, Stopped, newest, verdict_of
 
 INTERVAL_SECONDS = 10.0
 MAX_POINTS = 240  # of the curve in a status: when it is full every second one goes
 MAX_REASON_CHARS = 4000
-CRASHED = 1  # the exit code of an exception that is none of ours
 _SECRET_NAMES = ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "CREDENTIAL", "API_KEY")
 
 
@@ -84,6 +84,8 @@ class Journal:
             self.status.exit_code = exit_code_of(error)
             self.status.verdict = verdict_of(self.status.exit_code)
             self.status.reason = "" if error is None else reason_of(error)
+            if error is not None and self.status.verdict == "stop":
+                error.add_note(RETRY)
             self.status.in_flight = 0
         self.event("ended", verdict=self.status.verdict, exit_code=self.status.exit_code, reason=self.status.reason)
         self._ended.set()
@@ -222,19 +224,6 @@ class Watching:
     def show(self, snapshot: Snapshot) -> None:
         self._journal.saw(snapshot)
         self._display.show(snapshot)
-
-
-def exit_code_of(error: BaseException | None) -> int:
-    """What the process returns that ends with `error`: the same as pipelines.cli says."""
-    if error is None:
-        return 0
-    if isinstance(error, BambaError):
-        return error.exit_code
-    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError):
-        return UserError.exit_code
-    if isinstance(error, OSError | KeyboardInterrupt):
-        return Unfinished.exit_code
-    return CRASHED
 
 
 def reason_of(error: BaseException) -> str:

@@ -94,6 +94,9 @@ class Status(msgspec.Struct, kw_only=True):
         return self.verdict or ("lost" if self.is_silent else "running")
 
 
+RETRY = "When that is put right, run the same command with --retry-stopped"
+
+
 class Stopped(BambaError):
     """An earlier attempt ended with `stop`: to try again as it is cannot help, so nothing was done."""
 
@@ -104,8 +107,7 @@ class Stopped(BambaError):
     def __str__(self) -> str:
         return (
             f"run {self.run} stopped at {self.ended_at} with exit code {self.exit_code}, and nothing was done now: "
-            f"trying again cannot help until somebody acts. It said:\n  {self.reason}\n"
-            f"When that is put right, run the same command with --retry-stopped"
+            f"trying again cannot help until somebody acts. It said:\n  {self.reason}\n{RETRY}"
         )
 
 

@@ -11,9 +11,8 @@ from typing import Annotated
 import typer
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from bamba_data.errors import BambaError
+from bamba_data import edge
 from trainer.data import Planned
-from trainer.metrics import say
 from trainer.parallel import joined
 from trainer.recipe import load_recipe
 from trainer.run import train
@@ -49,14 +48,8 @@ def command(
 @record
 def main() -> None:
     """Run the command; exit as the error says."""
-    try:
-        app(standalone_mode=False)
-    except BambaError as error:
-        rank = os.environ.get("RANK", "0")
-        say(f"error{f' (rank {rank})' if rank != '0' else ''}: {error}")
-        sys.exit(error.exit_code)
-    except typer.Exit as error:
-        sys.exit(error.exit_code)
+    rank = os.environ.get("RANK", "0")
+    sys.exit(edge.run(app, who=f" (rank {rank})" if rank != "0" else ""))
 
 
 if __name__ == "__main__":

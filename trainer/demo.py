@@ -4,6 +4,7 @@ Trains the recipe tiny-cpu on a dataset, sends SIGKILL after half of its steps, 
 number of ranks, and draws the losses of both parts over each other.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bamba_data.errors import BambaError, Unfinished
+from bamba_data import edge
+from bamba_data.errors import Unfinished, UserError
 from trainer.metrics import say
 from trainer.recipe import load_recipe
 
@@ -29,21 +31,25 @@ def command(
     ranks: Annotated[int, typer.Option(min=1, help="Ranks of the second part.")] = 2,
 ) -> None:
     """Train, kill, resume, draw."""
+    if out.exists():
+        raise UserError(f"{out} is there already: name a new folder, so that training begins at step 0")
     steps = load_recipe("tiny-cpu").schedule.steps
     run = ["-m", "trainer", "--recipe", "tiny-cpu", "--data", dataset, "--out", str(out), "--set", "log.every_steps=1"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen([sys.executable, *run], env=env, start_new_session=True)
-    while first.poll() is None and _last(out) < steps // 2 + 3:
-        time.sleep(0.2)
-    if first.returncode:
-        raise Unfinished(f"the first part ended with exit code {first.returncode}")
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    try:
+        while first.poll() is None and _last(out) < steps // 2 + 3:
+            time.sleep(0.2)
+    finally:  # after so many steps, or because somebody pressed Ctrl-C
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)
+    if first.wait() != -signal.SIGKILL:
+        raise typer.Exit(first.returncode or Unfinished.exit_code)  # it said why itself
     say(f"\nkilled after step {_last(out)}; going on with {ranks} ranks\n")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     second = subprocess.run([*torchrun, *run], env=env, check=False)
     if second.returncode:
-        raise Unfinished(f"the second part ended with exit code {second.returncode}")
+        raise typer.Exit(second.returncode)
     draw(out, out / "loss.png")
     losses = [line["loss"] for line in _lines(out) if "loss" in line]
     say(f"\nloss {losses[0]:.2f} -> {losses[-1]:.2f} in {steps} steps; the curve of both parts: {out / 'loss.png'}")
@@ -80,13 +86,5 @@ def draw(out: Path, picture: Path) -> None:
     figure.savefig(picture, dpi=120)
 
 
-def main() -> None:
-    try:
-        app(standalone_mode=False)
-    except BambaError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(edge.run(app))

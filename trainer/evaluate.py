@@ -19,13 +19,13 @@ import typer
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from bamba_data import edge
 from bamba_data.canonical import dumps
-from bamba_data.errors import BambaError, UserError
+from bamba_data.errors import UserError
 from loader import build_loader
 from loader.plan import loads
 from trainer.batch import Batch
 from trainer.checkpoint.plain import Saved
-from trainer.metrics import say
 from trainer.model.bamba import Bamba
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -118,13 +118,5 @@ def first_rows(batches: Iterable[Mapping[str, Tensor]], rows: int) -> Iterable[M
             return
 
 
-def main() -> None:
-    try:
-        app(standalone_mode=False)
-    except BambaError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(edge.run(app))

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from bamba_data.errors import BambaError, UserError
+from bamba_data import edge
+from bamba_data.errors import UserError
 from trainer.checkpoint.plain import Saved
 from trainer.hf_layout import Piece, config_json, pieces
 from trainer.metrics import say
@@ -112,13 +113,5 @@ def _tokenizer(file: Path | None, out: Path, bos: str | None, eos: str | None) -
     return ids[0], ids[1]
 
 
-def main() -> None:
-    try:
-        app(standalone_mode=False)
-    except BambaError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(edge.run(app))

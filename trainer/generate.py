@@ -13,9 +13,9 @@ import typer
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from bamba_data.errors import BambaError, UserError
+from bamba_data import edge
+from bamba_data.errors import UserError
 from trainer.checkpoint.plain import Saved
-from trainer.metrics import say
 from trainer.model.bamba import Bamba
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -67,13 +67,5 @@ def command(
     sys.stdout.write(loaded.decode(continued(model, ids, tokens, temperature, top, generator)) + "\n")
 
 
-def main() -> None:
-    try:
-        app(standalone_mode=False)
-    except BambaError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(edge.run(app))

@@ -14,10 +14,14 @@ from itertools import pairwise
 
 import torch
 import torch.distributed as dist
+import typer
 from torch import Tensor
 
+from bamba_data import edge
 from trainer.metrics import say
 from trainer.parallel import World, joined
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 SLOW = 0.9  # of the median of all ranks
 
@@ -162,7 +166,9 @@ class Pulse:
         return found
 
 
-def main() -> None:
+@app.command()
+def command() -> None:
+    """Measure every rank's device; exit 1 and name those that are not what they should be."""
     with joined() as world:
         mine = measure(world)
         reports: list[Report] = [mine] * world.size
@@ -177,8 +183,9 @@ def main() -> None:
                 f"{values['memory_gb_per_second']:,.0f} GB/s  all-reduce {values['all_reduce_gb_per_second']:,.1f} GB/s"
                 f"  {faults}"
             )
-    sys.exit(1 if wrong else 0)
+    if wrong:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(edge.run(app))

@@ -12,7 +12,8 @@ import typer
 from safetensors import safe_open
 from torch import Tensor
 
-from bamba_data.errors import BambaError, UserError
+from bamba_data import edge
+from bamba_data.errors import UserError
 from bamba_data.store import open_store
 from trainer.checkpoint.commits import folder_name
 from trainer.checkpoint.plain import write
@@ -76,13 +77,5 @@ def _tensors(config: ModelConfig, files: dict[str, Path]) -> Iterator[tuple[str,
         yield f"model.{name}", whole
 
 
-def main() -> None:
-    try:
-        app(standalone_mode=False)
-    except BambaError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(edge.run(app))

@@ -372,6 +372,12 @@ def test_a_tokenizer_that_is_not_the_one_is_named(
         load_tokenizer(recipe(PLAIN, tokenizer=fields), folder, fetcher)
 
 
+def test_a_tokenizer_whose_host_does_not_answer_is_nobodys_fault_yet(folder: Path) -> None:
+    url = "http://127.0.0.1:9/tokenizer.json"
+    with pytest.raises(SourceUnavailable, match=url):
+        load_tokenizer(recipe(PLAIN, tokenizer={"url": url}), folder, Fetcher(retry_seconds=0))
+
+
 @pytest.mark.parametrize("name", ["../recipe.py", "/etc/passwd", "..", ""])
 def test_a_tokenizer_of_the_package_is_nothing_but_that(name: str, folder: Path, fetcher: Fetcher) -> None:
     with pytest.raises(UnsafePath):

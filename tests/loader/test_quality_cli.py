@@ -8,10 +8,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from bamba_data.edge import run
 from loader.legacy_lcg import legacy_order
 from loader.permutation import Permutation
 from loader.pictures import strays
-from loader.quality import main
+from loader.quality import app
 
 
 def epochs(n: int, count: int) -> np.ndarray:
@@ -36,7 +37,7 @@ def test_it_prints_the_table_and_draws_the_pictures(tmp_path: Path) -> None:
 def test_an_order_of_yours_passes_if_it_is_shuffled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "order.npy"
     np.save(file, epochs(5000, 3))
-    assert main(["--order", str(file), "--out", str(tmp_path)]) == 0
+    assert run(app, ["--order", str(file), "--out", str(tmp_path)]) == 0
     assert "passes for a true shuffle" in capsys.readouterr().out
     assert (tmp_path / "scatter.png").stat().st_size > 1000
 
@@ -44,7 +45,7 @@ def test_an_order_of_yours_passes_if_it_is_shuffled(tmp_path: Path, capsys: pyte
 def test_an_order_that_is_none_fails_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "order.npy"
     np.save(file, legacy_order(5000, 42))
-    assert main(["--order", str(file)]) == 1
+    assert run(app, ["--order", str(file)]) == 1
     said = capsys.readouterr().out
     assert "no true shuffle" in said
     assert "turning points" in said
@@ -53,7 +54,7 @@ def test_an_order_that_is_none_fails_and_says_where(tmp_path: Path, capsys: pyte
 def test_an_epoch_like_the_last_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "order.npy"
     np.save(file, np.repeat(epochs(5000, 1), 2, axis=0))
-    assert main(["--order", str(file)]) == 1
+    assert run(app, ["--order", str(file)]) == 1
     assert "company" in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -62,7 +63,7 @@ def test_rows_may_have_any_numbers(tmp_path: Path, capsys: pytest.CaptureFixture
     tables = []
     for name, order in {"places": epochs(2000, 2), "numbers": epochs(2000, 2).astype(np.int64) * 1000 - 7}.items():
         np.save(tmp_path / f"{name}.npy", order)
-        assert main(["--order", str(tmp_path / f"{name}.npy")]) == 0
+        assert run(app, ["--order", str(tmp_path / f"{name}.npy")]) == 0
         tables.append(capsys.readouterr().out)
     assert tables[0] == tables[1]
 
@@ -83,19 +84,19 @@ def test_what_is_no_order_is_refused_as_the_users_error(
 ) -> None:
     file = tmp_path / "order.npy"
     np.save(file, order)
-    assert main(["--order", str(file)]) == 2
+    assert run(app, ["--order", str(file)]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_file_that_is_none_is_the_users_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.npy").write_text("0 1 2")
     for name in ("text.npy", "missing.npy"):
-        assert main(["--order", str(tmp_path / name)]) == 2
+        assert run(app, ["--order", str(tmp_path / name)]) == 2
         assert name in capsys.readouterr().err
 
 
 def test_a_wrong_option_is_the_users_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--n", "10"]) == 2
+    assert run(app, ["--n", "10"]) == 2
     assert "--n" in capsys.readouterr().err
 
 

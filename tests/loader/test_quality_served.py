@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from bamba_data.dataset import open_dataset
+from bamba_data.edge import run
 from loader.battery import examine
 from loader.order import Order
 from loader.plan import MixPlan
-from loader.quality import main
+from loader.quality import app
 from loader.rows import FIELDS, RowReader, Share
 from loader.segments import SegmentCache
 from loader.served import blocks_of, files_of, row_order, rows_by_block, served
@@ -112,7 +113,7 @@ def test_a_window_as_wide_as_the_epoch_is_a_true_shuffle_of_rows() -> None:
 
 def test_a_dataset_is_examined_source_by_source(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = [str(demo), "--row-tokens", "32", "--batch-rows", "96", "--out", str(tmp_path / "out")]
-    assert main(asked) == 0
+    assert run(app, asked) == 0
     said = capsys.readouterr().out
     names = [source.name for source in open_dataset(str(demo)).manifest.sources]
     assert all(name in said for name in names)
@@ -122,14 +123,14 @@ def test_a_dataset_is_examined_source_by_source(demo: Path, tmp_path: Path, caps
 
 def test_weights_choose_the_sources(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = sorted(source.name for source in open_dataset(str(demo)).manifest.sources)
-    assert main([str(demo), "--weights", f"{names[0]}=0.5", "--row-tokens", "32", "--batch-rows", "16"]) == 0
+    assert run(app, [str(demo), "--weights", f"{names[0]}=0.5", "--row-tokens", "32", "--batch-rows", "16"]) == 0
     said = capsys.readouterr().out
     assert names[0] in said
     assert names[1] not in said
-    assert main([str(demo), "--weights", "nobody=1"]) == 2
+    assert run(app, [str(demo), "--weights", "nobody=1"]) == 2
     assert "nobody=1" in capsys.readouterr().err
 
 
 def test_a_dataset_and_an_order_at_once_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["somewhere", "--order", "some.npy"]) == 2
+    assert run(app, ["somewhere", "--order", "some.npy"]) == 2
     assert "not both" in capsys.readouterr().err

@@ -288,6 +288,7 @@ def test_a_build_of_a_damaged_input_is_not_tried_again_before_somebody_says_so(t
     recipe, out = write_recipe(tmp_path, backend="tokenizers"), tmp_path / "out"
     first = bamba("build", recipe, "--out", out, "--workers", "1")
     assert (first.returncode, verdict(first.stdout)["verdict"]) == (5, "stop")
+    assert "with --retry-stopped" in first.stderr  # said when it is needed, not when it is missed
     again = bamba("build", recipe, "--out", out, "--workers", "1")
     assert (again.returncode, verdict(again.stdout)["verdict"]) == (5, "stop")
     assert "nothing was done" in again.stderr and "0.json.gz" in again.stderr

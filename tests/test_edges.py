@@ -1,0 +1,59 @@
+"""All commands that we have end the same way: what is wrong is one line on stderr, and an exit code."""
+
+import importlib
+
+import pytest
+
+from bamba_data import edge
+
+COMMANDS = [
+    "loader.index",
+    "loader.pack",
+    "loader.quality",
+    "loader.simulate",
+    "pipelines.cli",
+    "pipelines.pretrain",
+    "trainer.__main__",
+    "trainer.demo",
+    "trainer.evaluate",
+    "trainer.export_hf",
+    "trainer.generate",
+    "trainer.health",
+    "trainer.import_hf",
+]
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_an_option_that_there_is_not_is_one_line_and_exit_2(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    app = importlib.import_module(module).app
+    assert edge.run(app, ["--there-is-no-such-option"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "--there-is-no-such-option" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("loader.pack", ["/nowhere"]),
+        ("loader.quality", ["/nowhere"]),
+        ("loader.simulate", ["/nowhere/plan.json"]),
+        ("trainer.evaluate", ["/nowhere", "--text", "/nowhere/text"]),
+        ("trainer.export_hf", ["/nowhere", "/nowhere/out"]),
+        ("trainer.generate", ["/nowhere", "--tokenizer", "/nowhere/t.json", "--prompt", "x"]),
+        ("trainer.import_hf", ["/nowhere", "/nowhere/out"]),
+        ("trainer.demo", ["/nowhere", "/nowhere/out"]),
+    ],
+)
+def test_what_is_not_there_is_named_and_ends_with_exit_2(
+    module: str, arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = importlib.import_module(module).app
+    assert edge.run(app, arguments) == 2
+    said = capfd.readouterr().err
+    assert "/nowhere" in said and "Traceback" not in said
+
+
+def test_whose_error_it_is_stands_before_it(capsys: pytest.CaptureFixture[str]) -> None:
+    app = importlib.import_module("trainer.__main__").app
+    assert edge.run(app, ["--recipe", "no-such-recipe", "--out", "/nowhere"], who=" (rank 3)") == 2
+    assert capsys.readouterr().err.startswith("error (rank 3): ")
