@@ -78,8 +78,29 @@ class Candidates(NamedTuple):
     hash: NDArray[np.uint64]
 
 
+class Indexed:
+    """What an index says of blocks: `arrays` by the names of FIELDS."""
+
+    arrays: Mapping[str, NDArray[Any]]
+
+    @property
+    def documents(self) -> NDArray[np.int64]:
+        return self.arrays["documents"]
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        return self.arrays["tokens"]
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        return Candidates(*(self.arrays[f"candidate_{field}"] for field in Candidates._fields))
+
+    def digest(self, block: int) -> bytes:
+        return self.arrays["digest"][2 * block : 2 * block + 2].tobytes()
+
+
 @dataclass(frozen=True)
-class ShardBlocks:
+class ShardBlocks(Indexed):
     """A source of a published dataset."""
 
     dataset: Dataset
@@ -97,21 +118,6 @@ class ShardBlocks:
     @property
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(self.dataset.manifest.tokenizer.token_dtype)
-
-    @property
-    def documents(self) -> NDArray[np.int64]:
-        return self.arrays["documents"]
-
-    @property
-    def tokens(self) -> NDArray[np.int64]:
-        return self.arrays["tokens"]
-
-    @cached_property
-    def candidates(self) -> Candidates:
-        return Candidates(*(self.arrays[f"candidate_{field}"] for field in Candidates._fields))
-
-    def digest(self, block: int) -> bytes:
-        return self.arrays["digest"][2 * block : 2 * block + 2].tobytes()
 
     def place(self, block: int) -> tuple[int, int]:
         """(row of the table of shards, row group in that shard)."""

@@ -7,9 +7,6 @@ read. It only decides how many rows there are: rows are made of blocks whose dig
 agree with the index then is an error.
 """
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -24,6 +21,7 @@ from bamba_data import canonical
 from bamba_data.errors import CorruptManifest
 from loader.blocks import Blocks
 from loader.mapping import map_file
+from loader.whole import write_whole
 
 Counts = NDArray[np.uint32]
 READERS = 16  # threads: of a remote store so many columns are read at once
@@ -74,7 +72,7 @@ def _every_block(blocks: Blocks, threads: int) -> Iterator[Counts]:
             yield from pool.map(lambda block: counts_of(blocks, block), several)
 
 
-# ---- arrays of uint32 as files, with their digest before them
+# ---- arrays of uint32 as files, with their digest after them
 
 
 def kept(path: Path) -> Counts | None:
@@ -83,25 +81,21 @@ def kept(path: Path) -> Counts | None:
         data = map_file(path)
     except OSError:
         return None
-    if len(data) < 16 or len(data) % 4 or xxhash.xxh3_128_digest(data[16:].data) != data[:16].tobytes():
+    if len(data) < 16 or len(data) % 4 or xxhash.xxh3_128_digest(data[:-16].data) != data[-16:].tobytes():
         return None
-    return data[16:].view(np.uint32)
+    return data[:-16].view(np.uint32)
 
 
 def keep(path: Path, parts: Iterable[memoryview]) -> None:
-    """Write the array whose bytes these are. The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, staged = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-    try:
+    """Write the array whose bytes these are, over what is there. The file appears whole or not at all."""
+
+    def with_digest() -> Iterator[memoryview | bytes]:
         hashed = xxhash.xxh3_128()
-        with os.fdopen(handle, "wb") as file:
-            file.write(bytes(16))
-            for part in parts:
-                hashed.update(part)
-                file.write(part)
-            file.seek(0)
-            file.write(hashed.digest())
-        Path(staged).replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            Path(staged).unlink()
+        for part in parts:
+            hashed.update(part)
+            yield part
+        yield hashed.digest()
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    write_whole(path, with_digest())

@@ -28,7 +28,7 @@ from bamba_data.sources.base import TextRule
 from bamba_data.sources.parquet import ParquetRows
 from bamba_data.store import open_store
 from bamba_data.tokenizer import REFERENCE, Backend, Tokenizer, TooLongToEncode
-from loader.blocks import Candidates
+from loader.blocks import Indexed
 from loader.text_index import Index, IndexedFile, part_path
 from loader.text_source import TextSource
 
@@ -45,7 +45,7 @@ class Origin(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TextBlocks:
+class TextBlocks(Indexed):
     """See loader.blocks.Blocks. `arrays` are those of text_index.arrays_of; the index lies in `at`, under `key`."""
 
     source: TextSource
@@ -69,21 +69,6 @@ class TextBlocks:
     @property
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(self.index.tokenizer.token_dtype)
-
-    @property
-    def documents(self) -> NDArray[np.int64]:
-        return self.arrays["documents"]
-
-    @property
-    def tokens(self) -> NDArray[np.int64]:
-        return self.arrays["tokens"]
-
-    @cached_property
-    def candidates(self) -> Candidates:
-        return Candidates(*(self.arrays[f"candidate_{name}"] for name in Candidates._fields))
-
-    def digest(self, block: int) -> bytes:
-        return self.arrays["digest"][2 * block : 2 * block + 2].tobytes()
 
     def read(self, block: int) -> Tokens:
         """Fetch, tokenize and verify. Raises StaleIndex, or CorruptInput where the file cannot even be decoded."""

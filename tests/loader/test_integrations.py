@@ -125,7 +125,9 @@ def test_an_error_in_a_worker_names_its_cause(dataset: TokenDataset, tiny_copy: 
 
 
 def stateful() -> Any:
-    return pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    return StatefulDataLoader
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -212,7 +214,7 @@ def test_a_loop_of_torchtitan_reads_it(mixed: Path, cache: Path, wanted: Any) ->
 def test_lightning_trains_saves_and_resumes_mid_epoch(mixed: Path, cache: Path, wanted: Any, tmp_path: Path) -> None:
     """Give the loader an end (max_steps or max_epochs): without a length Lightning takes a batch ahead, and its
     checkpoint would say that this one was trained on. It may not replace the sampler."""
-    lightning = pytest.importorskip("lightning")
+    import lightning
 
     class Counting(lightning.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -256,7 +258,8 @@ def test_lightning_trains_saves_and_resumes_mid_epoch(mixed: Path, cache: Path, 
 def test_accelerate_leaves_the_loader_as_it_is(mixed: Path, cache: Path, wanted: Any) -> None:
     """`prepare` takes the model and the optimizer. A DataLoader over TokenDataset must not go through it: it would
     deal the rows of every rank out a second time. The loader itself is no DataLoader, and comes back untouched."""
-    accelerate = pytest.importorskip("accelerate")
+    import accelerate
+
     accelerator = accelerate.Accelerator(cpu=True)
     loader = build_loader(
         str(mixed),
