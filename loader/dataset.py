@@ -21,7 +21,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from bamba_data.errors import UserError
 from loader import cursor as cursors
-from loader.blocks import Blocks
 from loader.cache import default_cache
 from loader.cursor import Cursor
 from loader.delimiters import delimiters_of
@@ -51,12 +50,6 @@ class Settings:
     max_epochs: int | None = None
     at_end: str = "first"
     max_steps: int | None = None
-
-
-def open_order(data: Data | Sequence[Data], cache: Path, plan: Callable[[Mapping[str, Blocks]], MixPlan]) -> Order:
-    """The order of a plan over the sources of all data."""
-    sources = available(open_data(data, cache))
-    return Order(plan(sources), sources, cache)
 
 
 def build_loader(

@@ -8,6 +8,7 @@ killed: a file has no name until it is whole.
 """
 
 import contextlib
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from loader.blocks import Blocks
 from loader.mapping import map_file
 from loader.permutation import derive_key
 from loader.whole import write_whole
+
+LOG = logging.getLogger(__name__)
 
 #: A file is this header, then the arrays of a segment after the first, then its ids.
 HEADER = np.dtype([("digest", "V16"), ("key", "V16"), ("lengths", "<i8", 5), ("width", "<i8")])
@@ -136,13 +139,24 @@ class SegmentCache:
             if (found := _mapped(path, key, blocks.dtype)) is not None:
                 return found, True
             self.damaged += 1
+            LOG.warning("%s is damaged: it is made anew from the data", path)
             path.unlink()
         segment = fresh()
-        self._save(path, key, segment)
-        with contextlib.suppress(OSError):
+        try:
+            self._save(path, key, segment)
             if (found := _mapped(path, key, blocks.dtype)) is not None:
                 return found, True
-        self.unsaved += 1  # the disk is full, or loses what it is given
+            why = "it does not come back as it was written"
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+        if not self.unsaved:
+            LOG.warning(
+                "%s cannot be kept (%s): few blocks fit in memory, so many will be decoded again and again; "
+                "make room, or name another folder by cache= or $BAMBA_CACHE",
+                path,
+                why,
+            )
+        self.unsaved += 1
         return segment, False
 
     def _save(self, path: Path, key: int, segment: Segment) -> None:
@@ -154,11 +168,10 @@ class SegmentCache:
         header["width"] = ids.dtype.itemsize
         header["digest"] = np.void(_digest(header, body))
         size = header.nbytes + sum(part.nbytes for part in body)
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not rows
-            self._make_room(size)
-            if not path.parent.is_dir():
-                path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, [header.tobytes(), *body])
+        self._make_room(size)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, [header.tobytes(), *body])
 
     def _make_room(self, size: int) -> None:
         """Look through the folder once per sixteenth of its limit written; then remove the oldest, to below."""

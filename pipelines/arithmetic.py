@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pipelines.plan import INFLATED, TEXT_BYTES_A_CORE_SECOND
 
-TB, GB, MB = 1e12, 1e9, 1e6
+TB, MB = 1e12, 1e6
 
 
 @dataclass(frozen=True)

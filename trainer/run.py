@@ -8,7 +8,7 @@ There is no random state to keep: first values come from the seed and the name, 
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -288,9 +288,6 @@ def _changes(then: dict[str, Any], now: dict[str, Any], at: str = "") -> list[st
         elif old != new:
             found.append(f"{at}{key} was {old!r}, is {new!r}")
     return found
-
-
-Open = Callable[[Recipe, World], Feed]
 
 
 def train(recipe: Recipe, feed: Feed, world: World, out: str, folder: Path | None, *, accept_changes: bool) -> None:

@@ -152,7 +152,8 @@ def test_a_full_disk_costs_time_and_no_row(mixed: Path, cache: Path) -> None:
     assert good.returncode == full.returncode == 0, full.stderr
     assert said(full.stdout)["ids"] == said(good.stdout)["ids"]
     assert said(full.stdout)["unsaved"] == said(full.stdout)["made"] > 0
-    assert said(good.stdout)["unsaved"] == 0
+    assert said(good.stdout)["unsaved"] == 0 and good.stderr == ""
+    assert full.stderr.count("cannot be kept") == 1  # it is said, once
     assert segments(cache / "full") == []
 
 
