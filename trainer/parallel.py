@@ -130,6 +130,14 @@ def accumulate(model: Bamba, *, last: bool, reshard: bool) -> None:
         model.set_reshard_after_backward(last)
 
 
+def scatter(model: nn.Module) -> None:
+    """After forward passes that no backward follows: the head's weights are still gathered, and the model's state would
+    hold them whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def sum_vector_gradients(model: nn.Module, world: World) -> None:
     """Add up the gradients of the replicated parameters over all ranks, in one message."""
     grads = [parameter.grad for _, parameter in vectors(model) if parameter.grad is not None]

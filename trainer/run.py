@@ -33,7 +33,7 @@ from trainer.metrics import Metrics, nothing, say
 from trainer.model.bamba import Bamba
 from trainer.model.initial import fill
 from trainer.optimizer import AdamW
-from trainer.parallel import World, distribute
+from trainer.parallel import World, distribute, scatter
 from trainer.recipe import Recipe
 from trainer.schedule import learning_rate
 from trainer.step import Stepper, Telltale
@@ -193,6 +193,7 @@ class Run:
         sources, batches = self.feed.held_out()
         rows, micro = self.recipe.log.evaluate_rows, self.recipe.compute.micro_rows
         found = losses_by_source(self.model, first_rows(batches, rows), sources, self.world.device, micro)
+        scatter(self.model)
         values = {f"held_out/{name}": loss for name, (loss, _) in found.items()}
         self.say("held out  " + ("  ".join(f"{name} {loss:.4f}" for name, (loss, _) in found.items()) or "no rows"))
         self.metrics.event({"event": "held out", "step": self.done_steps, **values})
