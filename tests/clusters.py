@@ -119,14 +119,19 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     command = [*inside, RAY, "start", *arguments, "--object-store-memory=100000000"]
     command += [f"--metrics-export-port={metrics_port or free_port()}"]
-    command += [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", "--block"]
+    # Ray has a port or a range for each of these that all clusters of a machine would share: then workers do not start.
+    command += ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}"]
+    command += [f"--ray-client-server-port={free_port()}"] if "--head" in arguments else []
+    command += ["--disable-usage-stats", "--block"]
     return subprocess.Popen(
         command, env=dict(env), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
 
 
 def _serves_jobs(cluster: RayCluster) -> bool:
-    return requests.get(f"{cluster.url}/api/jobs/", headers=cluster.headers(), timeout=30).status_code == 200
+    """It takes one: the server answers before the agent that runs jobs is there."""
+    job = {"entrypoint": "true"}
+    return requests.post(f"{cluster.url}/api/jobs/", json=job, headers=cluster.headers(), timeout=30).status_code == 200
 
 
 def _until(condition: object, what: str) -> None:

@@ -96,7 +96,9 @@ def test_the_verdict_of_the_job_is_the_exit_code_and_a_stop_is_kept_to(cluster: 
 @pytest.mark.ray
 def test_a_job_that_is_stopped_can_go_on(cluster: RayCluster, slow: list[str | Path], tmp_path: Path) -> None:
     first = start(cluster, "submit", *slow)
-    wait_for(lambda: list((tmp_path / "out").glob("_bamba/units/*/*/part-*.json")), 200, "a finished part")
+    parts = "_bamba/units/*/*/part-*.json"
+    wait_for(lambda: first.poll() is not None or list((tmp_path / "out").glob(parts)), 200, "a finished part")
+    assert first.poll() is None, first.communicate()[0]
     job = str(jobs(cluster, tmp_path / "out")[0]["job"])
     assert run(cluster, "stop", job)[0] == 0
     said, _ = first.communicate(timeout=60)
