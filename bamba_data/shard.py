@@ -248,6 +248,16 @@ class ShardReader:
     def tokens(self, index: int, digest: str | None = None) -> Tokens:
         """The tokens of block `index`; with a digest, only if they have it."""
         table = self.table(index, ["tokens", "token_count"])
+        found = self._tokens(index, table, digest)
+        if not np.array_equal(table.column("token_count").to_numpy(), found.counts):
+            raise CorruptShard(self.path, f"block {index}: token_count is not the length of tokens")
+        return found
+
+    def vouched_tokens(self, index: int, digest: str) -> Tokens:
+        """As `tokens`, from their column alone, an eighth less work: the digest vouches for the counts, too."""
+        return self._tokens(index, self.table(index, ["tokens"]), digest)
+
+    def _tokens(self, index: int, table: pa.Table, digest: str | None) -> Tokens:
         if table.num_rows == 0:
             raise CorruptShard(self.path, f"block {index} has no documents")
         column = table.column("tokens").combine_chunks()
@@ -255,9 +265,10 @@ class ShardReader:
         offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
         data = column.buffers()[2]
         raw = memoryview(data)[offsets[0] : offsets[-1]] if data is not None else memoryview(b"")
-        counts = table.column("token_count").to_numpy()
-        if not np.array_equal(np.diff(offsets), counts * self.dtype.itemsize):
-            raise CorruptShard(self.path, f"block {index}: token_count is not the length of tokens")
+        counts, odd = np.divmod(np.diff(offsets), self.dtype.itemsize)
+        if odd.any():
+            raise CorruptShard(self.path, f"block {index}: a document ends inside a token")
+        counts = counts.astype(np.uint32)
         if digest is not None and block_digest(raw, counts) != digest:
             raise CorruptShard(self.path, f"block {index}: its tokens do not have the digest {digest}")
         return Tokens(np.frombuffer(raw, self.dtype), counts)

@@ -222,7 +222,7 @@ def test_every_flipped_bit_of_the_tokens_is_refused(small: Finished) -> None:
             data = bytearray(small.data)
             data[byte] ^= 1 << byte % 8
             with pytest.raises(CorruptShard):
-                reader(bytes(data)).tokens(number, block.digest)
+                reader(bytes(data)).vouched_tokens(number, block.digest)
 
 
 @pytest.mark.parametrize("cut", [0, 3, 4, 100, -1, -4, -8, -9, -200])
