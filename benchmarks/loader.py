@@ -1,15 +1,15 @@
 """How quickly batches of 8 x 4096 come out of one core: ours beside a bare gather and beside peers, in one run.
 
-    python -m benchmarks.loader DATASET [--rounds 5]
+    python -m benchmarks.loader DATASET [--rounds 5] [--peers FOLDER]
 
 The yardstick is what nobody can beat: rows at random places of a uint16 memory map, copied to int64. Every tool runs in
 a process of its own, pinned to one core, with its files read just before; rounds are interleaved, and the ratio is to
-the yardstick runs just before and after. Peers that are not installed are named and left out (litdata, grain).
+the yardstick runs just before and after. Peers (loader_peers.py) that are not installed are named and left out.
 
     ids            input_ids alone, shuffled and mixed over all sources of DATASET, from the warm block cache
     full           with labels, positions and document numbers
     not shuffled   as `full`, in the order stored
-    first epoch    as `full`, with an empty cache: compressed shards, every block verified
+    first epoch    with an empty cache: compressed shards, every block verified
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from typing import Any
 
 import numpy as np
 
-ROWS, TOKENS = 8, 4096
+from benchmarks.loader_peers import PEERS, ROWS, TOKENS, read
+
 BATCHES = 1000
+WARM_SECONDS = 1.0
 FULL = ("input_ids", "labels", "position_ids", "seq_idx")
 
 
@@ -41,15 +43,6 @@ def timed(batches: Iterator[Any], count: int = BATCHES) -> float:
     for _ in range(count):
         next(batches)
     return count * ROWS * TOKENS / (time.perf_counter() - began) / 1e6
-
-
-def read(path: Path) -> None:
-    """Into the page cache."""
-    for file in [path] if path.is_file() else sorted(path.rglob("*")):
-        if file.is_file():
-            with file.open("rb") as opened:
-                while opened.read(1 << 22):
-                    pass
 
 
 def gather(memmap: Path) -> Iterator[np.ndarray]:
@@ -105,79 +98,55 @@ def run_first_epoch(work: Path, data: str) -> float:
     return ours(work, data, FULL, cold=True)
 
 
-def run_litdata(work: Path, data: str) -> float:
-    """One source, TokensLoader, shuffled, StreamingDataLoader."""
-    from litdata import StreamingDataLoader, StreamingDataset, TokensLoader
-
-    read(work / "litdata")
-    dataset = StreamingDataset(str(work / "litdata"), item_loader=TokensLoader(TOKENS), shuffle=True, drop_last=True)
-    batches = iter(StreamingDataLoader(dataset, batch_size=ROWS, num_workers=0))
-    timed(batches, 300)
-    return timed(batches)
+def run_first_epoch_ids(work: Path, data: str) -> float:
+    return ours(work, data, ("input_ids",), cold=True)
 
 
-def run_grain(work: Path, data: str) -> float:
-    """MapDataset over the memory map, shuffled, batched, no threads."""
-    import grain
-
-    read(work / "tokens.bin")
-    tokens = np.memmap(work / "tokens.bin", np.uint16, "r")
-    rows = grain.MapDataset.range(len(tokens) // TOKENS).shuffle(seed=1)
-    taken = rows.map(lambda n: tokens[n * TOKENS : (n + 1) * TOKENS].astype(np.int64)).batch(ROWS)
-    batches = iter(taken.to_iter_dataset(grain.ReadOptions(num_threads=0)))
-    timed(batches, 300)
-    return timed(batches)
-
-
-TOOLS: dict[str, Callable[[Path, str], float]] = {
+OURS: dict[str, Callable[[Path, str], float]] = {
     "bare gather": run_gather,
     "ours, ids": run_ids,
     "ours, full": run_full,
     "ours, full, not shuffled": run_unshuffled,
+    "ours, ids, first epoch": run_first_epoch_ids,
     "ours, full, first epoch": run_first_epoch,
-    "litdata, ids, one source": run_litdata,
-    "grain, ids, memory map": run_grain,
 }
+TOOLS = [*OURS, *PEERS]
+
+
+def run_peer(name: str, work: Path) -> float:
+    """After 300 batches, or as many as a second gives; a slow one is timed over fewer than the others."""
+    batches = PEERS[name].batches(work)
+    began, warm = time.perf_counter(), 0
+    while warm < 20 or (warm < 300 and time.perf_counter() - began < WARM_SECONDS):
+        next(batches)
+        warm += 1
+    return timed(batches, BATCHES if warm == 300 else 2 * warm)
 
 
 def prepare(work: Path, data: str) -> None:
-    """The tokens of the dataset in the peers' forms."""
+    """The tokens of the dataset end to end, and the count of each document."""
     from bamba_data.dataset import open_dataset
     from bamba_data.shard import ShardReader
 
     dataset = open_dataset(data)
+    counts = []
     with (work / "tokens.bin").open("wb") as out:
         for path in dataset.shards["path"]:
             reader = ShardReader(f"{data}/{path}", path)
             for block in range(reader.blocks):
-                out.write(reader.tokens(block).ids.astype(np.uint16).tobytes())
-    try:
-        import litdata
-    except ImportError:
-        return
-    litdata.optimize(
-        fn=pieces,
-        inputs=[str(work / "tokens.bin")],
-        output_dir=str(work / "litdata"),
-        chunk_bytes="64MB",
-        item_loader=litdata.TokensLoader(TOKENS),
-        num_workers=1,
-    )
+                found = reader.tokens(block)
+                out.write(found.ids.astype(np.uint16).tobytes())
+                counts.append(found.counts)
+    np.save(work / "counts.npy", np.concatenate(counts))
 
 
-def pieces(path: str) -> Iterator[Any]:
-    """The tokens as litdata wants them."""
-    import torch
-
-    tokens = np.memmap(path, np.uint16, "r")
-    for start in range(0, len(tokens), 65536):
-        yield torch.from_numpy(tokens[start : start + 65536].astype(np.int32))
-
-
-def shot(tool: str, work: Path, data: str, core: int) -> float | str:
-    command = [sys.executable, "-m", "benchmarks.loader", data, "--one", tool, "--work", str(work)]
-    pinned = ["taskset", "-c", str(core), *command]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+def shot(what: str, tool: str, arguments: Any, work: Path) -> float | str:
+    """`what` is "time" or "prepare"; a speed, or the last line of what went wrong."""
+    command = [sys.executable, "-m", "benchmarks.loader", arguments.data, f"--{what}", tool, "--work", str(work)]
+    pinned = ["taskset", "-c", str(arguments.core), *command]
+    folder = PEERS[tool].folder if tool in PEERS else ""
+    paths = [str(arguments.peers / folder)] if arguments.peers and folder else []
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*paths, str(Path.cwd())])}
     done = subprocess.run(pinned, capture_output=True, text=True, env=env, check=False)
     if done.returncode:
         return (done.stderr.strip().splitlines() or ["failed"])[-1][:120]
@@ -189,23 +158,35 @@ def main() -> None:
     parser.add_argument("data", help="a published dataset on a local disk, of at least 20 M tokens")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--core", type=int, default=0)
-    parser.add_argument("--one", choices=TOOLS, help=argparse.SUPPRESS)
+    parser.add_argument("--peers", type=Path, help="where peers are installed, a folder each: see loader_peers.py")
+    parser.add_argument("--only", nargs="+", choices=TOOLS, metavar="TOOL", default=TOOLS)
+    parser.add_argument("--time", choices=TOOLS, help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
-    if arguments.one:
-        print(TOOLS[arguments.one](arguments.work, arguments.data))
+    if arguments.prepare:
+        PEERS[arguments.prepare].prepare(arguments.work)
+        print(0)
+        return
+    if arguments.time:
+        own = OURS.get(arguments.time)
+        print(own(arguments.work, arguments.data) if own else run_peer(arguments.time, arguments.work))
         return
     with tempfile.TemporaryDirectory(prefix="bamba-bench-") as folder:
         work = Path(folder)
         prepare(work, arguments.data)
-        ratios: dict[str, list[float]] = {name: [] for name in TOOLS if name != "bare gather"}
-        speeds: dict[str, list[float]] = {name: [] for name in TOOLS}
+        ratios: dict[str, list[float]] = {name: [] for name in arguments.only if name != "bare gather"}
+        speeds: dict[str, list[float]] = {name: [] for name in ["bare gather", *ratios]}
+        for name in PEERS.keys() & ratios.keys():
+            if isinstance(problem := shot("prepare", name, arguments, work), str):
+                print(f"{name}: left out: {problem}")
+                del ratios[name]
         for _ in range(arguments.rounds):
             for name in list(ratios):
-                before = shot("bare gather", work, arguments.data, arguments.core)
-                found = shot(name, work, arguments.data, arguments.core)
-                after = shot("bare gather", work, arguments.data, arguments.core)
+                before = shot("time", "bare gather", arguments, work)
+                found = shot("time", name, arguments, work)
+                after = shot("time", "bare gather", arguments, work)
                 if isinstance(found, str) or isinstance(before, str) or isinstance(after, str):
                     print(f"{name}: left out: {found}")
                     del ratios[name]
@@ -221,22 +202,21 @@ def report(arguments: Any, ratios: dict[str, list[float]], speeds: dict[str, lis
 
     from benchmarks.measure import machine
 
-    versions = {}
-    for name in ("torch", "numpy", "pyarrow", "litdata", "grain"):
-        try:
-            versions[name] = packages.version(name)
-        except packages.PackageNotFoundError:
-            versions[name] = "not installed"
+    versions = {name: packages.version(name) for name in ("torch", "numpy", "pyarrow")}
+    for peer in (PEERS[name] for name in ratios if name in PEERS):
+        where = {"path": [str(arguments.peers / peer.folder)]} if peer.folder else {}
+        found = next(packages.distributions(name=peer.package, **where), None)
+        versions[peer.package] = found.version if found else "a checkout"
     head = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine()}, {arguments.rounds} rounds, {versions}"
     print(head)
-    print(f"{'':28s} {'M tokens/s':>22s} {'/ bare gather':>24s}")
+    print(f"{'':48s} {'M tokens/s':>22s} {'/ bare gather':>24s}")
     gathered = speeds["bare gather"]
-    print(f"{'bare gather':28s} {statistics.median(gathered):8.0f} ({min(gathered):.0f}-{max(gathered):.0f})")
-    for name, found in ratios.items():
+    print(f"{'bare gather':48s} {statistics.median(gathered):8.0f} ({min(gathered):.0f}-{max(gathered):.0f})")
+    for name, ratio in ratios.items():
         speed = speeds[name]
         print(
-            f"{name:28s} {statistics.median(speed):8.0f} ({min(speed):.0f}-{max(speed):.0f})"
-            f" {statistics.median(found):14.3f} ({min(found):.3f}-{max(found):.3f})"
+            f"{name:48s} {statistics.median(speed):8.0f} ({min(speed):.0f}-{max(speed):.0f})"
+            f" {statistics.median(ratio):14.3f} ({min(ratio):.3f}-{max(ratio):.3f})"
         )
     arguments.results.mkdir(exist_ok=True)
     path = arguments.results / f"loader_{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
