@@ -131,6 +131,12 @@ class Stream:
                 found[here] = epoch + (tokens[here] - first) // length
         return found
 
+    def epochs_in(self, rows: int) -> float:
+        """How often this many rows have been through the source: 1.5 is the middle of the second epoch."""
+        epoch = int(self.epoch_of(np.array([rows]))[0])
+        begin, end = self.first_token(epoch), self.first_token(epoch + 1)
+        return epoch + (rows * self.row_tokens - begin) / max(1, end - begin)
+
     def places(self, rows: Longs) -> Places:
         """Where the rows of these ordinals begin, after the shuffle within windows."""
         epochs = self.epoch_of(rows)

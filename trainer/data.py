@@ -20,19 +20,27 @@ class Planned:
         if not rule.urls:
             raise UserError("no dataset: give one with --data, or as data.urls in the recipe")
         self.rule, self.world = rule, world
-        self.loader: Loader = build_loader(
+        self.loader = self._opened(None)
+        self._fresh = self.loader.plan
+
+    def _opened(self, plan: MixPlan | None, split: str = "train") -> Loader:
+        """Under the plan of the recipe, or under another one."""
+        rule = self.rule
+        return build_loader(
             rule.urls,
             weights=rule.weights,
             row_tokens=rule.row_tokens,
             batch_rows=rule.batch_rows,
             seed=rule.seed,
             holdout=rule.holdout,
-            rank=world.rank,
-            world_size=world.size,
-            num_workers=rule.workers,
+            packing=rule.packing,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            num_workers=rule.workers if split == "train" else 0,
+            plan=plan,
             pad_rows=True,
+            split=split,
         )
-        self._fresh = self.loader.plan
 
     @property
     def sources(self) -> list[str]:
@@ -42,6 +50,10 @@ class Planned:
     def row(self) -> int:
         """The first row of the order that was not yet given out."""
         return int(self.loader.state_dict()["row"])
+
+    def epochs(self, row: int) -> dict[str, float]:
+        plan, order = self.loader.plan, self.loader.order
+        return {name: order.source(name).stream.epochs_in(plan.rows_served_before(row, name)) for name in self.sources}
 
     def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
         return iter(self.loader)
@@ -53,7 +65,8 @@ class Planned:
         """Go on under the plan that was saved, and from here on with the recipe's mix, if that is another one now."""
         plan = self._continued(loads(dumps(state["plan"]), "the plan in the checkpoint"), state["cursor"]["row"])
         self.loader.close()
-        self.loader = self.loader.with_plan(plan) if plan != self.loader.plan else self.loader
+        if plan != self.loader.plan:  # the one that was saved, and not one that adds to the recipe's
+            self.loader = self._opened(plan)
         self.loader.load_state_dict(state["cursor"])
 
     def _continued(self, saved: MixPlan, row: int) -> MixPlan:
@@ -75,15 +88,7 @@ class Planned:
 
     def held_out(self) -> tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]:
         """The held-out documents under this run's plan, read from their beginning."""
-        loader = build_loader(
-            self.rule.urls,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            num_workers=0,
-            plan=self.loader.plan,
-            pad_rows=True,
-            split="holdout",
-        )
+        loader = self._opened(self.loader.plan, "holdout")
         return sorted(loader.plan.sources), loader
 
     def close(self) -> None:

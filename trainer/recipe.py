@@ -22,7 +22,8 @@ RECIPES = Path(__file__).parent / "recipes"
 class Data(Strict):
     """What a step reads: `batch_rows` rows of `row_tokens` tokens, mixed from the sources of the datasets at `urls` by
     `weights` (in any unit; without them every source by its tokens). The share `holdout` of the documents is never
-    trained on. `workers` are threads that read ahead."""
+    trained on. `packing`: `chunk` fills every row and cuts documents, `best-fit` cuts none that fits into a row.
+    `workers` are threads that read ahead."""
 
     urls: list[str] = Field(default_factory=list)
     weights: dict[str, float] | None = None
@@ -30,6 +31,7 @@ class Data(Strict):
     batch_rows: int = Field(default=384, ge=1)
     seed: int = Field(default=2023, ge=0)
     holdout: float = Field(default=0.0005, ge=0, le=0.005)
+    packing: str = "chunk"
     workers: int = Field(default=1, ge=0)
 
 

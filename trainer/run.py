@@ -43,7 +43,7 @@ def build(recipe: Recipe, world: World) -> Bamba:
     """The model of a recipe on this rank's device, sharded, with its first values."""
     with torch.device("meta"):
         model = Bamba(recipe.model, recipe.compute.residual, recipe.compute.loss_chunk_tokens)
-    distribute(model, recipe.compute, world)
+    distribute(model, recipe.compute, world, low_memory=recipe.optimizer.memory == "low")
     fill(model, recipe.model, recipe.seed)
     return model
 
@@ -57,6 +57,7 @@ class _Pending:
     lr: float
     waited_seconds: float
     batch_rows: Tensor
+    end_row: int
 
 
 class Run:
@@ -132,7 +133,8 @@ class Run:
     def _resume(self, commit: dict[str, Any]) -> None:
         self.feed.load_state_dict(commit["feed"])
         self.done_steps = commit["step"]
-        self.metrics.tokens |= commit["tokens"]
+        self.stepper.sources = len(self.feed.sources)
+        self.metrics.resume(self.feed.sources, commit["tokens"])
         self.bad_steps.count = commit["bad_steps"]
         self.rewinds = max(self.rewinds, commit["rewinds"])
         self.metrics.event({"event": "resumed", "step": self.done_steps, "world_size": self.world.size})
@@ -232,7 +234,7 @@ class Run:
         lr = learning_rate(self.recipe.schedule, step)
         telltale = self.stepper(batch, lr, stop=self._stop, before_update=self.checkpointer.staged)
         self.done_steps = step
-        self._pending.append(_Pending(step, telltale, lr, waited, batch.row))
+        self._pending.append(_Pending(step, telltale, lr, waited, batch.row, self.feed.row))
         return self._read(1)
 
     def _read(self, keep: int) -> bool:
@@ -251,7 +253,8 @@ class Run:
                 self.say(f"BAD STEP {pending.step}: gradient norm {outcome.grad_norm:g}, left out; {rows}")
                 self.metrics.event({"event": "bad step", "step": pending.step, "rows": rows})
             if pending.step % self.recipe.log.every_steps == 0 or pending.step == self.recipe.schedule.steps:
-                self.metrics.line(pending.step, outcome, pending.lr, self.bad_steps.count)
+                epochs = self.feed.epochs(pending.end_row)
+                self.metrics.line(pending.step, outcome, pending.lr, self.bad_steps.count, epochs)
                 for slow in self.pulse.beat():
                     self.say(slow)
                     self.metrics.event({"event": "slow rank", "step": pending.step, "what": slow})

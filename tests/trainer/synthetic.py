@@ -23,6 +23,10 @@ class Synthetic:
     def row(self) -> int:
         return self.steps * self.batch_rows
 
+    def epochs(self, row: int) -> dict[str, float]:
+        """As if 60 rows were an epoch of each source."""
+        return dict.fromkeys(self.sources, row / 2 / 60)
+
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         per_rank = -(-self.batch_rows // self.world_size)
         while True:

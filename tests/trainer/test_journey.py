@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, BambaForCausalLM
 
-from bamba_data.certificate import Certificate
 from tests.corpora import TOKENIZER
-from tests.loader.real import documents, publish
 from tests.trainer.running import lines, losses
 
 
@@ -25,16 +23,6 @@ def typed(*arguments: str | Path, ranks: int = 1) -> "subprocess.CompletedProces
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )
-
-
-@pytest.fixture(scope="module")
-def dataset(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two sources of short documents, a few of which are held out."""
-    sources = {
-        "prose": documents(120, 900, heldout=5, prefix="p"),
-        "short": documents(80, 300, heldout=3, prefix="s"),
-    }
-    return publish(tmp_path_factory.mktemp("dataset"), certificate, sources)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +44,7 @@ def test_training_learns_the_dataset_and_counts_its_sources(trained: Path) -> No
     assert found[8] < found[1]
     last = [line for line in lines(trained) if "loss" in line][-1]
     assert last["tokens"] == sum(last[key] for key in last if key.startswith("tokens/"))
+    assert all(last[f"epochs/{name}"] > 0 for name in ("prose", "short"))
     assert {"loss", "lr", "grad_norm", "tokens_per_second", "loader_wait", "bad_steps"} <= last.keys()
     assert list((trained / "tensorboard").iterdir())
 
