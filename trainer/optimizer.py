@@ -1,8 +1,8 @@
 """AdamW on the shards of a rank: one fused call, clipping included, left undone where the gradient is not finite.
 
 Nothing here waits for the device: the norm, the factor that clips and the verdict on the gradient stay there. State
-is two moments a parameter in float32 and one count of updates, kept as the parameters are, so that a checkpoint can
-move them to any number of ranks.
+is two moments a parameter and one count of updates, kept as the parameters are, so that a checkpoint can move them to
+any number of ranks. Parameters in bfloat16 (`memory: low`) have moments in bfloat16 and go through `rounded`.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
+from trainer import rounded
 from trainer.model.bamba import vectors
 from trainer.parallel import World, local
 from trainer.recipe import Optimizer
@@ -34,6 +35,9 @@ class AdamW:
             ([name for name in self.parameters if everything or name not in small], rule.weight_decay),
             ([name for name in self.parameters if not everything and name in small], 0.0),
         ]
+        self.salts = {
+            name: rounded.salt(name, value) for name, value in self.parameters.items() if value.dtype == torch.bfloat16
+        }
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """All there is to save; loading writes into these tensors."""
@@ -62,15 +66,21 @@ class AdamW:
         broken = 1.0 - healthy.float()
         updates = self.updates + (1.0 - broken)
         for names, decay in self.groups:
-            params, grads, first, second = [], [], [], []
+            rates = rounded.Rates(self._scalar(lr), self._scalar(decay), divide_by, self.updates + 1.0, healthy)
+            params: list[Tensor] = []
+            grads: list[Tensor] = []
+            first: list[Tensor] = []
+            second: list[Tensor] = []
             for name in names:
                 parameter = self.parameters[name]
                 if parameter.grad is None or not local(parameter).numel():  # more ranks than rows
                     continue
-                params.append(local(parameter))
-                grads.append(local(parameter.grad))
-                first.append(local(self.first[name]))
-                second.append(local(self.second[name]))
+                held = (local(parameter), local(parameter.grad), local(self.first[name]), local(self.second[name]))
+                if name in self.salts:
+                    rounded.update(*held, self.salts[name], rates, self.rule)
+                    continue
+                for tensors, tensor in zip((params, grads, first, second), held, strict=True):
+                    tensors.append(tensor)
             if not params:
                 continue
             adamw(
@@ -95,9 +105,12 @@ class AdamW:
         for parameter in self.parameters.values():
             parameter.grad = None
 
+    def _scalar(self, value: float) -> Tensor:
+        return torch.full((), value, device=self.world.device)
+
 
 def _square(grads: list[Tensor], device: torch.device) -> Tensor:
     """The sum of squares of all elements, in float32."""
     if not grads:
         return torch.zeros((), device=device)
-    return torch.stack(torch._foreach_norm(grads)).float().square().sum()
+    return torch.stack(torch._foreach_norm(grads, 2, torch.float32)).square().sum()

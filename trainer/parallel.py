@@ -73,21 +73,31 @@ def _store() -> Any:
     return dist.HashStore()  # type: ignore[attr-defined]
 
 
-def distribute(model: Bamba, compute: Compute, world: World) -> None:
-    """Compile, recompute and shard a model on the meta device; then it lies on `world.device`, still without values."""
+def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool = False) -> None:
+    """Compile, recompute and shard a model on the meta device; then it lies on `world.device`, still without values.
+
+    `low_memory`: matrices are bfloat16 in themselves. One rank alone then has nothing to gather or to cast, so its
+    model is not sharded: that saves six passes over the weights a step.
+    """
     policy = MixedPrecisionPolicy(
         param_dtype=getattr(torch, compute.dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     model.flex = model.head.fused = compute.compile and world.device.type == "cuda"
     whole = {parameter for _, parameter in vectors(model)}
+    if low_memory:
+        for parameter in set(model.parameters()) - whole:
+            parameter.data = parameter.data.bfloat16()
     shard = partial(fully_shard, mesh=world.mesh, mp_policy=policy, ignored_params=whole)
+    sharded = world.size > 1 or not low_memory
     for block in model.blocks:
         # Within the block's own call, so that the gathering of its weights happens around it, not inside a graph.
         block.forward = _computed(block.forward, compute)
-        shard(block, reshard_after_forward=compute.reshard)
-    shard(model.embedding, reshard_after_forward=compute.reshard)
-    shard(model.head, reshard_after_forward=False)  # its backward comes next
-    shard(model, reshard_after_forward=False)
+        if sharded:
+            shard(block, reshard_after_forward=compute.reshard)
+    if sharded:
+        shard(model.embedding, reshard_after_forward=compute.reshard)
+        shard(model.head, reshard_after_forward=False)  # its backward comes next
+        shard(model, reshard_after_forward=False)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # Sum: the loss of a rank is its part of the global mean already.
@@ -124,10 +134,21 @@ _KEPT = {
 }
 
 
-def accumulate(model: Bamba, *, last: bool, reshard: bool) -> None:
-    """Before each backward of a step: weights that are not resharded stay gathered until the last one."""
-    if not reshard and isinstance(model, FSDPModule):
-        model.set_reshard_after_backward(last)
+def accumulate(model: Bamba, *, last: bool, reshard: bool, low_memory: bool = False) -> None:
+    """Before each backward of a step: weights that are not resharded stay gathered until the last one.
+
+    Gradients of several backwards are summed in float32 also where the weights are bfloat16: for want of a smaller
+    place, whole on each rank until the last one.
+    """
+    if isinstance(model, FSDPModule):
+        if not reshard:
+            model.set_reshard_after_backward(last)
+        if low_memory:
+            model.set_requires_gradient_sync(last)
+    elif not last:
+        for parameter in model.parameters():
+            if parameter.grad is None:
+                parameter.grad_dtype = torch.float32
 
 
 def scatter(model: nn.Module) -> None:

@@ -55,7 +55,11 @@ class Schedule(Strict):
 
 class Optimizer(Strict):
     """AdamW. `decayed` says what `weight_decay` pulls on: the matrices only, or all parameters (as the published code
-    does, norms and A_log too). Gradients are scaled down to a norm of `clip_norm`."""
+    does, norms and A_log too). Gradients are scaled down to a norm of `clip_norm`.
+
+    `memory: low` keeps matrices, their gradients and moments in bfloat16, rounded at random (trainer/rounded.py): half
+    the bytes. The vectors stay float32, and so does the sum of the gradients of several micro-batches.
+    """
 
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
@@ -63,15 +67,16 @@ class Optimizer(Strict):
     weight_decay: float = Field(default=0.1, ge=0)
     decayed: Literal["matrices", "all"] = "matrices"
     clip_norm: float = Field(default=1.0, gt=0)
+    memory: Literal["full", "low"] = "full"
 
 
 class Compute(Strict):
     """How a step is computed; every choice learns the same thing, up to rounding.
 
     `micro_rows` rows go through the model at once on each rank; more of them are accumulated. `dtype` is that of the
-    products, master weights are always float32. `recompute` trades time for memory: `selective` keeps the results of
-    products, scan and attention, `full` keeps only what goes into a block. `reshard` gives a block's gathered weights
-    back after its forward.
+    products; master weights are float32 unless `optimizer.memory` is low. `recompute` trades time for memory:
+    `selective` keeps the results of products, scan and attention, `full` keeps only what goes into a block. `reshard`
+    gives a block's gathered weights back after its forward.
     """
 
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -127,6 +132,12 @@ class Recipe(Strict):
     log: Log = Log()
     seed: int = Field(default=1, ge=0)
     start_from: str | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Recipe":
+        if self.optimizer.memory == "low" and self.compute.dtype != "bfloat16":
+            raise ValueError("optimizer.memory: low keeps bfloat16 weights only: set compute.dtype to bfloat16")
+        return self
 
     def learned_digest(self) -> str:
         """Of all that decides what is learned: a run resumed with another one is another run."""

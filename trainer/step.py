@@ -87,7 +87,8 @@ class Stepper:
         for number, part in enumerate(parts, 1):
             on = part.to(device)
             bins = on.sources.remainder(self.sources + 1)
-            accumulate(self.model, last=number == len(parts), reshard=self.compute.reshard)
+            low = bool(self.optimizer.salts)
+            accumulate(self.model, last=number == len(parts), reshard=self.compute.reshard, low_memory=low)
             total, losses = self.model.losses(on.input_ids, on.documents, on.positions, on.labels, share)
             torch.autograd.backward(total)
             sums.index_add_(0, bins, losses.sum(1, dtype=torch.float64))

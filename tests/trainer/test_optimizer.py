@@ -1,0 +1,143 @@
+"""Half the memory learns the same: bfloat16 weights and moments, rounded at random and yet always alike."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from bamba_data.errors import RecipeError
+from tests.trainer.job import RECIPE
+from tests.trainer.running import job, losses
+from tests.trainer.synthetic import Synthetic
+from tests.trainer.test_checkpoint import bits, newest_folder
+from trainer.batch import Batch
+from trainer.model.bamba import Bamba, vectors
+from trainer.optimizer import AdamW
+from trainer.parallel import World, joined
+from trainer.recipe import Optimizer, load_recipe
+from trainer.rounded import Rates, rounded, salt, update
+from trainer.run import build, train
+from trainer.step import Stepper
+
+SHORT = ["schedule.steps=4", "checkpoints.every_steps=2"]
+HALF = ["compute.dtype=bfloat16", "optimizer.memory=low"]
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with joined() as alone:
+        yield alone
+
+
+def learner(world: World, *changes: str) -> tuple[Bamba, AdamW, Stepper]:
+    recipe = load_recipe(RECIPE, changes)
+    model = build(recipe, world)
+    optimizer = AdamW(model, recipe.optimizer, world)
+    return model, optimizer, Stepper(model, optimizer, recipe.compute, world, 2)
+
+
+def learned(world: World, steps: int, *changes: str) -> list[float]:
+    """The loss of every step."""
+    _, _, step = learner(world, *changes)
+    batches = iter(Synthetic(48, 6, 0, 1, 64))
+    return [step(Batch.of(next(batches)), 5e-3).read().loss for _ in range(steps)]
+
+
+def test_it_learns_as_fast_as_with_float32_weights_and_moments(world: World) -> None:
+    full = learned(world, 24, "compute.dtype=bfloat16")
+    low = learned(world, 24, *HALF)
+    assert full[-1] < 0.5 * full[0]
+    assert low == pytest.approx(full, rel=0.05)
+    assert sum(low[-10:]) == pytest.approx(sum(full[-10:]), rel=0.02)
+
+
+def test_matrices_their_gradients_and_moments_take_two_bytes_each_and_vectors_stay_float32(world: World) -> None:
+    model, optimizer, step = learner(world, *HALF, "compute.micro_rows=6")
+    small = dict(vectors(model))
+    seen = []
+    step(
+        Batch.of(next(iter(Synthetic(48, 6, 0, 1, 64)))),
+        1e-2,
+        before_update=lambda: seen.extend(
+            (name, value.dtype, value.grad.dtype) for name, value in model.named_parameters() if value.grad is not None
+        ),
+    )
+    assert len(seen) == len(optimizer.parameters)
+    for name, weight, grad in seen:
+        wanted = torch.float32 if name in small else torch.bfloat16
+        assert {weight, grad, optimizer.first[name].dtype, optimizer.second[name].dtype} == {wanted}
+
+
+def test_gradients_of_several_micro_batches_are_summed_in_float32(world: World) -> None:
+    model, _, step = learner(world, *HALF, "compute.micro_rows=1")
+    seen = set()
+    step(
+        Batch.of(next(iter(Synthetic(48, 6, 0, 1, 64)))),
+        1e-2,
+        before_update=lambda: seen.update(value.grad.dtype for value in model.parameters() if value.grad is not None),
+    )
+    assert seen == {torch.float32}
+
+
+def test_a_step_without_a_finite_gradient_changes_no_bit(world: World) -> None:
+    model, optimizer, step = learner(world, *HALF)
+    batch = Batch.of(next(iter(Synthetic(48, 6, 0, 1, 64))))
+    step(batch, 1e-2)
+    before = {name: value.clone() for name, value in optimizer.state()}
+    weights = [value.detach().clone() for value in model.parameters()]
+    (model.losses(batch.input_ids, batch.documents, batch.positions, batch.labels)[0] * torch.nan).backward()
+    norm = optimizer.gradient_norm()
+    optimizer.update(1e-2, norm, torch.isfinite(norm))
+    assert norm.isnan()
+    assert all(torch.equal(value, before[name]) for name, value in optimizer.state())
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), weights, strict=True))
+
+
+def test_steps_far_below_the_spacing_of_bfloat16_add_up_in_the_mean() -> None:
+    rule = Optimizer(weight_decay=0.0)
+    weight = torch.ones(1 << 16).bfloat16()
+    first, second = torch.zeros_like(weight), torch.zeros_like(weight)
+    key = salt("a", weight)
+    for moved in range(1, 65):
+        rates = Rates(*(torch.tensor(value) for value in (1e-4, 0.0, 1.0, float(moved))), torch.tensor(True))
+        update(weight, torch.full_like(weight, 0.5), first, second, key, rates, rule)
+    assert 1e-4 < 2**-8 / 2 / 16  # the nearest bfloat16 below 1 is 2^-8 away: rounded to the nearest, nothing moves
+    assert weight.float().mean().item() == pytest.approx(1 - 64e-4, abs=1e-4)
+
+
+def test_a_number_of_bfloat16_is_rounded_to_itself_whatever_is_drawn() -> None:
+    exact = torch.randn(1000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for drawn in (0, 0x8000, 0xFFFF):
+        assert torch.equal(rounded(exact.float(), torch.full((1000,), drawn, dtype=torch.int32)), exact)
+
+
+def run(world: World, out: Path) -> None:
+    """Four steps, saved after every second."""
+    recipe = load_recipe(RECIPE, [*HALF, *SHORT])
+    feed = Synthetic(recipe.data.row_tokens, recipe.data.batch_rows, 0, 1, recipe.model.vocab_size)
+    train(recipe, feed, world, str(out), out, accept_changes=False)
+
+
+def test_a_resumed_run_has_the_bits_of_one_that_was_never_stopped_and_two_ranks_go_on_from_it(
+    world: World, tmp_path: Path
+) -> None:
+    whole, resumed, shared = tmp_path / "whole", tmp_path / "resumed", tmp_path / "shared"
+    run(world, whole)
+    for copy in (resumed, shared):
+        shutil.copytree(whole, copy)
+        shutil.rmtree(newest_folder(copy))
+        (copy / "metrics.jsonl").unlink()
+    run(world, resumed)
+    assert losses(resumed).keys() == {3, 4}
+    assert bits(resumed) == bits(whole)
+    done = job(shared, 2, *HALF, *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert "goes on after step 2 (saved by 1 ranks, now 2)" in done.stderr
+    assert losses(shared)[4] == pytest.approx(losses(whole)[4], rel=1e-3)
+
+
+def test_half_the_memory_is_refused_where_the_products_are_float32() -> None:
+    with pytest.raises(RecipeError, match=r"optimizer\.memory: low keeps bfloat16 weights only"):
+        load_recipe(RECIPE, ["optimizer.memory=low"])
