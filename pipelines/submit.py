@@ -28,6 +28,9 @@ POLL_SECONDS = 1.0
 LOST_SECONDS = 120.0  # a cluster that does not answer for so long is gone
 WORKING = ("PENDING", "RUNNING")
 _CREDENTIALS = re.compile(r"://[^/\s]*@")
+_STATUS = re.compile(r"status code (\d+)")
+_WRONGLY_ASKED = ("400", "401", "403", "413")  # refused for what was asked, or by whom
+_NO_AGENT_YET = "No available agent"  # a head that has just started; Ray answers 500
 TOKEN_HELP = "set RAY_AUTH_MODE=token, with the token in RAY_AUTH_TOKEN or its file in RAY_AUTH_TOKEN_PATH"
 
 
@@ -84,7 +87,9 @@ class Cluster:
             self._client = JobSubmissionClient(address)
 
     def submit(self, what: Submission) -> tuple[str, bool]:
-        """The id of the attempt that works on it, and whether it is a new one."""
+        """The id of the attempt that works on it, and whether it is a new one. A cluster that has just started, and
+        takes no jobs yet, is waited for."""
+        end = time.monotonic() + LOST_SECONDS
         while True:
             mine = self.jobs(what.stem)
             if working := [job for job in mine if job.status in WORKING]:
@@ -104,9 +109,10 @@ class Cluster:
                         },
                     ), True
                 except RuntimeError as error:
-                    if "already exists" not in str(error):
+                    somebody_was_first = "already exists" in str(error)
+                    if not somebody_was_first and (_NO_AGENT_YET not in str(error) or time.monotonic() > end):
                         raise
-                    time.sleep(POLL_SECONDS)  # somebody else was first: look again
+            time.sleep(POLL_SECONDS)  # and look again
 
     def jobs(self, stem: str = "") -> list[Any]:
         """Our jobs, in the order of their attempts; those of one run and place, or all."""
@@ -144,7 +150,7 @@ class Cluster:
                 silent_since = time.monotonic()
                 if job.status not in WORKING:
                     return exit_code_of(job)
-            except (Unfinished, RuntimeError, OSError) as error:
+            except (Unfinished, RuntimeError, OSError) as error:  # _tail, too, has no typed errors
                 if time.monotonic() - silent_since > LOST_SECONDS:
                     raise Unfinished(
                         f"{self.address}: the cluster does not answer any more; look at `bamba-data status URL`, and "
@@ -175,6 +181,17 @@ class Cluster:
             raise Unfinished(
                 f"{self.address}: no job server answers there ({type(error).__name__}); is it port-forwarded?"
             ) from None
+        except RuntimeError as error:
+            raise _refusal(self.address, str(error)) from None
+
+
+def _refusal(address: str, said: str) -> BambaError:
+    """What the job server answered other than 200. It tells an error as a traceback, with the agent's within: the
+    last status and the last line are those of the cause."""
+    status = next(reversed(_STATUS.findall(said)), "")
+    line = next((line.strip() for line in reversed(said.splitlines()) if line.strip(" .")), "")
+    kind = UserError if status in _WRONGLY_ASKED else Unfinished
+    return kind(f"{address}: the job server refused ({status or 'no status'}): {line[:300]}")
 
 
 def exit_code_of(job: Any) -> int:

@@ -49,7 +49,7 @@ class RayCluster:
         arguments = ["--address", self.gcs, f"--num-cpus={cpus}", *([f"--node-ip-address={ip}"] if ip else [])]
         node = _start(arguments, self.env, inside=inside)
         self.nodes.append(node)
-        _until(lambda: self.alive() - before, "the node to join")
+        _until(lambda: self.alive() - before, "the node to join", node)
         return node
 
     def alive(self) -> set[str]:
@@ -79,7 +79,7 @@ def ray_cluster(
     head += [f"--dashboard-host={ip}", f"--dashboard-port={dashboard}"]
     try:
         cluster.nodes.append(_start([*head, f"--num-cpus={cpus}"], env, metrics))
-        _until(lambda: cluster.alive() and _serves_jobs(cluster), "the head to answer")
+        _until(lambda: cluster.alive() and _serves_jobs(cluster), "the head to answer", cluster.nodes[0])
         yield cluster
     finally:
         for node in reversed(cluster.nodes):
@@ -134,9 +134,10 @@ def _serves_jobs(cluster: RayCluster) -> bool:
     return requests.post(f"{cluster.url}/api/jobs/", json=job, headers=cluster.headers(), timeout=30).status_code == 200
 
 
-def _until(condition: object, what: str) -> None:
+def _until(condition: object, what: str, node: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + READY_SECONDS
     while time.monotonic() < end:
+        assert node.poll() is None, f"waited for {what}, but it ended: see the newest session's logs below /tmp/ray"
         with contextlib.suppress(requests.RequestException, KeyError, ValueError):
             if condition():  # type: ignore[operator]
                 return

@@ -25,21 +25,22 @@ from pipelines.options import load_recipe
 from tests.clusters import SOON_LOST, RayCluster, kill_node, processes_of, ray_cluster
 from tests.corpora import recipe, records, write_jsonl
 from tests.running import COMMAND, kill_all, wait_for
+from tests.servers.gate import GatedFiles
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
-FILES, DOCUMENTS = 4, 60
+FILES, DOCUMENTS = 4, 110
+NAMES = [f"{n}.jsonl" for n in range(FILES)]
 SOON = 300.0  # seconds, on a machine that is busy with other things
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe of four units of several shards each, slow enough to be hit: the reference backend."""
+    """A recipe of four units of 1 to 2 MB and 4 to 10 shards, slow enough to be hit: the reference backend."""
     folder = tmp_path_factory.mktemp("cluster")
-    for n in range(FILES):
-        write_jsonl(folder / "inputs" / f"{n}.json.gz", records(DOCUMENTS, n * DOCUMENTS))
-    return recipe(
-        folder, backend="tokenizers", blocks="{block_tokens: 16384, blocks_per_shard: 3}", extra="unit_bytes: 1"
-    )
+    for n, name in enumerate(NAMES):
+        write_jsonl(folder / "inputs" / name, records(DOCUMENTS, n * DOCUMENTS))
+    blocks = "{block_tokens: 16384, blocks_per_shard: 3}"
+    return recipe(folder, NAMES, backend="tokenizers", blocks=blocks, extra="unit_bytes: 1")
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +100,15 @@ def test_a_node_that_is_lost_and_one_that_joins_change_no_byte(inputs: Path, qui
 
 
 def test_workers_killed_over_and_over_end_in_the_same_bytes(inputs: Path, quiet: str, tmp_path: Path) -> None:
-    """One dies after every two shards that were finished, whatever it is doing then."""
+    """One dies after every two shards that were finished, whatever it is doing then. What was finished is not done
+    again: a kill costs at most the shard in work."""
     out, kills = tmp_path / "out", 0
+    written: dict[Path, int] = {}
     with ray_cluster(tmp_path, cpus=2) as cluster, building(cluster, inputs, out) as driver:
         before = 0
         while driver.process.poll() is None:
             workers = processes_of(cluster.nodes[0], "ray::run_unit")
+            written = {path: path.stat().st_mtime_ns for path in parts(out)} | written
             if workers and len(parts(out)) >= before + 2:
                 workers[0].kill()
                 kills, before = kills + 1, len(parts(out))
@@ -114,6 +118,7 @@ def test_workers_killed_over_and_over_end_in_the_same_bytes(inputs: Path, quiet:
     status = next(runs.attempts(LocalStore(out)))
     crashes = sum(count for cause, count in status.retries.items() if "Crash" in cause or "Died" in cause)
     assert kills - 2 <= crashes <= kills  # one that dies as its task ends crashes nothing
+    assert {path: path.stat().st_mtime_ns for path in written} == written
     is_the_quiet_one(out, quiet)
 
 
@@ -124,31 +129,43 @@ def test_workers_killed_over_and_over_end_in_the_same_bytes(inputs: Path, quiet:
 def test_the_head_with_its_driver_is_lost_and_the_retry_s_new_cluster_goes_on(
     number: signal.Signals, inputs: Path, quiet: str, tmp_path: Path
 ) -> None:
-    """What KubeRay does: a new cluster for every retry, with the same entrypoint."""
+    """What KubeRay does: a new cluster for every retry, with the same entrypoint. Of the two larger inputs only the
+    first half comes at first, so that the first cluster cannot end the build, however quick it is."""
     out = tmp_path / "out"
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    submit = [*COMMAND, "submit", str(inputs), "--out", str(out), "--set", f"corpora.0.base={inputs.parent / 'inputs'}"]
-    with ray_cluster(tmp_path / "one", cpus=2) as cluster:
-        subprocess.run([*submit, "--cluster", cluster.url, "--no-wait"], env=cluster.env, check=True)
-        wait_for(lambda: len(parts(out)) >= 3, seconds=SOON, what="three finished parts")
-        if number == signal.SIGTERM:
-            cluster.nodes[0].terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                cluster.nodes[0].wait(30)  # the grace of a pod
-        kill_node(cluster.nodes[0])
-    assert not list(out.glob("_bamba/versions/*"))
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("_bamba/units/*/*/unit.json")}
-    with ray_cluster(tmp_path / "two", cpus=2) as cluster:
-        retry = subprocess.run(
-            [*submit, "--cluster", cluster.url], env=cluster.env, capture_output=True, text=True, timeout=SOON
-        )
+    with GatedFiles(inputs.parent / "inputs", held={NAMES[1], NAMES[2]}) as files:
+        submit = [*COMMAND, "submit", str(inputs), "--out", str(out), "--set", f"corpora.0.base={files.url}"]
+        with ray_cluster(tmp_path / "one", cpus=3) as cluster:
+            subprocess.run([*submit, "--cluster", cluster.url, "--no-wait"], env=cluster.env, check=True)
+            wait_for(lambda: (len(finished(out)), len(halves(out))) == (2, 2), SOON, "two units and two halves")
+            if number == signal.SIGTERM:
+                cluster.nodes[0].terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    cluster.nodes[0].wait(30)  # the grace of a pod
+            kill_node(cluster.nodes[0])
+        assert not list(out.glob("_bamba/versions/*"))
+        kept = {path: path.stat().st_mtime_ns for path in parts(out) | finished(out)}
+        files.open()
+        with ray_cluster(tmp_path / "two", cpus=2) as cluster:
+            retry = subprocess.run(
+                [*submit, "--cluster", cluster.url], env=cluster.env, capture_output=True, text=True, timeout=SOON
+            )
     assert retry.returncode == 0, retry.stdout + retry.stderr
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # what was finished is not done again
     assert [status.state for status in runs.attempts(LocalStore(out))][-1] == "complete"
     dataset = open_dataset(str(out))
     assert dataset.manifest.totals.kept == FILES * DOCUMENTS
     assert {row["sha256"] for row in dataset.shards.iter_rows(named=True)} == shards_of(quiet, inputs)
+
+
+def finished(out: Path) -> set[Path]:
+    return set(out.glob("_bamba/units/*/*/unit.json"))
+
+
+def halves(out: Path) -> set[Path]:
+    """The units with parts, but without an end."""
+    return {part.parent for part in parts(out)} - {unit.parent for unit in finished(out)}
 
 
 def shards_of(quiet: str, inputs: Path) -> set[str]:

@@ -1,9 +1,11 @@
 """`bamba-data submit`, `status`, `logs`, `stop` against a real head with token authentication on."""
 
+import contextlib
 import json
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,9 @@ from pipelines.submit import Submission, arguments
 from tests.clusters import RayCluster, ray_cluster
 from tests.corpora import recipe, records, write_jsonl
 from tests.running import COMMAND, wait_for
+from tests.servers.faults import Fault, Status
+from tests.servers.gate import GatedFiles
+from tests.servers.proxy import FlakyProxy
 
 CANARIES = {
     "AWS_SECRET_ACCESS_KEY": "canary-of-aws",
@@ -31,19 +36,32 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
         yield running
 
 
+@dataclass
+class Held:
+    """A recipe in a file of its own, and how it is asked for. It cannot end before its input is let through."""
+
+    asked: list[str | Path]
+    files: GatedFiles
+
+
 @pytest.fixture
-def slow(tmp_path: Path) -> list[str | Path]:
-    """A recipe in a file of its own, some ten seconds of work: how it is asked for."""
-    for n in range(4):
-        write_jsonl(tmp_path / "inputs" / f"{n}.json.gz", records(240, n * 240))
-    path = recipe(tmp_path, backend="tokenizers", extra="unit_bytes: 1")
-    return [path, "--set", f"corpora.0.base={tmp_path / 'inputs'}", "--out", tmp_path / "out", "--interval", "0.5"]
+def held(tmp_path: Path) -> Iterator[Held]:
+    names = [f"{n}.jsonl" for n in range(3)]
+    for n, name in enumerate(names):
+        write_jsonl(tmp_path / "inputs" / name, records(110, n * 110))
+    blocks = "{block_tokens: 16384, blocks_per_shard: 3}"
+    path = recipe(tmp_path, names, backend="tokenizers", blocks=blocks, extra="unit_bytes: 1")
+    with GatedFiles(tmp_path / "inputs", held={"1.jsonl"}) as files:
+        place = ["--set", f"corpora.0.base={files.url}", "--out", tmp_path / "out"]
+        yield Held([path, *place, "--interval", "0.5"], files)
 
 
-def start(cluster: RayCluster, *arguments: str | Path, **env: str) -> subprocess.Popen[str]:
+def start(cluster: RayCluster, *arguments: str | Path, log: Path | None = None, **env: str) -> subprocess.Popen[str]:
+    """What it says goes into `log`, or is kept for `communicate`."""
     command = [*COMMAND, *map(str, arguments), "--cluster", cluster.url]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, text=True, env={**cluster.env, **env}, **pipes)  # type: ignore[call-overload,no-any-return]
+    with contextlib.ExitStack() as stack:
+        to = stack.enter_context(log.open("w")) if log else subprocess.PIPE
+        return subprocess.Popen(command, text=True, env={**cluster.env, **env}, stdout=to, stderr=subprocess.STDOUT)
 
 
 def run(cluster: RayCluster, *arguments: str | Path, **env: str) -> tuple[int, str]:
@@ -60,12 +78,15 @@ def jobs(cluster: RayCluster, out: Path) -> list[dict[str, object]]:
 
 @pytest.mark.ray
 def test_two_submits_of_one_plan_are_one_job_and_both_end_with_its_verdict(
-    cluster: RayCluster, slow: list[str | Path], tmp_path: Path
+    cluster: RayCluster, held: Held, tmp_path: Path
 ) -> None:
-    both = [start(cluster, "submit", *slow, **CANARIES) for _ in range(2)]
-    wait_for(lambda: "ray_bamba_units" in requests.get(cluster.metrics_url, timeout=9).text, what="the first metric")
-    said = [process.communicate(timeout=240)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    logs = [tmp_path / "one.log", tmp_path / "two.log"]
+    both = [start(cluster, "submit", *held.asked, log=log, **CANARIES) for log in logs]
+    wait_for(lambda: all(" job " in log.read_text() for log in logs), 200, "both to have a job")
+    wait_for(lambda: "ray_bamba_units" in requests.get(cluster.metrics_url, timeout=9).text, 200, "the first metric")
+    held.files.open()
+    codes, said = [process.wait(240) for process in both], [log.read_text() for log in logs]
+    assert codes == [0, 0], said
     assert sorted("joining job" in one for one in said) == [False, True]
     assert [job["status"] for job in jobs(cluster, tmp_path / "out")] == ["SUCCEEDED"]
     dataset = open_dataset(str(tmp_path / "out")).manifest.digest
@@ -94,16 +115,17 @@ def test_the_verdict_of_the_job_is_the_exit_code_and_a_stop_is_kept_to(cluster: 
 
 
 @pytest.mark.ray
-def test_a_job_that_is_stopped_can_go_on(cluster: RayCluster, slow: list[str | Path], tmp_path: Path) -> None:
-    first = start(cluster, "submit", *slow)
+def test_a_job_that_is_stopped_can_go_on(cluster: RayCluster, held: Held, tmp_path: Path) -> None:
+    first = start(cluster, "submit", *held.asked)
     parts = "_bamba/units/*/*/part-*.json"
     wait_for(lambda: first.poll() is not None or list((tmp_path / "out").glob(parts)), 200, "a finished part")
     assert first.poll() is None, first.communicate()[0]
     job = str(jobs(cluster, tmp_path / "out")[0]["job"])
     assert run(cluster, "stop", job)[0] == 0
-    said, _ = first.communicate(timeout=60)
+    said, _ = first.communicate(timeout=120)
     assert first.returncode == 4, said
-    code, said = run(cluster, "submit", *slow)
+    held.files.open()
+    code, said = run(cluster, "submit", *held.asked)
     assert code == 0, said
     assert [job["status"] for job in jobs(cluster, tmp_path / "out")] == ["STOPPED", "SUCCEEDED"]
 
@@ -117,6 +139,32 @@ def test_a_bad_recipe_and_a_wrong_token_end_before_there_is_a_job(cluster: RayCl
     code, said = run(cluster, "logs", "nobody")
     assert code == 2 and "no such job" in said
     assert jobs(cluster, tmp_path / "out") == []
+
+
+@pytest.mark.ray
+def test_a_cluster_that_takes_no_jobs_yet_is_waited_for_and_any_other_refusal_is_one_line(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    """What a head says that has just started, put into the mouth of one that takes them: a race cannot be asked for."""
+    asked = [*COMMAND, "submit", "demo", "--out", str(tmp_path / "out"), "--no-wait"]
+
+    def submitted(status: Status, times: int) -> tuple[int, str]:
+        with FlakyProxy(cluster.url) as proxy:
+            proxy.faults.append(Fault("^POST /api/jobs/$", status, times=times))
+            command = [*asked, "--cluster", proxy.url]
+            done = subprocess.run(command, env=cluster.env, capture_output=True, text=True, timeout=240, check=False)
+            assert proxy.faults == []
+        return done.returncode, done.stderr
+
+    code, said = submitted(Status(500, code="the disk is full"), 1)
+    assert code == 4 and said.count("\n") == 1 and "the disk is full" in said
+    code, said = submitted(Status(400, code="no such field"), 1)
+    assert code == 2 and said.count("\n") == 1 and "no such field" in said
+    assert jobs(cluster, tmp_path / "out") == []
+    code, said = submitted(Status(500, code="No available agent to submit job, please try again later."), 2)
+    assert code == 0 and "submitted job" in said
+    (job,) = jobs(cluster, tmp_path / "out")
+    assert run(cluster, "stop", str(job["job"]))[0] == 0
 
 
 def test_where_no_cluster_is_nothing_is_started(tmp_path: Path) -> None:
