@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from trainer.float8 import convert
 from trainer.model.bamba import Bamba, vectors
 from trainer.recipe import Compute
 
@@ -83,6 +84,7 @@ def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool
         param_dtype=getattr(torch, compute.dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     model.flex = model.head.fused = compute.compile and world.device.type == "cuda"
+    convert(model.blocks, compute.float8, world.device)
     whole = {parameter for _, parameter in vectors(model)}
     if low_memory:
         for parameter in set(model.parameters()) - whole:

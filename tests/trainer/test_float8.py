@@ -1,0 +1,125 @@
+"""Float8 products learn what bfloat16 products learn, and nothing that is stored knows of them."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torchao.float8.float8_linear import Float8Linear
+
+from tests.corpora import texts
+from trainer import float8
+from trainer.model.bamba import Bamba
+from trainer.model.config import ModelConfig
+from trainer.model.initial import fill
+from trainer.optimizer import AdamW
+from trainer.parallel import World, distribute, joined, local
+from trainer.recipe import Compute, Optimizer
+
+HYBRID = ModelConfig(
+    vocab_size=256,
+    hidden_size=64,
+    mlp_size=128,
+    layers=4,
+    attention_layers=[2],
+    attention_heads=4,
+    kv_heads=2,
+    mamba_heads=16,
+    mamba_head_dim=16,
+    mamba_state=16,
+)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with joined() as alone:
+        yield alone
+
+
+@pytest.fixture(autouse=True)
+def small_linears_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(float8, "SMALLEST", 64)
+
+
+def made(world: World, kind: str, *, low_memory: bool = False) -> Bamba:
+    with torch.device("meta"):
+        model = Bamba(HYBRID)
+    compute = Compute.model_validate({"float8": kind, "compile": False})
+    distribute(model, compute, world, low_memory=low_memory)
+    fill(model, HYBRID, 1)
+    return model
+
+
+def rows(step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four rows of the bytes of English prose."""
+    prose = torch.frombuffer(bytearray("\n".join(texts()).encode()), dtype=torch.uint8)
+    ids = prose[step * 516 : (step + 1) * 516].long().view(4, 129)
+    return ids[:, :-1], torch.zeros(4, 128, dtype=torch.int32), torch.arange(128).expand(4, -1), ids[:, 1:]
+
+
+def learned(world: World, kind: str, *, low_memory: bool = False) -> list[float]:
+    """The mean loss of every step."""
+    model = made(world, kind, low_memory=low_memory)
+    optimizer = AdamW(model, Optimizer(), world)
+    found = []
+    for step in range(20):
+        loss, _ = model.losses(*rows(step), torch.tensor(1 / 512))
+        loss.backward()
+        optimizer.update(3e-3, optimizer.gradient_norm(), torch.tensor(True))
+        found.append(loss.item())
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain(world: World) -> list[float]:
+    return learned(world, "none")
+
+
+@pytest.mark.parametrize(("kind", "low_memory"), [("tensorwise", False), ("rowwise", True)])
+def test_the_loss_over_real_text_is_that_of_bfloat16(
+    world: World, plain: list[float], kind: str, low_memory: bool
+) -> None:
+    found = learned(world, kind, low_memory=low_memory)
+    assert plain[-1] < 0.5 * plain[0]
+    assert found != plain
+    assert found == pytest.approx(plain, rel=0.02)
+    assert sum(found[-10:]) == pytest.approx(sum(plain[-10:]), rel=0.005)
+
+
+def test_what_is_stored_is_the_same_to_the_bit(world: World) -> None:
+    theirs = dict(made(world, "none").named_parameters())
+    ours = dict(made(world, "rowwise").named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(local(value), local(theirs[name])) for name, value in ours.items())
+
+
+def test_the_linears_of_the_blocks_are_converted_and_neither_the_head_nor_small_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def converted() -> list[str]:
+        return [name for name, module in made(world, "tensorwise").named_modules() if isinstance(module, Float8Linear)]
+
+    mixers = [("qkv", "out") if layer == 2 else ("in_proj", "out_proj") for layer in range(4)]
+    names = [f"mixer.{name}" for pair in mixers for name in pair]
+    assert len(converted()) == len(names) + 4 * 2
+    assert {name.split(".", 2)[2] for name in converted()} == {*names, "mlp.gate_up", "mlp.down"}
+    monkeypatch.setattr(float8, "SMALLEST", 1024)
+    assert converted() == []
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective"])
+def test_a_block_in_float8_is_one_graph_forward_and_backward(world: World, recompute: str) -> None:
+    """By the capture of graphs alone: machine code for a CPU takes minutes."""
+    compute = Compute.model_validate({"float8": "rowwise", "compile": False, "recompute": recompute})
+    with torch.device("meta"):
+        model = Bamba(HYBRID)
+    distribute(model, compute, world, low_memory=True)
+    fill(model, HYBRID, 1)
+    ids, documents, positions, _ = rows(0)
+    known = model.rows(documents, positions)
+    for block in model.blocks[1:3]:
+        x = model.embedding(ids).detach().float().requires_grad_()
+        compiled = torch.compile(block.forward, backend="aot_eager", fullgraph=True)
+        (got,) = torch.autograd.grad(compiled(x, known).square().sum(), x)
+        (wanted,) = torch.autograd.grad(block(x, known).square().sum(), x)
+        torch.testing.assert_close(got, wanted, rtol=0.02, atol=0.02)
