@@ -79,8 +79,8 @@ def holdout_order(order: Order) -> Order:
     header = order.plan.header
     if not sources:
         raise UserError(
-            f"no document is held out: {header.holdout_ppm / 1e4:g} % of so few documents is none; "
-            "raise holdout (up to 0.005), or evaluate on a file"
+            f"no document is held out: {header.holdout_ppm / 1e4:g} % of so few documents is none; evaluate on a text "
+            "of your own, or hold out more from the first row on (holdout, up to 0.005)"
         )
     last = order.plan.mixes[-1]
     plan = MixPlan.create(

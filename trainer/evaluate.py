@@ -3,13 +3,15 @@
     python -m trainer.evaluate CHECKPOINT --data URL                          the dataset's held-out documents, once
     python -m trainer.evaluate CHECKPOINT --text FILE --tokenizer JSON        a text, in rows of the recipe's length
 
-Losses are in nats a token. One process, one device.
+Losses are in nats a token. Under `torchrun` the model is sharded over the ranks, and the rows are shared out.
 """
 
 import json
 import math
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,7 @@ import torch.distributed as dist
 import typer
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn.functional import pad
 
 from bamba_data import edge
 from bamba_data.canonical import dumps
@@ -26,7 +29,11 @@ from loader import build_loader
 from loader.plan import loads
 from trainer.batch import Batch
 from trainer.checkpoint.plain import Saved
+from trainer.checkpoint.saving import load
+from trainer.loss import IGNORED
 from trainer.model.bamba import Bamba
+from trainer.parallel import World, distribute, joined
+from trainer.recipe import Compute
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -56,19 +63,37 @@ def losses_by_source(
     return {name: (total / count, round(count)) for name, total, count in found if count}
 
 
-def text_loss(model: Bamba, ids: list[int], row_tokens: int, device: torch.device) -> tuple[float, int]:
-    """The mean loss over a text and how many tokens were predicted. Rows begin where the one before ended, so the first
-    tokens of each have little before them: the figure is a little high."""
-    total, count = 0.0, 0
-    for at in range(0, len(ids) - 1, row_tokens):
-        row = torch.tensor(ids[at : at + row_tokens + 1], device=device)[None]
-        documents = torch.zeros(row[:, :-1].shape, dtype=torch.int32, device=device)
-        positions = torch.arange(documents.shape[1], device=device)[None]
-        with torch.no_grad():
-            _, losses = model.losses(row[:, :-1], documents, positions, row[:, 1:])
-        total += losses.sum(dtype=torch.float64).item()
-        count += losses.numel()
-    return total / max(count, 1), count
+def text_rows(ids: Sequence[int], row_tokens: int, rank: int, ranks: int) -> Iterator[dict[str, Tensor]]:
+    """This rank's rows of a text as batches of one row, as the loader would make them; every rank gets equally many.
+
+    Rows begin where the one before ended, so the first tokens of each have little before them: the figure is a little
+    high. The first token of all is only an input.
+    """
+    inputs, labels = torch.tensor(ids[:-1]), torch.tensor(ids[1:])
+    rows = -(-len(labels) // row_tokens)
+    for row in range(rank, -(-rows // ranks) * ranks, ranks):
+        here = slice(row * row_tokens, (row + 1) * row_tokens)
+        real = len(labels[here])
+        yield {
+            "input_ids": pad(inputs[here], (0, row_tokens - real))[None],
+            "labels": pad(labels[here], (0, row_tokens - real), value=IGNORED)[None],
+            "position_ids": torch.arange(row_tokens)[None],
+            "seq_idx": torch.zeros(1, row_tokens),
+            "row": torch.tensor([row if real else -1]),
+            "source": torch.tensor([0 if real else -1]),
+        }
+
+
+def opened(saved: Saved, world: World) -> Bamba:
+    """The model of a checkpoint, without gradients: whole where there is one rank, else sharded over all of them."""
+    cuda = world.device.type == "cuda"
+    if world.size == 1:
+        return saved.model(world.device, torch.bfloat16 if cuda else torch.float32)
+    with torch.device("meta"):
+        model = Bamba(saved.config)
+    distribute(model, Compute(dtype="bfloat16" if cuda else "float32", compile=False), world)
+    load(saved.store, saved.name, {f"model.{name}": value.detach() for name, value in model.named_parameters()})
+    return model
 
 
 @app.command()
@@ -84,22 +109,14 @@ def command(
     if bool(data) == (text is not None):
         raise UserError("give either --data or --text")
     saved = Saved(checkpoint)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = saved.model(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    row_tokens = saved.commit["recipe"].get("data", {}).get("row_tokens", 4096)
-    found: dict[str, tuple[float, int]]
-    if text is not None:
-        if tokenizer is None:
-            raise UserError("--text needs --tokenizer")
-        ids = Tokenizer.from_file(str(tokenizer)).encode(text.read_text(encoding="utf-8")).ids
-        found = {str(text): text_loss(model, ids, row_tokens, device)}
-    else:
-        if "plan" not in saved.commit.get("feed", {}):
-            raise UserError(f"{checkpoint} was not trained on a dataset of ours: it does not say what was held out")
-        plan = loads(dumps(saved.commit["feed"]["plan"]), "the plan in the checkpoint")
-        loader = build_loader(data or [], num_workers=0, plan=plan, split="holdout")
-        batches = loader if rows is None else first_rows(loader, rows)
-        found = losses_by_source(model, batches, sorted(loader.plan.sources), device, micro_rows=2)
+    with joined() as world:
+        if text is not None:
+            sources, batches = _of_text(saved, text, tokenizer, world)
+        else:
+            sources, batches = _held_out(saved, data or [], rows, world)
+        found = losses_by_source(opened(saved, world), batches, sources, world.device, micro_rows=2)
+    if not world.leads:
+        return
     if as_json:
         values = {name: {"loss": loss, "targets": count} for name, (loss, count) in found.items()}
         sys.stdout.write(json.dumps({"step": saved.commit["step"], "losses": values}) + "\n")
@@ -108,15 +125,36 @@ def command(
         sys.stdout.write(f"{name}: loss {loss:.4f}, perplexity {math.exp(loss):,.2f}, {count:,} targets\n")
 
 
-def first_rows(batches: Iterable[Mapping[str, Tensor]], rows: int) -> Iterable[Mapping[str, Tensor]]:
-    """Whole batches, until they are so many rows on this rank."""
-    seen = 0
-    for batch in batches:
-        yield batch
-        seen += len(batch["row"])
-        if seen >= rows:
-            return
+Rows = tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]
+
+
+def _of_text(saved: Saved, text: Path, tokenizer: Path | None, world: World) -> Rows:
+    if tokenizer is None:
+        raise UserError("--text needs --tokenizer")
+    ids = Tokenizer.from_file(str(tokenizer)).encode(text.read_text(encoding="utf-8")).ids
+    if len(ids) < 2:
+        raise UserError(f"{text} is {len(ids)} tokens: there is nothing to predict")
+    if max(ids) >= saved.config.vocab_size:
+        raise UserError(f"{tokenizer} has more tokens than the model ({saved.config.vocab_size}): not its tokenizer")
+    row_tokens = saved.commit["recipe"].get("data", {}).get("row_tokens", 4096)
+    return [str(text)], text_rows(ids, row_tokens, world.rank, world.size)
+
+
+def _held_out(saved: Saved, data: list[str], rows: int | None, world: World) -> Rows:
+    if "plan" not in saved.commit.get("feed", {}):
+        raise UserError(f"{saved.name} was not trained on a dataset of ours: it does not say what was held out")
+    plan = loads(dumps(saved.commit["feed"]["plan"]), "the plan in the checkpoint")
+    loader = build_loader(
+        data, rank=world.rank, world_size=world.size, num_workers=0, plan=plan, pad_rows=True, split="holdout"
+    )
+    return sorted(loader.plan.sources), loader if rows is None else first_rows(loader, rows, plan.mixes[-1].batch_rows)
+
+
+def first_rows(batches: Iterable[Mapping[str, Tensor]], rows: int, batch_rows: int) -> Iterable[Mapping[str, Tensor]]:
+    """Whole batches, until they are so many rows over all ranks."""
+    return islice(batches, -(-rows // batch_rows))
 
 
 if __name__ == "__main__":
-    sys.exit(edge.run(app))
+    rank = os.environ.get("RANK", "0")
+    sys.exit(edge.run(app, who=f" (rank {rank})" if rank != "0" else ""))

@@ -193,8 +193,8 @@ class Run:
     def _evaluate(self) -> None:
         """The loss on held-out rows, by source, into the metrics."""
         sources, batches = self.feed.held_out()
-        rows, micro = self.recipe.log.evaluate_rows, self.recipe.compute.micro_rows
-        found = losses_by_source(self.model, first_rows(batches, rows), sources, self.world.device, micro)
+        few = first_rows(batches, self.recipe.log.evaluate_rows, self.recipe.data.batch_rows)
+        found = losses_by_source(self.model, few, sources, self.world.device, self.recipe.compute.micro_rows)
         scatter(self.model)
         values = {f"held_out/{name}": loss for name, (loss, _) in found.items()}
         self.say("held out  " + ("  ".join(f"{name} {loss:.4f}" for name, (loss, _) in found.items()) or "no rows"))

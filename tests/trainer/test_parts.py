@@ -10,7 +10,7 @@ from bamba_data.errors import RecipeError, TooManyBadSteps
 from tests.trainer.small import model, packed
 from tests.trainer.synthetic import Synthetic
 from trainer.batch import Batch
-from trainer.evaluate import losses_by_source, text_loss
+from trainer.evaluate import losses_by_source, text_rows
 from trainer.generate import continued
 from trainer.guard import BadSteps, Span, Spikes
 from trainer.health import Pulse, Report, judged
@@ -211,12 +211,17 @@ def test_losses_by_source_are_means_over_the_real_targets_of_each() -> None:
         assert found[name] == (pytest.approx(total.item() / targets, rel=1e-5), targets)
 
 
-def test_the_loss_of_a_text_is_of_every_token_but_the_first() -> None:
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_the_loss_of_a_text_is_of_every_token_but_the_first(ranks: int) -> None:
     ours = model()
     ids = packed([100])[0][0].tolist()
-    loss, count = text_loss(ours, ids, row_tokens=40, device=torch.device("cpu"))
+    shares = [list(text_rows(ids, 40, rank, ranks)) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1
+    every = [row for share in shares for row in share]
+    loss, count = losses_by_source(ours, every, ["text"], torch.device("cpu"), micro_rows=2)["text"]
     assert count == 99
     assert loss == pytest.approx(math.log(331), rel=0.1)
+    assert sorted(row["row"].item() for row in every if row["row"] >= 0) == [0, 1, 2]
 
 
 def test_the_same_seed_writes_the_same_text_and_no_temperature_takes_the_likeliest() -> None:
