@@ -50,7 +50,7 @@ def index(
 ) -> None:
     """Read every file of a text source once and write down how many tokens each document and block has."""
     from bamba_data.fetch import Fetcher
-    from loader.text_indexing import make_index
+    from loader.text_indexing import in_processes, make_index
     from loader.text_source import TextSource, text_sources
 
     if (recipe is None) != (name is not None and files is not None and tokenizer is not None):
@@ -73,23 +73,20 @@ def index(
             )
         ]
     screen = Console(stderr=True, highlight=False)
+    fetcher = Fetcher()
+    each = in_processes(workers or os.cpu_count() or 1, default_cache() / "scratch", fetcher)
     for source in sources:
         made = make_index(
             source,
             source.index or str(default_cache() / "text"),
-            Fetcher(),
-            default_cache() / "scratch",
-            workers or os.cpu_count() or 1,
+            fetcher,
+            each,
             lambda file: screen.print(
                 f"{file.url}: {file.account.kept:,} documents, {file.account.tokens:,} tokens, {file.blocks:,} blocks",
                 markup=False,
             ),
         )
-        totals, blocks = made.totals, sum(file.blocks for file in made.files)
-        typer.echo(
-            f"{source.name}: {totals.kept:,} documents, {totals.tokens:,} tokens, {blocks:,} blocks; "
-            f"{totals.read - totals.kept:,} records left out; index {made.content[:16]}"
-        )
+        typer.echo(f"{source.name}: {made.summary}")
 
 
 def _rules(text: str) -> "BadInput":

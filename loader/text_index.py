@@ -98,6 +98,15 @@ class Index(_Strict):
     blocks: Table
     content: Sha256
 
+    @property
+    def summary(self) -> str:
+        """In a line: what is in the source, and what was left out."""
+        totals, blocks = self.totals, sum(file.blocks for file in self.files)
+        return (
+            f"{totals.kept:,} documents, {totals.tokens:,} tokens, {blocks:,} blocks; "
+            f"{totals.read - totals.kept:,} records left out; index {self.content[:16]}"
+        )
+
 
 # ---- reading
 

@@ -93,8 +93,7 @@ class Job:
 
 def index_file(job: Job, file: LockedFile, fetcher: Fetcher, scratch: Path) -> IndexedFile:
     """Index one file, or take over what an earlier run has made of it; then its part lies in the store."""
-    done = f"{job.key}/parts/{_part_name(job, file)}.json"
-    if (found := _finished(job, done)) is not None:
+    if (found := finished(job, file)) is not None:
         return found
     with fetcher.stage(file, scratch) as staged, staged.path.open("rb") as opened:
         made = job.index(ParquetRows(opened, job.text, file.path, file.url), file.path)
@@ -116,17 +115,19 @@ def index_file(job: Job, file: LockedFile, fetcher: Fetcher, scratch: Path) -> I
         account=Account.of(made.ledger),
         lengths=lengths,
     )
-    job.store.put(done, sealed(found))
+    job.store.put(_record_path(job, file), sealed(found))
     return found
 
 
-def _part_name(job: Job, file: LockedFile) -> str:
+def _record_path(job: Job, file: LockedFile) -> str:
     facts = file.facts
-    return canonical.digest([file.path, file.url, facts.size_bytes, facts.etag, facts.sha256, job.encoder.version])[:32]
+    of = [file.path, file.url, facts.size_bytes, facts.etag, facts.sha256, job.encoder.version]
+    return f"{job.key}/parts/{canonical.digest(of)[:32]}.json"
 
 
-def _finished(job: Job, path: str) -> IndexedFile | None:
-    """The record of a file that was done before, if it and its part are whole."""
+def finished(job: Job, file: LockedFile) -> IndexedFile | None:
+    """What an earlier run has made of a file, if the record of it and its part are whole."""
+    path = _record_path(job, file)
     try:
         found = IndexedFile.model_validate(unsealed(job.store.read(path), path))
         found.lengths.read(job.store, part_path(job.key, found.lengths))
@@ -150,19 +151,21 @@ def _parquet(table: pa.Table) -> bytes:
 
 # ---- all files
 
+#: How all files are indexed, in any order; gives what was made of each, in theirs.
+Each = Callable[[Job, Sequence[LockedFile]], Iterator[IndexedFile]]
+
 
 def make_index(
     source: TextSource,
     at: str,
     fetcher: Fetcher,
-    scratch: Path,
-    workers: int = 1,
+    each: Each,
     told: Callable[[IndexedFile], None] = lambda file: None,
     certificate: Certificate | None = None,
 ) -> Index:
-    """Index a text source into the folder or s3:// URL `at`, with so many processes. `told` hears of every file, in
-    order. What an earlier run finished of files that are the same is not done again. Without the `certificate` of a
-    backend one is earned first, which takes seconds."""
+    """Index a text source into the folder or s3:// URL `at`. `told` hears of every file, in order. What an earlier run
+    finished of files that are the same is not done again. Without the `certificate` of a backend one is earned first,
+    which takes seconds."""
     recipe = source.recipe
     tokenizer = lock.load_tokenizer(recipe, Path(), fetcher)
     locked = lock.resolve(recipe, Path(), fetcher)
@@ -175,22 +178,25 @@ def make_index(
     job = Job(at, key, place.text, recipe.bad_input, source.block_tokens, tokenizer, certificate.backend)
     files = [file for file in locked.files if file.key not in recipe.bad_input.quarantine]
     done: list[IndexedFile] = []
-    for one in _each(job, files, fetcher, scratch, workers):
+    for one in each(job, files):
         done.append(one)
         told(one)
     said = place.model_dump(mode="json", include={"location", "text"}) | {"revision": locked.revisions.get(source.name)}
     return _put_together(job, done, said, CertificateEntry(**certificate.to_json()), recipe.tokenizer.url)
 
 
-def _each(
-    job: Job, files: Sequence[LockedFile], fetcher: Fetcher, scratch: Path, workers: int
-) -> Iterator[IndexedFile]:
-    if min(workers, len(files)) < 2:
-        yield from (index_file(job, file, fetcher, scratch) for file in files)
-        return
-    count = min(workers, len(files))
-    with ProcessPoolExecutor(count, get_context("spawn"), _Worker.begin, (job.fresh(), scratch)) as executor:
-        yield from executor.map(_Worker.run, files)
+def in_processes(count: int, scratch: Path, fetcher: Fetcher) -> Each:
+    """So many at once on this machine; one is this process, which uses `fetcher`."""
+
+    def each(job: Job, files: Sequence[LockedFile]) -> Iterator[IndexedFile]:
+        if min(count, len(files)) < 2:
+            yield from (index_file(job, file, fetcher, scratch) for file in files)
+            return
+        begin = (job.fresh(), scratch)
+        with ProcessPoolExecutor(min(count, len(files)), get_context("spawn"), _Worker.begin, begin) as executor:
+            yield from executor.map(_Worker.run, files)
+
+    return each
 
 
 class _Worker:

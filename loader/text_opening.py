@@ -64,7 +64,7 @@ def _commit(source: TextSource, fetcher: Fetcher) -> str | None:
 
 def _make_at_once(source: TextSource, at: str, key: str, cache: Path, fetcher: Fetcher) -> Index:
     """The index of a small source, made by one process of this host while the others wait."""
-    from loader.text_indexing import make_index
+    from loader.text_indexing import in_processes, make_index
 
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f"text-{key}.lock").open("w") as turn:
@@ -80,7 +80,7 @@ def _make_at_once(source: TextSource, at: str, key: str, cache: Path, fetcher: F
                 f"Make it once: {source.command(at)}"
             )
         LOG.warning("text source %r (%s) has no index yet; it is made now, in %s", source.name, size, at)
-        index = make_index(source, at, fetcher, cache / "scratch")
+        index = make_index(source, at, fetcher, in_processes(1, cache / "scratch", fetcher))
     LOG.warning(
         "text source %r is indexed: %s documents, %s tokens, %s blocks",
         source.name,

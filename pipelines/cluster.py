@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from bamba_data.errors import BambaError, IntegrityError, SourceUnavailable, Unfinished, UserError
+from bamba_data.locked import LockedFile
 from bamba_data.recipe import Network
 from pipelines.budget import BudgetKeeper
 from pipelines.progress import Counts, Display, ProgressKeeper, Snapshot
@@ -34,6 +35,21 @@ class Item(Protocol):
     @property
     def is_remote(self) -> bool:
         """Read over a network, so that wrong bytes may be right the next time."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneFile:
+    """A locked input, for tasks that take one each."""
+
+    file: LockedFile
+
+    @property
+    def name(self) -> str:
+        return self.file.key
+
+    @property
+    def is_remote(self) -> bool:
+        return self.file.is_remote
 
 
 @dataclass(frozen=True)

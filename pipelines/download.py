@@ -8,7 +8,6 @@ knows none, the one that is learned now and binds every build). `mirror.json` is
 mirror is not finished, and the same command goes on where it was.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from bamba_data import canonical
@@ -20,7 +19,7 @@ from bamba_data.recipe import Network, Recipe
 from bamba_data.store import Store, open_store
 from pipelines import worker
 from pipelines.build import MIRROR, MIRROR_FORMAT
-from pipelines.cluster import Failed, crew
+from pipelines.cluster import Failed, OneFile, crew
 from pipelines.progress import Counts, Display
 from pipelines.tokenize import Options
 from pipelines.unit import Progress
@@ -28,21 +27,6 @@ from pipelines.unit import Progress
 RECORDS = "_mirror"
 MAX_RECORD_BYTES = 1 << 16
 FETCHES_A_CORE = 4  # a fetch waits for the network most of the time
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """One file to bring over."""
-
-    file: LockedFile
-
-    @property
-    def name(self) -> str:
-        return self.file.key
-
-    @property
-    def is_remote(self) -> bool:
-        return self.file.is_remote
 
 
 def download(recipe: Recipe, lock: Lock, to: str, options: Options, display: Display) -> Lock:
@@ -64,19 +48,19 @@ def download(recipe: Recipe, lock: Lock, to: str, options: Options, display: Dis
 
             task = ray.remote(num_cpus=1 / FETCHES_A_CORE, max_retries=0)(bring)
 
-            def submit(fetch: Fetch) -> Any:
-                return task.remote(fetch, to, recipe.network, hands.budget, hands.progress)
+            def submit(one: OneFile) -> Any:
+                return task.remote(one, to, recipe.network, hands.budget, hands.progress)
 
-            if faults := hands.run([Fetch(file) for file in missing], submit, display, total, options.fail_fast):
+            if faults := hands.run([OneFile(file) for file in missing], submit, display, total, options.fail_fast):
                 raise Failed(faults)
     return _finish(recipe, lock, store)
 
 
-def bring(fetch: Fetch, to: str, network: Network, budget: Any, progress: Any) -> Counts:
+def bring(one: OneFile, to: str, network: Network, budget: Any, progress: Any) -> Counts:
     """Runs in a worker: stream one file into the mirror, verified, then leave its record."""
-    file, store = fetch.file, open_store(to)
-    report = worker.Reporter(fetch.name, progress)
-    progress.started.remote(fetch.name)
+    file, store = one.file, open_store(to)
+    report = worker.Reporter(one.name, progress)
+    progress.started.remote(one.name)
     fetcher = worker.make_fetcher(network, budget, progress)
     with fetcher.stream(file) as stream, store.writer(file.key) as out:
         for chunk in stream.chunks():

@@ -177,13 +177,14 @@ import json, os, signal, sys
 from pathlib import Path
 from bamba_data.certificate import Certificate
 from bamba_data.fetch import Fetcher
-from loader.text_indexing import make_index
+from loader.text_indexing import in_processes, make_index
 from loader.text_source import TextSource
 
 folder, files, tokenizer, certificate = sys.argv[1:]
 one = TextSource("web", files, tokenizer, block_tokens=900)
 certificate = Certificate(**json.loads(certificate))
-make_index(one, folder, Fetcher(), Path(folder), certificate=certificate, told=lambda file: os.kill(os.getpid(), 9))
+each = in_processes(1, Path(folder), Fetcher())
+make_index(one, folder, Fetcher(), each, certificate=certificate, told=lambda file: os.kill(os.getpid(), 9))
 """
 
 
@@ -204,13 +205,14 @@ import json, sys
 from pathlib import Path
 from bamba_data.certificate import Certificate
 from bamba_data.fetch import Fetcher
-from loader.text_indexing import make_index
+from loader.text_indexing import in_processes, make_index
 from loader.text_opening import open_text
 from loader.text_source import TextSource
 
 folder, tokenizer, certificate = sys.argv[1:]
 one = TextSource("web", "hf://datasets/acme/mini@main/data/*.parquet", tokenizer, block_tokens=900)
-made = make_index(one, folder + "/text", Fetcher(), Path(folder), certificate=Certificate(**json.loads(certificate)))
+each = in_processes(1, Path(folder), Fetcher())
+made = make_index(one, folder + "/text", Fetcher(), each, certificate=Certificate(**json.loads(certificate)))
 blocks = open_text(one, Path(folder))
 ids = [ids.tolist() for n in range(len(blocks.tokens)) for ids in blocks.read(n).documents()]
 print(json.dumps([blocks.identity, ids, [file.url for file in made.files]]))

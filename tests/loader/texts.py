@@ -13,7 +13,7 @@ from bamba_data.fetch import Fetcher
 from bamba_data.recipe import BadInput
 from loader.text import TextBlocks
 from loader.text_index import Index
-from loader.text_indexing import make_index
+from loader.text_indexing import in_processes, make_index
 from loader.text_opening import open_text
 from loader.text_source import TextSource
 from tests.corpora import TOKENIZER, records, write_parquet
@@ -42,8 +42,11 @@ def write_rows(path: Path, texts: Sequence[Any], ids: Sequence[Any], row_group_s
     return path
 
 
-def index(one: TextSource, at: Path | str, certificate: Certificate, scratch: Path, **more: Any) -> Index:
-    return make_index(one, str(at), Fetcher(retry_seconds=5), scratch, certificate=certificate, **more)
+def index(
+    one: TextSource, at: Path | str, certificate: Certificate, scratch: Path, workers: int = 1, **more: Any
+) -> Index:
+    fetcher = Fetcher(retry_seconds=5)
+    return make_index(one, str(at), fetcher, in_processes(workers, scratch, fetcher), certificate=certificate, **more)
 
 
 def opened(one: TextSource, folder: Path, certificate: Certificate) -> TextBlocks:

@@ -1,0 +1,101 @@
+"""The index of text sources as a Ray job: each file of a recipe read once, by whatever worker is free.
+
+    python -m pipelines.index RECIPE --index URL            where `bamba-data index` would take one machine too long
+
+Loaders then read the recipe's parquet as it is (docs/text_sources.md). The index is the one that a single process
+makes, byte for byte. Killed or stopped, the same command goes on with the files that are not done.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bamba_data.errors import Unfinished, UserError
+from bamba_data.fetch import Fetcher
+from bamba_data.locked import LockedFile
+from bamba_data.recipe import Network
+from loader.text_index import IndexedFile
+from loader.text_indexing import Each, Job, finished, index_file, make_index
+from loader.text_source import text_sources
+from pipelines import worker
+from pipelines.cluster import Failed, OneFile, crew
+from pipelines.options import RECIPES, Address, FailFast, Interval, RecipeArgument, Workers
+from pipelines.progress import Counts, Display, display
+from pipelines.tokenize import Options
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def index(
+    recipe: RecipeArgument,
+    at: Annotated[str, typer.Option("--index", metavar="URL", help="A shared folder, or s3://bucket/prefix.")],
+    address: Address = None,
+    workers: Workers = None,
+    fail_fast: FailFast = False,
+    interval: Interval = 10.0,
+) -> None:
+    """Read every file of the recipe's sources once and write down how many tokens each document and block has."""
+    if "://" not in at and not Path(at).is_absolute():
+        raise UserError(f"--index {at}: a relative path means nothing on a cluster; s3://, or an absolute shared path")
+    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+    options = Options(address, workers, fail_fast)
+    for source in text_sources(path, at):
+        each = on_cluster(options, display("index", sys.stdout.isatty(), interval), source.recipe.network)
+        made = make_index(source, at, Fetcher(), each)
+        typer.echo(f"{source.name}: {made.summary}")
+
+
+def on_cluster(options: Options, shown: Display, network: Network) -> Each:
+    """Every file a task. Raises Failed when some could not be indexed; the others are done and kept."""
+
+    def each(job: Job, files: Sequence[LockedFile]) -> Iterator[IndexedFile]:
+        missing = sorted((f for f in files if finished(job, f) is None), key=lambda f: -(f.facts.size_bytes or 0))
+        if missing:
+            size = sum(file.facts.size_bytes or 0 for file in files)
+            left = sum(file.facts.size_bytes or 0 for file in missing)
+            total = {
+                "units": len(files),
+                "units_done": len(files) - len(missing),
+                "input_bytes": size,
+                "input_bytes_done": size - left,
+            }
+            with crew(options.address, options.workers, network) as hands, shown:
+                import ray
+
+                shared = ray.put(job.fresh())
+                task = ray.remote(max_retries=0)(index_one)
+
+                def submit(one: OneFile) -> Any:
+                    return task.remote(one, shared, network, hands.budget, hands.progress)
+
+                if faults := hands.run([OneFile(file) for file in missing], submit, shown, total, options.fail_fast):
+                    raise Failed(faults)
+        for file in files:
+            if (found := finished(job, file)) is None:
+                raise Unfinished(f"{job.at}: {file.key} is not indexed yet; run the same command again")
+            yield found
+
+    return each
+
+
+def index_one(one: OneFile, job: Job, network: Network, budget: Any, progress: Any) -> Counts:
+    """Runs in a worker; its result is in the store."""
+    progress.started.remote(one.name)
+    fetcher = worker.make_fetcher(network, budget, progress)
+    made = index_file(job, one.file, fetcher, worker.scratch_folder())
+    account, bad = made.account, sum(made.account.dead_lettered.values())
+    return Counts(made.size_bytes, account.text_bytes, account.kept, account.tokens, bad)
+
+
+def main() -> None:
+    from pipelines.cli import run
+
+    sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()
