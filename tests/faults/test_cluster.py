@@ -28,19 +28,20 @@ from tests.running import COMMAND, kill_all, wait_for
 from tests.servers.gate import GatedFiles
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
-FILES, DOCUMENTS = 4, 110
+FILES, DOCUMENTS, CHARS = 8, 120, 8000
 NAMES = [f"{n}.jsonl" for n in range(FILES)]
 SOON = 300.0  # seconds, on a machine that is busy with other things
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe of four units of 1 to 2 MB and 4 to 10 shards, slow enough to be hit: the reference backend."""
+    """A recipe of four units, each of two files of 0.8 MB and of eight shards, slow enough to be hit: the reference
+    backend."""
     folder = tmp_path_factory.mktemp("cluster")
     for n, name in enumerate(NAMES):
-        write_jsonl(folder / "inputs" / name, records(DOCUMENTS, n * DOCUMENTS))
+        write_jsonl(folder / "inputs" / name, records(DOCUMENTS, n * DOCUMENTS, CHARS))
     blocks = "{block_tokens: 16384, blocks_per_shard: 3}"
-    return recipe(folder, NAMES, backend="tokenizers", blocks=blocks, extra="unit_bytes: 1")
+    return recipe(folder, NAMES, backend="tokenizers", blocks=blocks, extra="unit_bytes: 1800000")
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +130,12 @@ def test_workers_killed_over_and_over_end_in_the_same_bytes(inputs: Path, quiet:
 def test_the_head_with_its_driver_is_lost_and_the_retry_s_new_cluster_goes_on(
     number: signal.Signals, inputs: Path, quiet: str, tmp_path: Path
 ) -> None:
-    """What KubeRay does: a new cluster for every retry, with the same entrypoint. Of the two larger inputs only the
-    first half comes at first, so that the first cluster cannot end the build, however quick it is."""
+    """What KubeRay does: a new cluster for every retry, with the same entrypoint. The second file of two units
+    does not come at first, so that the first cluster cannot end the build, however quick it is."""
     out = tmp_path / "out"
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    with GatedFiles(inputs.parent / "inputs", held={NAMES[1], NAMES[2]}) as files:
+    with GatedFiles(inputs.parent / "inputs", held={NAMES[3], NAMES[5]}, open_bytes=1000) as files:
         submit = [*COMMAND, "submit", str(inputs), "--out", str(out), "--set", f"corpora.0.base={files.url}"]
         with ray_cluster(tmp_path / "one", cpus=3) as cluster:
             subprocess.run([*submit, "--cluster", cluster.url, "--no-wait"], env=cluster.env, check=True)
