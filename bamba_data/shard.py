@@ -16,6 +16,7 @@ over its bytes, to the file's end. It is checked before pyarrow may parse them: 
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -71,6 +72,7 @@ class Finished(NamedTuple):
     footer: Footer
 
 
+@lru_cache
 def schema(dtype: np.dtype[Any]) -> pa.Schema:
     kind = {"token_dtype": dtype.str}
     return pa.schema(

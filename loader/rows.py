@@ -258,13 +258,17 @@ def _begins(made: Sequence[_Row], length: int) -> Rows:
     if not parts:
         return np.empty(0, np.int64)
     found = np.concatenate(parts)
-    return found[np.flatnonzero(np.diff(found, prepend=-1))]  # a document without tokens begins where the next does
+    new = np.empty(len(found), np.bool_)
+    new[0] = True
+    np.not_equal(found[1:], found[:-1], out=new[1:])
+    return found[new]  # a document without tokens begins where the next does
 
 
 def _documents(flat: Rows, rows: int, length: int, fields: frozenset[str]) -> Arrays:
     """Positions and numbers of documents that begin at `flat`, in rows laid end to end."""
     out: Arrays = {}
-    lengths = np.diff(flat, append=rows * length)
+    bounds = np.append(flat, rows * length)
+    lengths = bounds[1:] - bounds[:-1]
     if "position_ids" in fields:
         positions = np.arange(rows * length)
         positions -= np.repeat(flat, lengths)
@@ -275,7 +279,7 @@ def _documents(flat: Rows, rows: int, length: int, fields: frozenset[str]) -> Ar
         numbers = (np.arange(len(flat)) - firsts[row]).astype(np.int32)
         out["seq_idx"] = np.repeat(numbers, lengths).reshape(rows, length)
     if "cu_seqlens" in fields:
-        out["cu_seqlens"] = np.append(flat, rows * length).astype(np.int32)
+        out["cu_seqlens"] = bounds.astype(np.int32)
     return out
 
 
