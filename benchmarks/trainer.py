@@ -1,15 +1,19 @@
 """How fast the trainer is, where a step's time goes, what a checkpoint costs: real runs on made-up rows, one JSON line.
 
     python -m benchmarks.trainer parity                     a small hybrid here against a CPU in float32
-    python -m benchmarks.trainer slice [--profile FILE]     8 layers of Bamba-9B, forward and backward, no optimizer
+    python -m benchmarks.trainer slice [A.B=VALUE …]        8 layers of Bamba-9B, forward and backward, no optimizer
+    python -m benchmarks.trainer alone [A.B=VALUE …]        Bamba-9B on one GPU: whole steps with half the memory
     python -m benchmarks.trainer run RECIPE [A.B=VALUE …]   whole steps of a recipe, with a save and a load
     torchrun --nproc-per-node 2 -m benchmarks.trainer steps bamba-9b-phase1 data.batch_rows=4
                                                             whole steps alone: nothing is saved
 
-Rows hold documents of 40 to 2,000 tokens. Rates are the median over the last steps, of real tokens.
+Rows hold documents of 40 to 2,000 tokens. Rates are the median over the last steps, of real tokens. `slice` has
+bfloat16 weights, as the peers of design.md were measured, and nothing is gathered; `--profile FILE` writes all kernels
+of a step, and where its time goes is told in milliseconds.
 """
 
 import json
+import re
 import statistics
 import sys
 import tempfile
@@ -22,15 +26,29 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+from trainer.batch import Batch
 from trainer.metrics import PEAK_FLOPS
 from trainer.model.bamba import Bamba
 from trainer.model.config import ModelConfig
 from trainer.model.initial import fill
+from trainer.optimizer import AdamW
 from trainer.parallel import World, joined
 from trainer.recipe import Compute, Recipe, load_recipe
 from trainer.run import Run, build
+from trainer.step import Stepper
 
-SLICE = ["model.layers=8", "model.attention_layers=[4]", "compute.micro_rows=2"]
+LOW = ["optimizer.memory=low", "compute.micro_rows=2", "data.batch_rows=2"]
+SLICE = ["model.layers=8", "model.attention_layers=[4]", *LOW]
+#: What a kernel is for, by its name; the first that fits. Compiled pointwise kernels are named after what they hold.
+KINDS = {
+    "scan": r"^_(scan|states|state_gradients|token_gradients|scores|join|finish|decays)",
+    "conv": r"^_conv",
+    "gated norm": r"^_gated_norm",
+    "attention": r"flex",
+    "products": r"nvjet|gemm|cutlass|cublas|xmma|splitK|matmul",
+    "optimizer": r"bitwise|multi_tensor",
+    "norms, residual, silu, casts, loss": r"^triton_",
+}
 
 
 class MadeUp:
@@ -145,20 +163,82 @@ def slice_of_9b(world: World, profile: str | None, changes: list[str]) -> dict[s
         torch.autograd.backward(total)
 
     taken = _timed(step, world.device, 12)
-    graphs = counters["stats"]["unique_graphs"]
-    found = {
-        "tokens_per_second": 2 * recipe.data.row_tokens / statistics.median(taken[4:]),
+    seconds = statistics.median(taken[4:])
+    return {
+        "changes": changes,
+        "tokens_per_second": 2 * recipe.data.row_tokens / seconds,
         "first_step_seconds": taken[0],
-        "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if world.device.type == "cuda" else None,
-        "graphs": graphs,
+        "memory_gib": _memory_gib(world),
+        "graphs": counters["stats"]["unique_graphs"],
         "graph_breaks": sum(counters["graph_break"].values()),
+        "milliseconds": where(step, world, seconds, profile),
     }
-    if profile:
-        with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as profiler:
-            step()
-        key = "self_cuda_time_total" if world.device.type == "cuda" else "self_cpu_time_total"
-        Path(profile).write_text(profiler.key_averages().table(sort_by=key, row_limit=40, max_name_column_width=90))
-    return found
+
+
+def alone(world: World, profile: str | None, changes: list[str], count: int = 8) -> dict[str, Any]:
+    """Bamba-9B whole on one GPU: steps of the trainer with their update, but no checkpoints."""
+    recipe = load_recipe("bamba-9b-phase1", [*LOW, *changes])
+    started = time.perf_counter()
+    model = build(recipe, world)
+    optimizer = AdamW(model, recipe.optimizer, world)
+    stepper = Stepper(model, optimizer, recipe.compute, world, 1)
+    batch = Batch.of(rows(recipe.data.batch_rows, recipe, 1))
+    ready = time.perf_counter() - started
+    losses = []
+    updates: list[Any] = []
+
+    def mark() -> None:
+        if world.device.type == "cuda":
+            updates.append(torch.cuda.Event(enable_timing=True))
+            updates[-1].record()
+
+    def step() -> None:
+        telltale = stepper(batch, 1e-4, before_update=mark)
+        mark()
+        losses.append(round(telltale.read().loss, 4))
+
+    taken = _timed(step, world.device, count)
+    seconds = statistics.median(taken[2:])
+    rate = recipe.data.batch_rows * recipe.data.row_tokens / seconds
+    pairs = zip(updates[::2], updates[1::2], strict=True)
+    update = statistics.median(before.elapsed_time(after) for before, after in pairs) if updates else None
+    return {
+        "changes": changes,
+        "parameters": recipe.model.parameters,
+        "seconds_until_ready": ready,
+        "first_step_seconds": taken[0],
+        "tokens_per_second": rate,
+        "model_tflops": rate * recipe.model.flops_per_token(recipe.data.row_tokens) / 1e12,
+        "memory_gib": _memory_gib(world),
+        "step_seconds": [round(one, 4) for one in taken],
+        "update_milliseconds": update,
+        "losses": losses,
+        "graphs": counters["stats"]["unique_graphs"],
+        "graph_breaks": sum(counters["graph_break"].values()),
+        "milliseconds": where(step, world, seconds, profile),
+    }
+
+
+def where(step: Any, world: World, seconds: float, file: str | None) -> dict[str, float] | None:
+    """One more step, its milliseconds by kind of kernel; `gaps` is what a step of so many seconds has beyond them."""
+    if world.device.type != "cuda":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    found = dict.fromkeys([*KINDS, "rest"], 0.0)
+    for event in profiler.key_averages():
+        kind = next((kind for kind, names in KINDS.items() if re.search(names, event.key)), "rest")
+        found[kind] += event.self_device_time_total / 1000
+    if file:
+        table = profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=60, max_name_column_width=110)
+        Path(file).write_text(table)
+    found["gaps"] = seconds * 1000 - sum(found.values())
+    return {kind: round(value, 2) for kind, value in found.items()}
+
+
+def _memory_gib(world: World) -> float | None:
+    return torch.cuda.max_memory_allocated() / 2**30 if world.device.type == "cuda" else None
 
 
 def _timed(work: Any, device: torch.device, count: int) -> list[float]:
@@ -266,9 +346,10 @@ def main() -> None:
     with joined() as world:
         if what == "parity":
             found = parity(world)
-        elif what == "slice":
+        elif what in ("slice", "alone"):
             profile = rest[rest.index("--profile") + 1] if "--profile" in rest else None
-            found = slice_of_9b(world, profile, [change for change in rest if "=" in change])
+            measure = slice_of_9b if what == "slice" else alone
+            found = measure(world, profile, [change for change in rest if "=" in change])
         elif what == "steps":
             found = steps(world, rest[0], rest[1:])
         else:
