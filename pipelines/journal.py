@@ -7,7 +7,8 @@
                                                   an exception becomes the verdict, and goes on its way
 
 A thread writes, so that a slow store never holds up the work; a store that cannot take the record is said on stderr
-and changes nothing else. No secret of the environment is ever in what is written.
+and changes nothing else, and the events that it did not take are offered again. No secret of the environment is ever
+in what is written.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import secrets
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -50,6 +52,7 @@ class Journal:
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._events: list[dict[str, Any]] = []
         self._event_files = 0
+        self._unwritten: deque[tuple[str, bytes]] = deque()  # files of events that the store has not taken yet
         self._stride_seconds = interval_seconds
         self._said_unwritten = False
 
@@ -168,12 +171,15 @@ class Journal:
         with self._lock:
             self.status.updated_seconds = time.time()
             status = canonical.dumps(msgspec.to_builtins(self.status))
-            events, self._events = self._events, []
-        try:
-            if events:
+            if self._events:
                 self._event_files += 1
-                lines = b"".join(canonical.dumps(event) for event in events)
-                self._store.put(f"{folder}/events-{self._event_files:06d}.jsonl", lines)
+                lines = b"".join(map(canonical.dumps, self._events))
+                self._unwritten.append((f"{folder}/events-{self._event_files:06d}.jsonl", lines))
+                self._events = []
+        try:
+            while self._unwritten:
+                self._store.put(*self._unwritten[0])
+                self._unwritten.popleft()
             self._store.put(f"{folder}/status.json", status)
         except (BambaError, OSError) as error:
             if not self._said_unwritten:

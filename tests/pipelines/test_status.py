@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,9 @@ from pipelines.progress import Counts, Snapshot, SourceCounts
 from pipelines.runs import Run, Stopped
 from tests.corpora import recipe as write_recipe
 from tests.corpora import records, write_jsonl
-from tests.running import bamba, verdict
+from tests.running import bamba, verdict, wait_for
+from tests.servers.faults import FOREVER, Fault, LoseReply, Status
+from tests.servers.proxy import FlakyProxy
 
 RUN = Run("demo-0123456789ab", "build", "demo")
 
@@ -266,6 +269,57 @@ def test_the_record_is_the_same_on_s3(bucket: str) -> None:
         pass
     found = runs.newest(store, RUN.name)
     assert found is not None and [e["event"] for e in runs.events(store, found)] == ["started", "remark", "ended"]
+
+
+@pytest.mark.s3
+def test_attempts_at_once_with_a_third_of_all_replies_lost_leave_every_event_once_and_their_own_verdicts(
+    flaky: FlakyProxy, bucket: str
+) -> None:
+    flaky.faults.append(Fault(runs.FOLDER, LoseReply(), times=FOREVER, probability=0.3))
+    errors = [None, BudgetExceeded("too many"), Unfinished("SIGTERM"), SourceUnavailable("https://x/y", "503")]
+
+    def work(number: int) -> str:
+        journal = Journal(open_store(f"{bucket}/data"), RUN, retry_stopped=True, interval_seconds=0.05)
+        with contextlib.suppress(BudgetExceeded, Unfinished), journal:
+            for step in range(12):
+                journal.event("step", number=number, step=step)
+                time.sleep(0.03)
+            if error := errors[number]:
+                raise error
+        return journal.status.attempt
+
+    with ThreadPoolExecutor(len(errors)) as pool:
+        names = list(pool.map(work, range(len(errors))))
+    flaky.faults.clear()
+    assert [line.client_status for line in flaky.requests].count(None) > 10
+    store = open_store(f"{bucket}/data")
+    found = {status.attempt: status for status in runs.attempts(store, RUN.name)}
+    assert [found[name].exit_code for name in names] == [0, 3, 4, 4]
+    for number, name in enumerate(names):
+        happened = list(runs.events(store, found[name]))
+        assert [event["event"] for event in happened] == ["started", *["step"] * 12, "ended"]
+        assert [(event["number"], event["step"]) for event in happened[1:-1]] == [(number, n) for n in range(12)]
+    assert not [line for line in flaky.requests if line.method == "DELETE"]
+
+
+@pytest.mark.s3
+def test_what_happens_while_the_store_is_down_is_in_the_record_when_it_is_back(
+    flaky: FlakyProxy, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bamba_data.store.RETRY_SECONDS", 0.1)
+    store = open_store(f"{bucket}/data")
+    with Journal(store, RUN, interval_seconds=0.05) as journal:
+        flaky.faults.append(Fault(f"PUT .*{runs.FOLDER}", Status(503), times=FOREVER))
+        for number in range(3):
+            journal.event("step", number=number)
+            refused = len(flaky.requests) + 3
+            wait_for(lambda: len(flaky.requests) >= refused, what="the store to refuse it")  # noqa: B023 - at once
+        flaky.faults.clear()
+    assert capsys.readouterr().err.count("cannot be written") == 1
+    (status,) = runs.attempts(store, RUN.name)
+    steps = [event["number"] for event in runs.events(store, status) if event["event"] == "step"]
+    assert steps == [0, 1, 2]
+    assert status.verdict == "complete"
 
 
 def test_a_sweep_leaves_the_record_alone_however_old(tiny_copy: Path) -> None:
