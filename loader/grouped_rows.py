@@ -8,9 +8,9 @@ second and core: small sources are counted when they are opened, larger ones by 
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bamba_data import canonical
 from bamba_data.errors import UserError
+from loader.bounded import bounded_map
 from loader.lengths import Counts, keep, kept, lengths_of
 from loader.packing import Documents, Longs, Material, Packer
 
@@ -88,30 +89,22 @@ def rows_path(material: Material) -> Path | None:
 
 
 def _count(material: Material, packer: Packer, processes: int) -> Longs:
-    parts, row_tokens = _parts(material, Grouping(material)), material.header.row_tokens
-    found: list[int] = []
+    parts = _parts(material, Grouping(material), processes)
+    work = partial(_count_part, packer=packer, row_tokens=material.header.row_tokens)
     if processes == 1:
-        for part in parts:
-            found += _count_part(part, packer, row_tokens)
-        return np.array(found, np.int64)
+        return np.array([rows for part in parts for rows in work(part)], np.int64)
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        jobs: deque[Future[list[int]]] = deque()
-        for part in parts:
-            jobs.append(pool.submit(_count_part, part, packer, row_tokens))
-            if len(jobs) > 4 * processes:  # so that memory is bounded
-                found += jobs.popleft().result()
-        for job in jobs:
-            found += job.result()
-    return np.array(found, np.int64)
+        found = bounded_map(pool, work, parts, 4 * processes)
+        return np.array([rows for part in found for rows in part], np.int64)
 
 
 def _count_part(lengths: list[Longs], packer: Packer, row_tokens: int) -> list[int]:
     return [packer(one, row_tokens).rows for one in lengths]
 
 
-def _parts(material: Material, grouping: Grouping) -> Iterator[list[Longs]]:
+def _parts(material: Material, grouping: Grouping, processes: int) -> Iterator[list[Longs]]:
     """The lengths of the documents that are not held out, by group, some hundred groups at once."""
-    counts = lengths_of(material.blocks, material.cache)
+    counts = lengths_of(material.blocks, material.cache, processes)
     begins = grouping.begins()
     ends = np.cumsum(np.add.reduceat(material.blocks.documents, begins[:-1])).tolist()
     part: list[Longs] = []

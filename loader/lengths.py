@@ -8,10 +8,11 @@ agree with the index then is an error.
 """
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import xxhash
@@ -20,11 +21,13 @@ from numpy.typing import NDArray
 from bamba_data import canonical
 from bamba_data.errors import CorruptManifest
 from loader.blocks import Blocks
+from loader.bounded import bounded_map
 from loader.mapping import map_file
 from loader.whole import write_whole
 
 Counts = NDArray[np.uint32]
-READERS = 16  # threads: of a remote store so many columns are read at once
+READERS = 16  # threads of a process: of a remote store so many columns are read at once
+SPAN = 16 * READERS  # blocks that a process reads at once
 
 
 @runtime_checkable
@@ -45,9 +48,9 @@ def counts_of(blocks: Blocks, block: int) -> Counts:
     return counts
 
 
-def lengths_of(blocks: Blocks, cache: Path | None, threads: int = READERS) -> Counts:
+def lengths_of(blocks: Blocks, cache: Path | None, processes: int = 1) -> Counts:
     """Tokens of every document, block after block: from the index in `cache`, which is made if there is none."""
-    found = _every_block(blocks, threads)
+    found = _every_block(blocks, processes)
     if cache is None:
         return np.concatenate([np.empty(0, np.uint32), *found])
     path = lengths_path(blocks, cache)
@@ -64,12 +67,34 @@ def lengths_path(blocks: Blocks, cache: Path) -> Path:
     return cache / "lengths" / f"{canonical.digest([blocks.identity])[:32]}.tokens"
 
 
-def _every_block(blocks: Blocks, threads: int) -> Iterator[Counts]:
-    """In order; so many are read at once."""
-    numbers = iter(range(len(blocks.tokens)))
-    with ThreadPoolExecutor(threads, "bamba-lengths") as pool:
-        while several := list(islice(numbers, 16 * threads)):
-            yield from pool.map(lambda block: counts_of(blocks, block), several)
+def _every_block(blocks: Blocks, processes: int) -> Iterator[Counts]:
+    """In order, in parts."""
+    spans = [range(low, min(low + SPAN, len(blocks.tokens))) for low in range(0, len(blocks.tokens), SPAN)]
+    if min(processes, len(spans)) < 2:
+        with ThreadPoolExecutor(READERS, "bamba-lengths") as threads:
+            yield from (_span(threads, blocks, span) for span in spans)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn"), _Reader.begin, (blocks,)) as pool:
+        yield from bounded_map(pool, _Reader.read, spans, 4 * processes)
+
+
+def _span(threads: ThreadPoolExecutor, blocks: Blocks, span: range) -> Counts:
+    return np.concatenate(list(threads.map(partial(counts_of, blocks), span)))
+
+
+class _Reader:
+    """A process of the pool: blocks and threads are there once."""
+
+    blocks: ClassVar[Blocks]
+    threads: ClassVar[ThreadPoolExecutor]
+
+    @classmethod
+    def begin(cls, blocks: Blocks) -> None:
+        cls.blocks, cls.threads = blocks, ThreadPoolExecutor(READERS, "bamba-lengths")
+
+    @classmethod
+    def read(cls, span: range) -> Counts:
+        return _span(cls.threads, cls.blocks, span)
 
 
 # ---- arrays of uint32 as files, with their digest after them

@@ -12,7 +12,7 @@ import pytest
 from bamba_data.certificate import Certificate
 from bamba_data.dataset import open_dataset
 from bamba_data.errors import CorruptManifest, UserError
-from loader import Loader, MixPlan, build_loader, grouped_rows
+from loader import Loader, MixPlan, build_loader, grouped_rows, lengths
 from loader.blocks import Blocks, open_blocks
 from loader.grouped_rows import rows_path
 from loader.lengths import keep, kept, lengths_of, lengths_path
@@ -65,6 +65,13 @@ def test_the_index_of_lengths_is_that_of_the_tokens_and_a_damaged_one_is_made_an
     assert kept(path) is None
     assert np.array_equal(lengths_of(blocks, cache), read)
     assert kept(path) is not None
+
+
+def test_processes_find_the_lengths_that_one_finds(mixed: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lengths, "SPAN", 3)
+    blocks = open_blocks(open_dataset(str(mixed)), cache)["prose"]
+    assert len(blocks.tokens) > 6
+    assert np.array_equal(lengths_of(blocks, None, processes=2), lengths_of(blocks, None))
 
 
 def test_a_damaged_index_of_rows_is_made_anew_and_changes_no_row(mixed: Path, cache: Path) -> None:
