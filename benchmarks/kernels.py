@@ -1,6 +1,7 @@
 """The Mamba2 kernels beside mamba_ssm's, on one GPU: errors against float64, and times.
 
     python -m benchmarks.kernels [--peer FOLDER] [--shapes 2x4096,1x32768] [--only check,time,profile]
+    python -m benchmarks.kernels --tune    find the fastest launches on this GPU, keep them (trainer/kernels/choices.py)
 
 FOLDER holds the packages `mamba_ssm` and `causal_conv1d` as their source packages ship them, and `csrc`, the CUDA
 sources of causal-conv1d, which are built first (docs/kernels.md says how it was filled). Without it, ours alone.
@@ -11,6 +12,7 @@ flushed before each. A peer's times come from the same process.
 """
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -20,7 +22,8 @@ import torch
 import triton.testing
 from torch import Tensor
 
-from trainer.kernels import ops
+from trainer.kernels import choices, ops
+from trainer.kernels.launch import Launch
 
 HEADS, WIDTH, STATE, EPS = 128, 64, 128, 1e-5
 INNER = HEADS * WIDTH
@@ -223,12 +226,64 @@ def profile(function: Callable, tensors: list[Tensor], docs: Tensor, repeats: in
         print(f"{total:9.1f} us {count:5.1f}x  {key[:90]}")
 
 
+#: What to try: the kernels that a launch is for, warps, stages, tile sizes, registers (0: as the compiler likes).
+CANDIDATES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
+    "conv.FORWARD": ("_conv", (1, 2, 4), (1,), (64, 128, 256), (0,)),
+    "conv.BACKWARD": ("_conv_backward", (1, 2, 4), (1,), (64, 128, 256), (0,)),
+    "norm.FORWARD": ("_gated_norm", (4, 8, 16), (1,), (0,), (0,)),
+    "norm.BACKWARD": ("_gated_norm_backward", (8, 16), (1,), (0,), (0, 64, 128)),
+    "decay.DECAYS": ("_decays", (4, 8), (1,), (8, 16, 32), (0,)),
+    "scan_forward.FORWARD": ("_scan", (4, 8), (1, 2, 3), (32, 64), (0,)),
+    "scan_states.STATES": ("_states", (4, 8), (1, 2, 3), (64, 128), (0,)),
+    "scan_states.GRADIENTS": ("_state_gradients", (4, 8), (1, 2, 3), (16, 32), (0,)),
+    "scan_tokens.SCORES": ("_scores", (4, 8), (1,), (0,), (0,)),
+    "scan_tokens.TOKENS": ("_token_gradients", (4, 8), (1, 2, 3), (8, 16, 32), (0,)),
+    "scan_backward.JOIN": ("_join", (4, 8), (1, 2), (0,), (0,)),
+    "scan_backward.FINISH": ("_finish", (4, 8), (1,), (16, 32), (0,)),
+}
+
+
+def kernel_us(call: Callable[[], object], kernel: str, repeats: int = 5) -> float:
+    """Microseconds of a kernel, all its launches in a call together."""
+    call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as record:
+        for _ in range(repeats):
+            call()
+        torch.cuda.synchronize()
+    return sum(e.self_device_time_total for e in record.key_averages() if e.key == kernel) / repeats
+
+
+def tune(batch: int, tokens: int) -> None:
+    """Try all candidates of one kernel after the other; keep the fastest of each for every later run on this GPU."""
+    both = timed(our_mix, mix_inputs(batch, tokens), documents(batch, tokens))["forward+backward"]
+    both()
+    best = choices.current()
+    for name, (kernel, *ranges) in CANDIDATES.items():
+        found = {best[name]: kernel_us(both, kernel)}
+        for launch in {Launch(*numbers) for numbers in itertools.product(*ranges)} - {best[name]}:
+            choices.apply({name: launch})
+            try:
+                found[launch] = kernel_us(both, kernel)
+            except triton.runtime.errors.OutOfResources:
+                continue  # too large for this device
+        before, best[name] = best[name], min(found, key=lambda launch: found[launch])
+        choices.apply({name: best[name]})
+        print(f"{name:24} {found[before]:8.1f} us -> {found[best[name]]:8.1f} us  {best[name]}", flush=True)
+    file = choices.file_of(torch.cuda.get_device_name())
+    choices.write(file, best)
+    print(f"kept in {file}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--chunks", default="256,128", help="the peer's chunk lengths")
     parser.add_argument("--shapes", default="2x4096")
     parser.add_argument("--only", default="check,time,profile")
+    parser.add_argument(
+        "--tune", action="store_true", help="takes a quarter of an hour: a hundred kernels are compiled"
+    )
     options = parser.parse_args()
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "triton", triton.__version__)
     peers = {}
@@ -237,6 +292,8 @@ def main() -> None:
         peers = {f"peer {c}": peer_functions(options.peer, int(c)) for c in options.chunks.split(",")}
     for text in options.shapes.split(","):
         batch, tokens = map(int, text.split("x"))
+        if options.tune:
+            tune(batch, tokens)
         if "check" in options.only:
             check(batch, tokens, peers)
         if "time" in options.only:

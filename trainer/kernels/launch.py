@@ -1,6 +1,6 @@
 """How a Triton kernel is launched: warps and pipeline stages, on the device of its tensors.
 
-The numbers were measured on an H100 (docs/kernels.md); every choice computes the same function.
+Each kernel's file holds the launches measured on an H100 (docs/kernels.md); `choices` says what other devices take.
 """
 
 from contextlib import AbstractContextManager, nullcontext

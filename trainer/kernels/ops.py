@@ -51,8 +51,10 @@ def backend(tensor: Tensor, head_dim: int, state: int) -> Backend:
         return reference
     if tensor.is_cuda and tensor.dtype == torch.float32 and min(head_dim, state) < 32:
         return reference
-    from trainer.kernels import triton_backend
+    from trainer.kernels import choices, triton_backend
 
+    if tensor.is_cuda:
+        choices.ready(tensor.device)
     return triton_backend
 
 

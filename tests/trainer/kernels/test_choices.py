@@ -1,0 +1,75 @@
+"""Launches are a matter of speed alone; those measured on a device are kept, and never believed when damaged."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer.kernels.cases import draw, rows_of_documents
+from tests.trainer.kernels.test_triton import TILES, on, results
+
+pytest.importorskip("triton")
+from trainer.kernels import choices
+from trainer.kernels.launch import Launch
+
+
+@pytest.fixture
+def launches() -> Iterator[dict[str, Launch]]:
+    """Those of the kernels' files, which come back afterwards."""
+    before = choices.current()
+    yield before
+    choices.apply(before)
+
+
+def test_other_launches_compute_the_same(triton_kernels: torch.device, launches: dict[str, Launch]) -> None:
+    case = on(draw(rows_of_documents(1, 40, [[17]]), heads=2, **TILES).to(torch.float32), triton_kernels)
+    wanted = results(case)
+    one_head = ("decay.DECAYS", "scan_states.GRADIENTS", "scan_tokens.TOKENS", "scan_backward.FINISH")
+    others = {name: Launch(4, 1, 1) for name in one_head}
+    choices.apply({**others, "conv.FORWARD": Launch(2, 1, 64), "conv.BACKWARD": Launch(2, 1, 64)})
+    got = results(case)
+    for name, value in wanted.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-3 * value.abs().max().item())
+
+
+def test_what_was_measured_on_a_device_is_kept_by_its_name_and_taken(
+    launches: dict[str, Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file = choices.file_of("NVIDIA A100-SXM4-80GB")
+    assert file.is_relative_to(tmp_path) and "A100-SXM4-80GB" in file.name
+    assert choices.read(file) is None
+    choices.write(file, {**launches, "conv.FORWARD": Launch(2, 1, 64)})
+    kept = choices.read(file)
+    assert kept is not None
+    choices.apply(kept)
+    assert choices.current() == {**launches, "conv.FORWARD": Launch(2, 1, 64)}
+    assert choices.file_of("NVIDIA H200") != file
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"conv.FORWARD": {"warps": 4}}'])
+def test_a_damaged_file_is_said_and_left_out(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "launches.json"
+    file.write_text(damage)
+    with caplog.at_level(logging.WARNING):
+        assert choices.read(file) is None
+    assert "is left out" in caplog.text
+
+
+def test_numbers_of_another_kind_are_no_launches(launches: dict[str, Launch], tmp_path: Path) -> None:
+    file = tmp_path / "launches.json"
+    choices.write(file, launches)
+    plain = json.loads(file.read_text())
+    plain["norm.FORWARD"]["warps"] = "8"
+    file.write_text(json.dumps(plain))
+    assert choices.read(file) is None
+
+
+def test_a_device_with_less_shared_memory_gets_one_stage(launches: dict[str, Launch]) -> None:
+    assert choices.fitted(launches, choices.HOPPER_SHARED_BYTES) == launches
+    fewer = choices.fitted(launches, 166_912)
+    assert {one.stages for one in fewer.values()} == {1}
+    assert all(fewer[name].block == one.block and fewer[name].warps == one.warps for name, one in launches.items())

@@ -1,0 +1,113 @@
+"""Which launch a kernel takes on which device. Every choice computes the same function; only the time differs.
+
+What stands in the kernels' files was measured on an H100 and holds for every Hopper (an H200 has the same
+multiprocessors). Another device takes what `python -m benchmarks.kernels --tune` once measured on it, kept in a file by
+device and Triton version; until then the same launches, with one pipeline stage where its shared memory is smaller, and
+one line in the log. A process drives one kind of device.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import torch
+import triton
+
+from trainer.kernels.launch import Launch
+
+LOG = logging.getLogger(__name__)
+
+#: The launches of all kernels: the file in this folder, and the name in it.
+KERNELS = (
+    "conv.FORWARD",
+    "conv.BACKWARD",
+    "norm.FORWARD",
+    "norm.BACKWARD",
+    "decay.DECAYS",
+    "scan_forward.FORWARD",
+    "scan_states.STATES",
+    "scan_states.GRADIENTS",
+    "scan_tokens.SCORES",
+    "scan_tokens.TOKENS",
+    "scan_backward.JOIN",
+    "scan_backward.FINISH",
+)
+HOPPER_SHARED_BYTES = 232_448  # that a program may have
+
+
+def current() -> dict[str, Launch]:
+    """What every kernel takes now."""
+    return {name: getattr(*_place(name)) for name in KERNELS}
+
+
+def apply(launches: Mapping[str, Launch]) -> None:
+    """From now on, kernels take these; those that are not named keep theirs."""
+    for name, launch in launches.items():
+        setattr(*_place(name), launch)
+
+
+def _place(name: str) -> tuple[object, str]:
+    file, attribute = name.split(".")
+    return import_module(f"trainer.kernels.{file}"), attribute
+
+
+def fitted(launches: Mapping[str, Launch], shared_bytes: int) -> dict[str, Launch]:
+    """The launches for a device whose programs may have so much shared memory: stages multiply what they take."""
+    if shared_bytes >= HOPPER_SHARED_BYTES:
+        return dict(launches)
+    return {name: Launch(one.warps, 1, one.block, one.registers) for name, one in launches.items()}
+
+
+def file_of(device: str) -> Path:
+    """Where the launches measured on such a device are kept: in $XDG_CACHE_HOME, or ~/.cache."""
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    name = re.sub(r"[^A-Za-z0-9]+", "-", device).strip("-")
+    return Path(folder) / "bamba-data" / "launches" / f"{name}-triton-{triton.__version__}.json"
+
+
+def write(file: Path, launches: Mapping[str, Launch]) -> None:
+    """Keep measured launches, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps({name: asdict(one) for name, one in launches.items()}, indent=1), encoding="utf-8")
+    draft.replace(file)
+
+
+def read(file: Path) -> dict[str, Launch] | None:
+    """What was kept; None where nothing was, or, said in the log, where it cannot be understood."""
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+        found = {name: Launch(**plain[name]) for name in KERNELS}
+        if all(type(value) is int for one in found.values() for value in asdict(one).values()):
+            return found
+        raise ValueError("a launch is made of whole numbers")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        LOG.warning("%s is left out, it holds no launches of these kernels: %s", file, error)
+        return None
+
+
+@cache
+def ready(device: torch.device) -> None:
+    """Before the first kernel on a GPU: let all of them take what is best known for it."""
+    name = torch.cuda.get_device_name(device)
+    file = file_of(name)
+    kept = read(file)
+    if kept is not None:
+        apply(kept)
+    elif torch.cuda.get_device_capability(device)[0] != 9:
+        shared_bytes = triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
+        apply(fitted(current(), shared_bytes))
+        LOG.warning(
+            "the Mamba2 kernels were tuned on Hopper, not on %s: right, but maybe slow. "
+            "`python -m benchmarks.kernels --tune` measures what suits it, once, into %s",
+            name,
+            file,
+        )
