@@ -31,7 +31,7 @@ from bamba_data.sources import jsonl
 from bamba_data.sources.base import TextRule
 from benchmarks.measure import machine
 from pipelines.build import Prepared, prepare, run_here
-from pipelines.tokenize import Options
+from pipelines.cluster import Options
 from pipelines.tokenize import _run as run_on_ray
 
 RULES = BadInput()

@@ -160,6 +160,7 @@ def build(
     """Make a dataset: lock, plan, tokenize on Ray, publish, verify. Killed or stopped, the same command goes on."""
     from pipelines import tokenize
     from pipelines.build import prepare
+    from pipelines.cluster import Options
     from pipelines.journal import recorded
     from pipelines.metrics import Exporting
     from pipelines.progress import display
@@ -173,7 +174,7 @@ def build(
         done = len(prepared.plan.units) - len(prepared.remaining())
         journal.planned(prepared.plan.digest, len(prepared.plan.units), done, prepared.plan.input_bytes)
         _say_prepared(prepared, done, is_terminal)
-        options = tokenize.Options(address, workers, fail_fast)
+        options = Options(address, workers, fail_fast)
         shown = journal.watching(Exporting(display("tokenize", is_terminal, interval), loaded.name, "tokenize"))
         version, manifest = tokenize.build(prepared, options, shown)
         journal.published(manifest.digest, version.number, sum(source.size_bytes for source in manifest.sources))
@@ -243,8 +244,8 @@ def download(
     from bamba_data.show import size
     from bamba_data.store import open_store
     from pipelines import download as mirroring
-    from pipelines import tokenize
     from pipelines.build import frozen_lock
+    from pipelines.cluster import Options
     from pipelines.journal import recorded
     from pipelines.metrics import Exporting
     from pipelines.progress import display, json_log
@@ -254,7 +255,7 @@ def download(
     loaded, folder = load_recipe(recipe, overrides, limit_files)
     with recorded(Run.of("download", loaded, None, relock), to, retry_stopped, is_terminal, interval) as journal:
         frozen = frozen_lock(loaded, folder, open_store(to), _fetcher(loaded), relock=relock)
-        options = tokenize.Options(address, workers, fail_fast)
+        options = Options(address, workers, fail_fast)
         shown = journal.watching(Exporting(display("download", is_terminal, interval), loaded.name, "download"))
         lock = mirroring.download(loaded, frozen.lock, to, options, shown)
     total = sum(file.facts.size_bytes or 0 for file in lock.files)

@@ -37,6 +37,15 @@ class Item(Protocol):
         """Read over a network, so that wrong bytes may be right the next time."""
 
 
+@dataclass(frozen=True)
+class Options:
+    """Where and how to run; nothing here can change a byte of what is made."""
+
+    address: str | None = None
+    workers: int | None = None
+    fail_fast: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class OneFile:
     """A locked input, for tasks that take one each."""
@@ -188,8 +197,8 @@ class Crew:
 
 
 @contextlib.contextmanager
-def crew(address: str | None, workers: int | None, network: Network) -> Iterator[Crew]:
-    """Join the cluster at `address` (or RAY_ADDRESS), or start Ray on this machine with `workers` cores.
+def crew(options: Options, network: Network) -> Iterator[Crew]:
+    """Join the cluster of the options (or RAY_ADDRESS), or start Ray on this machine with so many workers as cores.
 
     While it lasts, SIGTERM and SIGINT end the run cleanly: what is in flight is dropped, what is finished is kept.
     """
@@ -199,13 +208,13 @@ def crew(address: str | None, workers: int | None, network: Network) -> Iterator
     except ModuleNotFoundError:
         raise UserError("Ray is not installed, which builds run on: pip install 'bamba-data[ray]'") from None
 
-    joined = address or os.environ.get("RAY_ADDRESS")
+    joined = options.address or os.environ.get("RAY_ADDRESS")
     if joined:
         ray.init(address=joined, log_to_driver=False, logging_level="error")
     else:
         ray.init(
             address="local",  # without it Ray would join whatever `ray start` left on this machine
-            num_cpus=workers or os.cpu_count(),
+            num_cpus=options.workers or os.cpu_count(),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
@@ -218,12 +227,47 @@ def crew(address: str | None, workers: int | None, network: Network) -> Iterator
         made = Crew(
             budget=keep(BudgetKeeper).remote(network),
             progress=keep(ProgressKeeper).remote(),
-            max_in_flight=workers if joined else None,
+            max_in_flight=options.workers if joined else None,
         )
         with _told_to_stop(made._interrupted):
             yield made
     finally:
         ray.shutdown()
+
+
+def for_each_file(
+    files: Sequence[LockedFile],
+    is_done: Callable[[LockedFile], bool],
+    work: Callable[..., Counts],
+    shared: Any,
+    network: Network,
+    options: Options,
+    display: Display,
+    cores: float = 1.0,
+) -> None:
+    """A task `work(OneFile, shared, network, budget, progress)` for every file that is not done, the largest first.
+    Raises Failed when some could not be; the others are done and kept."""
+    missing = sorted((file for file in files if not is_done(file)), key=lambda file: -(file.facts.size_bytes or 0))
+    if not missing:
+        return
+    size, left = (sum(file.facts.size_bytes or 0 for file in some) for some in (files, missing))
+    total = {
+        "units": len(files),
+        "units_done": len(files) - len(missing),
+        "input_bytes": size,
+        "input_bytes_done": size - left,
+    }
+    with crew(options, network) as hands, display:
+        import ray
+
+        once = ray.put(shared)
+        task = ray.remote(num_cpus=cores, max_retries=0)(work)
+
+        def submit(one: OneFile) -> Any:
+            return task.remote(one, once, network, hands.budget, hands.progress)
+
+        if faults := hands.run([OneFile(file) for file in missing], submit, display, total, options.fail_fast):
+            raise Failed(faults)
 
 
 @contextlib.contextmanager

@@ -19,9 +19,8 @@ from bamba_data.recipe import Network, Recipe
 from bamba_data.store import Store, open_store
 from pipelines import worker
 from pipelines.build import MIRROR, MIRROR_FORMAT
-from pipelines.cluster import Failed, OneFile, crew
+from pipelines.cluster import OneFile, Options, for_each_file
 from pipelines.progress import Counts, Display
-from pipelines.tokenize import Options
 from pipelines.unit import Progress
 
 RECORDS = "_mirror"
@@ -32,27 +31,11 @@ FETCHES_A_CORE = 4  # a fetch waits for the network most of the time
 def download(recipe: Recipe, lock: Lock, to: str, options: Options, display: Display) -> Lock:
     """Mirror every file of the lock at `to`; returns the lock with all sha256s, which then lies in the mirror."""
     store = open_store(to)
-    learned = {file.key: mirrored(store, file) for file in lock.files}
-    missing = sorted((f for f in lock.files if learned[f.key] is None), key=lambda f: -(f.facts.size_bytes or 0))
-    if missing:
-        size = sum(file.facts.size_bytes or 0 for file in lock.files)
-        left = sum(file.facts.size_bytes or 0 for file in missing)
-        total = {
-            "units": len(lock.files),
-            "units_done": len(lock.files) - len(missing),
-            "input_bytes": size,
-            "input_bytes_done": size - left,
-        }
-        with crew(options.address, options.workers, recipe.network) as hands, display:
-            import ray
 
-            task = ray.remote(num_cpus=1 / FETCHES_A_CORE, max_retries=0)(bring)
+    def is_done(file: LockedFile) -> bool:
+        return mirrored(store, file) is not None
 
-            def submit(one: OneFile) -> Any:
-                return task.remote(one, to, recipe.network, hands.budget, hands.progress)
-
-            if faults := hands.run([OneFile(file) for file in missing], submit, display, total, options.fail_fast):
-                raise Failed(faults)
+    for_each_file(lock.files, is_done, bring, to, recipe.network, options, display, cores=1 / FETCHES_A_CORE)
     return _finish(recipe, lock, store)
 
 

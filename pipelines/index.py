@@ -21,10 +21,9 @@ from loader.text_index import IndexedFile
 from loader.text_indexing import Each, Job, finished, index_file, make_index
 from loader.text_source import text_sources
 from pipelines import worker
-from pipelines.cluster import Failed, OneFile, crew
+from pipelines.cluster import OneFile, Options, for_each_file
 from pipelines.options import RECIPES, Address, FailFast, Interval, RecipeArgument, Workers
 from pipelines.progress import Counts, Display, display
-from pipelines.tokenize import Options
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -53,27 +52,10 @@ def on_cluster(options: Options, shown: Display, network: Network) -> Each:
     """Every file a task. Raises Failed when some could not be indexed; the others are done and kept."""
 
     def each(job: Job, files: Sequence[LockedFile]) -> Iterator[IndexedFile]:
-        missing = sorted((f for f in files if finished(job, f) is None), key=lambda f: -(f.facts.size_bytes or 0))
-        if missing:
-            size = sum(file.facts.size_bytes or 0 for file in files)
-            left = sum(file.facts.size_bytes or 0 for file in missing)
-            total = {
-                "units": len(files),
-                "units_done": len(files) - len(missing),
-                "input_bytes": size,
-                "input_bytes_done": size - left,
-            }
-            with crew(options.address, options.workers, network) as hands, shown:
-                import ray
+        def is_done(file: LockedFile) -> bool:
+            return finished(job, file) is not None
 
-                shared = ray.put(job.fresh())
-                task = ray.remote(max_retries=0)(index_one)
-
-                def submit(one: OneFile) -> Any:
-                    return task.remote(one, shared, network, hands.budget, hands.progress)
-
-                if faults := hands.run([OneFile(file) for file in missing], submit, shown, total, options.fail_fast):
-                    raise Failed(faults)
+        for_each_file(files, is_done, index_one, job.fresh(), network, options, shown)
         for file in files:
             if (found := finished(job, file)) is None:
                 raise Unfinished(f"{job.at}: {file.key} is not indexed yet; run the same command again")

@@ -10,7 +10,6 @@ arguments, 3 error budget exceeded, 4 incomplete but resumable, 5 integrity fail
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from bamba_data.errors import IntegrityError
@@ -21,20 +20,11 @@ from bamba_data.sweep import LEASES
 from bamba_data.verify import verify
 from pipelines import worker
 from pipelines.build import Prepared, finish
-from pipelines.cluster import Failed, Fault, crew
+from pipelines.cluster import Failed, Fault, Options, crew
 from pipelines.plan import Unit
 from pipelines.progress import Display
 
 LEASE_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Options:
-    """Where and how to run; nothing here can change a byte of the dataset."""
-
-    address: str | None = None
-    workers: int | None = None
-    fail_fast: bool = False
 
 
 def build(prepared: Prepared, options: Options, display: Display) -> tuple[Version, Manifest]:
@@ -61,7 +51,7 @@ def _run(prepared: Prepared, remaining: list[Unit], options: Options, display: D
         "input_bytes": plan.input_bytes,
         "input_bytes_done": plan.input_bytes - left,
     }
-    with crew(options.address, options.workers, plan.recipe.network) as hands, display:
+    with crew(options, plan.recipe.network) as hands, display:
         import ray
 
         job = ray.put(prepared.job)
