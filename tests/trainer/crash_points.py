@@ -1,19 +1,20 @@
 """Run a training again and again, killed by SIGKILL at one point of its storage after the other, and resumed after it.
 
-    python -m tests.trainer.crash_points FOLDER [STEP]
+    python -m tests.trainer.crash_points URL [STEP]
 
-Points are as in tests.faults.crash_points: before and after every fsync, rename, link and unlink. Every child is a
-fork of this process that dies by its own hand. Prints one JSON line: how many points there are, how many were tried,
-and where the run that was killed and resumed did not end with the bits of an undisturbed one. STEP thins them out.
+Points are as in tests.faults.crash_points: before and after every fsync, rename, link and unlink; on S3, every request
+that changes the bucket. Every child is a fork of this process that dies by its own hand. Prints one JSON line: how many
+points there are, how many were tried, and where the run that was killed and resumed did not end with the bits of an
+undisturbed one. STEP thins them out.
 """
 
 import json
-import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from bamba_data.canonical import digest
-from bamba_data.store import LocalStore
+from bamba_data.store import open_store
 from tests.faults.crash_points import Killer, in_child
 from tests.trainer.job import started
 from tests.trainer.running import ledger, newest
@@ -23,42 +24,62 @@ from trainer.parallel import joined
 CHANGES = ["schedule.steps=3", "checkpoints.every_steps=1", "checkpoints.keep_last=1", "data.batch_rows=2"]
 
 
-def train(out: Path) -> str:
+def train(out: str) -> str:
     """A whole run in this process; a digest of every bit of its last checkpoint, and of its token ledger."""
     with joined() as world:
-        run = started(world, str(out), CHANGES)
+        run = started(world, out, CHANGES)
         run.begin()
         run.train()
         run.close()
-    store = LocalStore(out / "checkpoints")
+    store = open_store(f"{out}/checkpoints")
     name, commit = newest(store)
     index = read_index(store, name, commit["index"])
     bits = {key: [piece[-1] for piece in entry["pieces"]] for key, entry in index.items()}
-    return digest([commit["step"], bits, commit["tokens"], commit["feed"], sorted(ledger(out).items())])
+    tokens = [commit["tokens"], sorted(ledger(Path(out)).items())]  # on S3 there is no file of metrics
+    return digest([commit["step"], bits, tokens, commit["feed"]])
 
 
-def main(folder: Path, step: int) -> None:
-    out = folder / "run"
+def arm(killer: Killer, out: str) -> None:
+    """Points at whatever changes the storage of `out`."""
+    if "://" not in out:
+        killer.arm()
+        return
+    from aiobotocore.client import AioBaseClient
 
+    request = AioBaseClient._make_api_call
+
+    async def counted(self: Any, operation: str, parameters: Any) -> Any:
+        if operation.startswith(("Get", "Head", "List")):
+            return await request(self, operation, parameters)
+        killer.pass_by()
+        answer = await request(self, operation, parameters)
+        killer.pass_by()
+        return answer
+
+    AioBaseClient._make_api_call = counted
+
+
+def main(url: str, step: int) -> None:
     def killed_at(point: int) -> str:
         killer = Killer(point)
-        killer.arm()
-        found = train(out)
+        arm(killer, f"{url}/{point}")
+        found = train(f"{url}/{point}")
         return f"{killer.seen} {found}"
 
     quiet = in_child(lambda: killed_at(-1))
     assert quiet is not None
     points, wanted = quiet.split(maxsplit=1)
+    if not points.isdigit():
+        sys.exit(f"the undisturbed run failed: {quiet}")
     differs: dict[int, str | None] = {}
     tried = range(0, int(points), step)
     for point in tried:
-        shutil.rmtree(out)
         if (survived := in_child(lambda p=point: killed_at(p))) is not None:  # type: ignore[misc]
             differs[point] = f"not killed: {survived}"
-        elif (found := in_child(lambda: train(out))) != wanted:
+        elif (found := in_child(lambda p=point: train(f"{url}/{p}"))) != wanted:  # type: ignore[misc]
             differs[point] = found
     print(json.dumps({"points": int(points), "tried": len(tried), "differs": differs}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1)
