@@ -1,11 +1,16 @@
 """`bamba-data` as a real process, for tests that kill, interrupt or just run it."""
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +28,21 @@ def bamba(
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=_env(env), timeout=timeout, check=False
     )
+
+
+def bamba_on_a_terminal(*arguments: str | Path) -> tuple[int, str]:
+    """The exit code of a command whose output is a terminal of 120 columns, and what a person would have seen."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    command, env = [*COMMAND, *map(str, arguments)], _env({"TERM": "xterm"})
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as process:
+        os.close(theirs)
+        seen = b""
+        with contextlib.suppress(OSError):  # a terminal whose other side is gone
+            while part := os.read(ours, 1 << 16):
+                seen += part
+    os.close(ours)
+    return process.returncode, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
 
 
 @contextlib.contextmanager

@@ -11,25 +11,27 @@ from bamba_data.publish import Version
 from pipelines.build import Prepared, finish, prepare, run_here
 from pipelines.options import load_recipe
 from tests.corpora import recipe, records, write_jsonl
-from tests.running import bamba
+from tests.running import bamba, bamba_on_a_terminal
 from tests.servers.faults import Fault, Status
 from tests.servers.hub import HubServer
 
-FILES, FOREVER = 3, 1 << 30
+FILES, FOREVER = 12, 1 << 30
+REQUESTS_PER_SECOND = 5
 
 
 @pytest.fixture
 def upstream(tmp_path: Path) -> Iterator[HubServer]:
-    """A plain file host, which knows no sha256."""
+    """A plain file host, which knows no sha256, and answers 429 to whoever asks more often than it likes."""
     for n in range(FILES):
-        write_jsonl(tmp_path / "upstream" / "files" / f"{n}.json.gz", records(40, n * 40))
-    with HubServer(tmp_path / "upstream") as server:
+        write_jsonl(tmp_path / "upstream" / "files" / f"{n}.json.gz", records(10, n * 10))
+    with HubServer(tmp_path / "upstream", rate_limit=REQUESTS_PER_SECOND + 1) as server:
         yield server
 
 
 def asked(folder: Path, upstream: HubServer) -> list[str]:
     path = recipe(folder, files=[f"{n}.json.gz" for n in range(FILES)], backend="tokenizers")
-    return [str(path), "--set", f"corpora.0.base={upstream.url}/files", "--set", "network.retry_seconds=3"]
+    network = f"network={{retry_seconds: 3, requests_per_second: {REQUESTS_PER_SECOND}, burst: 1}}"
+    return [str(path), "--set", f"corpora.0.base={upstream.url}/files", "--set", network]
 
 
 def prepared(words: list[str], out: Path, mirror: Path | None = None) -> Prepared:
@@ -53,7 +55,7 @@ def test_a_mirror_goes_on_where_it_stopped_and_is_enough_to_build_what_its_upstr
     upstream: HubServer, tmp_path: Path
 ) -> None:
     words, mirror = asked(tmp_path, upstream), tmp_path / "mirror"
-    upstream.faults.append(Fault("GET .*1.json.gz", Status(503), times=FOREVER))
+    upstream.faults.append(Fault("GET .*/1.json.gz", Status(503), times=FOREVER))
     done = bamba("download", *words, "--to", mirror, "--workers", "2")
     assert done.returncode == 4 and "1.json.gz" in done.stderr and "error:" in done.stderr
     with pytest.raises(UserError, match="no finished mirror"):
@@ -61,9 +63,11 @@ def test_a_mirror_goes_on_where_it_stopped_and_is_enough_to_build_what_its_upstr
 
     upstream.faults.clear()
     before = len(upstream.requests)
-    done = bamba("download", *words, "--to", mirror, "--workers", "2")
-    assert done.returncode == 0, done.stderr
+    code, seen = bamba_on_a_terminal("download", *words, "--to", mirror, "--workers", "2")
+    assert code == 0, seen
+    assert f"units {FILES}/{FILES}" in seen and f"mirrored {FILES} files" in seen
     assert {request.path for request in upstream.requests[before:] if request.method == "GET"} == {"/files/1.json.gz"}
+    assert 429 not in {request.status for request in upstream.requests}  # eight tasks at once, one budget
     for path in (tmp_path / "upstream" / "files").iterdir():
         assert (mirror / "texts" / path.name).read_bytes() == path.read_bytes()
 
