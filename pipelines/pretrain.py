@@ -6,7 +6,8 @@ Ray Train keeps the group: it places the ranks, notices a lost node, and starts 
 what there is. Each rank is `python -m trainer`, the same command as under torchrun, told of its rank by variables. It
 goes on from the newest whole checkpoint, and the order of the data does not depend on how many ranks there are.
 
-Exit codes are the trainer's: after one that trying again cannot help (2, 3, 5) the group is not started again.
+Exit codes are the trainer's. After one of those that trying again cannot help (2, 3, 5), on whichever rank, no trainer
+is started again.
 """
 
 import contextlib
@@ -16,8 +17,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +27,7 @@ import typer
 
 from bamba_data.errors import BambaError, Unfinished, UserError
 from pipelines.runs import verdict_of
+from trainer.recipe import load_recipe
 
 RESIZE_SECONDS = (
     300.0  # how often Ray looks whether more ranks have room; each resize costs the steps since a checkpoint
@@ -63,17 +66,58 @@ def pretrain(
     """Train to the end of the recipe's schedule, on whatever ranks there are."""
     if least > ranks:
         raise UserError(f"--least {least} is more than --ranks {ranks}")
-    if "://" not in out and not Path(out).is_absolute():
-        raise UserError(f"--out {out}: a relative path means nothing on a cluster; s3://, or an absolute shared path")
-    line = ["--recipe", recipe, "--out", out]
+    for option, place in [("--out", out), *(("--data", url) for url in data or [])]:
+        if "://" not in place and not Path(place).is_absolute():
+            raise UserError(f"{option} {place}: a relative path means nothing on a cluster; s3://, or a shared path")
+    load_recipe(recipe, overrides or [])  # what is wrong with it is said before a group is started
+    line = ["--out", out]
     line += [word for url in data or [] for word in ("--data", url)]
     line += [word for change in overrides or [] for word in ("--set", change)]
-    code = fit(line, ranks, least, gpu, cores, address, restarts)
+    code = fit(Asked(line, recipe, _text_of(recipe)), ranks, least, gpu, cores, address, restarts)
     if code:
         raise TrainingEnded(code)
 
 
-def fit(line: list[str], ranks: int, least: int, gpu: bool, cores: float, address: str | None, restarts: int) -> int:
+@dataclass(frozen=True)
+class Asked:
+    """What every rank is to run: arguments of `python -m trainer`, and the recipe, by name or as text."""
+
+    line: list[str]
+    recipe: str
+    text: str | None  # of a recipe that is a file
+
+    @contextlib.contextmanager
+    def command(self) -> Iterator[list[str]]:
+        """The command line of a rank, with its recipe's file while in the block."""
+        with tempfile.TemporaryDirectory(prefix="bamba-recipe-") as folder:
+            recipe = self.recipe
+            if self.text is not None:
+                file = Path(folder, Path(self.recipe).name)
+                file.write_text(self.text, encoding="utf-8")
+                recipe = str(file)
+            yield [sys.executable, "-m", "trainer", "--recipe", recipe, *self.line]
+
+
+def _text_of(recipe: str) -> str | None:
+    """Of a recipe that is a file; None of one that ships with us."""
+    return Path(recipe).read_text(encoding="utf-8") if recipe.endswith((".yaml", ".yml")) else None
+
+
+class Stop:
+    """An actor: the exit code of a rank that ended with `stop`. The others die of its loss, which tells nothing, and so
+    the group is started again; then every rank asks here first."""
+
+    def __init__(self) -> None:
+        self._code: int | None = None
+
+    def tell(self, code: int) -> None:
+        self._code = code
+
+    def told(self) -> int | None:
+        return self._code
+
+
+def fit(asked: Asked, ranks: int, least: int, gpu: bool, cores: float, address: str | None, restarts: int) -> int:
     """The exit code of the training, when its group has ended for good."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -82,9 +126,11 @@ def fit(line: list[str], ranks: int, least: int, gpu: bool, cores: float, addres
 
     ray.init(address=address or os.environ.get("RAY_ADDRESS"), logging_level="error")
     try:
+        beside = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # the driver: lost with it, not before
+        stop = ray.remote(num_cpus=0, label_selector=beside)(Stop).remote()
         group = DataParallelTrainer(
             run_rank,
-            train_loop_config={"line": line},
+            train_loop_config={"asked": asdict(asked), "stop": stop},
             scaling_config=ScalingConfig(
                 num_workers=ranks if least == ranks else (least, ranks),
                 use_gpu=gpu,
@@ -94,25 +140,30 @@ def fit(line: list[str], ranks: int, least: int, gpu: bool, cores: float, addres
             # Ray's own record of the group; the trainer's checkpoints lie in --out.
             run_config=RunConfig(storage_path="/tmp/bamba-ray-train", failure_config=FailureConfig(restarts)),
         )
+        code = 0
         try:
-            result = group.fit()
+            group.fit()
         except TrainingFailedError as error:
             sys.stderr.write(f"{error}\n")
-            return Unfinished.exit_code
-        return int((result.metrics or {}).get("exit_code", Unfinished.exit_code))
+            code = Unfinished.exit_code
+        return ray.get(stop.told.remote()) or code
     finally:
         ray.shutdown()
 
 
 def run_rank(config: dict[str, Any]) -> None:
-    """Runs in each worker of the group: the trainer as a process of its own, which dies with the worker."""
+    """Runs in each worker of the group: the trainer as a process of its own, which dies with the worker. Returns when
+    the training has ended for good."""
     import ray
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
 
     context = ray.train.get_context()
     # Where the others reach rank 0: the address that Ray knows its node by.
-    host, port = broadcast_from_rank_zero((ray.util.get_node_ip_address(), _free_port()))
+    mine = ray.util.get_node_ip_address(), _free_port(), ray.get(config["stop"].told.remote())
+    host, port, stopped = broadcast_from_rank_zero(mine)
+    if stopped is not None:
+        return
     # Ray shows a rank its own GPU alone, which then is number 0; or, told not to, all of the node's.
     sees_one = os.environ.get("CUDA_VISIBLE_DEVICES", "").count(",") == 0
     env = {
@@ -124,12 +175,12 @@ def run_rank(config: dict[str, Any]) -> None:
         "MASTER_ADDR": host,
         "MASTER_PORT": str(port),
     }
-    command = [sys.executable, "-m", "trainer", *config["line"]]
-    with subprocess.Popen(command, env=env, preexec_fn=_die_with_parent) as trainer, _passing_on(trainer):
-        code = trainer.wait()
-    if code != 0 and verdict_of(code) != "stop":
+    with Asked(**config["asked"]).command() as command:
+        code = subprocess.run(command, env=env, preexec_fn=_die_with_parent, check=False).returncode
+    if verdict_of(code) == "stop":
+        ray.get(config["stop"].tell.remote(code))
+    elif code != 0:
         raise RuntimeError(f"the trainer of rank {context.get_world_rank()} ended with {code}; the group starts again")
-    ray.train.report({"exit_code": code})
 
 
 def _free_port() -> int:
@@ -141,19 +192,6 @@ def _free_port() -> int:
 def _die_with_parent() -> None:
     """A worker that is killed must not leave a rank behind that holds its GPU and its place in the group."""
     ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
-
-
-@contextlib.contextmanager
-def _passing_on(trainer: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """SIGTERM to the worker, an eviction, goes on to the trainer, which saves and leaves."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: trainer.terminate())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def main() -> None:
