@@ -78,9 +78,10 @@ def holdout_order(order: Order) -> Order:
     }
     header = order.plan.header
     if not sources:
+        more = " or hold out more from the first row on (holdout, up to 0.005)" if header.holdout_ppm < 5000 else ""
         raise UserError(
-            f"no document is held out: {header.holdout_ppm / 1e4:g} % of so few documents is none; evaluate on a text "
-            "of your own, or hold out more from the first row on (holdout, up to 0.005)"
+            f"no document is held out: {header.holdout_ppm / 1e4:g} % of so few documents is none. Evaluate on a text "
+            f"of your own{more}"
         )
     last = order.plan.mixes[-1]
     plan = MixPlan.create(

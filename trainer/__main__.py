@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
 from bamba_data import edge
+from bamba_data.errors import BambaError
 from trainer.data import Planned
 from trainer.parallel import joined
 from trainer.recipe import load_recipe
@@ -41,8 +42,12 @@ def command(
     urls = [f"data.urls=[{', '.join(map(repr, data))}]"] if data else []
     loaded = load_recipe(recipe, [*(overrides or []), *urls])
     folder = metrics or (None if "://" in out else Path(out))
-    with joined() as world:
-        train(loaded, Planned(loaded.data, world), world, out, folder, accept_changes=accept_changes)
+    try:
+        with joined() as world:
+            train(loaded, Planned(loaded.data, world), world, out, folder, accept_changes=accept_changes)
+    except BambaError as error:
+        get_error_handler().record_exception(error)  # for the launcher, whose report then says why
+        raise
 
 
 @record

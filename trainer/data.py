@@ -8,7 +8,7 @@ from torch import Tensor
 from bamba_data.canonical import dumps
 from bamba_data.errors import UserError
 from loader import Loader, MixPlan, build_loader
-from loader.plan import loads
+from loader.plan import Skip, loads
 from trainer.parallel import World
 from trainer.recipe import Data
 
@@ -84,7 +84,13 @@ class Planned:
 
     def skip(self, first_row: int, rows: int, why: str) -> None:
         """Leave these rows out; they must not have been given out since the state was loaded."""
-        self.loader = self.loader.with_plan(self.loader.plan.with_skip(first_row, rows, why))
+        plan, end = self.loader.plan, first_row + rows
+        parts = [(max(first_row, one.first_row), min(end, one.end)) for one in plan.stretches]
+        skips = [Skip(row=begin, rows=stop - begin, why=why) for begin, stop in parts if begin < stop]
+        entries = sorted([*plan.entries, *skips], key=lambda entry: entry.row)
+        self.loader = self.loader.with_plan(
+            MixPlan(header=plan.header, sources=plan.sources, entries=entries).checked()
+        )
 
     def held_out(self) -> tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]:
         """The held-out documents under this run's plan, read from their beginning."""

@@ -1,7 +1,8 @@
 """`python -m trainer.export_hf CHECKPOINT OUT`: a checkpoint as a Hugging Face folder that opens as BambaForCausalLM.
 
-Tensors are read, cast and written shard by shard; memory never holds more than one shard of `SHARD_BYTES`. A_log, D
-and dt_bias stay float32 in the file: they are 1.5 kB a layer and the scan is sensitive to them.
+Tensors are read, cast and written shard by shard; memory holds one shard of `SHARD_BYTES` and, up to three times, the
+tensor that is being read. A_log, D and dt_bias stay float32 in the file: they are 1.5 kB a layer and the scan is
+sensitive to them.
 """
 
 import json
@@ -62,11 +63,8 @@ def export(
     total = 0
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {piece.theirs: _tensor(saved, piece, dtype) for piece in shard}
-        save_file(tensors, part / file, metadata={"format": "pt"})
-        (part / file).chmod(0o644)  # the library leaves it to its owner alone
-        where |= dict.fromkeys(tensors, file)
-        total += sum(tensor.nbytes for tensor in tensors.values())
+        total += _write(saved, shard, dtype, part / file)
+        where |= dict.fromkeys((piece.theirs for piece in shard), file)
     index = {"metadata": {"total_size": total}, "weight_map": where}
     (part / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
     part.rename(out)
@@ -86,6 +84,14 @@ def _shards(saved: Saved, dtype: torch.dtype) -> Iterator[list[Piece]]:
         shard.append(piece)
         held += size
     yield shard
+
+
+def _write(saved: Saved, shard: list[Piece], dtype: torch.dtype, file: Path) -> int:
+    """One file; the bytes of its tensors, which are gone from memory when this returns."""
+    tensors = {piece.theirs: _tensor(saved, piece, dtype) for piece in shard}
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # the library leaves it to its owner alone
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _tensor(saved: Saved, piece: Piece, dtype: torch.dtype) -> Tensor:

@@ -32,7 +32,8 @@ class Feed(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     def skip(self, first_row: int, rows: int, why: str) -> None:
-        """Leave rows out that were not given out yet; the state remembers it. Take a new iterator afterwards."""
+        """Leave rows out that were not given out yet, of which some may be left out already; the state remembers it.
+        Take a new iterator afterwards."""
 
     def held_out(self) -> tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]:
         """Names of sources and this rank's batches of rows that are never trained on, equally many on every rank."""

@@ -2,7 +2,7 @@
 
 Each rank measures products (bfloat16 on a GPU), memory bandwidth and an all-reduce, and asks NVML for ECC errors and
 throttling. A rank 10 % below the median, or one with uncorrected ECC errors, fails: it is named, and the exit code
-is 1. While a run goes on, `Pulse` times one small product a log line on every rank and names those that fell behind.
+is 1. While a run goes on, `Pulse` names the ranks that hold the others up.
 """
 
 import statistics
@@ -124,46 +124,63 @@ def judged(reports: list[Report]) -> dict[int, list[str]]:
 
 
 class Pulse:
-    """Times products of a few hundred microseconds on every GPU, a log line at a time, and takes the best of eight,
-    since communication runs beside them. The verdict on one beat is there at the next, so nobody waits for it. A rank
-    is named when it was slow at `BEATS` on end. On CPUs, which processes share, it says nothing."""
+    """Says which rank holds the others up, a log line at a time: one whose GPU is slow, or one that waits for its rows.
+
+    Every GPU is timed on products of a few hundred microseconds, of which the best of eight counts, since communication
+    runs beside them; the verdict on one beat is there at the next, so nobody waits for it. Processes share a CPU, so
+    there only the waiting counts. A rank is named when it was behind at `BEATS` on end.
+    """
 
     BEATS = 3
+    WAITS = 0.05  # of its time more than others
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self._slow = [0] * world.size
+        self._behind: dict[str, list[int]] = {"product": [0] * world.size, "rows": [0] * world.size}
         self._events: list[torch.cuda.Event] = []
         if world.device.type == "cuda":
             self._left = torch.ones(2048, 2048, device=world.device)
 
-    def beat(self) -> list[str]:
-        """Start one; who was slow lately, in words, the same on all ranks. A collective call."""
-        if self.world.device.type != "cuda":
-            return []
-        seconds = torch.zeros(self.world.size, dtype=torch.float64, device=self.world.device)
-        if self._events:
-            pairs = pairwise(self._events)
-            seconds[self.world.rank] = min(before.elapsed_time(after) for before, after in pairs) / 1000
+    def beat(self, waited: float) -> list[str]:
+        """Who holds the others up lately, in words, the same on all ranks. `waited` is the part of its time that this
+        rank waited for rows since the last beat. A collective call, between hosts only: no device is waited for."""
+        mine = torch.zeros(2, self.world.size, dtype=torch.float64)
+        mine[0, self.world.rank], mine[1, self.world.rank] = self._product_seconds(), waited
         if self.world.size > 1:
-            dist.all_reduce(seconds)
+            dist.all_reduce(mine)
+        seconds, waits = mine.tolist()
+        return self.judge(seconds, waits)
+
+    def _product_seconds(self) -> float:
+        """Of the beat before; starts the next one."""
+        if self.world.device.type != "cuda":
+            return 0.0
+        taken = 0.0
+        if self._events:
+            self._events[-1].synchronize()  # where every step has a line it may be some products away
+            taken = min(one.elapsed_time(two) for one, two in pairwise(self._events)) / 1000
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(9)]  # type: ignore[no-untyped-call]
         for event in self._events:
             event.record()
             self._left @ self._left
-        return self.judge(seconds.tolist())
+        return taken
 
-    def judge(self, seconds: list[float]) -> list[str]:
-        """Count one beat of all ranks in."""
-        usual = statistics.median_low(seconds)
+    def judge(self, seconds: list[float], waits: list[float]) -> list[str]:
+        """Count one beat of all ranks in: what a product took, and the part of the time that was waited for rows."""
+        usual, patient = statistics.median_low(seconds), statistics.median_low(waits)
         found = []
-        for rank, taken in enumerate(seconds):
-            self._slow[rank] = self._slow[rank] + 1 if taken * SLOW > usual else 0
-            if self._slow[rank] >= self.BEATS:
+        for rank, (taken, waited) in enumerate(zip(seconds, waits, strict=True)):
+            if self._lasts("product", rank, taken * SLOW > usual):
                 found.append(
                     f"rank {rank} is slow: a product takes it {taken * 1e3:.2f} ms, others {usual * 1e3:.2f} ms"
                 )
+            if self._lasts("rows", rank, waited > patient + self.WAITS):
+                found.append(f"rank {rank} is slow: it waits {waited:.0%} of its time for rows, others {patient:.0%}")
         return found
+
+    def _lasts(self, what: str, rank: int, behind: bool) -> bool:
+        self._behind[what][rank] = self._behind[what][rank] + 1 if behind else 0
+        return self._behind[what][rank] >= self.BEATS
 
 
 @app.command()

@@ -6,7 +6,7 @@ how. A recipe that ships with us is asked for by name, any other by the path of 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -113,11 +113,14 @@ class Guard(Strict):
 
 
 class Log(Strict):
-    """A line every `every_steps`; the loss on `evaluate_rows` held-out rows every `evaluate_every_steps`, if at all."""
+    """A line every `every_steps`; the loss on `evaluate_rows` held-out rows every `evaluate_every_steps`, if at all;
+    a trace by torch's profiler, of rank 0, of `profile_steps` steps from `profile_from` on, if that is given."""
 
     every_steps: int = Field(default=10, ge=1)
     evaluate_every_steps: int | None = Field(default=None, ge=1)
     evaluate_rows: int = Field(default=256, ge=1)
+    profile_from: int | None = Field(default=None, ge=1)
+    profile_steps: int = Field(default=3, ge=1)
 
 
 class Recipe(Strict):
@@ -141,13 +144,16 @@ class Recipe(Strict):
             raise ValueError("optimizer.memory: low keeps bfloat16 weights only: set compute.dtype to bfloat16")
         return self
 
-    def learned_digest(self) -> str:
-        """Of all that decides what is learned: a run resumed with another one is another run."""
+    def learned(self) -> dict[str, Any]:
+        """All that decides what is learned: a run resumed with another one is another run."""
         kept = {"model", "data", "schedule", "optimizer", "seed", "start_from"}
         plain = self.model_dump(mode="json", include=kept)
         plain["data"].pop("workers")
         plain["data"].pop("urls")  # where a dataset lies; the loader's state holds its digest
-        return digest(plain)
+        return plain
+
+    def learned_digest(self) -> str:
+        return digest(self.learned())
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:

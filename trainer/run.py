@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 from torch import Tensor
 
 from bamba_data.canonical import digest
@@ -34,6 +35,7 @@ from trainer.model.bamba import Bamba
 from trainer.model.initial import fill
 from trainer.optimizer import AdamW
 from trainer.parallel import World, distribute, scatter
+from trainer.profile import Profile
 from trainer.recipe import Recipe
 from trainer.schedule import learning_rate
 from trainer.step import Stepper, Telltale
@@ -72,6 +74,7 @@ class Run:
         self.checkpointer = Checkpointer(open_store(f"{out}/checkpoints"), recipe.checkpoints, world, self.say)
         self.metrics = Metrics(recipe, world, feed.sources, folder)
         self.pulse = Pulse(world)
+        self.profile = Profile(recipe.log, world, folder)
         self.bad_steps = BadSteps(recipe.guard)
         self.spikes = Spikes(recipe.guard)
         self.done_steps = 0
@@ -80,6 +83,7 @@ class Run:
         self._pending: deque[_Pending] = deque()
         self._ends: deque[tuple[int, int]] = deque(maxlen=recipe.guard.spike_steps + 4)  # of late steps: (step, row)
         self._spike: Span | None = None
+        self._left_out: list[tuple[int, int, str]] = []  # rows [begin, end) of spikes, and why
         self._last = Telltale(torch.zeros(1, device=world.device))  # when the first step's time begins
         self._stop = False
 
@@ -106,8 +110,10 @@ class Run:
         """Go to where the newest whole checkpoint is, or to step 0; then make sure that all ranks are there."""
 
         def accept(commit: dict[str, Any]) -> None:
-            changes = _changes(commit["recipe"], self.recipe.model_dump(mode="json"))
-            if commit["learned"] != self.recipe.learned_digest() and not accept_changes:
+            saved = _saved_recipe(commit)
+            found = _differences(saved.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
+            changes = [f"{field} was {then!r}, is {now!r}" for field, then, now in found]
+            if saved.learned() != self.recipe.learned() and not accept_changes:
                 raise UserError(
                     f"the checkpoints here are of another recipe ({'; '.join(changes)}). Use the old values, another "
                     "folder (with start_from, to begin with this model), or --accept-changes to go on with the new ones"
@@ -142,20 +148,14 @@ class Run:
 
     def _agree(self) -> None:
         """Refuse to start if ranks have different recipes, data or places in it."""
-        mine = {
-            "recipe": self.recipe.learned_digest(),
-            "place in the data": digest(self.feed.state_dict()),
-            "step": self.done_steps,
-        }
-        all_of_them: list[Any] = [None] * self.world.size
-        dist.all_gather_object(all_of_them, mine)
-        for rank, theirs in enumerate(all_of_them):
-            for what, value in theirs.items():
-                if value != all_of_them[0][what]:
-                    raise UserError(
-                        f"rank {rank} has another {what} than rank 0 ({value} and {all_of_them[0][what]}): give all "
-                        "ranks the same recipe and dataset"
-                    )
+        mine = {"recipe": self.recipe.learned(), "data": self.feed.state_dict(), "step": self.done_steps}
+        if len(set(_gathered(digest(mine)))) == 1:
+            return
+        everyone = _gathered(mine)
+        for rank, theirs in enumerate(everyone):
+            if found := _differences(everyone[0], theirs):
+                what = "; ".join(f"{field} is {other!r}, on rank 0 {first!r}" for field, first, other in found[:4])
+                raise UserError(f"rank {rank} differs from rank 0: {what}. Give all ranks the same recipe and dataset")
 
     # ---- steps
 
@@ -185,6 +185,7 @@ class Run:
 
     def close(self) -> None:
         try:
+            self.profile.end()
             self.checkpointer.close()
         finally:
             self.feed.close()
@@ -211,11 +212,15 @@ class Run:
             self.say(f"LOSS SPIKE in steps {spike.first} to {spike.last}: goes on, there is no way back from here")
             return False
         first, end = ends[spike.first - 1], ends[spike.last]
-        self.checkpointer.abandon_from(spike.first, f"loss spike in steps {spike.first} to {spike.last}")
+        why = f"loss spike in steps {spike.first} to {spike.last}"
+        self.checkpointer.abandon_from(spike.first, why)
         self.rewinds += 1
         commit = load(self.checkpointer.store, before, self.state())
         self._resume(commit)
-        self.feed.skip(first, end - first, f"loss spike in steps {spike.first} to {spike.last}")
+        self._left_out.append((first, end, why))
+        for begin, stop, reason in self._left_out:  # the checkpoint may be older than an earlier decision
+            if begin >= self.feed.row:
+                self.feed.skip(begin, stop - begin, reason)
         self.spikes.forget()
         self.say(
             f"LOSS SPIKE in steps {spike.first} to {spike.last}: back to step {self.done_steps}, rows {first} to "
@@ -227,6 +232,8 @@ class Run:
     def _step(self, batches: Iterator[Any]) -> bool:
         """Start one step, read the outcome of the one before; whether some process was asked to stop."""
         step = self.done_steps + 1
+        if traced := self.profile.before(step):
+            self.say(f"a trace for Perfetto: {traced}")
         before = time.monotonic()
         batch = Batch.of(next(batches))
         self._ends.append((step, self.feed.row))
@@ -249,13 +256,13 @@ class Run:
             self._spike = self._spike or self.spikes.see(pending.step, outcome.loss)
             if not outcome.healthy:
                 rows = _named(pending.batch_rows)
-                self.bad_steps.see(pending.step, outcome, rows)
                 self.say(f"BAD STEP {pending.step}: gradient norm {outcome.grad_norm:g}, left out; {rows}")
                 self.metrics.event({"event": "bad step", "step": pending.step, "rows": rows})
+                self.bad_steps.see(pending.step, outcome, rows)
             if pending.step % self.recipe.log.every_steps == 0 or pending.step == self.recipe.schedule.steps:
                 epochs = self.feed.epochs(pending.end_row)
-                self.metrics.line(pending.step, outcome, pending.lr, self.bad_steps.count, epochs)
-                for slow in self.pulse.beat():
+                line = self.metrics.line(pending.step, outcome, pending.lr, self.bad_steps.count, epochs)
+                for slow in self.pulse.beat(line["loader_wait"]):
                     self.say(slow)
                     self.metrics.event({"event": "slow rank", "step": pending.step, "what": slow})
         return stop
@@ -272,25 +279,44 @@ class Run:
             signal.signal(signal.SIGTERM, before)
 
 
+def _gathered(mine: Any) -> list[Any]:
+    """What every rank gives, by rank; a collective call."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found
+
+
 def _named(rows: Tensor) -> str:
     """The rows of a step over all ranks, in words; a collective call."""
     real = rows[rows >= 0]
-    mine = (int(real.min()), int(real.max())) if len(real) else None
-    found: list[tuple[int, int] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    ends = [end for pair in found if pair for end in pair]
+    pairs = _gathered((int(real.min()), int(real.max())) if len(real) else None)
+    ends = [end for pair in pairs if pair for end in pair]
     return f"rows {min(ends)} to {max(ends)} of the order" if ends else "no rows"
 
 
-def _changes(then: dict[str, Any], now: dict[str, Any], at: str = "") -> list[str]:
+def _saved_recipe(commit: dict[str, Any]) -> Recipe:
+    """The recipe in a checkpoint. A field that is new since then has its default, which is what it did before."""
+    if commit.get("imported"):
+        raise UserError("the checkpoint here is an imported model, no run: begin one in another folder by start_from")
+    try:
+        return Recipe.model_validate(commit["recipe"])
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(
+            f"the checkpoints here are of a recipe that this version does not know ({field}): use the version that "
+            "saved them, or begin a run in another folder with their model (start_from)"
+        ) from None
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any], at: str = "") -> list[tuple[str, Any, Any]]:
     """Every field that differs, with both values."""
-    found: list[str] = []
+    found: list[tuple[str, Any, Any]] = []
     for key in {**then, **now}:
         old, new = then.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _changes(old, new, f"{at}{key}.")
+            found += _differences(old, new, f"{at}{key}.")
         elif old != new:
-            found.append(f"{at}{key} was {old!r}, is {new!r}")
+            found.append((f"{at}{key}", old, new))
     return found
 
 

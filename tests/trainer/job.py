@@ -2,9 +2,13 @@
 torchrun. The environment can make it meet trouble:
 
     TRAINER_NAN=<step>       the losses of that step are no numbers, on the last rank
-    TRAINER_SPIKE=<batch>    that batch of the order and the next one are worth eight times their loss
+    TRAINER_SPIKE=<batch>,…  those batches of the order and the ones after them are worth eight times their loss
     TRAINER_SLOW=<seconds>   every batch takes so long to come
+    TRAINER_LATE=<seconds>   the same on the last rank only
     TRAINER_SEED=<seed>      on the last rank only: another recipe than the others have
+    TRAINER_PLACE=<step>     on the last rank only: another place in the data than the others have
+    TRAINER_FAULT=<step>     on the last rank only: the data of that step is damaged
+    TRAINER_KILL=<point>     the last rank is gone at that point of its storage (tests.faults.crash_points)
 """
 
 import os
@@ -17,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bamba_data.errors import BambaError
+from bamba_data.errors import BambaError, CorruptShard
+from tests.faults.crash_points import Killer
 from tests.trainer.synthetic import Synthetic
 from trainer.parallel import World, joined
 from trainer.recipe import load_recipe
@@ -27,11 +32,16 @@ RECIPE = str(Path(__file__).parent / "synthetic.yaml")
 
 
 class Troubled(Synthetic):
-    """Rows that take their time."""
+    """Rows that take their time, or do not come."""
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        last = self.rank == self.world_size - 1
         for batch in super().__iter__():
             time.sleep(float(os.environ.get("TRAINER_SLOW", "0")))
+            if last:
+                time.sleep(float(os.environ.get("TRAINER_LATE", "0")))
+            if last and self.steps == int(os.environ.get("TRAINER_FAULT", "-1")):
+                raise CorruptShard("shard-00007.parquet", "block 3 is not what the manifest says")
             yield batch
 
 
@@ -43,14 +53,16 @@ def started(world: World, out: str, changes: list[str]) -> Run:
     recipe = load_recipe(RECIPE, [change for change in changes if not change.startswith("--")])
     data = recipe.data
     feed = Troubled(data.row_tokens, data.batch_rows, world.rank, world.size, recipe.model.vocab_size)
+    if last and "TRAINER_PLACE" in os.environ:
+        feed.steps = int(os.environ["TRAINER_PLACE"])
     run = Run(recipe, feed, world, out, None if "://" in out else Path(out))
     poisoned = int(os.environ.get("TRAINER_NAN", "-1"))
 
-    spiky = int(os.environ.get("TRAINER_SPIKE", "-2"))
+    spiky = [int(at) + after for at in os.environ.get("TRAINER_SPIKE", "-2").split(",") for after in (0, 1)]
 
     def poison(module: Any, inputs: Any, losses: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         total, each = losses
-        if feed.steps in (spiky, spiky + 1):
+        if feed.steps in spiky:
             return total, each * 8
         return (total * torch.nan, each) if feed.steps == poisoned and last else losses
 
@@ -61,6 +73,8 @@ def started(world: World, out: str, changes: list[str]) -> Run:
 def main(out: str, changes: list[str]) -> None:
     with joined() as world:
         run = started(world, out, changes)
+        if world.rank == world.size - 1 and "TRAINER_KILL" in os.environ:
+            Killer(int(os.environ["TRAINER_KILL"])).arm()
         try:
             run.begin(accept_changes="--accept-changes" in changes)
             run.train()

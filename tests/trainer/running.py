@@ -19,11 +19,12 @@ from trainer.checkpoint.commits import folders, read_commit
 Environment = Mapping[str, str] | None
 
 
-def command(out: Path | str, ranks: int, *changes: str) -> list[str]:
+def command(out: Path | str, ranks: int, *changes: str, restarts: int = 0) -> list[str]:
     job = ["-W", "error", "-m", "tests.trainer.job", str(out), *changes]
     if ranks == 1:
         return [sys.executable, *job]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    torchrun += ["--max-restarts", str(restarts)]
     return [*torchrun, "--no-python", sys.executable, *job]
 
 
@@ -42,12 +43,17 @@ def job(
 
 @contextlib.contextmanager
 def started(
-    out: Path, ranks: int, *changes: str, env: Mapping[str, str] | None = None
+    out: Path, ranks: int, *changes: str, env: Mapping[str, str] | None = None, restarts: int = 0
 ) -> Iterator["subprocess.Popen[str]"]:
     """A run under way; it and all its ranks are gone afterwards."""
     with (out.parent / f"{out.name}.log").open("w") as log:
         process = subprocess.Popen(
-            command(out, ranks, *changes), stdout=log, stderr=log, text=True, env=_env(env), start_new_session=True
+            command(out, ranks, *changes, restarts=restarts),
+            stdout=log,
+            stderr=log,
+            text=True,
+            env=_env(env),
+            start_new_session=True,
         )
         try:
             yield process

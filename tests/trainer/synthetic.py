@@ -73,7 +73,7 @@ class Synthetic:
         self.steps, self.skipped = state["steps"], list(state["skipped"])
 
     def skip(self, first_row: int, rows: int, why: str) -> None:
-        self.skipped += range(first_row, first_row + rows, self.batch_rows)
+        self.skipped = sorted({*self.skipped, *range(first_row, first_row + rows, self.batch_rows)})
 
     def held_out(self) -> tuple[Sequence[str], Iterable[dict[str, Tensor]]]:
         columns = self._columns([10**9 + self.rank, 10**9 + 1 + self.rank])

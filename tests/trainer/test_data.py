@@ -101,3 +101,12 @@ def test_rows_that_are_left_out_stay_so_for_whoever_goes_on(dataset: Path) -> No
     second.load_state_dict(first.state_dict())
     assert [entry.kind for entry in second.loader.plan.entries] == ["mix", "skip"]
     assert rows(second, 1) == [[24, 25, 26, 27]]
+
+
+def test_rows_that_are_left_out_twice_are_left_out_once_and_in_any_order(dataset: Path) -> None:
+    first = feed(dataset)
+    rows(first, 1)
+    first.skip(16, 8, "the later one")
+    first.skip(8, 12, "around its begin")
+    assert rows(first, 2) == [[4, 5, 6, 7], [24, 25, 26, 27]]
+    assert [(entry.kind, entry.row) for entry in first.loader.plan.entries] == [("mix", 0), ("skip", 8), ("skip", 16)]

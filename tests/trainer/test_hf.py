@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, BambaForCausalLM
 from bamba_data.canonical import dumps
 from bamba_data.errors import UserError
 from bamba_data.store import LocalStore
+from tests.bamba_data.memory import grown
 from tests.corpora import TOKENIZER
 from tests.trainer.small import CONFIG, model, packed
 from trainer import export_hf
@@ -90,6 +91,34 @@ def test_shards_are_cut_at_their_limit_and_open_together(tmp_path: Path, monkeyp
     torch.testing.assert_close(
         ours.losses(ids, documents, positions, labels)[1].flatten(), wanted, rtol=1e-4, atol=1e-4
     )
+
+
+def test_an_export_holds_one_shard_in_memory_and_an_import_one_tensor(tmp_path: Path) -> None:
+    shape = {"hidden_size": 512, "mlp_size": 2048, "mamba_heads": 16, "mamba_head_dim": 64, "layers": 12}
+    large = Bamba(CONFIG.model_copy(update=shape))
+    count = sum(value.numel() for value in large.parameters())
+    saved(tmp_path / "run", large)
+    exported = """
+import torch
+from trainer import export_hf
+from trainer.checkpoint.plain import Saved
+export_hf.SHARD_BYTES = 16 << 20
+saved = Saved(sys.argv[1])
+before = peak()
+export_hf.export(saved, Path(sys.argv[2]), torch.bfloat16, None, None, None)
+done(None, before)
+"""
+    _, grew = grown(exported, tmp_path / "run", tmp_path / "hf")
+    largest = 4 * 512 * 4096
+    assert grew < (16 << 20) + 8 * largest < 2 * count  # bytes: the model itself in bfloat16 is more
+    read_back = """
+from trainer.import_hf import imported
+before = peak()
+imported(Path(sys.argv[1]), sys.argv[2])
+done(None, before)
+"""
+    _, grew = grown(read_back, tmp_path / "hf", tmp_path / "back")
+    assert grew < 8 * largest
 
 
 def test_the_tokenizer_goes_along_and_its_ids_stand_in_the_config(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, BambaForCausalLM
 
+from bamba_data.certificate import Certificate
 from tests.corpora import TOKENIZER
+from tests.loader.real import documents, publish
 from tests.trainer.running import lines, losses
 
 
@@ -91,6 +94,27 @@ def test_another_order_of_the_data_is_refused_by_name(dataset: Path, trained: Pa
     done = typed(*command, "--set", "data.seed=5", "--set", "schedule.steps=9")
     assert done.returncode == 2
     assert "data: seed was 2023 when this run began, is 5" in done.stderr
+
+
+def test_ranks_that_read_different_datasets_refuse_to_start_and_say_which_source_differs(
+    dataset: Path, certificate: Certificate, tmp_path: Path
+) -> None:
+    other = publish(tmp_path / "other", certificate, {"prose": documents(20, 300), "short": documents(20, 300)})
+    (tmp_path / "data-0").symlink_to(dataset)
+    (tmp_path / "data-1").symlink_to(other)
+    each = 'exec "$0" -m trainer --recipe tiny-cpu --data "$1/data-$RANK" --out "$1/run" --set data.weights="$2"'
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    done = subprocess.run(
+        [*torchrun, "bash", "-c", each, sys.executable, str(tmp_path), "{prose: 1, short: 1}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode != 0
+    assert re.search(r"error: rank 1 differs from rank 0: .*data\.plan\.sources\.(prose|short) is ", done.stderr)
+    assert "UserError: rank 1 differs from rank 0" in done.stderr.partition("Root Cause")[2]  # the launcher's report
+    assert not lines(tmp_path / "run")
 
 
 def test_without_a_dataset_the_way_out_is_said(tmp_path: Path) -> None:

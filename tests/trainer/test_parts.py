@@ -186,13 +186,21 @@ def test_a_rank_is_called_slow_by_what_it_is_slow_at() -> None:
     }
 
 
-def test_a_rank_is_named_when_it_was_slow_three_times_on_end() -> None:
+def test_a_rank_is_named_when_its_device_was_slow_three_times_on_end() -> None:
     pulse = Pulse(World(0, 3, torch.device("cpu"), None))  # type: ignore[arg-type]
-    slow = [0.001, 0.001, 0.002]
-    assert pulse.judge(slow) == pulse.judge(slow) == []
-    assert pulse.judge([0.001, 0.001, 0.001]) == []
-    assert pulse.judge(slow) == pulse.judge(slow) == []
-    assert pulse.judge(slow) == ["rank 2 is slow: a product takes it 2.00 ms, others 1.00 ms"]
+    slow, idle = [0.001, 0.001, 0.002], [0.0, 0.0, 0.0]
+    assert pulse.judge(slow, idle) == pulse.judge(slow, idle) == []
+    assert pulse.judge([0.001, 0.001, 0.001], idle) == []
+    assert pulse.judge(slow, idle) == pulse.judge(slow, idle) == []
+    assert pulse.judge(slow, idle) == ["rank 2 is slow: a product takes it 2.00 ms, others 1.00 ms"]
+
+
+def test_a_rank_is_named_when_it_waited_for_rows_longer_than_others_three_times_on_end() -> None:
+    pulse = Pulse(World(0, 3, torch.device("cpu"), None))  # type: ignore[arg-type]
+    same, waits = [0.001] * 3, [0.4, 0.0, 0.01]
+    assert pulse.judge(same, [0.4, 0.4, 0.4]) == []  # all of them: no rank is slow, the storage is
+    assert pulse.judge(same, waits) == pulse.judge(same, waits) == []
+    assert pulse.judge(same, waits) == ["rank 0 is slow: it waits 40% of its time for rows, others 1%"]
 
 
 # ---- looking at a model

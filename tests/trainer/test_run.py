@@ -1,5 +1,7 @@
 """A run learns the same on any number of ranks, and what stops it costs nothing but time."""
 
+import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from bamba_data.store import LocalStore
 from tests.trainer.running import job, kill_all, ledger, lines, losses, newest, ranks_of, started, wait_for_step
+from trainer.checkpoint.storage import sealed
 
 SLOW = {"TRAINER_SLOW": "0.3"}
 
@@ -40,9 +43,9 @@ def test_any_number_of_ranks_sees_the_same_tokens_and_learns_the_same(quiet: Pat
     same(tmp_path / "run", quiet)
 
 
-def test_a_run_killed_on_two_ranks_goes_on_on_one_and_ends_on_three(quiet: Path, tmp_path: Path) -> None:
+def test_a_run_killed_on_four_ranks_goes_on_on_one_and_ends_on_three(quiet: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with started(out, 2, env=SLOW) as process:
+    with started(out, 4, env=SLOW) as process:
         wait_for_step(out, 6, process)
         kill_all(process)
     assert newest(LocalStore(out / "checkpoints"))[1]["step"] == 4
@@ -66,9 +69,37 @@ def test_sigterm_to_one_rank_saves_on_all_and_the_exit_code_says_run_again(quiet
         said = (tmp_path / "run.log").read_text()
     assert "saved; the same command goes on from there" in said
     assert "exitcode  : 4" in said
-    assert newest(LocalStore(out / "checkpoints"))[1]["step"] >= 6
+    step = newest(LocalStore(out / "checkpoints"))[1]["step"]
+    assert step >= 6
+    with started(out, 1, env=SLOW) as process:
+        wait_for_step(out, step + 1, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 4
     done = job(out, 1)
     assert done.returncode == 0, done.stderr
+    same(out, quiet)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("point", range(0, 24, 3))
+def test_a_run_of_two_ranks_whose_second_is_killed_while_it_saves_loses_nothing(
+    quiet: Path, tmp_path: Path, point: int
+) -> None:
+    """A rank has 8 points a save (its file: written, renamed, its folder), and there are 3 saves."""
+    out = tmp_path / "run"
+    assert job(out, 2, env={"TRAINER_KILL": str(point)}).returncode != 0
+    done = job(out, 2)
+    assert done.returncode == 0, done.stderr
+    same(out, quiet)
+
+
+def test_a_launcher_that_may_restart_goes_on_by_itself_when_a_rank_dies(quiet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with started(out, 2, env=SLOW, restarts=1) as process:
+        wait_for_step(out, 6, process)
+        ranks_of(process)[-1].kill()
+        assert process.wait(timeout=120) == 0
+    assert [line["step"] for line in lines(out) if line.get("event") == "resumed"] == [4]
     same(out, quiet)
 
 
@@ -79,6 +110,22 @@ def test_a_rank_that_dies_ends_the_whole_run(tmp_path: Path) -> None:
         ranks_of(process)[-1].kill()
         assert process.wait(timeout=60) != 0
         assert "-9" in (tmp_path / "run.log").read_text()
+
+
+def test_a_rank_that_meets_damaged_data_ends_the_whole_run_with_its_cause(tmp_path: Path) -> None:
+    done = job(tmp_path / "run", 2, env={"TRAINER_FAULT": "3"})
+    assert done.returncode != 0
+    assert "error: shard-00007.parquet: block 3 is not what the manifest says" in done.stderr
+    assert "exitcode  : 5" in done.stderr
+    assert 3 not in losses(tmp_path / "run")
+
+
+def test_a_rank_that_holds_the_others_up_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = job(out, 2, "schedule.steps=6", env={"TRAINER_LATE": "0.4"})
+    assert done.returncode == 0, done.stderr
+    said = [line["what"] for line in lines(out) if line.get("event") == "slow rank"]
+    assert any(what.startswith("rank 1 is slow: it waits") for what in said)
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing_and_is_counted(quiet: Path, tmp_path: Path) -> None:
@@ -98,12 +145,20 @@ def test_too_many_bad_steps_end_the_run_and_name_the_rows(tmp_path: Path) -> Non
     done = job(tmp_path / "run", 1, "guard.max_bad_steps=0", env={"TRAINER_NAN": "5"})
     assert done.returncode == 3
     assert "step 5" in done.stderr and "rows 24 to 29 of the order" in done.stderr
+    assert [line["rows"] for line in lines(tmp_path / "run") if "rows" in line] == ["rows 24 to 29 of the order"]
 
 
 def test_ranks_with_different_recipes_refuse_to_start(tmp_path: Path) -> None:
     done = job(tmp_path / "run", 2, env={"TRAINER_SEED": "5"})
     assert done.returncode != 0
-    assert "rank 1 has another recipe than rank 0" in done.stderr
+    assert "rank 1 differs from rank 0: recipe.seed is 5, on rank 0 1." in done.stderr
+    assert not lines(tmp_path / "run")
+
+
+def test_ranks_at_different_places_in_the_data_refuse_to_start(tmp_path: Path) -> None:
+    done = job(tmp_path / "run", 2, env={"TRAINER_PLACE": "3"})
+    assert done.returncode != 0
+    assert "rank 1 differs from rank 0: data.steps is 3, on rank 0 0." in done.stderr
     assert not lines(tmp_path / "run")
 
 
@@ -140,6 +195,40 @@ def test_a_loss_spike_goes_back_leaves_its_rows_out_and_the_run_ends_calm(tmp_pa
     assert commit["feed"]["skipped"] == [13 * 6, 14 * 6]
     found = losses(out)
     assert all(found[step] < found[1] + 0.5 for step in range(13, 25))
+
+
+def test_a_second_spike_after_the_same_checkpoint_leaves_out_the_rows_of_both(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    rules = ["schedule.steps=36", "guard.spike_sigmas=12.0", "guard.spike_window=8", "guard.spike_steps=2"]
+    rate = ["schedule.peak_lr=1.0e-4", "schedule.end_lr=1.0e-4", "checkpoints.every_steps=12"]
+    done = job(out, 1, *rules, *rate, env={"TRAINER_SPIKE": "14,24"})
+    assert done.returncode == 0, done.stderr
+    found = [(line["to"], line["rows"]) for line in lines(out) if line.get("event") == "rewind"]
+    assert found == [(12, [13 * 6, 15 * 6 - 1]), (12, [23 * 6, 25 * 6 - 1])]
+    _, commit = newest(LocalStore(out / "checkpoints"))
+    assert commit["step"] == 36 and commit["rewinds"] == 2
+    assert commit["feed"]["skipped"] == [13 * 6, 14 * 6, 23 * 6, 24 * 6]
+
+
+def test_a_recipe_that_was_saved_before_a_field_was_there_is_the_same_recipe(quiet: Path, tmp_path: Path) -> None:
+    """As if packing had come after the checkpoint."""
+    out = tmp_path / "run"
+    shutil.copytree(quiet, out)
+    store = LocalStore(out / "checkpoints")
+    name, commit = newest(store)
+    commit["recipe"]["data"].pop("packing")
+    store.put(f"{name}/commit.json", sealed(commit))
+    done = job(out, 1)
+    assert done.returncode == 0, done.stderr
+    assert "goes on after step 12" in done.stderr
+
+
+def test_the_steps_that_a_recipe_names_are_traced_into_a_file(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = job(out, 1, "schedule.steps=4", "log.profile_from=2", "log.profile_steps=2")
+    assert done.returncode == 0, done.stderr
+    trace = json.loads((out / "profile-step-2.json").read_text())
+    assert any("bamba" in event.get("name", "") for event in trace["traceEvents"])
 
 
 def test_held_out_loss_is_in_the_metrics_and_changes_nothing(quiet: Path, tmp_path: Path) -> None:
