@@ -2,23 +2,23 @@
 
     python -m pipelines.arithmetic                 the tables of docs/arithmetic.md, which a test holds equal to this
 
-Every rate says where it was measured. With other rates: `rates = replace(MEASURED, text_bytes_per_core_second=…)`.
+Every rate says where it was measured. With other rates: `rates = replace(MEASURED, line_bytes_per_core_second=…)`.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipelines.plan import INFLATED, TEXT_BYTES_A_CORE_SECOND
+from pipelines.plan import INFLATED
 
 TB, MB = 1e12, 1e6
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one core, or of one object."""
+    """Of one core, or of one object. Those of a core: 2026-11-22, one of 2 cores of an AMD EPYC virtual machine."""
 
-    text_bytes_per_core_second: float = TEXT_BYTES_A_CORE_SECOND  # benchmarks/tokenize_end_to_end.py
+    line_bytes_per_core_second: float = 69.7e6  # benchmarks/unit_stages.py: a unit, from json.gz to its shards
     shard_bytes_per_token: float = 1.353  # benchmarks/shard_format.py: binary, PLAIN, zstd-3
     decoded_tokens_per_core_second: float = 343e6  # the same: blocks read and held against their digests
     tokens_per_block: int = 1 << 18
@@ -54,12 +54,12 @@ class Job:
     rates: Rates = MEASURED
 
     @property
-    def text_bytes(self) -> float:
+    def line_bytes(self) -> float:
         return self.corpus.input_bytes * INFLATED[".gz"]
 
     @property
     def core_hours(self) -> float:
-        return self.text_bytes / self.rates.text_bytes_per_core_second / 3600
+        return self.line_bytes / self.rates.line_bytes_per_core_second / 3600
 
     @property
     def shards(self) -> float:
@@ -84,8 +84,8 @@ class Job:
 
     def hours(self, cores: int) -> float:
         """Of wall time: the work shared evenly, but never less than the largest file, which one core reads."""
-        mean_text = self.text_bytes / self.corpus.tokens
-        largest = self.corpus.largest_file_tokens * mean_text / self.rates.text_bytes_per_core_second / 3600
+        mean_line = self.line_bytes / self.corpus.tokens
+        largest = self.corpus.largest_file_tokens * mean_line / self.rates.line_bytes_per_core_second / 3600
         return max(self.core_hours / cores, largest)
 
 
@@ -130,14 +130,14 @@ def tables() -> Iterator[str]:
         [
             ["files, each a unit", f"{DOLMA.files:,}", "the list of URLs"],
             ["fetched", f"{DOLMA.input_bytes / TB:.1f} TB", "the card"],
-            ["text", f"{job.text_bytes / TB:.1f} TB", f"{INFLATED['.gz']} times the gzip"],
+            ["lines of JSON", f"{job.line_bytes / TB:.1f} TB", f"{INFLATED['.gz']} times the gzip"],
             ["tokens", f"{DOLMA.tokens / 1e12:.2f} T", "the card"],
             ["written", f"{job.shard_bytes / TB:.2f} TB", f"{MEASURED.shard_bytes_per_token} bytes a token"],
             ["shards", f"{job.shards:,.0f}", "33.6 M tokens each"],
             [
                 "core-hours",
                 f"{job.core_hours:,.0f}",
-                f"{MEASURED.text_bytes_per_core_second / MB:.0f} MB of text/s a core",
+                f"{MEASURED.line_bytes_per_core_second / MB:.1f} MB of lines/s a core",
             ],
             ["requests to the store", f"{job.requests:,.0f}", "3 a shard, 6 a unit, 45 a build"],
             ["of them writes", f"{job.writes:,.0f}", "2 a shard, 1 a unit"],

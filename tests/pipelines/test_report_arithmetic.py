@@ -17,7 +17,7 @@ def test_the_tables_of_the_page_are_those_that_are_computed() -> None:
 
 
 def test_twice_the_rate_is_half_the_core_hours_and_the_largest_file_is_the_floor() -> None:
-    fast = Job(DOLMA, replace(MEASURED, text_bytes_per_core_second=2 * MEASURED.text_bytes_per_core_second))
+    fast = Job(DOLMA, replace(MEASURED, line_bytes_per_core_second=2 * MEASURED.line_bytes_per_core_second))
     assert fast.core_hours == pytest.approx(Job(DOLMA).core_hours / 2)
     assert Job(DOLMA).hours(8) == pytest.approx(Job(DOLMA).core_hours / 8)
     assert Job(DOLMA).hours(10**6) == Job(DOLMA).hours(10**9) > 0
