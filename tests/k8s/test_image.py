@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bamba_data.verify import verify
+from tests.clusters import free_port
 
 ROOT = Path(__file__).parents[2]
 CONTAINERFILE = (ROOT / "k8s" / "Containerfile").read_text()
@@ -39,6 +40,23 @@ cd /mnt/out
 exec setpriv --reuid "$UID_" --regid 0 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all \\
   env -i PATH=/usr/bin:/bin HOME=/tmp/home USER=ray RAY_USAGE_STATS_ENABLED=0 PYTHONDONTWRITEBYTECODE=1 \\
   PYTHONHOME=/mnt/python PYTHONPATH=/mnt/code:/mnt/packages LD_LIBRARY_PATH=/mnt/python/lib "$@"
+"""
+
+
+#: In it: a head, a submit without its token, which is refused, and one with it.
+SUBMITTED = """
+import os, subprocess, sys
+gcs, dashboard, agent, metrics, client = sys.argv[1:]
+ray = [sys.executable, "-m", "ray.scripts.scripts"]
+secret = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "c0ffee" * 8}
+head = ["--head", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000", "--port", gcs]
+head += ["--dashboard-port", dashboard, "--dashboard-agent-listen-port", agent, "--metrics-export-port", metrics]
+head += ["--ray-client-server-port", client, "--min-worker-port=0", "--max-worker-port=0"]
+subprocess.run([*ray, "start", *head], env=secret, check=True)
+submit = [*ray, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--"]
+job = [sys.executable, "-m", "pipelines.tokenize", "demo", "--out", "/mnt/out/demo"]
+refused = subprocess.run([*submit, *job], env={**os.environ, "RAY_AUTH_MODE": "disabled"})
+sys.exit(99 if refused.returncode == 0 else subprocess.run([*submit, *job], env=secret).returncode)
 """
 
 
@@ -93,9 +111,11 @@ print([line.split()[1] for line in open("/proc/self/status") if line.startswith(
 
 @needs_namespaces
 @pytest.mark.ray
-def test_the_main_job_is_published_by_a_random_uid_on_a_read_only_system(volume: Path) -> None:
-    done = restricted(volume, "-m", "pipelines.tokenize", "demo", "--out", "/mnt/out/demo", "--workers", "1")
+def test_the_main_job_is_submitted_and_published_by_a_random_uid_on_a_read_only_system(volume: Path) -> None:
+    """As KubeRay does it: `ray start --head` with the token of a secret, then `ray job submit`."""
+    done = restricted(volume, "-c", SUBMITTED, *(str(free_port()) for _ in range(5)))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "Missing authentication token" in done.stderr
     assert verify(str(volume / "demo"), full=True).faults == []
     assert {path.stat().st_uid for path in (volume / "demo").rglob("*")} == {int(RANDOM_UID)}
 
