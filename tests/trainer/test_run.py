@@ -69,15 +69,19 @@ def test_sigterm_to_one_rank_saves_on_all_and_the_exit_code_says_run_again(quiet
         said = (tmp_path / "run.log").read_text()
     assert "saved; the same command goes on from there" in said
     assert "exitcode  : 4" in said
-    step = newest(LocalStore(out / "checkpoints"))[1]["step"]
-    assert step >= 6
-    with started(out, 1, env=SLOW) as process:
-        wait_for_step(out, step + 1, process)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 4
+    assert newest(LocalStore(out / "checkpoints"))[1]["step"] >= 6
     done = job(out, 1)
     assert done.returncode == 0, done.stderr
     same(out, quiet)
+
+
+def test_sigterm_to_a_run_of_one_process_ends_it_saved_and_with_the_code_that_says_run_again(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with started(out, 1, env=SLOW) as process:
+        wait_for_step(out, 2, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 4
+    assert newest(LocalStore(out / "checkpoints"))[1]["step"] == max(losses(out))
 
 
 @pytest.mark.long
