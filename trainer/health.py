@@ -2,7 +2,8 @@
 
 Each rank measures products (bfloat16 on a GPU), memory bandwidth and an all-reduce, and asks NVML for ECC errors and
 throttling. A rank 10 % below the median, or one with uncorrected ECC errors, fails: it is named, and the exit code
-is 1. While a run goes on, `Pulse` names the ranks that hold the others up.
+is 1. On CPUs, which processes share, rates are shown and not compared. While a run goes on, `Pulse` names the ranks
+that hold the others up.
 """
 
 import statistics
@@ -28,7 +29,8 @@ SLOW = 0.9  # of the median of all ranks
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Of one rank: rates in TFLOP/s and GB/s (all-reduce: bytes of the buffer a second); `faults` in words."""
+    """Of one rank: rates in TFLOP/s and GB/s (all-reduce: bytes of the buffer a second); `faults` in words, and `notes`
+    on what could not be found out."""
 
     rank: int
     device: str
@@ -36,6 +38,7 @@ class Report:
     memory_gb_per_second: float
     all_reduce_gb_per_second: float
     faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def measure(world: World) -> Report:
@@ -56,7 +59,7 @@ def measure(world: World) -> Report:
         2 * side**3 / product / 1e12,
         2 * memory.numel() / copy / 1e9,
         shared.nbytes / reduce / 1e9,
-        _nvml_faults(world) if cuda else [],
+        *(_nvml(world) if cuda else ([], ["no GPU: NVML was not asked"])),
     )
 
 
@@ -82,12 +85,12 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _nvml_faults(world: World) -> list[str]:
-    """What NVML holds against this device; that NVML cannot be asked is said, too."""
+def _nvml(world: World) -> tuple[list[str], list[str]]:
+    """What NVML holds against this device, and that it could not be asked."""
     try:
         import pynvml
     except ImportError:
-        return ["NVML was not asked: nvidia-ml-py is not installed"]
+        return [], ["NVML was not asked: nvidia-ml-py is not installed"]
     found = []
     try:
         pynvml.nvmlInit()
@@ -107,16 +110,17 @@ def _nvml_faults(world: World) -> list[str]:
             if reasons & bit:
                 found.append(f"clocks are held down: {name}")
     except pynvml.NVMLError as error:
-        found.append(f"NVML was not asked: {error}")
-    return found
+        return found, [f"NVML did not answer: {error}"]
+    return found, []
 
 
 def judged(reports: list[Report]) -> dict[int, list[str]]:
     """What is wrong, by rank; nothing for a healthy one."""
     wrong: dict[int, list[str]] = {report.rank: list(report.faults) for report in reports}
     for rate in ("product_tflops", "memory_gb_per_second", "all_reduce_gb_per_second"):
-        median = statistics.median(getattr(report, rate) for report in reports)
-        for report in reports:
+        compared = [report for report in reports if report.device != "cpu"]
+        median = statistics.median([getattr(report, rate) for report in compared] or [0.0])
+        for report in compared:
             value = getattr(report, rate)
             if value < SLOW * median:
                 wrong[report.rank].append(f"{rate} {value:,.1f}, the median is {median:,.1f}")
@@ -194,9 +198,9 @@ def command() -> None:
     if world.leads:
         for report in reports:
             values = asdict(report)
-            faults = "; ".join(wrong.get(report.rank, [])) or "well"
+            faults = "; ".join([*(wrong.get(report.rank) or ["well"]), *report.notes])
             say(
-                f"rank {report.rank}  {report.device}  {values['product_tflops']:,.1f} TFLOP/s  memory "
+                f"rank {report.rank}  {report.device}  {values['product_tflops']:,.3g} TFLOP/s  memory "
                 f"{values['memory_gb_per_second']:,.0f} GB/s  all-reduce {values['all_reduce_gb_per_second']:,.1f} GB/s"
                 f"  {faults}"
             )

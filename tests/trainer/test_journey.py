@@ -121,3 +121,11 @@ def test_without_a_dataset_the_way_out_is_said(tmp_path: Path) -> None:
     done = typed("trainer", "--recipe", "tiny-cpu", "--out", tmp_path / "run")
     assert done.returncode == 2
     assert done.stderr.endswith("error: no dataset: give one with --data, or as data.urls in the recipe\n")
+
+
+def test_every_rank_says_how_well_it_is() -> None:
+    done = typed("trainer.health", ranks=2)
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        said = rf"rank {rank}  cpu  [\d.]+ TFLOP/s  memory [\d,]+ GB/s  all-reduce [\d.]+ GB/s  well; no GPU: NVML"
+        assert re.search(said, done.stderr)

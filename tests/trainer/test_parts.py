@@ -186,6 +186,14 @@ def test_a_rank_is_called_slow_by_what_it_is_slow_at() -> None:
     }
 
 
+def test_ranks_on_cpus_are_not_compared_for_processes_share_them() -> None:
+    assert judged([Report(0, "cpu", 0.1, 10.0, 1.0), Report(1, "cpu", 0.05, 5.0, 0.5)]) == {}
+
+
+def test_what_nvml_could_not_say_is_no_fault() -> None:
+    assert judged([Report(0, "gpu", 700.0, 3000.0, 100.0, notes=["NVML did not answer: no driver"])]) == {}
+
+
 def test_a_rank_is_named_when_its_device_was_slow_three_times_on_end() -> None:
     pulse = Pulse(World(0, 3, torch.device("cpu"), None))  # type: ignore[arg-type]
     slow, idle = [0.001, 0.001, 0.002], [0.0, 0.0, 0.0]
