@@ -23,7 +23,7 @@ class Profile:
         """Begin or end the trace where it is due; its file when it has ended."""
         if self._first is None or self._folder is None:
             return None
-        if step == self._first:
+        if step == self._first and self._running is None:  # a run that goes back comes by twice
             on_device = [ProfilerActivity.CUDA] if self._device.type == "cuda" else []
             self._running = profile(activities=[ProfilerActivity.CPU, *on_device])
             self._running.start()

@@ -104,7 +104,7 @@ def test_a_launcher_that_may_restart_goes_on_by_itself_when_a_rank_dies(quiet: P
     with started(out, 2, env=SLOW | own_store, restarts=1) as process:
         wait_for_step(out, 6, process)
         ranks_of(process)[-1].kill()
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=240) == 0
     assert [line["step"] for line in lines(out) if line.get("event") == "resumed"] == [4]
     same(out, quiet)
 
