@@ -8,7 +8,7 @@ There is no random state to keep: first values come from the seed and the name, 
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +120,10 @@ class Run:
                 )
             self.accepted_changes = [*commit["changes"], *(f"after step {commit['step']}: {c}" for c in changes)]
 
+        with _listening(_leave):
+            self._go_to_its_place(accept)
+
+    def _go_to_its_place(self, accept: Callable[[dict[str, Any]], None]) -> None:
         commit = self.checkpointer.restore(self.state(), accept)
         if commit is not None:
             self._resume(commit)
@@ -161,7 +165,7 @@ class Run:
 
     def train(self) -> None:
         """To the last step. `Interrupted` after SIGTERM, with everything saved."""
-        with self._listening():
+        with _listening(self._asked_to_stop):
             batches = iter(self.feed)
             while self.done_steps < self.recipe.schedule.steps:
                 stopped = self._step(batches)
@@ -267,16 +271,23 @@ class Run:
                     self.metrics.event({"event": "slow rank", "step": pending.step, "what": slow})
         return stop
 
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        def asked(number: int, frame: FrameType | None) -> None:
-            self._stop = True
+    def _asked_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stop = True
 
-        before = signal.signal(signal.SIGTERM, asked)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+
+@contextmanager
+def _listening(asked: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """What SIGTERM does meanwhile."""
+    before = signal.signal(signal.SIGTERM, asked)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Where no step was taken there is nothing to save."""
+    raise Interrupted("stopped before the first step; the same command begins anew")
 
 
 def _gathered(mine: Any) -> list[Any]:

@@ -5,6 +5,7 @@ torchrun. The environment can make it meet trouble:
     TRAINER_SPIKE=<batch>,…  those batches of the order and the ones after them are worth eight times their loss
     TRAINER_SLOW=<seconds>   every batch takes so long to come
     TRAINER_LATE=<seconds>   the same on the last rank only
+    TRAINER_START=<seconds>  it takes so long to find the place in the data, before the first step
     TRAINER_SEED=<seed>      on the last rank only: another recipe than the others have
     TRAINER_PLACE=<step>     on the last rank only: another place in the data than the others have
     TRAINER_FAULT=<step>     on the last rank only: the data of that step is damaged
@@ -33,6 +34,11 @@ RECIPE = str(Path(__file__).parent / "synthetic.yaml")
 
 class Troubled(Synthetic):
     """Rows that take their time, or do not come."""
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.steps == 0:
+            time.sleep(float(os.environ.get("TRAINER_START", "0")))
+        return super().state_dict()
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         last = self.rank == self.world_size - 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bamba_data.store import LocalStore
+from tests.running import wait_for
 from tests.trainer.running import job, kill_all, ledger, lines, losses, newest, ranks_of, started, wait_for_step
 from trainer.checkpoint.storage import sealed
 
@@ -73,6 +74,15 @@ def test_sigterm_to_one_rank_saves_on_all_and_the_exit_code_says_run_again(quiet
     done = job(out, 1)
     assert done.returncode == 0, done.stderr
     same(out, quiet)
+
+
+def test_sigterm_before_the_first_step_ends_it_at_once_and_with_the_code_that_says_run_again(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    with started(tmp_path / "run", 1, env={"TRAINER_START": "200"}) as process:
+        wait_for(lambda: "begins at step 0" in log.read_text(), 120, "the run's begin")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 4
+    assert "stopped before the first step" in log.read_text()
 
 
 def test_sigterm_to_a_run_of_one_process_ends_it_saved_and_with_the_code_that_says_run_again(tmp_path: Path) -> None:
