@@ -1,14 +1,17 @@
 """Real Ray clusters on this machine, by `ray start`: a head with token authentication, and nodes that can be lost.
 
-Every node is a process group of its own, so that a test can end it as a power cut does.
+Every node is a process group of its own, so that a test can end it as a power cut does. Every cluster has a temporary
+folder of its own: Ray notes there which cluster is the machine's, and a job of one joined the head of another.
 """
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,7 +73,8 @@ def ray_cluster(
     """A head with `cpus` cores at the address `ip` of this machine; everything is gone afterwards."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "BAMBA_"))}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"  # a job says `python`: this one
-    env |= {"HOME": str(home), "RAY_AUTH_MODE": "token", **(extra_env or {})}
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a longer path is too long for Ray's sockets
+    env |= {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_TMPDIR": folder, **(extra_env or {})}
     subprocess.run([RAY, "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
     gcs, dashboard, metrics = free_port(), free_port(), free_port()
     urls = f"http://{ip}:{dashboard}", f"http://{ip}:{metrics}/metrics"
@@ -84,6 +88,7 @@ def ray_cluster(
     finally:
         for node in reversed(cluster.nodes):
             kill_node(node)
+    shutil.rmtree(folder, ignore_errors=True)  # not after a failure: its logs are there
 
 
 def kill_node(node: subprocess.Popen[bytes]) -> None:
@@ -137,7 +142,7 @@ def _serves_jobs(cluster: RayCluster) -> bool:
 def _until(condition: object, what: str, node: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + READY_SECONDS
     while time.monotonic() < end:
-        assert node.poll() is None, f"waited for {what}, but it ended: see the newest session's logs below /tmp/ray"
+        assert node.poll() is None, f"waited for {what}, but it ended: {node.args!r}"
         with contextlib.suppress(requests.RequestException, KeyError, ValueError):
             if condition():  # type: ignore[operator]
                 return
