@@ -32,7 +32,8 @@ CANARIES = {
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    with ray_cluster(tmp_path_factory.mktemp("home"), cpus=2) as running:
+    """Its processes have secrets in their environment, as pods have those of Kubernetes."""
+    with ray_cluster(tmp_path_factory.mktemp("home"), cpus=2, extra_env=CANARIES) as running:
         yield running
 
 
@@ -81,7 +82,7 @@ def test_two_submits_of_one_plan_are_one_job_and_both_end_with_its_verdict(
     cluster: RayCluster, held: Held, tmp_path: Path
 ) -> None:
     logs = [tmp_path / "one.log", tmp_path / "two.log"]
-    both = [start(cluster, "submit", *held.asked, log=log, **CANARIES) for log in logs]
+    both = [start(cluster, "submit", *held.asked, log=log) for log in logs]
     wait_for(lambda: all(" job " in log.read_text() for log in logs), 200, "both to have a job")
     wait_for(lambda: "ray_bamba_units" in requests.get(cluster.metrics_url, timeout=9).text, 200, "the first metric")
     held.files.open()
@@ -95,8 +96,10 @@ def test_two_submits_of_one_plan_are_one_job_and_both_end_with_its_verdict(
     assert "bamba_run" in records_of_it and "canary" not in records_of_it
     assert "canary" not in requests.get(cluster.metrics_url, timeout=9).text
     assert not any("canary" in one for one in said)
-    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert not any(b"canary" in data for data in written)
+    shown = Path(cluster.env["RAY_TMPDIR"]).glob("ray/session_2*/logs/*")  # by the dashboard, to whoever reaches it
+    written = [path for path in (*(tmp_path / "out").rglob("*"), *shown) if path.is_file()]
+    assert {".parquet", ".json", ".jsonl", ".log", ".err"} <= {path.suffix for path in written}
+    assert not [path for path in written if b"canary" in path.read_bytes()]
 
 
 @pytest.mark.ray
@@ -105,7 +108,7 @@ def test_the_verdict_of_the_job_is_the_exit_code_and_a_stop_is_kept_to(cluster: 
     path.write_bytes(path.read_bytes()[:-300] + bytes(300))
     asked = [recipe(tmp_path), "--set", f"corpora.0.base={tmp_path / 'inputs'}", "--out", tmp_path / "out"]
     code, said = run(cluster, "submit", *asked)
-    assert code == 5 and "0.json.gz" in said
+    assert code == 5 and "0.json.gz" in said and "canary" not in said
     code, said = run(cluster, "submit", *asked)
     assert code == 5 and "nothing was done" in said and "--retry-stopped" in said
     assert len(list((tmp_path / "out" / runs.FOLDER).glob("*/*/status.json"))) == 1
