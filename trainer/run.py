@@ -16,13 +16,11 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from pydantic import ValidationError
 from torch import Tensor
 
-from bamba_data.canonical import digest
 from bamba_data.errors import Interrupted, UserError
 from bamba_data.store import open_store
+from trainer.agreement import agree, differences, gathered, saved_recipe
 from trainer.batch import Batch
 from trainer.checkpoint.saving import Checkpointer, load
 from trainer.checkpoint.start import model_of
@@ -110,8 +108,8 @@ class Run:
         """Go to where the newest whole checkpoint is, or to step 0; then make sure that all ranks are there."""
 
         def accept(commit: dict[str, Any]) -> None:
-            saved = _saved_recipe(commit)
-            found = _differences(saved.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
+            saved = saved_recipe(commit)
+            found = differences(saved.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
             changes = [f"{field} was {then!r}, is {now!r}" for field, then, now in found]
             if saved.learned() != self.recipe.learned() and not accept_changes:
                 raise UserError(
@@ -137,7 +135,10 @@ class Run:
         if self.recipe.log.evaluate_every_steps:
             self.feed.held_out()  # so that a dataset without held-out documents is refused now, not hours later
         self.checkpointer.prepare(self.state())
-        self._agree()
+        agree(
+            {"recipe": self.recipe.learned(), "data": self.feed.state_dict(), "step": self.done_steps},
+            "Give all ranks the same recipe and dataset",
+        )
         self._last = Telltale(torch.zeros(1, device=self.world.device))
 
     def _resume(self, commit: dict[str, Any]) -> None:
@@ -149,17 +150,6 @@ class Run:
         self.rewinds = max(self.rewinds, commit["rewinds"])
         self.metrics.event({"event": "resumed", "step": self.done_steps, "world_size": self.world.size})
         self.say(f"goes on after step {self.done_steps} (saved by {commit['world_size']} ranks, now {self.world.size})")
-
-    def _agree(self) -> None:
-        """Refuse to start if ranks have different recipes, data or places in it."""
-        mine = {"recipe": self.recipe.learned(), "data": self.feed.state_dict(), "step": self.done_steps}
-        if len(set(_gathered(digest(mine)))) == 1:
-            return
-        everyone = _gathered(mine)
-        for rank, theirs in enumerate(everyone):
-            if found := _differences(everyone[0], theirs):
-                what = "; ".join(f"{field} is {other!r}, on rank 0 {first!r}" for field, first, other in found[:4])
-                raise UserError(f"rank {rank} differs from rank 0: {what}. Give all ranks the same recipe and dataset")
 
     # ---- steps
 
@@ -290,45 +280,12 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise Interrupted("stopped before the first step; the same command begins anew")
 
 
-def _gathered(mine: Any) -> list[Any]:
-    """What every rank gives, by rank; a collective call."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return found
-
-
 def _named(rows: Tensor) -> str:
     """The rows of a step over all ranks, in words; a collective call."""
     real = rows[rows >= 0]
-    pairs = _gathered((int(real.min()), int(real.max())) if len(real) else None)
+    pairs = gathered((int(real.min()), int(real.max())) if len(real) else None)
     ends = [end for pair in pairs if pair for end in pair]
     return f"rows {min(ends)} to {max(ends)} of the order" if ends else "no rows"
-
-
-def _saved_recipe(commit: dict[str, Any]) -> Recipe:
-    """The recipe in a checkpoint. A field that is new since then has its default, which is what it did before."""
-    if commit.get("imported"):
-        raise UserError("the checkpoint here is an imported model, no run: begin one in another folder by start_from")
-    try:
-        return Recipe.model_validate(commit["recipe"])
-    except ValidationError as error:
-        field = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(
-            f"the checkpoints here are of a recipe that this version does not know ({field}): use the version that "
-            "saved them, or begin a run in another folder with their model (start_from)"
-        ) from None
-
-
-def _differences(then: dict[str, Any], now: dict[str, Any], at: str = "") -> list[tuple[str, Any, Any]]:
-    """Every field that differs, with both values."""
-    found: list[tuple[str, Any, Any]] = []
-    for key in {**then, **now}:
-        old, new = then.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{at}{key}.")
-        elif old != new:
-            found.append((f"{at}{key}", old, new))
-    return found
 
 
 def train(recipe: Recipe, feed: Feed, world: World, out: str, folder: Path | None, *, accept_changes: bool) -> None:

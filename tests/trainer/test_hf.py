@@ -16,6 +16,7 @@ from tests.bamba_data.memory import grown
 from tests.corpora import TOKENIZER
 from tests.trainer.small import CONFIG, model, packed
 from trainer import export_hf
+from trainer.agreement import saved_recipe
 from trainer.checkpoint.commits import folder_name
 from trainer.checkpoint.plain import Saved, write
 from trainer.import_hf import imported
@@ -68,6 +69,13 @@ def test_export_then_import_keeps_every_bit(tmp_path: Path) -> None:
     assert back.config == first.config
 
 
+def test_a_run_does_not_go_on_in_the_folder_of_an_imported_model(tmp_path: Path) -> None:
+    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None, None, None)
+    imported(tmp_path / "hf", str(tmp_path / "back"))
+    with pytest.raises(UserError, match="an imported model, no run: begin one in another folder by start_from"):
+        saved_recipe(Saved(str(tmp_path / "back")).commit)
+
+
 def test_import_then_export_keeps_every_bit_of_bfloat16(tmp_path: Path) -> None:
     export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.bfloat16, None, None, None)
     imported(tmp_path / "hf", str(tmp_path / "back"))
@@ -101,6 +109,7 @@ def test_an_export_holds_one_shard_in_memory_and_an_import_one_tensor(tmp_path: 
     exported = """
 import torch
 from trainer import export_hf
+from trainer.agreement import saved_recipe
 from trainer.checkpoint.plain import Saved
 export_hf.SHARD_BYTES = 16 << 20
 saved = Saved(sys.argv[1])

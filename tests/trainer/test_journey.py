@@ -11,9 +11,10 @@ import pytest
 from transformers import AutoTokenizer, BambaForCausalLM
 
 from bamba_data.certificate import Certificate
+from bamba_data.store import LocalStore
 from tests.corpora import TOKENIZER
 from tests.loader.real import documents, publish
-from tests.trainer.running import lines, losses
+from tests.trainer.running import lines, losses, newest
 
 
 def typed(*arguments: str | Path, ranks: int = 1) -> "subprocess.CompletedProcess[str]":
@@ -50,6 +51,16 @@ def test_training_learns_the_dataset_and_counts_its_sources(trained: Path) -> No
     assert all(last[f"epochs/{name}"] > 0 for name in ("prose", "short"))
     assert {"loss", "lr", "grad_norm", "tokens_per_second", "loader_wait", "bad_steps"} <= last.keys()
     assert list((trained / "tensorboard").iterdir())
+
+
+def test_a_row_of_a_run_is_traced_to_its_documents_with_the_plan_in_its_checkpoint(
+    dataset: Path, trained: Path, tmp_path: Path
+) -> None:
+    _, commit = newest(LocalStore(trained / "checkpoints"))
+    (tmp_path / "plan.json").write_text(json.dumps(commit["feed"]["plan"]))
+    done = typed("pipelines.cli", "trace", dataset, "--global-row", "24", "--plan", tmp_path / "plan.json")
+    assert done.returncode == 0, done.stderr
+    assert "of row 24: epoch 0 of " in done.stdout and "same ids  yes" in done.stdout
 
 
 def test_a_trained_model_is_exported_with_its_tokenizer_and_writes_in_transformers(

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from bamba_data.errors import RecipeError, TooManyBadSteps
+from bamba_data.errors import RecipeError, TooManyBadSteps, UserError
 from tests.trainer.small import model, packed
 from tests.trainer.synthetic import Synthetic
+from trainer.agreement import differences, saved_recipe
 from trainer.batch import Batch
 from trainer.evaluate import losses_by_source, text_rows
 from trainer.generate import continued
@@ -66,6 +67,21 @@ def test_only_what_decides_the_learning_is_in_its_digest() -> None:
         assert load_recipe("tiny-cpu", [change]).learned_digest() == plain
     for change in ("schedule.steps=7", "optimizer.beta1=0.8", "data.seed=3", "seed=2", "model.norm_eps=1.0e-6"):
         assert load_recipe("tiny-cpu", [change]).learned_digest() != plain
+
+
+def test_every_field_that_differs_is_found_at_any_depth() -> None:
+    then = {"model": {"layers": 4, "vocab_size": 8}, "seed": 1, "start_from": None}
+    now = {"model": {"layers": 5, "vocab_size": 8}, "seed": 1, "start_from": "there", "new": 2}
+    found = [("model.layers", 4, 5), ("start_from", None, "there"), ("new", None, 2)]
+    assert differences(then, now) == found
+    assert differences(then, then) == []
+
+
+def test_a_checkpoint_of_a_recipe_that_is_not_known_any_more_names_the_field() -> None:
+    plain = load_recipe("tiny-cpu").model_dump(mode="json")
+    assert saved_recipe({"recipe": plain}) == load_recipe("tiny-cpu")
+    with pytest.raises(UserError, match=r"does not know \(data\.colour\): use the version that saved them"):
+        saved_recipe({"recipe": {**plain, "data": {**plain["data"], "colour": "red"}}})
 
 
 # ---- schedule
