@@ -7,7 +7,7 @@ what there is. Each rank is `python -m trainer`, the same command as under torch
 goes on from the newest whole checkpoint, and the order of the data does not depend on how many ranks there are.
 
 Exit codes are the trainer's. After one of those that trying again cannot help (2, 3, 5), on whichever rank, no trainer
-is started again.
+is started again; and as of a build, the verdict lies in --out, so that a scheduler's next try ends before it begins.
 """
 
 import contextlib
@@ -25,8 +25,11 @@ from typing import Annotated, Any
 
 import typer
 
+from bamba_data import canonical
 from bamba_data.errors import BambaError, Unfinished, UserError
-from pipelines.runs import verdict_of
+from pipelines.journal import INTERVAL_SECONDS, recorded
+from pipelines.options import RetryStopped
+from pipelines.runs import Run, verdict_of
 from trainer.recipe import load_recipe
 
 RESIZE_SECONDS = (
@@ -62,6 +65,7 @@ def pretrain(
     cores: Annotated[float, typer.Option(min=0, help="CPU cores for each rank.")] = 1.0,
     address: Annotated[str | None, typer.Option(help="A running cluster; RAY_ADDRESS without it.")] = None,
     restarts: Annotated[int, typer.Option(min=-1, help="Of the group, when ranks are lost; -1: without end.")] = -1,
+    retry_stopped: RetryStopped = False,
 ) -> None:
     """Train to the end of the recipe's schedule, on whatever ranks there are."""
     if least > ranks:
@@ -69,13 +73,17 @@ def pretrain(
     for option, place in [("--out", out), *(("--data", url) for url in data or [])]:
         if "://" not in place and not Path(place).is_absolute():
             raise UserError(f"{option} {place}: a relative path means nothing on a cluster; s3://, or a shared path")
-    load_recipe(recipe, overrides or [])  # what is wrong with it is said before a group is started
+    loaded = load_recipe(recipe, overrides or [])  # what is wrong with it is said before a group is started
+    asked = canonical.digest([loaded.model_dump(mode="json"), data or []])
     line = ["--out", out]
     line += [word for url in data or [] for word in ("--data", url)]
     line += [word for change in overrides or [] for word in ("--set", change)]
-    code = fit(Asked(line, recipe, _text_of(recipe)), ranks, least, gpu, cores, address, restarts)
-    if code:
-        raise TrainingEnded(code)
+    run = Run(f"{loaded.name}-{asked[:12]}", "pretrain", loaded.name)
+    with recorded(run, out, retry_stopped, sys.stdout.isatty(), INTERVAL_SECONDS) as journal:
+        journal.phase("train", ranks=ranks, least=least)
+        code = fit(Asked(line, recipe, _text_of(recipe)), ranks, least, gpu, cores, address, restarts)
+        if code:
+            raise TrainingEnded(code)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 
 from bamba_data.certificate import Certificate
 from bamba_data.store import LocalStore
+from pipelines import runs
 from tests.clusters import SOON_LOST, kill_node, ray_cluster
 from tests.loader.real import documents, publish
 from tests.running import kill_all, wait_for
@@ -68,7 +69,10 @@ def test_a_lost_node_costs_the_steps_since_a_checkpoint_and_no_row(arguments: li
         finally:
             kill_all(driver)  # type: ignore[arg-type]
         other = [*command, "--address", cluster.gcs, "--set", "data.seed=5"]
-        refused = subprocess.run(other, env=cluster.env, capture_output=True, text=True, timeout=SOON, check=False)
+        refused, again = (
+            subprocess.run(other, env=cluster.env, capture_output=True, text=True, timeout=SOON, check=False)
+            for _ in range(2)
+        )
     assert before[-1]["step"] < STEPS - EVERY
     (resumed,) = [line for line in lines(out) if line.get("event") == "resumed"]
     assert resumed["world_size"] == 1 and resumed["step"] % EVERY == 0
@@ -77,4 +81,7 @@ def test_a_lost_node_costs_the_steps_since_a_checkpoint_and_no_row(arguments: li
     assert losses(out) == pytest.approx(losses(tmp_path / "quiet"), rel=1e-4)
     # What trying again cannot help ends the group: the rank's exit code is the command's.
     assert refused.returncode == 2, refused.stderr
-    assert "seed was 2023 when this run began, is 5" in refused.stdout + refused.stderr
+    assert "data.seed was 2023, is 5" in refused.stdout + refused.stderr
+    assert again.returncode == 2 and "nothing was done now" in again.stderr
+    verdicts = [(one.verdict, one.exit_code) for one in runs.attempts(LocalStore(out))]
+    assert verdicts == [("complete", 0), ("stop", 2)]
