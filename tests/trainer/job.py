@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bamba_data.edge import exit_code_of
 from bamba_data.errors import BambaError, CorruptShard
 from tests.faults.crash_points import Killer
 from tests.trainer.synthetic import Synthetic
@@ -91,6 +92,6 @@ def main(out: str, changes: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1], sys.argv[2:])
-    except BambaError as error:
+    except (BambaError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+        sys.exit(exit_code_of(error))

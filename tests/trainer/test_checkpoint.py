@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 
 from bamba_data.errors import CorruptCheckpoint, UserError
 from bamba_data.store import LocalStore, open_store
-from tests.trainer.running import job, newest
+from tests.trainer.running import command, job, newest
 from trainer.checkpoint.commits import folders, sweep
 from trainer.checkpoint.start import model_of
 from trainer.checkpoint.storage import Place, read_index, read_piece
@@ -116,6 +117,20 @@ def sweep_points(url: Path | str, step: int) -> int:
     assert found["tried"] >= found["points"] // step
     assert found["differs"] == {}
     return int(found["points"])
+
+
+def test_a_disk_that_takes_no_more_ends_the_run_in_one_line_and_leaves_the_checkpoints_it_has(
+    whole: Path, tmp_path: Path
+) -> None:
+    out = copied(whole, tmp_path)
+    before = bits(out)
+    limited = 'ulimit -f 64; exec "$@"'  # kB a file, less than a checkpoint has
+    longer = command(out, 1, *SHORT, "schedule.steps=6", "--accept-changes")
+    done = subprocess.run(["bash", "-c", limited, "job", *longer], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert re.search(r"^error: .*File too large", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+    assert bits(out) == before
 
 
 def test_old_checkpoints_go_and_those_of_chosen_steps_stay(tmp_path: Path) -> None:

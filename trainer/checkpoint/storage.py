@@ -195,10 +195,10 @@ class Reader(StorageReader):
         return False
 
 
-def cause(error: BaseException) -> BambaError | None:
-    """The error of ours inside what torch raises when a rank fails to save or to load."""
+def cause(error: BaseException) -> BambaError | OSError | None:
+    """The error of ours, or of the disk, inside what torch raises when a rank fails to save or to load."""
     failures = getattr(error, "failures", {})
     for wrapped in failures.values():
-        if isinstance(wrapped[0], BambaError):
+        if isinstance(wrapped[0], BambaError | OSError):
             return wrapped[0]
     return None
