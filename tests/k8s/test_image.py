@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,14 @@ def test_what_is_installed_is_what_the_constraints_say_and_nothing_is_fetched_at
         assert "-c constraints.txt" in install or "--no-deps" in install or "cyclonedx-bom" in install, install
     last_stage = CONTAINERFILE[CONTAINERFILE.rindex("\nFROM ") :]
     assert "pip" not in last_stage and "ENTRYPOINT" not in last_stage
+
+
+def test_the_images_that_the_guides_build_have_an_extra_that_there_is() -> None:
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    texts = [CONTAINERFILE, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))]
+    asked = {extra for text in texts for names in re.findall(r"EXTRAS=([\w,]+)", text) for extra in names.split(",")}
+    assert {"ray", "pretrain"} <= asked <= known.keys()
+    assert "bamba-data[ray,trainer]" in known["pretrain"]
 
 
 def test_the_environment_of_the_image_is_that_of_the_manifests() -> None:
