@@ -127,10 +127,13 @@ class Stop:
 
 def fit(asked: Asked, ranks: int, least: int, gpu: bool, cores: float, address: str | None, restarts: int) -> int:
     """The exit code of the training, when its group has ended for good."""
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
+    try:
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+        from ray.train.v2.api.exceptions import TrainingFailedError
+    except ModuleNotFoundError as missing:
+        raise UserError(f"Ray Train needs {missing.name}: pip install 'bamba-data[pretrain]'") from None
 
     ray.init(address=address or os.environ.get("RAY_ADDRESS"), logging_level="error")
     try:
