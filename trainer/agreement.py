@@ -50,6 +50,10 @@ def differences(then: dict[str, Any], now: dict[str, Any], at: str = "") -> list
     return found
 
 
+def changes_in_words(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [f"{field} was {old!r}, is {new!r}" for field, old, new in differences(then, now)]
+
+
 def saved_recipe(commit: dict[str, Any]) -> Recipe:
     """The recipe in a checkpoint. A field that is new since then has its default, which is what it did before."""
     if commit.get("imported"):

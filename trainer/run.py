@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bamba_data.errors import Interrupted, UserError
 from bamba_data.store import open_store
-from trainer.agreement import agree, differences, gathered, saved_recipe
+from trainer.agreement import agree, changes_in_words, gathered, saved_recipe
 from trainer.batch import Batch
 from trainer.checkpoint.saving import Checkpointer, load
 from trainer.checkpoint.start import model_of
@@ -109,11 +109,11 @@ class Run:
 
         def accept(commit: dict[str, Any]) -> None:
             saved = saved_recipe(commit)
-            found = differences(saved.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
-            changes = [f"{field} was {then!r}, is {now!r}" for field, then, now in found]
-            if saved.learned() != self.recipe.learned() and not accept_changes:
+            changes = changes_in_words(saved.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
+            learned = changes_in_words(saved.learned(), self.recipe.learned())
+            if learned and not accept_changes:
                 raise UserError(
-                    f"the checkpoints here are of another recipe ({'; '.join(changes)}). Use the old values, another "
+                    f"the checkpoints here are of another recipe ({'; '.join(learned)}). Use the old values, another "
                     "folder (with start_from, to begin with this model), or --accept-changes to go on with the new ones"
                 )
             self.accepted_changes = [*commit["changes"], *(f"after step {commit['step']}: {c}" for c in changes)]

@@ -181,9 +181,9 @@ def test_ranks_at_different_places_in_the_data_refuse_to_start(tmp_path: Path) -
 def test_another_recipe_in_the_same_folder_is_refused_by_name_unless_accepted(quiet: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert job(out, 1, "schedule.steps=4").returncode == 0
-    refused = job(out, 1, "schedule.steps=8")
+    refused = job(out, 1, "schedule.steps=8", "log.every_steps=2")
     assert refused.returncode == 2
-    assert "schedule.steps was 4, is 8" in refused.stderr
+    assert "of another recipe (schedule.steps was 4, is 8)." in refused.stderr
     assert job(out, 1, "schedule.steps=8", "--accept-changes").returncode == 0
     assert newest(LocalStore(out / "checkpoints"))[1]["changes"] == ["after step 4: schedule.steps was 4, is 8"]
 
