@@ -32,9 +32,8 @@ from pipelines.options import RetryStopped
 from pipelines.runs import Run, verdict_of
 from trainer.recipe import load_recipe
 
-RESIZE_SECONDS = (
-    300.0  # how often Ray looks whether more ranks have room; each resize costs the steps since a checkpoint
-)
+#: How often Ray looks whether more ranks have room; each resize costs the steps since a checkpoint.
+RESIZE_SECONDS = 300.0
 DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
