@@ -191,6 +191,17 @@ def test_a_job_s_entrypoint_is_a_command_of_ours_with_a_recipe_of_ours(one: Obje
     assert spec["backoffLimit"] > 0  # safe: a `stop` verdict ends a retry at once
 
 
+def test_a_job_in_a_queue_waits_for_it_and_does_not_scale_itself(tmp_path: Path) -> None:
+    mine = shutil.copytree(K8S, tmp_path / "k8s") / "mine"
+    mine.mkdir()
+    lines = {"resources": ["../jobs/demo"], "components": ["../components/kueue"]}
+    (mine / "kustomization.yaml").write_text(yaml.safe_dump(lines))
+    (job,) = render(mine)
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
+    assert job["spec"]["suspend"] is True
+    assert job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is False  # Kueue refuses it otherwise
+
+
 # ---- network, rights, monitoring
 
 
