@@ -23,11 +23,11 @@ demo: install
 	$(BIN)/python -m trainer.demo $(DEMO) .demo/run
 
 test: install check
-	$(BIN)/python -m pytest -n 2 -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15 -m "not long"
 
 # The long sweeps: crash points, bit flips, permutations, 10,000 shards.
 test-long: install
-	$(BIN)/python -m pytest -n 2 -m long --timeout 3600
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long --timeout 3600
 
 # Style, strict types, import layers.
 check: install

@@ -88,6 +88,7 @@ def ray_cluster(
     finally:
         for node in reversed(cluster.nodes):
             kill_node(node)
+        _kill_jobs_of(folder)
     shutil.rmtree(folder, ignore_errors=True)  # not after a failure: its logs are there
 
 
@@ -100,6 +101,14 @@ def kill_node(node: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(node.pid, signal.SIGKILL)
     node.wait()
+
+
+def _kill_jobs_of(folder: str) -> None:
+    """Drivers that outlived their cluster: one that was about to join it waits for it for long."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("RAY_TMPDIR") == folder:
+                process.kill()
 
 
 def processes_of(node: subprocess.Popen[bytes], title: str) -> list[psutil.Process]:

@@ -34,6 +34,7 @@ def test_a_cluster_makes_the_index_that_one_process_makes(
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_damaged_file_is_named_and_the_others_are_kept(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_run_of_two_ranks_whose_second_is_killed_while_it_saves_loses_nothing(
     same(out, quiet)
 
 
+@pytest.mark.long
 def test_a_launcher_that_may_restart_goes_on_by_itself_when_a_rank_dies(quiet: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     # Without it the launcher keeps one store for all groups, and a new group may read addresses of the one before.
