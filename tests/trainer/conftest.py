@@ -1,11 +1,13 @@
 """What several tests of the trainer share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bamba_data.certificate import Certificate
 from tests.loader.real import documents, publish
+from trainer.parallel import World, joined
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +18,10 @@ def dataset(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) 
         "short": documents(80, 300, heldout=3, prefix="s"),
     }
     return publish(tmp_path_factory.mktemp("dataset"), certificate, sources)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """A process alone."""
+    with joined() as alone:
+        yield alone

@@ -1,39 +1,21 @@
 """Float8 products learn what bfloat16 products learn, and nothing that is stored knows of them."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 from torchao.float8.float8_linear import Float8Linear
 
 from tests.corpora import texts
+from tests.trainer.small import CONFIG
 from trainer import float8
 from trainer.model.bamba import Bamba
-from trainer.model.config import ModelConfig
 from trainer.model.initial import fill
 from trainer.optimizer import AdamW
-from trainer.parallel import World, distribute, joined, local
+from trainer.parallel import World, distribute, local
 from trainer.recipe import Compute, Optimizer
 
-HYBRID = ModelConfig(
-    vocab_size=256,
-    hidden_size=64,
-    mlp_size=128,
-    layers=4,
-    attention_layers=[2],
-    attention_heads=4,
-    kv_heads=2,
-    mamba_heads=16,
-    mamba_head_dim=16,
-    mamba_state=16,
-)
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with joined() as alone:
-        yield alone
+#: Sides that are multiples of 16, and a token a byte.
+HYBRID = CONFIG.model_copy(update={"vocab_size": 256, "mlp_size": 128, "attention_layers": [2], "mamba_heads": 16})
 
 
 @pytest.fixture(autouse=True)

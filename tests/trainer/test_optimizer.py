@@ -1,7 +1,6 @@
 """Half the memory learns the same: bfloat16 weights and moments, rounded at random and yet always alike."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from tests.trainer.test_checkpoint import bits, newest_folder
 from trainer.batch import Batch
 from trainer.model.bamba import Bamba, vectors
 from trainer.optimizer import AdamW
-from trainer.parallel import World, joined
+from trainer.parallel import World
 from trainer.recipe import Optimizer, load_recipe
 from trainer.rounded import Rates, rounded, salt, update
 from trainer.run import build, train
@@ -23,12 +22,6 @@ from trainer.step import Stepper
 
 SHORT = ["schedule.steps=4", "checkpoints.every_steps=2"]
 HALF = ["compute.dtype=bfloat16", "optimizer.memory=low"]
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with joined() as alone:
-        yield alone
 
 
 def learner(world: World, *changes: str) -> tuple[Bamba, AdamW, Stepper]:
