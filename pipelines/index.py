@@ -22,7 +22,7 @@ from loader.text_indexing import Each, Job, finished, index_file, make_index
 from loader.text_source import text_sources
 from pipelines import worker
 from pipelines.cluster import OneFile, Options, for_each_file
-from pipelines.options import RECIPES, Address, FailFast, Interval, RecipeArgument, Workers
+from pipelines.options import Address, FailFast, Interval, RecipeArgument, Workers, recipe_path
 from pipelines.progress import Counts, Display, display
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -40,9 +40,8 @@ def index(
     """Read every file of the recipe's sources once and write down how many tokens each document and block has."""
     if "://" not in at and not Path(at).is_absolute():
         raise UserError(f"--index {at}: a relative path means nothing on a cluster; s3://, or an absolute shared path")
-    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
     options = Options(address, workers, fail_fast)
-    for source in text_sources(path, at):
+    for source in text_sources(recipe_path(recipe), at):
         each = on_cluster(options, display("index", sys.stdout.isatty(), interval), source.recipe.network)
         made = make_index(source, at, Fetcher(), each)
         typer.echo(f"{source.name}: {made.summary}")

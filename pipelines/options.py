@@ -29,6 +29,15 @@ Interval = Annotated[float, typer.Option(min=0.1, help="Seconds between progress
 RECIPES = Path(__file__).parent / "recipes"
 
 
+def recipe_path(name: str) -> Path:
+    """The file of a recipe: one that ships with us by its name, any other by its path."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        have = ", ".join(sorted(found.stem for found in RECIPES.glob("*.yaml")))
+        raise RecipeError(f"{name}: no such recipe; these ship with us: {have}; or give the path of a .yaml file")
+    return path
+
+
 def load_recipe(
     name: str,
     overrides: list[str] | None,
@@ -39,10 +48,7 @@ def load_recipe(
     """The recipe and the folder where its relative paths start."""
     from bamba_data.recipe import load_file
 
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        have = ", ".join(sorted(found.stem for found in RECIPES.glob("*.yaml")))
-        raise RecipeError(f"{name}: no such recipe; these ship with us: {have}; or give the path of a .yaml file")
+    path = recipe_path(name)
     changes = list(overrides or [])
     changes += [f"limits.files={limit_files}"] if limit_files else []
     changes += [f"limits.documents={limit_documents}"] if limit_documents else []

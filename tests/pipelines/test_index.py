@@ -54,3 +54,10 @@ def test_a_damaged_file_is_named_and_the_others_are_kept(
 def test_a_place_that_other_machines_cannot_see_is_refused(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(app, [str(texts), "--index", "index"]) == 2
     assert "relative path" in capsys.readouterr().err
+
+
+def test_an_unknown_recipe_is_told_with_those_that_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(app, ["nosuch", "--index", str(tmp_path / "index")]) == 2
+    assert "nosuch: no such recipe; these ship with us: cosmopedia, demo" in capsys.readouterr().err
