@@ -14,10 +14,14 @@ from filelock import FileLock
 
 from bamba_data.certificate import Certificate, choose
 from bamba_data.tokenizer import Tokenizer
+from tests import interpreter
 from tests.building import build, tiny_inputs
 from tests.corpora import TOKENIZER
 from tests.servers.proxy import FlakyProxy
 from tests.servers.seaweed import SeaweedServer
+
+if interpreter.needed():
+    interpreter.import_interpreted("triton")  # before a test's file imports what imports it
 
 
 @pytest.fixture(scope="session")

@@ -1,36 +1,21 @@
-"""Triton is made ready for its interpreter before anything imports it, where there is no GPU to run the kernels on.
-
-Triton chooses when a kernel is decorated; the ops choose at each call. So the kernels are imported here under the
-variable, which is then taken back: a test that wants them asks for the fixture `triton_kernels`.
-"""
-
-import importlib.metadata
-import os
+"""The kernels, on a GPU or in Triton's interpreter, for the tests that ask for `triton_kernels`."""
 
 import pytest
 import torch
 
-GPU = torch.cuda.is_available()
+from tests import interpreter
 
-try:
-    version = tuple(int(part) for part in importlib.metadata.version("triton").split(".")[:2])
-    TRITON = GPU or version >= (3, 9)  # the first whose interpreter takes numpy 2.4
-except importlib.metadata.PackageNotFoundError:
-    TRITON = False
-
-if TRITON and not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"
-    from trainer.kernels import triton_backend  # noqa: F401
-
-    del os.environ["TRITON_INTERPRET"]
+INTERPRETED = interpreter.needed()
+if INTERPRETED:
+    interpreter.import_interpreted("trainer.kernels.triton_backend")
 
 
 @pytest.fixture
 def triton_kernels(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """The ops run the Triton kernels on the device given back: a GPU, or the CPU through the interpreter."""
-    if not TRITON:
-        pytest.skip("needs a GPU, or Triton 3.9 for its interpreter")
-    if GPU:
+    if interpreter.has_gpu():
         return torch.device("cuda")
+    if not INTERPRETED:
+        pytest.skip("needs a GPU, or Triton 3.9 for its interpreter")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     return torch.device("cpu")
