@@ -45,6 +45,8 @@ KINDS = {
     "conv": r"^_conv",
     "gated norm": r"^_gated_norm",
     "attention": r"flex",
+    "collectives": r"^nccl",
+    "copies": r"split_with_sizes_copy|chunk_cat|CatArrayBatchedCopy|^Memcpy",
     "products": r"nvjet|gemm|cutlass|cublas|xmma|splitK|matmul",
     "optimizer": r"bitwise|multi_tensor",
     "norms, residual, silu, casts, loss": r"^triton_",
@@ -220,21 +222,37 @@ def alone(world: World, profile: str | None, changes: list[str], count: int = 8)
 
 
 def where(step: Any, world: World, seconds: float, file: str | None) -> dict[str, float] | None:
-    """One more step, its milliseconds by kind of kernel; `gaps` is what a step of so many seconds has beyond them."""
+    """One more step, its milliseconds by kind of kernel; `gaps` is what a step of so many seconds has beyond the time
+    in which a kernel other than a collective runs: so it holds what is waited for of those."""
     if world.device.type != "cuda":
         return None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         step()
         torch.cuda.synchronize()
     found = dict.fromkeys([*KINDS, "rest"], 0.0)
-    for event in profiler.key_averages():
-        kind = next((kind for kind, names in KINDS.items() if re.search(names, event.key)), "rest")
-        found[kind] += event.self_device_time_total / 1000
+    spans = []
+    for event in profiler.events() or []:
+        kind = next((kind for kind, names in KINDS.items() if re.search(names, event.name)), "rest")
+        span = (event.time_range.start, event.time_range.end)
+        if event.device_type != torch.autograd.DeviceType.CUDA:
+            continue
+        found[kind] += (span[1] - span[0]) / 1000
+        if kind != "collectives":
+            spans.append(span)
     if file:
         table = profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=60, max_name_column_width=110)
         Path(file).write_text(table)
-    found["gaps"] = seconds * 1000 - sum(found.values())
+    found["gaps"] = seconds * 1000 - _covered(spans) / 1000
     return {kind: round(value, 2) for kind, value in found.items()}
+
+
+def _covered(spans: list[tuple[float, float]]) -> float:
+    """The length of the union."""
+    total, end = 0.0, float("-inf")
+    for first, last in sorted(spans):
+        total += max(0.0, last - max(first, end))
+        end = max(end, last)
+    return total
 
 
 def _memory_gib(world: World) -> float | None:
@@ -307,8 +325,8 @@ def run(world: World, name: str, changes: list[str]) -> dict[str, Any]:
     }
 
 
-def steps(world: World, name: str, changes: list[str]) -> dict[str, Any]:
-    """12 steps."""
+def steps(world: World, name: str, profile: str | None, changes: list[str]) -> dict[str, Any]:
+    """16 steps."""
     recipe = load_recipe(name, ["schedule.warmup_steps=4", "log.every_steps=1", *changes])
     folder = Path(tempfile.mkdtemp())
     started = time.perf_counter()
@@ -320,6 +338,14 @@ def steps(world: World, name: str, changes: list[str]) -> dict[str, Any]:
     for _ in range(12):
         one._step(batches)
         graphs.append(counters["stats"]["unique_graphs"])
+    one._read(0)
+    torch.distributed.barrier()
+    before = time.perf_counter()
+    for _ in range(4):
+        one._step(batches)
+    one._read(0)
+    seconds = (time.perf_counter() - before) / 4
+    milliseconds = where(lambda: one._step(batches), world, seconds, profile)
     one._read(0)
     one.close()
     text = (folder / "metrics.jsonl").read_text() if world.leads else ""
@@ -338,22 +364,23 @@ def steps(world: World, name: str, changes: list[str]) -> dict[str, Any]:
         "rates": [round(line["tokens_per_second_per_gpu"]) for line in lines],
         "graphs": graphs,
         "graph_breaks": sum(counters["graph_break"].values()),
+        "milliseconds": milliseconds,
     }
 
 
 def main() -> None:
     what, *rest = sys.argv[1:]
+    profile = rest[rest.index("--profile") + 1] if "--profile" in rest else None
+    changes = [change for change in rest if "=" in change]
     with joined() as world:
         if what == "parity":
             found = parity(world)
         elif what in ("slice", "alone"):
-            profile = rest[rest.index("--profile") + 1] if "--profile" in rest else None
-            measure = slice_of_9b if what == "slice" else alone
-            found = measure(world, profile, [change for change in rest if "=" in change])
+            found = (slice_of_9b if what == "slice" else alone)(world, profile, changes)
         elif what == "steps":
-            found = steps(world, rest[0], rest[1:])
+            found = steps(world, rest[0], profile if world.leads else None, changes)
         else:
-            found = run(world, rest[0], rest[1:])
+            found = run(world, rest[0], changes)
         device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"
         if world.leads:
             known = {"benchmark": what, "device": device, "ranks": world.size, "torch": torch.__version__}

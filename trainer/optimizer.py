@@ -15,7 +15,7 @@ from torch.optim.adamw import adamw
 
 from trainer import rounded
 from trainer.model.bamba import vectors
-from trainer.parallel import World, local
+from trainer.parallel import World, local, sharers
 from trainer.recipe import Optimizer
 
 
@@ -50,12 +50,19 @@ class AdamW:
         """The 2-norm over all ranks; not finite if any gradient is not."""
         sharded: list[Tensor] = []
         whole: list[Tensor] = []
+        group = None
         for parameter in self.parameters.values():
-            if parameter.grad is not None:
-                (sharded if isinstance(parameter, DTensor) else whole).append(local(parameter.grad))
+            if parameter.grad is None:
+                continue
+            if isinstance(parameter, DTensor):
+                sharded.append(local(parameter.grad))
+                mesh, dimension = sharers(parameter)
+                group = mesh.get_group(dimension)
+            else:
+                whole.append(parameter.grad)
         squares = torch.stack([_square(sharded, self.world.device), _square(whole, self.world.device)])
-        if self.world.size > 1:
-            dist.all_reduce(squares[0])
+        if group is not None:
+            dist.all_reduce(squares[0], group=group)
         return squares.sum().sqrt()
 
     @torch.no_grad()

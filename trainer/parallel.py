@@ -1,4 +1,5 @@
-"""One model on many processes: matrices sharded over all ranks by FSDP2, block by block; small vectors whole on each.
+"""One model on many processes: matrices sharded by FSDP2, block by block, over all ranks or over each of several groups
+that hold a copy of the model; small vectors whole on each.
 
 Vectors (norms, convolutions, A_log, D, dt_bias) are replicated in float32, 7 MB of them at 9B, and their gradients are
 summed once a step in one all-reduce. So the scan gets float32 parameters whatever the products compute in, and nothing
@@ -23,6 +24,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from bamba_data.errors import UserError
 from trainer.float8 import convert
 from trainer.model.bamba import Bamba, vectors
 from trainer.recipe import Compute
@@ -89,7 +91,7 @@ def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool
     if low_memory:
         for parameter in set(model.parameters()) - whole:
             parameter.data = parameter.data.bfloat16()
-    shard = partial(fully_shard, mesh=world.mesh, mp_policy=policy, ignored_params=whole)
+    shard = partial(fully_shard, mesh=_mesh(world, compute.shard_ranks), mp_policy=policy, ignored_params=whole)
     sharded = world.size > 1 or not low_memory
     for block in model.blocks:
         # Within the block's own call, so that the gathering of its weights happens around it, not inside a graph.
@@ -104,9 +106,24 @@ def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool
         if isinstance(module, FSDPModule):
             # Sum: the loss of a rank is its part of the global mean already.
             module.set_gradient_divide_factor(1.0)
-            if world.size == 1 or world.device.type == "cpu":  # gloo knows no other sum
+            if 1 in (world.size, compute.shard_ranks) or world.device.type == "cpu":  # gloo knows no other sum
                 module.set_force_sum_reduction_for_comms(True)
     model.to_empty(device=world.device)
+
+
+def _mesh(world: World, shard_ranks: int | None) -> DeviceMesh:
+    """One row of ranks that share a model; or several, whose gradients are summed row over row."""
+    if shard_ranks is None or shard_ranks == world.size:
+        return world.mesh
+    if world.size % shard_ranks:
+        raise UserError(f"compute.shard_ranks: {world.size} ranks are no whole number of groups of {shard_ranks}")
+    shape = (world.size // shard_ranks, shard_ranks)
+    return init_device_mesh(world.device.type, shape, mesh_dim_names=("copies", "shards"))
+
+
+def sharers(parameter: DTensor) -> tuple[DeviceMesh, int]:
+    """The mesh of a parameter and the dimension over which it is sharded; along any other, ranks hold the same."""
+    return parameter.device_mesh, parameter.device_mesh.ndim - 1
 
 
 def _computed(forward: Callable[..., Tensor], compute: Compute) -> Callable[..., Tensor]:

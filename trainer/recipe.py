@@ -76,7 +76,8 @@ class Compute(Strict):
     `micro_rows` rows go through the model at once on each rank; more of them are accumulated. `dtype` is that of the
     products; master weights are float32 unless `optimizer.memory` is low. `recompute` trades time for memory:
     `selective` keeps the results of products, scan and attention, `full` keeps only what goes into a block. `reshard`
-    gives a block's gathered weights back after its forward. `float8` is for the large linears of the blocks, by one
+    gives a block's gathered weights back after its forward. Every `shard_ranks` ranks hold a copy of the model together
+    (hybrid sharding); without it all ranks hold the only one. `float8` is for the large linears of the blocks, by one
     scale a matrix or a row (trainer/float8.py); it wants a GPU that can, and a CPU emulates it.
     """
 
@@ -87,6 +88,7 @@ class Compute(Strict):
     compile: bool = True
     recompute: Literal["none", "selective", "full"] = "none"
     reshard: bool = True
+    shard_ranks: int | None = Field(default=None, ge=1)
     float8: Literal["none", "tensorwise", "rowwise"] = "none"
 
 

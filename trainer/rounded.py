@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from trainer.parallel import sharers
 from trainer.recipe import Optimizer
 
 
@@ -35,9 +36,9 @@ def salt(name: str, parameter: Tensor) -> Tensor:
     held = parameter.to_local() if isinstance(parameter, DTensor) else parameter
     first = 0
     if isinstance(parameter, DTensor):  # by rows, as FSDP2 does: the first ranks hold full chunks of them
-        mesh = parameter.device_mesh
-        chunk = -(-parameter.shape[0] // mesh.size())
-        first = min(mesh.get_local_rank() * chunk, parameter.shape[0]) * math.prod(parameter.shape[1:])
+        mesh, dimension = sharers(parameter)
+        chunk = -(-parameter.shape[0] // mesh.size(dimension))
+        first = min(mesh.get_local_rank(dimension) * chunk, parameter.shape[0]) * math.prod(parameter.shape[1:])
     drawn = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], signed=True)
     return torch.tensor((drawn + first + 2**31) % 2**32 - 2**31, dtype=torch.int32, device=held.device)
 

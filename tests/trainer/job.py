@@ -9,9 +9,11 @@ torchrun. The environment can make it meet trouble:
     TRAINER_SEED=<seed>      on the last rank only: another recipe than the others have
     TRAINER_PLACE=<step>     on the last rank only: another place in the data than the others have
     TRAINER_FAULT=<step>     on the last rank only: the data of that step is damaged
+    TRAINER_BITS=1           every rank prints the digest of what it holds of the weights and moments at the end
     TRAINER_KILL=<point>     the last rank is gone at that point of its storage (tests.faults.crash_points)
 """
 
+import hashlib
 import os
 import sys
 import time
@@ -26,7 +28,7 @@ from bamba_data.edge import exit_code_of
 from bamba_data.errors import BambaError, CorruptShard
 from tests.faults.crash_points import Killer
 from tests.trainer.synthetic import Synthetic
-from trainer.parallel import World, joined
+from trainer.parallel import World, joined, local
 from trainer.recipe import load_recipe
 from trainer.run import Run
 
@@ -85,6 +87,11 @@ def main(out: str, changes: list[str]) -> None:
         try:
             run.begin(accept_changes="--accept-changes" in changes)
             run.train()
+            if "TRAINER_BITS" in os.environ:
+                held = b"".join(
+                    bytes(local(value).reshape(-1).view(torch.uint8).numpy()) for value in run.state().values()
+                )
+                os.write(1, f"bits of {world.rank}: {hashlib.sha256(held).hexdigest()}\n".encode())  # in one piece
         finally:
             run.close()
 

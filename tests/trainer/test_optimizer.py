@@ -1,5 +1,6 @@
 """Half the memory learns the same: bfloat16 weights and moments, rounded at random and yet always alike."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -129,6 +130,16 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_never_stopped_and_two_ranks_
     assert done.returncode == 0, done.stderr
     assert "goes on after step 2 (saved by 1 ranks, now 2)" in done.stderr
     assert losses(shared)[4] == pytest.approx(losses(whole)[4], rel=1e-3)
+
+
+def test_copies_of_the_model_round_alike(tmp_path: Path) -> None:
+    """Four ranks, two of which hold a copy each; else the copies would drift apart."""
+    done = job(tmp_path / "run", 4, *HALF, *SHORT, "compute.shard_ranks=2", env={"TRAINER_BITS": "1"})
+    assert done.returncode == 0, done.stderr
+    bits = dict(re.findall(r"bits of (\d): (\w+)", done.stdout))
+    assert len(bits) == 4
+    assert (bits["0"], bits["1"]) == (bits["2"], bits["3"])
+    assert bits["0"] != bits["1"]
 
 
 def test_half_the_memory_is_refused_where_the_products_are_float32() -> None:

@@ -44,6 +44,29 @@ def test_any_number_of_ranks_sees_the_same_tokens_and_learns_the_same(quiet: Pat
     same(tmp_path / "run", quiet)
 
 
+def test_copies_of_the_model_in_groups_of_ranks_learn_the_same_and_share_their_checkpoints(
+    quiet: Path, tmp_path: Path
+) -> None:
+    """Two groups of two ranks, then four of one, then three ranks together."""
+    out = tmp_path / "run"
+    for shard_ranks, until in ((2, 6), (1, 10)):
+        with started(out, 4, f"compute.shard_ranks={shard_ranks}", env=SLOW) as process:
+            wait_for_step(out, until, process)
+            kill_all(process)
+    name, commit = newest(LocalStore(out / "checkpoints"))
+    assert commit["step"] == 8
+    index = json.loads((out / "checkpoints" / name / "index.json").read_text())
+    assert all(len(entry["pieces"]) == 1 for entry in index.values()), "a copy was written too"
+    done = job(out, 3)
+    assert done.returncode == 0, done.stderr
+    same(out, quiet)
+
+
+def test_groups_that_do_not_divide_the_ranks_are_refused(tmp_path: Path) -> None:
+    done = job(tmp_path / "run", 2, "compute.shard_ranks=3")
+    assert "compute.shard_ranks: 2 ranks are no whole number of groups of 3" in done.stderr
+
+
 def test_a_run_killed_on_four_ranks_goes_on_on_one_and_ends_on_three(quiet: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with started(out, 4, env=SLOW) as process:

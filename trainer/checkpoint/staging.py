@@ -6,7 +6,7 @@ their own; `wait` makes the computation on the device, not the host, wait for th
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from trainer.parallel import World, local
@@ -17,7 +17,7 @@ class Staging:
 
     def __init__(self, world: World) -> None:
         self._cuda = world.device.type == "cuda"
-        self._mesh = init_device_mesh("cpu", (world.size,))
+        self._meshes: dict[tuple[int, ...], DeviceMesh] = {}  # on the host, as those of the state
         self._stream = torch.cuda.Stream() if self._cuda else None  # type: ignore[no-untyped-call]
         self._copied: torch.cuda.Event | None = None
         self._buffers: dict[str, Tensor] = {}
@@ -26,6 +26,8 @@ class Staging:
         """Take the memory: some seconds for tens of gigabytes, better before the first step than in it."""
         for name, tensor in state.items():
             mine = local(tensor)
+            if isinstance(tensor, DTensor) and (shape := tensor.device_mesh.shape) not in self._meshes:
+                self._meshes[shape] = init_device_mesh("cpu", shape)
             if name not in self._buffers:
                 self._buffers[name] = torch.empty(mine.shape, dtype=mine.dtype, pin_memory=self._cuda)
 
@@ -46,8 +48,9 @@ class Staging:
     def _like(self, tensor: Tensor, buffer: Tensor) -> Tensor:
         if not isinstance(tensor, DTensor):
             return buffer
+        mesh = self._meshes[tensor.device_mesh.shape]
         return DTensor.from_local(
-            buffer, self._mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+            buffer, mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
         )
 
     def wait(self) -> None:
