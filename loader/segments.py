@@ -127,7 +127,8 @@ class SegmentCache:
         """The segment, and whether it is mapped."""
 
         def fresh() -> Segment:
-            self.made += 1
+            with self._lock:
+                self.made += 1
             return layout.make(blocks)
 
         if self._folder is None:
@@ -138,7 +139,8 @@ class SegmentCache:
         with contextlib.suppress(OSError):
             if (found := _mapped(path, key, blocks.dtype)) is not None:
                 return found, True
-            self.damaged += 1
+            with self._lock:
+                self.damaged += 1
             LOG.warning("%s is damaged: it is made anew from the data", path)
             path.unlink()
         segment = fresh()
@@ -149,14 +151,16 @@ class SegmentCache:
             why = "it does not come back as it was written"
         except OSError as error:
             why = error.strerror or type(error).__name__
-        if not self.unsaved:
+        with self._lock:
+            self.unsaved += 1
+            first = self.unsaved == 1
+        if first:
             LOG.warning(
                 "%s cannot be kept (%s): few blocks fit in memory, so many will be decoded again and again; "
                 "make room, or name another folder by cache= or $BAMBA_CACHE",
                 path,
                 why,
             )
-        self.unsaved += 1
         return segment, False
 
     def _save(self, path: Path, key: int, segment: Segment) -> None:

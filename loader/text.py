@@ -56,7 +56,7 @@ class TextBlocks(Indexed):
     key: str
     _footers: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
     _lengths: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
-    _said: list[str] = field(default_factory=list, compare=False, repr=False)
+    _said: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -191,8 +191,8 @@ class TextBlocks(Indexed):
 
     def _say_slow(self, name: str) -> None:
         """Once: every block costs a second encoding."""
-        if not self._said:
-            self._said.append(name)
+        mine = object()
+        if self._said.setdefault("slow", mine) is mine:  # threads come here at once
             first = self._backends[0]
             LOG.warning(
                 "text source %r: %s %s gives other tokens than the index has, %s gives them: install %s %s",
