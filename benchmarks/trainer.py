@@ -2,10 +2,11 @@
 
     python -m benchmarks.trainer parity                     a small hybrid here against a CPU in float32
     python -m benchmarks.trainer slice [A.B=VALUE …]        8 layers of Bamba-9B, forward and backward, no optimizer
-    python -m benchmarks.trainer alone [A.B=VALUE …]        Bamba-9B on one GPU: whole steps with half the memory
+    python -m benchmarks.trainer alone [A.B=VALUE …]        Bamba-9B on one GPU: whole steps with half the memory,
+                                                            nothing is saved
     python -m benchmarks.trainer run RECIPE [A.B=VALUE …]   whole steps of a recipe, with a save and a load
-    torchrun --nproc-per-node 2 -m benchmarks.trainer steps bamba-9b-phase1 data.batch_rows=4
-                                                            whole steps alone: nothing is saved
+    torchrun --nproc-per-node 2 -m benchmarks.trainer alone optimizer.memory=full
+                                                            the same on several: 2 rows each
 
 Rows hold documents of 40 to 2,000 tokens. Rates are the median over the last steps, of real tokens. `slice` has
 bfloat16 weights, as the peers of design.md were measured, and nothing is gathered; `--profile FILE` writes all kernels
@@ -75,6 +76,9 @@ class MadeUp:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
+
+    def epochs(self, row: int) -> dict[str, float]:
+        return {"made up": 0.0}
 
     def skip(self, first_row: int, rows: int, why: str) -> None:
         raise NotImplementedError
@@ -325,49 +329,6 @@ def run(world: World, name: str, changes: list[str]) -> dict[str, Any]:
     }
 
 
-def steps(world: World, name: str, profile: str | None, changes: list[str]) -> dict[str, Any]:
-    """16 steps."""
-    recipe = load_recipe(name, ["schedule.warmup_steps=4", "log.every_steps=1", *changes])
-    folder = Path(tempfile.mkdtemp())
-    started = time.perf_counter()
-    one = Run(recipe, MadeUp(recipe, world), world, str(folder), folder)
-    one.begin()
-    ready = time.perf_counter() - started
-    batches = iter(one.feed)
-    graphs = []
-    for _ in range(12):
-        one._step(batches)
-        graphs.append(counters["stats"]["unique_graphs"])
-    one._read(0)
-    torch.distributed.barrier()
-    before = time.perf_counter()
-    for _ in range(4):
-        one._step(batches)
-    one._read(0)
-    seconds = (time.perf_counter() - before) / 4
-    milliseconds = where(lambda: one._step(batches), world, seconds, profile)
-    one._read(0)
-    one.close()
-    text = (folder / "metrics.jsonl").read_text() if world.leads else ""
-    lines = [line for line in map(json.loads, text.splitlines()) if "loss" in line]
-    return {
-        "recipe": name,
-        "changes": changes,
-        "parameters": recipe.model.parameters,
-        "seconds_until_ready": ready,
-        "tokens_per_second_per_gpu": statistics.median(
-            line.get("tokens_per_second_per_gpu", 0) for line in lines[4:] or [{}]
-        ),
-        "mfu": statistics.median(line.get("mfu", 0) for line in lines[4:] or [{}]),
-        "memory_gib": max(line.get("memory_gib", 0) for line in lines or [{}]),
-        "losses": [round(line["loss"], 4) for line in lines],
-        "rates": [round(line["tokens_per_second_per_gpu"]) for line in lines],
-        "graphs": graphs,
-        "graph_breaks": sum(counters["graph_break"].values()),
-        "milliseconds": milliseconds,
-    }
-
-
 def main() -> None:
     what, *rest = sys.argv[1:]
     profile = rest[rest.index("--profile") + 1] if "--profile" in rest else None
@@ -377,8 +338,6 @@ def main() -> None:
             found = parity(world)
         elif what in ("slice", "alone"):
             found = (slice_of_9b if what == "slice" else alone)(world, profile, changes)
-        elif what == "steps":
-            found = steps(world, rest[0], profile if world.leads else None, changes)
         else:
             found = run(world, rest[0], changes)
         device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"

@@ -79,8 +79,8 @@ def _store() -> Any:
 def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool = False) -> None:
     """Compile, recompute and shard a model on the meta device; then it lies on `world.device`, still without values.
 
-    `low_memory`: matrices are bfloat16 in themselves. One rank alone then has nothing to gather or to cast, so its
-    model is not sharded: that saves six passes over the weights a step.
+    `low_memory`: matrices are bfloat16 in themselves. A rank that holds all of them has nothing to gather or to cast
+    then, so its model is not wrapped by FSDP: that saves six passes over the weights a step.
     """
     policy = MixedPrecisionPolicy(
         param_dtype=getattr(torch, compute.dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -92,7 +92,7 @@ def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool
         for parameter in set(model.parameters()) - whole:
             parameter.data = parameter.data.bfloat16()
     shard = partial(fully_shard, mesh=_mesh(world, compute.shard_ranks), mp_policy=policy, ignored_params=whole)
-    sharded = world.size > 1 or not low_memory
+    sharded = not low_memory or (compute.shard_ranks or world.size) > 1
     for block in model.blocks:
         # Within the block's own call, so that the gathering of its weights happens around it, not inside a graph.
         block.forward = _computed(block.forward, compute)
@@ -153,40 +153,12 @@ _KEPT = {
 }
 
 
-def accumulate(model: Bamba, *, last: bool, reshard: bool, low_memory: bool = False) -> None:
-    """Before each backward of a step: weights that are not resharded stay gathered until the last one.
-
-    Gradients of several backwards are summed in float32 also where the weights are bfloat16: for want of a smaller
-    place, whole on each rank until the last one.
-    """
-    if isinstance(model, FSDPModule):
-        if not reshard:
-            model.set_reshard_after_backward(last)
-        if low_memory:
-            model.set_requires_gradient_sync(last)
-    elif not last:
-        for parameter in model.parameters():
-            if parameter.grad is None:
-                parameter.grad_dtype = torch.float32
-
-
 def scatter(model: nn.Module) -> None:
     """After forward passes that no backward follows: the head's weights are still gathered, and the model's state would
     hold them whole."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-def sum_vector_gradients(model: nn.Module, world: World) -> None:
-    """Add up the gradients of the replicated parameters over all ranks, in one message."""
-    grads = [parameter.grad for _, parameter in vectors(model) if parameter.grad is not None]
-    if world.size == 1 or not grads:
-        return
-    flat = torch.cat([grad.flatten() for grad in grads])
-    dist.all_reduce(flat)
-    for grad, part in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
-        grad.copy_(part.view_as(grad))
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.batch import Batch
+from trainer.gradients import Gradients
 from trainer.model.bamba import Bamba
 from trainer.optimizer import AdamW
-from trainer.parallel import World, accumulate, sum_vector_gradients
+from trainer.parallel import World
 from trainer.recipe import Compute
 
 
@@ -70,6 +71,7 @@ class Stepper:
     def __init__(self, model: Bamba, optimizer: AdamW, compute: Compute, world: World, sources: int) -> None:
         self.model, self.optimizer = model, optimizer
         self.compute, self.world, self.sources = compute, world, sources
+        self.gradients = Gradients(model, compute, world, low_memory=bool(optimizer.salts))
 
     def __call__(
         self, batch: Batch, lr: float, *, stop: bool = False, before_update: Callable[[], None] = lambda: None
@@ -87,13 +89,12 @@ class Stepper:
         for number, part in enumerate(parts, 1):
             on = part.to(device)
             bins = on.sources.remainder(self.sources + 1)
-            low = bool(self.optimizer.salts)
-            accumulate(self.model, last=number == len(parts), reshard=self.compute.reshard, low_memory=low)
+            self.gradients.before_backward(last=number == len(parts))
             total, losses = self.model.losses(on.input_ids, on.documents, on.positions, on.labels, share)
             torch.autograd.backward(total)
             sums.index_add_(0, bins, losses.sum(1, dtype=torch.float64))
             counts.index_add_(0, bins, (on.labels >= 0).sum(1).double())
-        sum_vector_gradients(self.model, self.world)
+        self.gradients.finish()
         norm = self.optimizer.gradient_norm()
         told = torch.cat([sums[:-1], counts[:-1], torch.full((1,), float(stop), dtype=torch.float64, device=device)])
         if self.world.size > 1:
