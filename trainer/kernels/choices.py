@@ -37,6 +37,7 @@ KERNELS = (
     "scan_tokens.TOKENS",
     "scan_backward.JOIN",
     "scan_backward.FINISH",
+    "swiglu.BACKWARD",
 )
 HOPPER_SHARED_BYTES = 232_448  # that a program may have
 

@@ -4,6 +4,7 @@
                      backward writes the gradient of the packed projection in place, piece by piece, and keeps from
                      the forward its input, the scan's output and, by choice, the convolution's
     scan(x, dt, …)   the SSD scan alone
+    swiglu(gate_up)  silu(gate) * up of the MLP; only its backward is a kernel, the compiler joins the forward to others
 
 With TRITON_INTERPRET=1 the Triton kernels run on a CPU, in Triton's interpreter: that is how the tests reach them.
 """
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 from torch.utils.flop_counter import register_flop_formula
 
 from trainer.kernels import reference
@@ -39,8 +41,10 @@ class Backend(Protocol):
 
     def scan_backward(self, inputs: ScanInputs, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]: ...
 
+    def swiglu_backward(self, gate_up: Tensor, grad: Tensor) -> Tensor: ...
 
-def backend(tensor: Tensor, head_dim: int, state: int) -> Backend:
+
+def backend(tensor: Tensor, head_dim: int = 64, state: int = 64) -> Backend:
     """Triton where the tensor is on a GPU or the interpreter is asked for; else the reference.
 
     The reference also takes float64, and on a GPU float32 with narrow heads or states, as only toy models have them:
@@ -269,6 +273,39 @@ def mix(
     """
     tensors = (zxbcdt, conv_weight.contiguous(), conv_bias, A_log, D, dt_bias, norm_weight, documents.contiguous())
     return torch.ops.bamba.mix(*tensors, eps, keep)[0]  # type: ignore[no-any-return]
+
+
+# ---- SwiGLU
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up, where `gate_up` holds the gate in the first half of its last dimension and up in the second."""
+    found: Tensor = _SwiGLU.apply(gate_up)
+    return found
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return silu(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        found: Tensor = torch.ops.bamba.swiglu_backward(*ctx.saved_tensors, grad)
+        return found
+
+
+@torch.library.custom_op("bamba::swiglu_backward", mutates_args=())
+def swiglu_backward(gate_up: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of `gate_up` from that of its `swiglu`."""
+    return backend(grad).swiglu_backward(gate_up.contiguous(), grad.contiguous())
+
+
+@swiglu_backward.register_fake
+def _(gate_up: Tensor, grad: Tensor) -> Tensor:
+    return gate_up.new_empty(gate_up.shape)
 
 
 # ---- what counts as work

@@ -208,3 +208,14 @@ def scan_backward(inputs: ScanInputs, grad: Tensor, out: ScanGrads) -> tuple[Ten
 
 def _uncut(tensor: Tensor, tokens: int) -> Tensor:
     return tensor.flatten(1, 2)[:, :tokens]
+
+
+# ---- SwiGLU
+
+
+def swiglu_backward(gate_up: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of gate_up from that of silu(gate) * up."""
+    gate, up = _wide(gate_up).chunk(2, dim=-1)
+    slope, opened = _wide(grad), torch.sigmoid(gate)
+    halves = (slope * up * opened * (1 + gate * (1 - opened)), slope * gate * opened)
+    return torch.cat(halves, dim=-1).to(gate_up.dtype)

@@ -1,7 +1,8 @@
 """SwiGLU: down(silu(gate(x)) * up(x)), with gate and up in one matrix."""
 
 from torch import Tensor, nn
-from torch.nn.functional import silu
+
+from trainer.kernels.ops import swiglu
 
 
 class MLP(nn.Module):
@@ -13,5 +14,4 @@ class MLP(nn.Module):
         self.down = nn.Linear(mlp_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(silu(gate) * up)  # type: ignore[no-any-return]
+        return self.down(swiglu(self.gate_up(x)))  # type: ignore[no-any-return]

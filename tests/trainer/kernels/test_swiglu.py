@@ -1,0 +1,46 @@
+"""silu(gate) * up and its gradient are right, in plain torch and in Triton, whatever the width."""
+
+import pytest
+import torch
+from torch.nn.functional import silu
+
+from tests.trainer.kernels.test_reference import relative
+from trainer.kernels import ops
+
+
+def plain(gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return silu(gate) * up
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 4
+
+
+def test_the_op_and_its_gradient_are_those_of_autograd() -> None:
+    gate_up = drawn(2, 5, 24).requires_grad_()
+    assert torch.equal(ops.swiglu(gate_up), plain(gate_up))
+    torch.autograd.gradcheck(ops.swiglu, gate_up)
+
+
+@pytest.mark.parametrize("width", [8, 96, 2500])
+def test_the_kernel_gives_the_reference_s_gradient(triton_kernels: torch.device, width: int) -> None:
+    """Over one block of columns and more, whole and not."""
+    exact = drawn(3, 2, 2 * width).requires_grad_()
+    grad = drawn(3, 2, width)
+    (wanted,) = torch.autograd.grad(plain(exact), exact, grad)
+    gate_up = exact.detach().float().to(triton_kernels).requires_grad_()
+    (got,) = torch.autograd.grad(ops.swiglu(gate_up), gate_up, grad.float().to(triton_kernels))
+    assert relative(got.double().cpu(), wanted) < 1e-6
+
+
+def test_gates_that_are_shut_or_open_have_finite_gradients(triton_kernels: torch.device) -> None:
+    gate_up = torch.tensor([[-80.0, 1e4, 80.0, 1.0, 1.0, 3.0]], device=triton_kernels).requires_grad_()
+    ops.swiglu(gate_up).sum().backward()
+    assert gate_up.grad is not None
+    torch.testing.assert_close(gate_up.grad.cpu(), torch.tensor([[0.0, 1.0, 3.0, 0.0, 1e4, 80.0]]))
+
+
+def test_torch_finds_nothing_wrong_with_the_op() -> None:
+    gate_up = drawn(2, 3, 8)
+    torch.library.opcheck(torch.ops.bamba.swiglu_backward.default, (gate_up, drawn(2, 3, 4)))
