@@ -46,6 +46,7 @@ KINDS = {
     "conv": r"^_conv",
     "gated norm": r"^_gated_norm",
     "attention": r"flex",
+    "gradient of SwiGLU": r"^_swiglu",
     "collectives": r"^nccl",
     "copies": r"split_with_sizes_copy|chunk_cat|CatArrayBatchedCopy|^Memcpy",
     "products": r"nvjet|gemm|cutlass|cublas|xmma|splitK|matmul",
