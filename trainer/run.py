@@ -165,10 +165,10 @@ class Run:
                 ended = self.done_steps == self.recipe.schedule.steps
                 evaluate_every = self.recipe.log.evaluate_every_steps
                 if evaluate_every and (ended or self.done_steps % evaluate_every == 0):
-                    self._read(0)
+                    stopped |= self._read(0)
                     self._evaluate()
                 if ended or stopped or self.done_steps % self.recipe.checkpoints.every_steps == 0:
-                    self._read(0)
+                    stopped |= self._read(0)
                     self.checkpointer.save(self.done_steps, self.state(), self.about())
                 if stopped and not ended:
                     self.checkpointer.finish()

@@ -108,9 +108,13 @@ def test_sigterm_before_the_first_step_ends_it_at_once_and_with_the_code_that_sa
     assert "stopped before the first step" in log.read_text()
 
 
-def test_sigterm_to_a_run_of_one_process_ends_it_saved_and_with_the_code_that_says_run_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("saves_every", [4, 1])
+def test_sigterm_to_a_run_of_one_process_ends_it_saved_and_with_the_code_that_says_run_again(
+    tmp_path: Path, saves_every: int
+) -> None:
+    """Also where every step reads its own outcome, because a save follows."""
     out = tmp_path / "run"
-    with started(out, 1, env=SLOW) as process:
+    with started(out, 1, f"checkpoints.every_steps={saves_every}", env=SLOW) as process:
         wait_for_step(out, 2, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 4
