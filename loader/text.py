@@ -27,6 +27,7 @@ from bamba_data.shard import Footer, Tokens, block_digest
 from bamba_data.sources.base import TextRule
 from bamba_data.sources.parquet import ParquetRows
 from bamba_data.store import open_store
+from bamba_data.tables import read_table
 from bamba_data.tokenizer import REFERENCE, Backend, Tokenizer, TooLongToEncode
 from loader.blocks import Indexed
 from loader.text_index import Index, IndexedFile, part_path
@@ -96,7 +97,7 @@ class TextBlocks(Indexed):
         if lengths is None:
             table = self.index.files[number].lengths
             data = table.read(open_store(self.at), part_path(self.key, table))
-            lengths = pq.read_table(pa.BufferReader(data), columns=["lengths"])["lengths"]
+            lengths = read_table(data, ["lengths"])["lengths"]
             _hold(self._lengths, number, lengths)
         first = int(np.searchsorted(self.arrays["file"], number))
         found: NDArray[np.uint32] = lengths[block - first].values.to_numpy()

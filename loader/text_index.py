@@ -10,14 +10,12 @@
 the tokens: whoever tokenizes it later knows whether they are the same.
 """
 
-import io
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,6 +25,7 @@ from bamba_data.errors import CorruptManifest
 from bamba_data.locked import Facts
 from bamba_data.manifest import Account, CertificateEntry, Count, Sha256, TokenizerEntry
 from bamba_data.store import Store
+from bamba_data.tables import read_table
 
 FORMAT: Literal["bamba-text-index/1"] = "bamba-text-index/1"
 MAX_INDEX_BYTES = 256 << 20
@@ -142,7 +141,7 @@ def read_arrays(store: Store, key: str, index: Index) -> dict[str, NDArray[Any]]
     path = blocks_path(key, index.blocks)
     data = index.blocks.read(store, path)
     try:
-        table = pq.read_table(io.BytesIO(data))
+        table = read_table(data)
     except (pa.ArrowException, OSError) as error:
         raise CorruptManifest(path, f"is not readable parquet ({error})") from None
     if not table.schema.equals(TABLE):

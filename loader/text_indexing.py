@@ -31,6 +31,7 @@ from bamba_data.shard import Footer
 from bamba_data.sources.base import TextRule
 from bamba_data.sources.parquet import ParquetRows
 from bamba_data.store import Store, open_store
+from bamba_data.tables import read_table
 from bamba_data.tokenizer import REFERENCE, Backend, Tokenizer
 from loader.text_file import FileIndexer
 from loader.text_index import (
@@ -223,7 +224,7 @@ def _put_together(
     for number, file in enumerate(files):
         totals.add(_ledger(file.account))
         data = file.lengths.read(job.store, part_path(job.key, file.lengths))
-        part = pq.read_table(io.BytesIO(data)).drop_columns("lengths")
+        part = read_table(data).drop_columns("lengths")
         tables.append(part.add_column(0, TABLE.field("file"), pa.array([number] * len(part), pa.uint32())).cast(TABLE))
     _check_budget(totals, job.rules.max_bad_rate)
     whole = pa.concat_tables(tables) if tables else TABLE.empty_table()
