@@ -323,7 +323,7 @@ def main() -> int:
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "machine": host,
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
+        "settings": {k: v for k, v in vars(options).items() if not isinstance(v, Path)},
         "tokenizer": {"file": bench.tokenizer.path.name, "vocabulary": bench.tokenizer.vocabulary},
         "versions": versions,
         "rows": [asdict(r) for r in rows],
