@@ -36,6 +36,7 @@ class Gradients:
         """Of one micro-batch; `last` says that it is the last of the step."""
         self._last = last
         if isinstance(self.model, FSDPModule):
+            self.model.set_requires_all_reduce(last)  # between groups of ranks, if there are several
             if not self.reshard:  # what is not resharded stays gathered until the last one
                 self.model.set_reshard_after_backward(last)
             if self.low_memory:  # summed in float32: for want of a smaller place, whole on each rank until the last one

@@ -50,7 +50,7 @@ def test_copies_of_the_model_in_groups_of_ranks_learn_the_same_and_share_their_c
     """Two groups of two ranks, then four of one, then three ranks together."""
     out = tmp_path / "run"
     for shard_ranks, until in ((2, 6), (1, 10)):
-        with started(out, 4, f"compute.shard_ranks={shard_ranks}", env=SLOW) as process:
+        with started(out, 4, f"compute.shard_ranks={shard_ranks}", "compute.micro_rows=1", env=SLOW) as process:
             wait_for_step(out, until, process)
             kill_all(process)
     name, commit = newest(LocalStore(out / "checkpoints"))
