@@ -133,11 +133,24 @@ def load_as(kind: type[Spec], text: str, where: str, overrides: Sequence[str] = 
 
 
 def load_file(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    return load_file_as(Recipe, path, overrides)
+
+
+def load_file_as(kind: type[Spec], path: Path, overrides: Sequence[str] = ()) -> Spec:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read ({error})") from None
-    return load(text, str(path), overrides)
+    return load_as(kind, text, str(path), overrides)
+
+
+def named(name: str, shipped: Path) -> Path:
+    """The file of a recipe: one of the folder `shipped` by its name, any other by its path."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else shipped / f"{name}.yaml"
+    if not path.is_file():
+        have = ", ".join(sorted(found.stem for found in shipped.glob("*.yaml")))
+        raise RecipeError(f"{name}: no such recipe; these ship with us: {have}; or give the path of a .yaml file")
+    return path
 
 
 class _Loader(yaml.SafeLoader):

@@ -16,13 +16,13 @@ import typer
 from bamba_data.errors import Unfinished, UserError
 from bamba_data.fetch import Fetcher
 from bamba_data.locked import LockedFile
-from bamba_data.recipe import Network
+from bamba_data.recipe import Network, named
 from loader.text_index import IndexedFile
 from loader.text_indexing import Each, Job, finished, index_file, make_index
 from loader.text_source import text_sources
 from pipelines import worker
 from pipelines.cluster import OneFile, Options, for_each_file
-from pipelines.options import Address, FailFast, Interval, RecipeArgument, Workers, recipe_path
+from pipelines.options import RECIPES, Address, FailFast, Interval, RecipeArgument, Workers
 from pipelines.progress import Counts, Display, display
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -41,7 +41,7 @@ def index(
     if "://" not in at and not Path(at).is_absolute():
         raise UserError(f"--index {at}: a relative path means nothing on a cluster; s3://, or an absolute shared path")
     options = Options(address, workers, fail_fast)
-    for source in text_sources(recipe_path(recipe), at):
+    for source in text_sources(named(recipe, RECIPES), at):
         each = on_cluster(options, display("index", sys.stdout.isatty(), interval), source.recipe.network)
         made = make_index(source, at, Fetcher(), each)
         typer.echo(f"{source.name}: {made.summary}")

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bamba_data.errors import RecipeError
-
 if TYPE_CHECKING:
     from bamba_data.recipe import Recipe
 
@@ -29,15 +27,6 @@ Interval = Annotated[float, typer.Option(min=0.1, help="Seconds between progress
 RECIPES = Path(__file__).parent / "recipes"
 
 
-def recipe_path(name: str) -> Path:
-    """The file of a recipe: one that ships with us by its name, any other by its path."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        have = ", ".join(sorted(found.stem for found in RECIPES.glob("*.yaml")))
-        raise RecipeError(f"{name}: no such recipe; these ship with us: {have}; or give the path of a .yaml file")
-    return path
-
-
 def load_recipe(
     name: str,
     overrides: list[str] | None,
@@ -46,9 +35,9 @@ def load_recipe(
     quarantine: list[str] | None = None,
 ) -> "tuple[Recipe, Path]":
     """The recipe and the folder where its relative paths start."""
-    from bamba_data.recipe import load_file
+    from bamba_data.recipe import load_file, named
 
-    path = recipe_path(name)
+    path = named(name, RECIPES)
     changes = list(overrides or [])
     changes += [f"limits.files={limit_files}"] if limit_files else []
     changes += [f"limits.documents={limit_documents}"] if limit_documents else []

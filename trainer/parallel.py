@@ -116,7 +116,10 @@ def _mesh(world: World, shard_ranks: int | None) -> DeviceMesh:
     if shard_ranks is None or shard_ranks == world.size:
         return world.mesh
     if world.size % shard_ranks:
-        raise UserError(f"compute.shard_ranks: {world.size} ranks are no whole number of groups of {shard_ranks}")
+        raise UserError(
+            f"compute.shard_ranks: {world.size} ranks are no whole number of groups of {shard_ranks}: set it to "
+            f"a divisor of {world.size}, or leave it out"
+        )
     shape = (world.size // shard_ranks, shard_ranks)
     return init_device_mesh(world.device.type, shape, mesh_dim_names=("copies", "shards"))
 

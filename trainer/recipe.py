@@ -11,8 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from bamba_data.canonical import digest
-from bamba_data.errors import RecipeError
-from bamba_data.recipe import load_as
+from bamba_data.recipe import load_file_as, named
 from bamba_data.sources.base import Strict
 from trainer.model.config import ModelConfig
 
@@ -160,8 +159,4 @@ class Recipe(Strict):
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by its name or the path of its file, with `a.b=value` overrides."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        have = ", ".join(sorted(found.stem for found in RECIPES.glob("*.yaml")))
-        raise RecipeError(f"{name}: no such recipe; these ship with us: {have}; or give the path of a .yaml file")
-    return load_as(Recipe, path.read_text(encoding="utf-8"), str(path), overrides)
+    return load_file_as(Recipe, named(name, RECIPES), overrides)

@@ -1,6 +1,7 @@
 """The small parts of the trainer: what a recipe says, how the rate goes, what an update is, who is called slow."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,6 +40,15 @@ def test_phase_1_is_as_published() -> None:
     assert recipe.data.batch_rows * recipe.data.row_tokens == 1_572_864
     assert recipe.model.parameters == 9_780_235_392
     assert learning_rate(recipe.schedule, recipe.schedule.steps) == pytest.approx(1e-5)
+
+
+def test_a_recipe_s_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nosuch: no such recipe; these ship with us: bamba-1\.8b, .*tiny-cpu"):
+        load_recipe("nosuch")
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match=r"mine\.yaml: cannot be read"):
+        load_recipe(str(file))
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("bamba-1.8b", 1.8e9), ("bamba-3b", 3e9), ("transformer-3b", 3e9)])
