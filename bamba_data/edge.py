@@ -13,6 +13,8 @@ import typer
 from bamba_data.errors import BambaError, Unfinished, UserError
 
 CRASHED = 1
+INTERRUPTED = "interrupted; run the same command again to go on"
+_SILENT = 130  # what typer makes of Ctrl-C; older ones raise Abort
 #: What typer raises for a wrong command line; it has no public name (click's own in older versions of typer).
 _WrongUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -22,6 +24,8 @@ def run(commands: typer.Typer, arguments: Sequence[str] | None = None, prog: str
 
     try:
         code = commands(None if arguments is None else list(arguments), standalone_mode=False, prog_name=prog)
+        if code == _SILENT:
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0  # of a typer.Exit
     except typer.Exit as done:
         return done.exit_code
@@ -29,7 +33,7 @@ def run(commands: typer.Typer, arguments: Sequence[str] | None = None, prog: str
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (typer.Abort, KeyboardInterrupt):
-        error: BaseException = Unfinished("interrupted; run the same command again to go on")
+        error: BaseException = Unfinished(INTERRUPTED)
     except _WrongUsage as wrong:
         error = UserError(wrong.format_message())
     except (BambaError, OSError) as found:

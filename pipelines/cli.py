@@ -6,14 +6,12 @@ This is the process edge: every error of ours becomes one line on stderr and an 
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bamba_data import edge
 from bamba_data.cli import AsJson, app, console, print_json
-from bamba_data.errors import Unfinished
 from loader.index import index
 from pipelines import remote_cli as remote_cli  # adds its commands to the app
 from pipelines import trace_cli as trace_cli  # and this one `trace`
@@ -289,12 +287,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(commands: typer.Typer, arguments: list[str] | None = None) -> int:
     """The exit code of a command line; every error of ours is one message on stderr."""
-    signal.signal(signal.SIGTERM, _stop)
+    # As Ctrl-C: no Exception, for Ray, while it starts, logs those and goes on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return edge.run(commands, arguments, "bamba-data")
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Unfinished(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
 
 
 if __name__ == "__main__":

@@ -210,16 +210,21 @@ def crew(options: Options, network: Network) -> Iterator[Crew]:
 
     joined = options.address or os.environ.get("RAY_ADDRESS")
     if joined:
-        ray.init(address=joined, log_to_driver=False, logging_level="error")
+        where: dict[str, Any] = {"address": joined}
     else:
-        ray.init(
-            address="local",  # without it Ray would join whatever `ray start` left on this machine
-            num_cpus=options.workers or os.cpu_count(),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level="error",
-        )
+        where = {
+            "address": "local",  # without it Ray would join whatever `ray start` left on this machine
+            "num_cpus": options.workers or os.cpu_count(),
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    on_term = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(**where, log_to_driver=False, logging_level="error")
+    except SystemExit:  # Ray's own answer to SIGTERM, which would end the process by code 15 and say nothing
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGTERM, on_term)
     try:
         # Beside the driver: workers are evicted, and a keeper that starts anew has forgotten what it kept.
         beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)

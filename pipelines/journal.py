@@ -26,7 +26,7 @@ from typing import Any, Self
 import msgspec
 
 from bamba_data import canonical
-from bamba_data.edge import exit_code_of
+from bamba_data.edge import INTERRUPTED, exit_code_of
 from bamba_data.errors import BambaError, UserError
 from bamba_data.store import Store, open_store
 from pipelines.progress import Display, Snapshot, SourceCounts, json_log
@@ -234,6 +234,8 @@ class Watching:
 
 def reason_of(error: BaseException) -> str:
     """What it says, short enough for a record; an exception that is none of ours only says its type."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
     known = isinstance(error, BambaError | OSError)
     text = str(error) if known else f"{type(error).__name__} (see the log of the job)"
     return masked(text)[:MAX_REASON_CHARS]

@@ -1,6 +1,9 @@
 """All commands that we have end the same way: what is wrong is one line on stderr, and an exit code."""
 
 import importlib
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -57,3 +60,43 @@ def test_whose_error_it_is_stands_before_it(capsys: pytest.CaptureFixture[str]) 
     app = importlib.import_module("trainer.__main__").app
     assert edge.run(app, ["--recipe", "no-such-recipe", "--out", "/nowhere"], who=" (rank 3)") == 2
     assert capsys.readouterr().err.startswith("error (rank 3): ")
+
+
+WAITING = """
+import sys, time, typer
+{imports}
+app = typer.Typer()
+@app.command()
+def wait():
+    print("waits", flush=True)
+    try:
+        time.sleep(60)
+    except Exception:
+        time.sleep(60)
+sys.exit({run}(app, []))
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "run", "number"),
+    [
+        ("from bamba_data import edge", "edge.run", signal.SIGINT),
+        ("from pipelines import cli", "cli.run", signal.SIGINT),
+        ("from pipelines import cli", "cli.run", signal.SIGTERM),
+    ],
+)
+def test_ctrl_c_and_a_stop_of_a_build_are_one_line_and_the_exit_code_for_go_on(
+    imports: str, run: str, number: signal.Signals
+) -> None:
+    """Also where a library is busy that goes on after any Exception, as Ray does while it starts."""
+    script = WAITING.format(imports=imports, run=run)
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "waits\n"
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 4
+    assert (
+        said.startswith("error: ") and said.endswith("run the same command again to go on\n") and said.count("\n") == 1
+    )
