@@ -19,7 +19,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from trainer.optimizer import AdamW
 from trainer.parallel import World, joined
 from trainer.recipe import Compute, Recipe, load_recipe
 from trainer.run import Run, build
-from trainer.step import Stepper
+from trainer.step import Stepper, Telltale
 
 LOW = ["optimizer.memory=low", "compute.micro_rows=2", "data.batch_rows=2"]
 SLICE = ["model.layers=8", "model.attention_layers=[4]", *LOW]
@@ -191,7 +193,8 @@ def alone(world: World, profile: str | None, changes: list[str], count: int = 8)
     stepper = Stepper(model, optimizer, recipe.compute, world, 1)
     batch = Batch.of(rows(recipe.data.batch_rows, recipe, 1))
     ready = time.perf_counter() - started
-    losses = []
+    losses: list[float] = []
+    pending: deque[Telltale] = deque()
     updates: list[Any] = []
 
     def mark() -> None:
@@ -200,11 +203,13 @@ def alone(world: World, profile: str | None, changes: list[str], count: int = 8)
             updates[-1].record()
 
     def step() -> None:
-        telltale = stepper(batch, 1e-4, before_update=mark)
+        pending.append(stepper(batch, 1e-4, before_update=mark))
         mark()
-        losses.append(round(telltale.read().loss, 4))
+        if len(pending) > 1:  # as a run does: what a step did is read while the next one is computed
+            losses.append(round(pending.popleft().read().loss, 4))
 
     taken = _timed(step, world.device, count)
+    losses.append(round(pending.popleft().read().loss, 4))
     seconds = statistics.median(taken[2:])
     rate = recipe.data.batch_rows * recipe.data.row_tokens / seconds
     pairs = zip(updates[::2], updates[1::2], strict=True)
@@ -226,7 +231,7 @@ def alone(world: World, profile: str | None, changes: list[str], count: int = 8)
     }
 
 
-def where(step: Any, world: World, seconds: float, file: str | None) -> dict[str, float] | None:
+def where(step: Callable[[], None], world: World, seconds: float, file: str | None) -> dict[str, float] | None:
     """One more step, its milliseconds by kind of kernel; `gaps` is what a step of so many seconds has beyond the time
     in which a kernel other than a collective runs: so it holds what is waited for of those."""
     if world.device.type != "cuda":
@@ -264,15 +269,24 @@ def _memory_gib(world: World) -> float | None:
     return torch.cuda.max_memory_allocated() / 2**30 if world.device.type == "cuda" else None
 
 
-def _timed(work: Any, device: torch.device, count: int) -> list[float]:
-    taken = []
-    for _ in range(count):
-        before = time.perf_counter()
+def _timed(work: Callable[[], None], device: torch.device, count: int) -> list[float]:
+    """Seconds from the end of one call on the device to that of the next. As in a run, the host is one call ahead."""
+    if device.type != "cuda":
+        ends = [time.perf_counter(), *(_ended(work) for _ in range(count))]
+        return [after - before for before, after in pairwise(ends)]
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    marks[0].record()
+    for before, after in pairwise(marks):
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - before)
-    return taken
+        after.record()
+        before.synchronize()
+    marks[-1].synchronize()
+    return [before.elapsed_time(after) / 1000 for before, after in pairwise(marks)]
+
+
+def _ended(work: Callable[[], None]) -> float:
+    work()
+    return time.perf_counter()
 
 
 def run(world: World, name: str, changes: list[str]) -> dict[str, Any]:
