@@ -129,7 +129,9 @@ def _conv_backward(
     next_g = _raw(grad, start, column, channels, tokens, grad_token)
     after_x = _raw(x, start + 1, column, channels, tokens, x_token)
     after_g = _raw(grad, start + 1, column, channels, tokens, grad_token)
-    for step in range(TOKENS + 3):  # the gradient of token t needs those before silu of t … t+3
+    # The gradient of token t needs those before silu of t … t+3. Two steps at a time: that saves half of the moves
+    # from x1 to x0 and so on. (Four at a time are slower.)
+    for step in tl.range(0, TOKENS + 4, loop_unroll_factor=2):
         t = start + step
         now = _owner(documents, t, tokens)
         x3, g3 = next_x.to(tl.float32), next_g.to(tl.float32)
@@ -152,7 +154,7 @@ def _conv_backward(
         result += w2 * tl.where(own1 == own0, g1, 0.0)
         result += w1 * tl.where(own2 == own0, g2, 0.0)
         result += w0 * tl.where(now == own0, g3, 0.0)
-        wanted = column < tl.where((step >= 3) & (t - 3 < tokens), channels, 0)
+        wanted = column < tl.where((step >= 3) & (step < TOKENS + 3) & (t - 3 < tokens), channels, 0)
         tl.store(dx + wide(t - 3) * dx_token + column, result.to(dx.dtype.element_ty), mask=wanted)
         g0, g1, g2 = g1, g2, g3
         x0, x1, x2 = x1, x2, x3

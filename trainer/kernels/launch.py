@@ -44,7 +44,7 @@ def tiles(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor:
     return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), [1, rows, columns])
 
 
-def stack(tensor: Tensor, rows: int) -> TensorDescriptor:
-    """A contiguous tensor as one tall matrix of its last dimension, in tiles of so many rows."""
+def stack(tensor: Tensor, rows: int, columns: int | None = None) -> TensorDescriptor:
+    """A contiguous tensor as one tall matrix of its last dimension, in tiles of so many rows and columns, or all."""
     flat = tensor.flatten(0, -2)
-    return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), [rows, flat.shape[1]])
+    return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), [rows, columns or flat.shape[1]])

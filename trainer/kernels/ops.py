@@ -2,7 +2,7 @@
 
     mix(zxbcdt, …)   all of a Mamba2 block between its two linears: conv, silu, scan, gated norm. The model's op: its
                      backward writes the gradient of the packed projection in place, piece by piece, and keeps from
-                     the forward its input, the scan's output and, by choice, the convolution's
+                     the forward its input, the scan's output and, by choice, the convolution's and some states
     scan(x, dt, …)   the SSD scan alone
     swiglu(gate_up)  silu(gate) * up of the MLP; only its backward is a kernel, the compiler joins the forward to others
 
@@ -19,7 +19,7 @@ from torch.nn.functional import silu
 from torch.utils.flop_counter import register_flop_formula
 
 from trainer.kernels import reference
-from trainer.kernels.shapes import ScanGrads, ScanInputs, split_conv, unpack
+from trainer.kernels.shapes import ScanGrads, ScanInputs, kept_states, split_conv, unpack
 
 
 class Backend(Protocol):
@@ -37,9 +37,11 @@ class Backend(Protocol):
         self, y: Tensor, z: Tensor, weight: Tensor, eps: float, grad: Tensor, out_z: Tensor
     ) -> tuple[Tensor, Tensor]: ...
 
-    def scan_forward(self, inputs: ScanInputs) -> Tensor: ...
+    def scan_forward(self, inputs: ScanInputs, keep: bool = False) -> tuple[Tensor, Tensor]: ...
 
-    def scan_backward(self, inputs: ScanInputs, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]: ...
+    def scan_backward(
+        self, inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
 
     def swiglu_backward(self, gate_up: Tensor, grad: Tensor) -> Tensor: ...
 
@@ -71,7 +73,7 @@ def scan(
 ) -> Tensor:
     """The SSD scan of `ScanInputs`; (batch, tokens, heads, head_dim)."""
     inputs = ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents)
-    return backend(x, x.shape[-1], B.shape[-1]).scan_forward(inputs)
+    return backend(x, x.shape[-1], B.shape[-1]).scan_forward(inputs)[0]
 
 
 @scan.register_fake
@@ -96,7 +98,7 @@ def scan_backward(
     """Gradients of x, dt, B, C, A_log, D, dt_bias."""
     inputs = ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents)
     large = ScanGrads(*(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x, dt, B, C)))
-    small = backend(x, x.shape[-1], B.shape[-1]).scan_backward(inputs, grad.contiguous(), large)
+    small = backend(x, x.shape[-1], B.shape[-1]).scan_backward(inputs, x.new_empty(0), grad.contiguous(), large)
     return [*large, *_like(small, (A_log, D, dt_bias))]
 
 
@@ -148,13 +150,14 @@ def _mix(
     documents: Tensor,
     eps: float,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     inner = len(norm_weight)
     run = backend(zxbcdt, inner // len(A_log), (len(conv_bias) - inner) // 2)
     z, xbc, dt = unpack(zxbcdt, inner, len(A_log))
     mixed = run.conv_forward(xbc, conv_weight, conv_bias, documents)
-    y = run.scan_forward(_scan_inputs(mixed, dt, inner, A_log, D, dt_bias, documents)).flatten(2)
-    return run.norm_forward(y, z, norm_weight, eps), y, mixed if keep else mixed.new_empty(0)
+    scanned, states = run.scan_forward(_scan_inputs(mixed, dt, inner, A_log, D, dt_bias, documents), keep)
+    y = scanned.flatten(2)
+    return run.norm_forward(y, z, norm_weight, eps), y, mixed if keep else mixed.new_empty(0), states
 
 
 @_mix.register_fake
@@ -169,11 +172,12 @@ def _(
     documents: Tensor,
     eps: float,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, tokens = documents.shape
     out = zxbcdt.new_empty((batch, tokens, len(norm_weight)))
-    kept = zxbcdt.new_empty((batch, tokens, len(conv_bias)) if keep else (0,))
-    return out, torch.empty_like(out), kept
+    mixed = zxbcdt.new_empty((batch, tokens, len(conv_bias)) if keep else (0,))
+    states = kept_states(out.unflatten(-1, (len(A_log), -1)), (len(conv_bias) - len(norm_weight)) // 2, keep=keep)
+    return out, torch.empty_like(out), mixed, states
 
 
 @torch.library.custom_op("bamba::mix_backward", mutates_args=())
@@ -181,6 +185,7 @@ def _mix_backward(
     grad: Tensor,
     y: Tensor,
     mixed: Tensor,
+    states: Tensor,
     zxbcdt: Tensor,
     conv_weight: Tensor,
     conv_bias: Tensor,
@@ -202,7 +207,7 @@ def _mix_backward(
     inputs = _scan_inputs(mixed, dt, inner, A_log, D, dt_bias, documents)
     dmixed = torch.empty_like(mixed)
     dx, dB, dC = split_conv(dmixed, inner, heads)
-    small = run.scan_backward(inputs, dy.unflatten(-1, (heads, -1)), ScanGrads(dx, ddt, dB, dC))
+    small = run.scan_backward(inputs, states, dy.unflatten(-1, (heads, -1)), ScanGrads(dx, ddt, dB, dC))
     dconv = run.conv_backward(xbc, conv_weight, conv_bias, documents, dmixed, dxbc)
     wanted = (conv_weight, conv_bias, A_log, D, dt_bias, norm_weight)
     return [dzxbcdt, *_like((*dconv, *small, dnorm), wanted)]
@@ -213,6 +218,7 @@ def _(
     grad: Tensor,
     y: Tensor,
     mixed: Tensor,
+    states: Tensor,
     zxbcdt: Tensor,
     conv_weight: Tensor,
     conv_bias: Tensor,
@@ -233,10 +239,10 @@ def _like(grads: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]
     return [torch.empty(p.shape, dtype=p.dtype, device=p.device).copy_(g) for g, p in pairs]
 
 
-def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.eps, _ = inputs
     ctx.set_materialize_grads(False)  # no zeros for y, which only the backward uses
-    ctx.save_for_backward(output[1], output[2], *tensors)
+    ctx.save_for_backward(*output[1:], *tensors)
 
 
 def _mix_grads(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -265,8 +271,8 @@ def mix(
     x | B | C. A_log, D, dt_bias: (heads,), best in float32. norm_weight: (inner,). documents: int32 (batch, tokens),
     the number of the document that a token belongs to (seq_idx): ids ascend along a row, so none comes back; zeros
     where a row is one document. Neither the convolution nor the scan passes from one document to the next.
-    keep: hold the convolution's output (2 (inner + 2 state) bytes a token in bfloat16) for the backward, which else
-    makes it again, in a twentieth of the op's time.
+    keep: hold for the backward the convolution's output and every 128th state, in bfloat16 2 (inner + 2 state) and
+    inner state / 64 bytes a token (33 kB in Bamba-9B), which else are made again, in a tenth of the op's time.
 
     Returns (batch, tokens, inner) in the dtype of zxbcdt. Gradients come for all but `documents`, in the dtype of
     their tensors. bfloat16, float32 and float64; sums, decays and states are float32 at least.
@@ -338,6 +344,6 @@ def _(zxbcdt: Any, weight: Sequence[int], *rest: Any, **__: Any) -> int:
 
 
 @register_flop_formula(torch.ops.bamba.mix_backward)
-def _(grad: Any, y: Any, mixed: Any, zxbcdt: Any, weight: Sequence[int], *rest: Any, **__: Any) -> int:
+def _(grad: Any, y: Any, mixed: Any, states: Any, zxbcdt: Any, weight: Sequence[int], *rest: Any, **__: Any) -> int:
     norm_weight, documents = rest[4], rest[5]
     return 2 * _mix_flops(documents, norm_weight[0], weight[0])

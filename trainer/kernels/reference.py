@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, silu, softplus
 
-from trainer.kernels.shapes import ScanGrads, ScanInputs
+from trainer.kernels.shapes import STATE_TOKENS, ScanGrads, ScanInputs, kept_states
 
 CHUNK = 64  # tokens; the quadratic part of SSD works inside a chunk, a state is handed from chunk to chunk
 WIDTH = 4  # taps of the convolution
@@ -158,18 +158,23 @@ def _states(cut: _Chunks) -> Tensor:
     )
 
 
-def scan_forward(inputs: ScanInputs) -> Tensor:
-    """y of h_t = exp(A dt_t) h_{t-1} + dt_t x_t B_t^T, y_t = h_t C_t + D x_t, with h = 0 where a document starts."""
+def scan_forward(inputs: ScanInputs, keep: bool = False) -> tuple[Tensor, Tensor]:
+    """y of h_t = exp(A dt_t) h_{t-1} + dt_t x_t B_t^T, y_t = h_t C_t + D x_t, with h = 0 where a document starts; and
+    `shapes.kept_states`."""
     cut = _chunks(inputs)
+    met = _states(cut)
+    states = kept_states(inputs.x, inputs.B.shape[-1], keep=keep)
+    if keep:
+        states.copy_(met[:, :: STATE_TOKENS // CHUNK].mT)
     scores = torch.einsum("bcin,bcjn->bcij", cut.C, cut.B)[:, :, None] * cut.decay
     y = torch.einsum("bchij,bcjh,bcjhp->bcihp", scores, cut.step, cut.x)
-    y = y + cut.enter[..., None] * torch.einsum("bcin,bchpn->bcihp", cut.C, _states(cut))
+    y = y + cut.enter[..., None] * torch.einsum("bcin,bchpn->bcihp", cut.C, met)
     y = y + _wide(inputs.D)[:, None] * cut.x
-    return y.flatten(1, 2)[:, : inputs.x.shape[1]].to(inputs.x.dtype).contiguous()
+    return y.flatten(1, 2)[:, : inputs.x.shape[1]].to(inputs.x.dtype).contiguous(), states
 
 
-def scan_backward(inputs: ScanInputs, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]:
-    """Write the large gradients to `out`; return those of A_log, D and dt_bias."""
+def scan_backward(inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]:
+    """Write the large gradients to `out`; return those of A_log, D and dt_bias. `kept` is made anew, unrounded."""
     tokens = inputs.x.shape[1]
     cut = _chunks(inputs)
     dy = _cut(_wide(grad), tokens)

@@ -1,7 +1,9 @@
 """The SSD scan backward in Triton, no atomics: the same bits every time.
 
-1. `states` forwards and backwards (scan_states.py): h before each chunk, lam after each;
-2. `token_gradients` (scan_tokens.py): dx, the gradient of the scores C B^T, and the decays' gradients from pairs;
+1. `states` backwards (scan_states.py): lam, the gradient of the state after each chunk of STATE_TOKENS; and forwards,
+   h before each, where the forward did not keep it;
+2. `pair_gradients` (scan_pairs.py): the gradient of the scores C B^T, and of the decays between two tokens of a chunk;
+   `token_gradients` (scan_tokens.py): dx;
 3. `state_gradients` (scan_states.py): dB and dC as far as they go through states;
 4. `_join` adds the two parts of dB and dC; `_finish` turns pair sums into the gradient of the decay, then that of dt.
 
@@ -18,23 +20,23 @@ from torch import Tensor
 from trainer.kernels.decay import decays
 from trainer.kernels.functions import sigmoid, wide
 from trainer.kernels.launch import Launch, on, tiles
+from trainer.kernels.scan_pairs import all_scores, pair_gradients
 from trainer.kernels.scan_states import state_gradients, states
 from trainer.kernels.scan_tokens import token_gradients
-from trainer.kernels.shapes import ScanGrads, ScanInputs
+from trainer.kernels.shapes import STATE_TOKENS, ScanGrads, ScanInputs
 
-CHUNK = 128  # tokens: half as many states to write and to read as with 64
+CHUNK = STATE_TOKENS
 JOIN = Launch(warps=4)
 FINISH = Launch(warps=8, block=32)  # block: heads
 
 
 @triton.jit
-def _add_product(total, dscores, place, groups, step, seen, other, TRANSPOSED: tl.constexpr, BLOCK: tl.constexpr):
-    """total + (sum over groups of dscores, where seen) @ other."""
+def _add_product(total, dscores, groups, step, seen, other, TRANSPOSED: tl.constexpr, BLOCK: tl.constexpr):
+    """total + (sum over groups, `step` apart, of a quarter of dscores, where seen) @ other."""
     row = tl.arange(0, BLOCK)
     weights = tl.zeros([BLOCK, BLOCK], tl.float32)
     for group in range(groups):
-        tile = dscores + (wide(group) * step + place) * BLOCK * BLOCK
-        weights += tl.load(tile + row[:, None] * BLOCK + row[None, :])
+        weights += tl.load(dscores + group * step + row[:, None] * 2 * BLOCK + row[None, :])
     weights = tl.where(seen, weights, 0.0)
     if TRANSPOSED:
         weights = tl.trans(weights)
@@ -77,21 +79,22 @@ def _join(
     firsts += (wide(batch) * chunks + chunk) * 2 * BLOCK
     own_seen = (j <= i) & (half * BLOCK + j >= tl.load(firsts + half * BLOCK + row)[None, :])
     far_seen = j >= tl.load(firsts + BLOCK + row)[None, :]
-    pairs = (batch * chunks + chunk) * 3
-    step = batches * chunks * 3
+    step = wide(batches) * chunks * 4 * BLOCK * BLOCK
+    dscores += (wide(batch) * chunks + chunk) * 4 * BLOCK * BLOCK  # from here, sources in rows, readers in columns
+    own = dscores + half * (2 * BLOCK + 1) * BLOCK
     if of_c:
         tile = b.load([batch, start, 0]).reshape(BLOCK, STATE)
-        total = _add_product(total, dscores, pairs + 2 * half, token_groups, step, own_seen, tile, True, BLOCK)
+        total = _add_product(total, own, token_groups, step, own_seen, tile, True, BLOCK)
         if half == 1:
             tile = b.load([batch, start - BLOCK, 0]).reshape(BLOCK, STATE)
-            total = _add_product(total, dscores, pairs + 1, token_groups, step, far_seen, tile, True, BLOCK)
+            total = _add_product(total, dscores + BLOCK, token_groups, step, far_seen, tile, True, BLOCK)
         dc.store([batch, start, 0], total.to(tile.dtype)[None])
     else:
         tile = c.load([batch, start, 0]).reshape(BLOCK, STATE)
-        total = _add_product(total, dscores, pairs + 2 * half, token_groups, step, own_seen, tile, False, BLOCK)
+        total = _add_product(total, own, token_groups, step, own_seen, tile, False, BLOCK)
         if half == 0:
             tile = c.load([batch, start + BLOCK, 0]).reshape(BLOCK, STATE)
-            total = _add_product(total, dscores, pairs + 1, token_groups, step, far_seen, tile, False, BLOCK)
+            total = _add_product(total, dscores + BLOCK, token_groups, step, far_seen, tile, False, BLOCK)
         db.store([batch, start, 0], total.to(tile.dtype)[None])
 
 
@@ -132,10 +135,13 @@ def _finish(
     same = own[:, None] == own[None, :]
     past = (same & (row[:, None] > row[None, :])).to(tl.float32)
     ahead = (same & (row[:, None] <= row[None, :])).to(tl.float32)
-    begun = tl.load(starts + place, mask=live, other=0.0)
+    table = wide(batches) * heads * chunks * CHUNK
+    second = (row >= CHUNK // 2)[:, None]  # block of the chunk
+    begun = tl.load(starts + place, mask=live & ~second, other=0.0)
+    begun += tl.load(starts + table + place, mask=live, other=0.0)
+    begun += tl.load(starts + 2 * table + place, mask=live, other=0.0)
     ended = tl.load(stops + place, mask=live, other=0.0)
-    second = live & (row >= CHUNK // 2)[:, None]
-    ended += tl.load(stops + wide(batches) * heads * chunks * CHUNK + place, mask=second, other=0.0)
+    ended += tl.load(stops + table + place, mask=live & second, other=0.0)
     da = tl.dot(past, begun - ended, input_precision="tf32x3")
     da = tl.dot(ahead, tl.load(arrivals + place, mask=live, other=0.0), acc=da, input_precision="tf32x3")
     spot = tl.program_id(0).to(tl.int64) * heads + head
@@ -159,20 +165,23 @@ def _finish(
     tl.store(dparameters + spot * 3 + 2, tl.sum(result, 0), mask=here)
 
 
-def scan_backward(inputs: ScanInputs, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]:
-    """Write the large gradients to `out`; return those of A_log, D and dt_bias. grad: like x, rows contiguous."""
+def scan_backward(inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]:
+    """Write the large gradients to `out`; return those of A_log, D and dt_bias. grad: like x, rows contiguous.
+    kept: the states of the forward, or empty."""
     with on(inputs.x):
-        return _scan_backward(inputs, grad, out)
+        return _scan_backward(inputs, kept, grad, out)
 
 
-def _scan_backward(inputs: ScanInputs, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]:
+def _scan_backward(inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]:
     batch, tokens, heads, _ = inputs.x.shape
     size = inputs.B.shape[-1]
     chunks = triton.cdiv(tokens, CHUNK)
     decay = decays(inputs, CHUNK)
-    met = states(inputs.x, inputs.B, decay.kept, decay, CHUNK, backwards=False)
+    met = kept if kept.numel() else states(inputs.x, inputs.B, decay.kept, decay, CHUNK, backwards=False)
     lams = states(grad, inputs.C, decay.enter, decay, CHUNK, backwards=True)
-    pairs = token_gradients(inputs, grad, decay, lams, CHUNK, out.x)
+    scores = all_scores(inputs, decay, CHUNK)
+    pairs = pair_gradients(inputs, grad, decay, scores)
+    token_gradients(inputs, grad, decay, lams, scores, out.x, pairs.starts[2])
     parts, arrivals, through = state_gradients(inputs, grad, decay, met, lams, CHUNK)
     _join[(batch * chunks * 4,)](
         tiles(inputs.B, CHUNK // 2, size),

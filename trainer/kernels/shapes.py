@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+STATE_TOKENS = 128  # tokens from one state that the backward needs to the next: fewer would be more states to read
+
 
 class ScanInputs(NamedTuple):
     """What the scan reads. x: (batch, tokens, heads, head_dim); dt, before bias and softplus: (batch, tokens, heads);
@@ -33,6 +35,13 @@ class ScanGrads(NamedTuple):
     dt: Tensor
     B: Tensor
     C: Tensor
+
+
+def kept_states(x: Tensor, state: int, *, keep: bool) -> Tensor:
+    """Room for the states that each stretch of STATE_TOKENS meets, as the backward wants them: (batch, stretches,
+    heads, state, head_dim) in the dtype of x; empty unless `keep`."""
+    batch, tokens, heads, width = x.shape
+    return x.new_empty((batch, -(-tokens // STATE_TOKENS), heads, state, width) if keep else (0,))
 
 
 class Packed(NamedTuple):

@@ -27,7 +27,13 @@ def launches() -> Iterator[dict[str, Launch]]:
 def test_other_launches_compute_the_same(triton_kernels: torch.device, launches: dict[str, Launch]) -> None:
     case = on(draw(rows_of_documents(1, 40, [[17]]), heads=2, **TILES).to(torch.float32), triton_kernels)
     wanted = results(case)
-    one_head = ("decay.DECAYS", "scan_states.GRADIENTS", "scan_tokens.TOKENS", "scan_backward.FINISH")
+    one_head = (
+        "decay.DECAYS",
+        "scan_states.GRADIENTS",
+        "scan_pairs.PAIRS",
+        "scan_tokens.TOKENS",
+        "scan_backward.FINISH",
+    )
     others = {name: Launch(4, 1, 1) for name in one_head}
     choices.apply({**others, "conv.FORWARD": Launch(2, 1, 64), "conv.BACKWARD": Launch(2, 1, 64)})
     got = results(case)
