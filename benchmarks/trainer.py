@@ -9,8 +9,9 @@
                                                             the same on several: 2 rows each
 
 Rows hold documents of 40 to 2,000 tokens. Rates are the median over the last steps, of real tokens. `slice` has
-bfloat16 weights, as the peers of design.md were measured, and nothing is gathered; `--profile FILE` writes all kernels
-of a step, and where its time goes is told in milliseconds.
+bfloat16 weights, as the peers of design.md were measured, and nothing is gathered; with `--peer FOLDER` it runs
+mamba_ssm's kernels in the place of ours. `--profile FILE` writes all kernels of four steps, and where the time of one
+goes is told in milliseconds.
 """
 
 import json
@@ -21,9 +22,11 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -42,11 +45,12 @@ from trainer.step import Stepper, Telltale
 
 LOW = ["optimizer.memory=low", "compute.micro_rows=2", "data.batch_rows=2"]
 SLICE = ["model.layers=8", "model.attention_layers=[4]", *LOW]
-#: What a kernel is for, by its name; the first that fits. Compiled pointwise kernels are named after what they hold.
+#: What a kernel, ours or mamba_ssm's, is for, by its name; the first that fits. Compiled pointwise kernels are named
+#: after what they hold.
 KINDS = {
-    "scan": r"^_(scan|states|state_gradients|token_gradients|scores|join|finish|decays)",
-    "conv": r"^_conv",
-    "gated norm": r"^_gated_norm",
+    "scan": r"^_(scan|states|(state|token|pair)_gradients|scores|join|finish|decays|chunk|bmm_chunk|state_passing)",
+    "conv": r"^_conv|causal_conv1d",
+    "gated norm": r"^_gated_norm|^_layer_norm",
     "attention": r"flex",
     "gradient of SwiGLU": r"^_swiglu",
     "collectives": r"^nccl",
@@ -158,30 +162,55 @@ def parity(world: World) -> dict[str, Any]:
     return found
 
 
-def slice_of_9b(world: World, profile: str | None, changes: list[str]) -> dict[str, Any]:
-    """Forward and backward of 2 rows of 4,096 tokens, as design.md's peers were measured."""
+def slice_of_9b(world: World, profile: str | None, changes: list[str], peer: Path | None = None) -> dict[str, Any]:
+    """Forward and backward of 2 rows of 4,096 tokens, as design.md's peers were measured. With `peer`, the folder of
+    benchmarks.kernels, mamba_ssm's fused function stands in the place of ours, and all else is the same; it cannot be
+    compiled, so a block is compiled in pieces around it."""
     recipe = load_recipe("bamba-9b-phase1", [*SLICE, *changes])
-    model = build(recipe, world)
+    counters.clear()
+    with _mixed_by(peer) if peer else nullcontext():
+        model = build(recipe, world)
     batch = {name: value.to(world.device) for name, value in rows(2, recipe, 1).items()}
     given = [batch[name] for name in ("input_ids", "seq_idx", "position_ids", "labels")]
+    scale = torch.full((), 1e-4, device=world.device)
 
     def step() -> None:
         for parameter in model.parameters():
             parameter.grad = None
-        total, _ = model.losses(*given, torch.tensor(1e-4, device=world.device))
+        total, _ = model.losses(*given, scale)
         torch.autograd.backward(total)
 
     taken = _timed(step, world.device, 12)
     seconds = statistics.median(taken[4:])
     return {
+        "mamba2": "mamba_ssm" if peer else "ours",
         "changes": changes,
         "tokens_per_second": 2 * recipe.data.row_tokens / seconds,
         "first_step_seconds": taken[0],
         "memory_gib": _memory_gib(world),
         "graphs": counters["stats"]["unique_graphs"],
         "graph_breaks": sum(counters["graph_break"].values()),
-        "milliseconds": where(step, world, seconds, profile),
+        "milliseconds": where(step, world, profile),
     }
+
+
+@contextmanager
+def _mixed_by(folder: Path) -> Iterator[None]:
+    """Models that are built meanwhile compute what is between a Mamba block's linears by mamba_ssm."""
+    from benchmarks import kernels
+    from trainer import parallel
+    from trainer.model import mamba2
+
+    kernels.build_peer_conv(folder)
+    theirs, _ = kernels.peer_functions(folder, chunk=256)
+
+    def mix(zxbcdt: Tensor, *rest: Any) -> Tensor:
+        weight, bias, *vectors, documents, _ = rest
+        return theirs([zxbcdt, weight.bfloat16(), bias.bfloat16(), *vectors], documents)  # type: ignore[no-any-return]
+
+    mamba2.mix = torch._dynamo.disable(mix)
+    with mock.patch.object(parallel, "_computed", lambda forward, compute: torch.compile(forward)):
+        yield
 
 
 def alone(world: World, profile: str | None, changes: list[str], count: int = 8) -> dict[str, Any]:
@@ -227,17 +256,19 @@ def alone(world: World, profile: str | None, changes: list[str], count: int = 8)
         "losses": losses,
         "graphs": counters["stats"]["unique_graphs"],
         "graph_breaks": sum(counters["graph_break"].values()),
-        "milliseconds": where(step, world, seconds, profile),
+        "milliseconds": where(step, world, profile),
     }
 
 
-def where(step: Callable[[], None], world: World, seconds: float, file: str | None) -> dict[str, float] | None:
-    """One more step, its milliseconds by kind of kernel; `gaps` is what a step of so many seconds has beyond the time
-    in which a kernel other than a collective runs: so it holds what is waited for of those."""
+def where(step: Callable[[], None], world: World, file: str | None, count: int = 4) -> dict[str, float] | None:
+    """The milliseconds of a step by kind of kernel, the mean of some more steps in a row; `gaps` is the time from the
+    first kernel to the last in which none but a collective runs: so it holds what is waited for of those."""
     if world.device.type != "cuda":
         return None
+    step()  # so that the first one is met by a GPU as warm as in the middle of a run
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-        step()
+        for _ in range(count):
+            step()
         torch.cuda.synchronize()
     found = dict.fromkeys([*KINDS, "rest"], 0.0)
     spans = []
@@ -246,13 +277,14 @@ def where(step: Callable[[], None], world: World, seconds: float, file: str | No
         span = (event.time_range.start, event.time_range.end)
         if event.device_type != torch.autograd.DeviceType.CUDA:
             continue
-        found[kind] += (span[1] - span[0]) / 1000
+        found[kind] += (span[1] - span[0]) / 1000 / count
         if kind != "collectives":
             spans.append(span)
     if file:
         table = profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=60, max_name_column_width=110)
         Path(file).write_text(table)
-    found["gaps"] = seconds * 1000 - _covered(spans) / 1000
+    found["gaps"] = (max(end for _, end in spans) - min(start for start, _ in spans) - _covered(spans)) / 1000 / count
+    found["step"] = sum(value for kind, value in found.items() if kind != "collectives")
     return {kind: round(value, 2) for kind, value in found.items()}
 
 
@@ -347,12 +379,13 @@ def run(world: World, name: str, changes: list[str]) -> dict[str, Any]:
 def main() -> None:
     what, *rest = sys.argv[1:]
     profile = rest[rest.index("--profile") + 1] if "--profile" in rest else None
+    peer = Path(rest[rest.index("--peer") + 1]) if "--peer" in rest else None
     changes = [change for change in rest if "=" in change]
     with joined() as world:
         if what == "parity":
             found = parity(world)
         elif what in ("slice", "alone"):
-            found = (slice_of_9b if what == "slice" else alone)(world, profile, changes)
+            found = slice_of_9b(world, profile, changes, peer) if what == "slice" else alone(world, profile, changes)
         else:
             found = run(world, rest[0], changes)
         device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"

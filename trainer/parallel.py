@@ -86,6 +86,8 @@ def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool
         param_dtype=getattr(torch, compute.dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     model.flex = model.head.fused = compute.compile and world.device.type == "cuda"
+    if model.head.fused:
+        model.head.norm.compile(fullgraph=True)
     convert(model.blocks, compute.float8, world.device)
     whole = {parameter for _, parameter in vectors(model)}
     if low_memory:

@@ -34,8 +34,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         compute = self.mlp.down.weight.dtype
-        x = x + self.mixer(self.mixer_norm(x).to(compute), rows)
-        x = x + self.mlp(self.mlp_norm(x).to(compute))
+        x = x + self.mixer(self.mixer_norm(x, compute), rows)
+        x = x + self.mlp(self.mlp_norm(x, compute))
         return x
 
 
@@ -53,7 +53,7 @@ class Head(nn.Module):
         self, x: Tensor, labels: Tensor | None, scale: Tensor, chunk_tokens: int
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The summed loss and the loss of each token, see `summed_loss`; without labels the logits."""
-        hidden: Tensor = self.norm(x).to(self.weight.dtype)
+        hidden: Tensor = self.norm(x, self.weight.dtype)
         if labels is None:
             return hidden @ self.weight.T
         return summed_loss(hidden, self.weight, labels, scale, chunk_tokens, fused=self.fused)

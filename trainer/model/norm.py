@@ -1,4 +1,4 @@
-"""x / rms(x) * weight, computed in float32 and returned as float32; the linear that follows takes it down."""
+"""x / rms(x) * weight, computed in float32 and returned in the dtype that the linear behind it computes in."""
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(size))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         wide = x.float()
-        return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight.float()
+        return normed.to(dtype)
