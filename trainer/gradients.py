@@ -6,7 +6,6 @@ in place as soon as the last backward has made it, in the dtype it has, with no 
 parameters then needs no more memory than on one rank alone.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ class Gradients:
         self.model, self.world, self.low_memory = model, world, low_memory
         self.reshard = compute.reshard
         self._last = False
-        self._under_way: list[tuple[Tensor, Any]] = []
+        self._under_way: list[Any] = []
         if world.size > 1 and not isinstance(model, FSDPModule):
             small = {parameter for _, parameter in vectors(model)}
             for parameter in model.parameters():
@@ -49,25 +48,17 @@ class Gradients:
 
     def _sum(self, parameter: Tensor) -> None:
         if self._last:
-            self._under_way.append((parameter, dist.all_reduce(parameter.grad, async_op=True)))
+            self._under_way.append(dist.all_reduce(parameter.grad, async_op=True))
 
-    def finished(self) -> Iterator[list[Tensor]]:
-        """After the last backward: all parameters, in groups; what is computed from a group's gradients finds the sums
-        over all ranks. The embedding's gradient is the last to be made and the largest: it comes last, with the
-        vectors, so that there is something to compute while it is summed."""
-        if self.world.size == 1:
-            yield list(self.model.parameters())
-            return
-        small = [parameter for _, parameter in vectors(self.model) if parameter.grad is not None]
-        flat = torch.cat([parameter.grad.flatten() for parameter in small])  # type: ignore[union-attr]
-        late = [*self._under_way[-1:], (flat, dist.all_reduce(flat, async_op=True))]
-        for _, work in self._under_way[:-1]:
+    def finish(self) -> None:
+        """After the last backward: what is computed from here on finds the sums over all ranks."""
+        for work in self._under_way:
             work.wait()
         self._under_way.clear()
-        last = {parameter for parameter, _ in late}.union(small)
-        yield [parameter for parameter in self.model.parameters() if parameter not in last]
-        for _, work in late:
-            work.wait()
-        for parameter, part in zip(small, torch.split(flat, [one.numel() for one in small]), strict=True):
-            parameter.grad.copy_(part.view_as(parameter))  # type: ignore[union-attr]
-        yield [parameter for parameter in self.model.parameters() if parameter in last]
+        grads = [parameter.grad for _, parameter in vectors(self.model) if parameter.grad is not None]
+        if self.world.size == 1 or not grads:
+            return
+        flat = torch.cat([grad.flatten() for grad in grads])
+        dist.all_reduce(flat)
+        for grad, part in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
+            grad.copy_(part.view_as(grad))

@@ -5,7 +5,7 @@ is two moments a parameter and one count of updates, kept as the parameters are,
 any number of ranks. Parameters in bfloat16 (`memory: low`) have moments in bfloat16 and go through `rounded`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -46,24 +46,21 @@ class AdamW:
             yield f"first.{name}", self.first[name]
             yield f"second.{name}", self.second[name]
 
-    def gradient_norm(self, finished: Iterable[list[Tensor]] | None = None) -> Tensor:
-        """The 2-norm over all ranks; not finite if any gradient is not. `finished`: all parameters, in groups that come
-        as their gradients do."""
-        squares = torch.zeros(2, device=self.world.device)  # of what is sharded, and of what all ranks hold
+    def gradient_norm(self) -> Tensor:
+        """The 2-norm over all ranks; not finite if any gradient is not."""
+        sharded: list[Tensor] = []
+        whole: list[Tensor] = []
         group = None
-        for parameters in finished or [list(self.parameters.values())]:
-            sharded: list[Tensor] = []
-            whole: list[Tensor] = []
-            for parameter in parameters:
-                if parameter.grad is None:
-                    continue
-                if isinstance(parameter, DTensor):
-                    sharded.append(local(parameter.grad))
-                    mesh, dimension = sharers(parameter)
-                    group = mesh.get_group(dimension)
-                else:
-                    whole.append(parameter.grad)
-            squares += torch.stack([_square(sharded, self.world.device), _square(whole, self.world.device)])
+        for parameter in self.parameters.values():
+            if parameter.grad is None:
+                continue
+            if isinstance(parameter, DTensor):
+                sharded.append(local(parameter.grad))
+                mesh, dimension = sharers(parameter)
+                group = mesh.get_group(dimension)
+            else:
+                whole.append(parameter.grad)
+        squares = torch.stack([_square(sharded, self.world.device), _square(whole, self.world.device)])
         if group is not None:
             dist.all_reduce(squares[0], group=group)
         return squares.sum().sqrt()

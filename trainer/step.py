@@ -94,7 +94,8 @@ class Stepper:
             torch.autograd.backward(total)
             sums.index_add_(0, bins, losses.sum(1, dtype=torch.float64))
             counts.index_add_(0, bins, (on.labels >= 0).sum(1).double())
-        norm = self.optimizer.gradient_norm(self.gradients.finished())
+        self.gradients.finish()
+        norm = self.optimizer.gradient_norm()
         told = torch.cat([sums[:-1], counts[:-1], torch.full((1,), float(stop), dtype=torch.float64, device=device)])
         if self.world.size > 1:
             dist.all_reduce(told)
