@@ -213,7 +213,7 @@ def _mixed_by(folder: Path) -> Iterator[None]:
         yield
 
 
-def alone(world: World, profile: str | None, changes: list[str], count: int = 8) -> dict[str, Any]:
+def alone(world: World, profile: str | None, changes: list[str], count: int = 12) -> dict[str, Any]:
     """Bamba-9B whole on one GPU: steps of the trainer with their update, but no checkpoints."""
     recipe = load_recipe("bamba-9b-phase1", [*LOW, *changes])
     started = time.perf_counter()
