@@ -36,10 +36,9 @@ def test_the_loss_falls(quiet: Path) -> None:
     assert losses(quiet)[12] < 0.5 * losses(quiet)[1]
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_any_number_of_ranks_sees_the_same_tokens_and_learns_the_same(quiet: Path, tmp_path: Path, ranks: int) -> None:
+def test_ranks_that_do_not_divide_the_rows_see_the_same_tokens_and_learn_the_same(quiet: Path, tmp_path: Path) -> None:
     """Of 6 rows a step, 4 ranks get 2, 2, 1, 1, filled up with padding."""
-    done = job(tmp_path / "run", ranks)
+    done = job(tmp_path / "run", 4)
     assert done.returncode == 0, done.stderr
     same(tmp_path / "run", quiet)
 

@@ -33,6 +33,15 @@ def test_output_and_every_gradient_are_those_of_the_recurrence(tokens: int) -> N
     )
 
 
+def test_a_document_may_begin_at_any_token() -> None:
+    tokens = 131  # two chunks and some
+    case = draw(rows_of_documents(tokens - 1, tokens, [[start] for start in range(1, tokens)])).leaves()
+    wanted, got = definition(case), ops.mix(*case, EPS)
+    assert relative(got, wanted) < 1e-12
+    wanted_grads, got_grads = gradients(case, wanted), gradients(case, got)
+    assert {name: error for name in NAMES if (error := relative(got_grads[name], wanted_grads[name])) > 1e-10} == {}
+
+
 @pytest.mark.parametrize(("rates", "steps"), [((1e-3, 1e-2), (1e-4, 1e-3)), ((50.0, 128.0), (1.0, 4.0))])
 def test_decays_at_their_extremes_stay_finite_and_right(rates: tuple[float, float], steps: tuple[float, float]) -> None:
     case = draw(rows_of_documents(1, 100, [[40]]), rates=rates, steps=steps).leaves()
