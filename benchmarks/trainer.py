@@ -14,10 +14,10 @@ mamba_ssm's kernels in the place of ours. `--profile FILE` writes all kernels of
 goes is told in milliseconds.
 """
 
+import argparse
 import json
 import re
 import statistics
-import sys
 import tempfile
 import time
 from collections import deque
@@ -167,7 +167,6 @@ def slice_of_9b(world: World, profile: str | None, changes: list[str], peer: Pat
     benchmarks.kernels, mamba_ssm's fused function stands in the place of ours, and all else is the same; it cannot be
     compiled, so a block is compiled in pieces around it."""
     recipe = load_recipe("bamba-9b-phase1", [*SLICE, *changes])
-    counters.clear()
     with _mixed_by(peer) if peer else nullcontext():
         model = build(recipe, world)
     batch = {name: value.to(world.device) for name, value in rows(2, recipe, 1).items()}
@@ -196,7 +195,8 @@ def slice_of_9b(world: World, profile: str | None, changes: list[str], peer: Pat
 
 @contextmanager
 def _mixed_by(folder: Path) -> Iterator[None]:
-    """Models that are built meanwhile compute what is between a Mamba block's linears by mamba_ssm."""
+    """From here on, mamba_ssm computes what is between a Mamba block's linears; the models that are built meanwhile are
+    compiled in pieces, as that needs."""
     from benchmarks import kernels
     from trainer import parallel
     from trainer.model import mamba2
@@ -377,21 +377,32 @@ def run(world: World, name: str, changes: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    what, *rest = sys.argv[1:]
-    profile = rest[rest.index("--profile") + 1] if "--profile" in rest else None
-    peer = Path(rest[rest.index("--peer") + 1]) if "--peer" in rest else None
-    changes = [change for change in rest if "=" in change]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["parity", "slice", "alone", "run"])
+    parser.add_argument(
+        "changes", nargs="*", metavar="A.B=VALUE", help="of the recipe; after `run` comes its name first"
+    )
+    parser.add_argument("--profile", help="a file for all kernels of four steps")
+    parser.add_argument("--peer", type=Path, help="slice: the folder of benchmarks.kernels, for mamba_ssm's kernels")
+    options = parser.parse_intermixed_args()
+    name, changes = (options.changes[:1], options.changes[1:]) if options.what == "run" else ([], options.changes)
+    if (options.what == "run" and not name) or not all("=" in change for change in changes):
+        parser.error("changes are A.B=VALUE, and `run` wants the name of a recipe before them")
+    if options.peer and (options.what != "slice" or not (options.peer / "csrc").is_dir()):
+        parser.error(f"--peer {options.peer}: belongs to slice, and is a folder with csrc and site (docs/kernels.md)")
     with joined() as world:
-        if what == "parity":
+        if options.what == "parity":
             found = parity(world)
-        elif what in ("slice", "alone"):
-            found = slice_of_9b(world, profile, changes, peer) if what == "slice" else alone(world, profile, changes)
+        elif options.what == "slice":
+            found = slice_of_9b(world, options.profile, changes, options.peer)
+        elif options.what == "alone":
+            found = alone(world, options.profile, changes)
         else:
-            found = run(world, rest[0], changes)
+            found = run(world, name[0], changes)
         device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"
         if world.leads:
-            known = {"benchmark": what, "device": device, "ranks": world.size, "torch": torch.__version__}
-            peak = next((flops for name, flops in PEAK_FLOPS.items() if name in device), None)
+            known = {"benchmark": options.what, "device": device, "ranks": world.size, "torch": torch.__version__}
+            peak = next((flops for kind, flops in PEAK_FLOPS.items() if kind in device), None)
             print(json.dumps({**known, "peak_flops": peak, **found}))
 
 
