@@ -22,10 +22,10 @@ def sweep(folder: Path, step: int) -> dict[str, object]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_killed_at_every_eleventh_point_of_its_storage_a_build_ends_the_same(tmp_path: Path) -> None:
-    found = sweep(tmp_path, step=11)
+def test_killed_at_every_seventh_point_of_its_storage_a_build_ends_the_same(tmp_path: Path) -> None:
+    found = sweep(tmp_path, step=7)
     assert found["differs"] == {}
-    assert int(str(found["tried"])) > 10
+    assert int(str(found["tried"])) > 15
 
 
 @pytest.mark.long
