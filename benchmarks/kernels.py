@@ -286,6 +286,10 @@ def main() -> None:
         "--tune", action="store_true", help="takes a quarter of an hour: a hundred kernels are compiled"
     )
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("needs a GPU; a CPU can only check them (python -m pytest tests/trainer/kernels)")
+    if options.peer and not (options.peer / "csrc").is_dir():
+        parser.error(f"--peer {options.peer}: is no folder with csrc and site (docs/kernels.md)")
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "triton", triton.__version__)
     peers = {}
     if options.peer:

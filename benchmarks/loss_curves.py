@@ -8,12 +8,14 @@ those of the last evaluation. docs/kernels.md says which runs were compared by i
 
 import json
 import statistics
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from matplotlib.figure import Figure
 
+from bamba_data import edge
 from bamba_data.errors import UserError
 
 Losses = dict[int, float]
@@ -86,4 +88,6 @@ def _smooth(losses: Losses, width: int = 10) -> Losses:
 
 
 if __name__ == "__main__":
-    typer.run(command)
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    sys.exit(edge.run(app))
