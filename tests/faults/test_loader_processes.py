@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bamba_data.certificate import Certificate
@@ -68,6 +70,41 @@ def test_a_killed_reader_disturbs_no_other_that_shares_its_cache(mixed_data: Pat
         assert one.stdout
         one.stdout.close()
     assert found == all_rows(wanted, names)
+
+
+TRAINER = """
+    import sys
+    from pathlib import Path
+    from torch.utils.data import DataLoader
+    from loader import Settings, TokenDataset, build_loader
+    data, cache = sys.argv[1:]
+    order = build_loader(data, row_tokens=24, batch_rows=6, seed=3, cache=cache).order
+    dataset = TokenDataset(order, Settings(cache=Path(cache), max_steps=10_000))
+    for batch in DataLoader(dataset, batch_size=None, num_workers=2, prefetch_factor=1):
+        print(int(batch["row"][0]), flush=True)
+"""
+
+
+def test_a_killed_worker_of_a_dataloader_is_an_error_of_the_trainer_and_leaves_nothing(
+    mixed_data: Path, tmp_path: Path
+) -> None:
+    # A process of its own: torch raises from a signal handler, for a second worker also after the first was caught.
+    command = [sys.executable, "-c", textwrap.dedent(TRAINER), str(mixed_data), str(tmp_path / "cache")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout
+        trainer.stdout.readline()
+        children = psutil.Process(trainer.pid).children()
+        workers = [child for child in children if "multiprocessing" not in " ".join(child.cmdline())]  # no tracker
+        assert len(workers) == 2
+        workers[0].kill()
+        _, said = trainer.communicate(timeout=60)
+    assert trainer.returncode == 1
+    assert re.search(
+        rf"DataLoader worker \(pid.* {workers[0].pid}\) (is killed by signal|exited unexpectedly)", said
+    ), said
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    left = [name for one in (trainer, *workers) for name in Path("/dev/shm").glob(f"torch_{one.pid}_*")]
+    assert left == []
 
 
 MEASURED = """
