@@ -1,9 +1,10 @@
 """Which launch a kernel takes on which device. Every choice computes the same function; only the time differs.
 
 What stands in the kernels' files was measured on an H100 and holds for every Hopper (an H200 has the same
-multiprocessors). Another device takes what `python -m benchmarks.kernels --tune` once measured on it, kept in a file by
-device and Triton version; until then the same launches, with one pipeline stage where its shared memory is smaller, and
-one line in the log. A process drives one kind of device.
+multiprocessors). An A100's launches stand here, chosen by what the compiler makes of them
+(benchmarks/kernel_resources.py), without a measurement. Another device takes what `python -m benchmarks.kernels --tune`
+once measured on it, kept in a file by device and Triton version; until then a Hopper's or an A100's launches, by the
+size of its shared memory, and one line in the log. A process drives one kind of device.
 """
 
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 import triton
 
+from bamba_data.errors import UserError
 from trainer.kernels.launch import Launch
 
 LOG = logging.getLogger(__name__)
@@ -40,7 +42,20 @@ KERNELS = (
     "scan_backward.FINISH",
     "swiglu.BACKWARD",
 )
+HOPPER = 9  # compute capability
 HOPPER_SHARED_BYTES = 232_448  # that a program may have
+A100_SHARED_BYTES = 166_912  # the kernels need 139 KiB
+
+#: Where an A100 takes others: its products read from registers, of which a Hopper's launches would spill up to 9 kB.
+A100 = {
+    "decay.DECAYS": Launch(warps=8, block=16),
+    "scan_forward.FORWARD": Launch(warps=8, stages=3, block=32),
+    "scan_pairs.SCORES": Launch(warps=8),
+    "scan_pairs.PAIRS": Launch(warps=4, stages=3, block=16),
+    "scan_tokens.TOKENS": Launch(warps=8, stages=2, block=16),
+    "scan_backward.JOIN": Launch(warps=8),
+    "scan_backward.FINISH": Launch(warps=8, block=16),
+}
 
 
 def current() -> dict[str, Launch]:
@@ -59,11 +74,14 @@ def _place(name: str) -> tuple[object, str]:
     return import_module(f"trainer.kernels.{file}"), attribute
 
 
-def fitted(launches: Mapping[str, Launch], shared_bytes: int) -> dict[str, Launch]:
-    """The launches for a device whose programs may have so much shared memory: stages multiply what they take."""
-    if shared_bytes >= HOPPER_SHARED_BYTES:
-        return dict(launches)
-    return {name: Launch(one.warps, 1, one.block, one.registers) for name, one in launches.items()}
+def shipped(device: str, shared_bytes: int) -> dict[str, Launch]:
+    """The launches that came with the kernels, for a device whose programs may have so much shared memory."""
+    if shared_bytes < A100_SHARED_BYTES:
+        raise UserError(
+            f"{device} gives a program {shared_bytes >> 10} KiB of shared memory, and the Mamba2 kernels need "
+            f"{A100_SHARED_BYTES >> 10}: train on an A100, H100, H200 or larger"
+        )
+    return current() if shared_bytes >= HOPPER_SHARED_BYTES else current() | A100
 
 
 def file_of(device: str) -> Path:
@@ -104,11 +122,11 @@ def ready(device: torch.device) -> None:
     kept = read(file)
     if kept is not None:
         apply(kept)
-    elif torch.cuda.get_device_capability(device)[0] != 9:
+    elif torch.cuda.get_device_capability(device)[0] != HOPPER:
         shared_bytes = triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
-        apply(fitted(current(), shared_bytes))
+        apply(shipped(name, shared_bytes))
         LOG.warning(
-            "the Mamba2 kernels were tuned on Hopper, not on %s: right, but maybe slow. "
+            "the launches of the Mamba2 kernels were measured on Hopper, not on %s: right, but maybe slow. "
             "`python -m benchmarks.kernels --tune` measures what suits it, once, into %s",
             name,
             file,

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+import triton
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +26,10 @@ class Launch:
     def options(self, data: Tensor | None = None) -> dict[str, int]:
         """Stages fill the shared memory with tiles of two-byte numbers: wider `data` gets one."""
         stages = self.stages if data is None or data.itemsize == 2 else 1
-        limit = {"maxnreg": self.registers} if self.registers and torch.cuda.is_available() else {}
+        limit = {"maxnreg": self.registers} if self.registers and not triton.knobs.runtime.interpret else {}
         return {"num_warps": self.warps, "num_stages": stages, **limit}
 
 
 def on(tensor: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device: make it the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
-
-
-def tiles(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor:
-    """(batch, tokens, …) as tiles for the copy engine, which gives zeros beyond the last token and writes none there.
-
-    The dimensions after the tokens lie side by side; strides are multiples of 16 bytes.
-    """
-    flat = tensor.flatten(2)
-    return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), [1, rows, columns])
-
-
-def stack(tensor: Tensor, rows: int, columns: int | None = None) -> TensorDescriptor:
-    """A contiguous tensor as one tall matrix of its last dimension, in tiles of so many rows and columns, or all."""
-    flat = tensor.flatten(0, -2)
-    return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), [rows, columns or flat.shape[1]])

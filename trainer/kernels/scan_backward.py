@@ -19,11 +19,12 @@ from torch import Tensor
 
 from trainer.kernels.decay import decays
 from trainer.kernels.functions import sigmoid, wide
-from trainer.kernels.launch import Launch, on, tiles
+from trainer.kernels.launch import Launch, on
 from trainer.kernels.scan_pairs import all_scores, pair_gradients
 from trainer.kernels.scan_states import state_gradients, states
 from trainer.kernels.scan_tokens import token_gradients
 from trainer.kernels.shapes import STATE_TOKENS, ScanGrads, ScanInputs
+from trainer.kernels.tiles import opened, tiles
 
 CHUNK = STATE_TOKENS
 JOIN = Launch(warps=4)
@@ -63,6 +64,7 @@ def _join(
     BLOCK: tl.constexpr,
     STATE: tl.constexpr,
 ):
+    b, c, db, dc = opened(b), opened(c), opened(db), opened(dc)
     of_c = tl.program_id(0) % 2
     half = (tl.program_id(0) // 2) % 2
     chunk = (tl.program_id(0) // 4) % chunks

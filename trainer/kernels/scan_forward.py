@@ -18,8 +18,9 @@ from torch import Tensor
 
 from trainer.kernels.decay import decays
 from trainer.kernels.functions import wide
-from trainer.kernels.launch import Launch, on, tiles
+from trainer.kernels.launch import Launch, on
 from trainer.kernels.shapes import STATE_TOKENS, ScanInputs, kept_states
+from trainer.kernels.tiles import opened, tiles
 
 CHUNK = 64  # tokens; divides STATE_TOKENS
 FORWARD = Launch(warps=4, stages=2, block=64)  # block: channels of a head
@@ -46,6 +47,7 @@ def _scan(
     BLOCK: tl.constexpr,
     EVERY: tl.constexpr,
 ):
+    x, b, c, y = opened(x), opened(b), opened(c), opened(y)
     slices: tl.constexpr = WIDTH // BLOCK
     head = (tl.program_id(0) // slices) % heads
     batch = tl.program_id(0) // (slices * heads)

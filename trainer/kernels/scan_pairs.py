@@ -17,9 +17,10 @@ from torch import Tensor
 
 from trainer.kernels.decay import Decays
 from trainer.kernels.functions import wide
-from trainer.kernels.launch import Launch, stack, tiles
+from trainer.kernels.launch import Launch
 from trainer.kernels.scan_states import grouped
 from trainer.kernels.shapes import ScanInputs
+from trainer.kernels.tiles import opened, stack, tiles
 
 SCORES = Launch(warps=4)
 PAIRS = Launch(warps=4, stages=3, block=16, registers=168)  # block: heads a program sums over; 3 on a multiprocessor
@@ -27,6 +28,7 @@ PAIRS = Launch(warps=4, stages=3, block=16, registers=168)  # block: heads a pro
 
 @triton.jit
 def _scores(b, c, firsts, scores, chunks, BLOCK: tl.constexpr, STATE: tl.constexpr):
+    b, c, scores = opened(b), opened(c), opened(scores)
     half = tl.program_id(0) % 2
     chunk = (tl.program_id(0) // 2) % chunks
     batch = tl.program_id(0) // (2 * chunks)
@@ -69,6 +71,7 @@ def _pair_gradients(
     WIDTH: tl.constexpr,
     HEADS: tl.constexpr,
 ):
+    x, dy, scores = opened(x), opened(dy), opened(scores)
     chunks = tl.cdiv(tokens, 2 * BLOCK)
     pair = tl.program_id(0) % 3
     group = (tl.program_id(0) // 3) % groups

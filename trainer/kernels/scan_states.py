@@ -16,8 +16,9 @@ from torch import Tensor
 
 from trainer.kernels.decay import Decays
 from trainer.kernels.functions import wide
-from trainer.kernels.launch import Launch, stack, tiles
+from trainer.kernels.launch import Launch
 from trainer.kernels.shapes import ScanInputs
+from trainer.kernels.tiles import opened, stack, tiles
 
 STATES = Launch(warps=8, stages=2, block=128)  # block: numbers of the state
 GRADIENTS = Launch(warps=8, stages=3, block=16)  # block: heads a program sums over
@@ -38,6 +39,7 @@ def _states(
     BLOCK: tl.constexpr,
     BACKWARDS: tl.constexpr,
 ):
+    x, b, states = opened(x), opened(b), opened(states)
     slices: tl.constexpr = STATE // BLOCK
     head = (tl.program_id(0) // slices) % heads
     batch = tl.program_id(0) // (slices * heads)
@@ -79,6 +81,7 @@ def _state_gradients(
     WIDTH: tl.constexpr,
     HEADS: tl.constexpr,
 ):
+    x, dy, c, states, lams = opened(x), opened(dy), opened(c), opened(states), opened(lams)
     chunks = tl.cdiv(tokens, CHUNK)
     of_c = tl.program_id(0) % 2
     group = (tl.program_id(0) // 2) % groups

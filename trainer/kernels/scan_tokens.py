@@ -10,10 +10,11 @@ from torch import Tensor
 
 from trainer.kernels.decay import Decays
 from trainer.kernels.functions import wide
-from trainer.kernels.launch import Launch, stack, tiles
+from trainer.kernels.launch import Launch
 from trainer.kernels.scan_pairs import apart
 from trainer.kernels.scan_states import grouped
 from trainer.kernels.shapes import ScanInputs
+from trainer.kernels.tiles import opened, stack, tiles
 
 TOKENS = Launch(warps=4, stages=2, block=16)  # block: heads of a program; 2 on a multiprocessor
 
@@ -39,6 +40,7 @@ def _token_gradients(
     WIDTH: tl.constexpr,
     HEADS: tl.constexpr,
 ):
+    x, dy, b, lams, scores, dx = opened(x), opened(dy), opened(b), opened(lams), opened(scores), opened(dx)
     chunks = tl.cdiv(tokens, 2 * BLOCK)
     half = tl.program_id(0) % 2
     group = (tl.program_id(0) // 2) % groups

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bamba_data.errors import UserError
 from tests.trainer.kernels.cases import draw, rows_of_documents
 from tests.trainer.kernels.test_triton import TILES, on, results
 
@@ -74,8 +75,9 @@ def test_numbers_of_another_kind_are_no_launches(launches: dict[str, Launch], tm
     assert choices.read(file) is None
 
 
-def test_a_device_with_less_shared_memory_gets_one_stage(launches: dict[str, Launch]) -> None:
-    assert choices.fitted(launches, choices.HOPPER_SHARED_BYTES) == launches
-    fewer = choices.fitted(launches, 166_912)
-    assert {one.stages for one in fewer.values()} == {1}
-    assert all(fewer[name].block == one.block and fewer[name].warps == one.warps for name, one in launches.items())
+def test_the_size_of_the_shared_memory_says_whose_launches_a_device_takes(launches: dict[str, Launch]) -> None:
+    assert choices.shipped("NVIDIA B200", 232_448) == launches
+    others = choices.shipped("NVIDIA A100-SXM4-80GB", 166_912)
+    assert {name for name in launches if others[name] != launches[name]} == set(choices.A100)
+    with pytest.raises(UserError, match="NVIDIA L4 gives a program 99 KiB of shared memory"):
+        choices.shipped("NVIDIA L4", 101_376)

@@ -93,6 +93,18 @@ def test_the_same_call_gives_the_same_bits(triton_kernels: torch.device) -> None
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
 
+def test_a_gpu_without_a_copy_engine_computes_the_same(
+    triton_kernels: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.kernels import tiles
+
+    case = on(draw(rows_of_documents(1, 70, [[40]]), **TILES).to(torch.float32), triton_kernels)
+    wanted = results(case)
+    monkeypatch.setattr(tiles, "has_copy_engine", lambda _: False)
+    got = results(case)
+    assert [name for name in wanted if not torch.equal(wanted[name], got[name])] == []
+
+
 def test_the_scan_alone_has_the_gradients_of_the_reference(triton_kernels: torch.device) -> None:
     make = torch.Generator().manual_seed(0)
     width, state = TILES["head_dim"], TILES["state"]

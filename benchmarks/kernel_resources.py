@@ -1,0 +1,149 @@
+"""What the compiler makes of every kernel, for a GPU that need not be here: registers, spilled bytes, shared memory.
+
+    python -m benchmarks.kernel_resources                      an H100's and an A100's launches
+    python -m benchmarks.kernel_resources --gpu A100 --json    for a program
+    python -m benchmarks.kernel_resources --gpu A100 --launch scan_forward.FORWARD=8,2,32,0
+
+Bamba's block (128 heads of 64, state 128, bfloat16) is run forward and backward with Triton's compiler in the place of
+a GPU: kernels, arguments and launches are those of a training step, nothing is executed. A launch is warps, stages,
+block and registers (trainer/kernels/launch.py).
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from trainer.kernels import choices, ops, tiles, triton_backend
+from trainer.kernels.launch import Launch
+
+#: Compute capability, and the bytes of shared memory that a program may have.
+GPUS = {"H100": ((9, 0), choices.HOPPER_SHARED_BYTES), "A100": ((8, 0), choices.A100_SHARED_BYTES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Of one compiled kernel. stack_bytes: what a thread keeps in memory, since its registers were spent."""
+
+    kernel: str
+    warps: int
+    stages: int
+    registers: int
+    stack_bytes: int
+    shared_bytes: int
+
+
+class OnlyCompiler:
+    """A driver of Triton's without a device: enough of one to compile."""
+
+    def __init__(self, capability: tuple[int, int]) -> None:
+        self.number = 10 * capability[0] + capability[1]
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.number, 32)
+
+    def get_current_device(self) -> int:
+        return self.number  # Triton keeps what it compiled by device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def block_inputs(batch: int = 2, tokens: int = 256) -> list[Tensor]:
+    """What `ops.mix` takes, of Bamba's widths. Few tokens: a kernel is the same for any number of 16s."""
+    heads, width, state = 128, 64, 128
+    inner = heads * width
+    channels = inner + 2 * state
+    kinds = {"dtype": torch.bfloat16, "requires_grad": True}
+    zxbcdt = torch.zeros(batch, tokens, inner + channels + heads, **kinds)
+    convolution = [torch.zeros(channels, 4, **kinds), torch.zeros(channels, **kinds)]
+    decays = [torch.zeros(heads, requires_grad=True) for _ in range(3)]
+    return [zxbcdt, *convolution, *decays, torch.zeros(inner, **kinds)]
+
+
+def compiled(gpu: str, launches: dict[str, Launch]) -> list[Resources]:
+    """All kernels of a block's forward and backward, and of the MLP's, once each, or twice where flags differ.
+
+    Triton is left without a GPU: not for a process that also runs kernels.
+    """
+    capability, _ = GPUS[gpu]
+    found: dict[str, Any] = {}
+
+    def compile_only(function: Any, _: Any) -> Any:
+        def launched(*arguments: Any, **options: Any) -> None:
+            kernel = function.run(*arguments, grid=(1,), warmup=True, **options)
+            found.setdefault(kernel.hash, (function.fn.__name__, kernel))
+
+        return launched
+
+    before = choices.current()
+    choices.apply(launches)
+    triton.runtime.driver.set_active(OnlyCompiler(capability))
+    try:
+        with (
+            mock.patch.object(JITFunction, "__getitem__", compile_only),
+            mock.patch.object(tiles, "has_copy_engine", lambda _: capability[0] >= tiles.COPY_ENGINE),
+            mock.patch.object(ops, "backend", lambda *_: triton_backend),
+        ):
+            for keep in (True, False):
+                inputs = block_inputs()
+                out = ops.mix(*inputs, torch.zeros(2, 256, dtype=torch.int32), 1e-5, keep)
+                torch.autograd.grad(out, inputs, torch.zeros_like(out))
+            gate_up = torch.zeros(2, 256, 2 * 14336, dtype=torch.bfloat16, requires_grad=True)
+            ops.swiglu(gate_up).sum().backward()
+    finally:
+        choices.apply(before)
+    return [read(name, kernel) for name, kernel in found.values()]
+
+
+def read(name: str, kernel: Any) -> Resources:
+    """From the machine code, by the tool that Triton ships."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        tool = triton.knobs.nvidia.cuobjdump.path
+        said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    usage = re.search(r"REG:(\d+) STACK:(\d+)", said)
+    assert usage, said
+    options = kernel.metadata
+    return Resources(name, options.num_warps, options.num_stages, int(usage[1]), int(usage[2]), options.shared)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gpu", choices=GPUS, action="append")
+    parser.add_argument("--launch", action="append", default=[], metavar="KERNEL=WARPS,STAGES,BLOCK,REGISTERS")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    others = {}
+    for text in options.launch:
+        name, _, numbers = text.partition("=")
+        if name not in choices.KERNELS or not re.fullmatch(r"\d+(,\d+){0,3}", numbers):
+            parser.error(f"--launch {text}: say one of {', '.join(choices.KERNELS)}, then = and up to four numbers")
+        others[name] = Launch(*map(int, numbers.split(",")))
+    for gpu in options.gpu or GPUS:
+        found = compiled(gpu, choices.shipped(gpu, GPUS[gpu][1]) | others)
+        if options.json:
+            json.dump([asdict(one) for one in found], sys.stdout)
+            print()
+            continue
+        print(f"{gpu}, Triton {triton.__version__}: warps, stages, registers, stack bytes a thread, shared bytes")
+        for one in found:
+            print(
+                f"  {one.kernel:22} {one.warps} {one.stages} {one.registers:4} {one.stack_bytes:5} {one.shared_bytes:7}"
+            )
+
+
+if __name__ == "__main__":
+    main()

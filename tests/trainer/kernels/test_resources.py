@@ -1,0 +1,38 @@
+"""Every kernel compiles, without a GPU, for those that it has launches for, and is no more than such a GPU holds.
+
+An H100's are measured with Triton 3.6, the one of torch 2.11; the compiler here is a later one.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+from trainer.kernels import choices
+
+SHARED_BYTES = {"H100": 232_448, "A100": 166_912}
+SPILLED = 256  # bytes a thread: a few loads in a chunk's thousands of instructions
+
+
+def resources(*arguments: str) -> list[dict[str, int]]:
+    command = [sys.executable, "-m", "benchmarks.kernel_resources", "--json", *arguments]
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: list[dict[str, int]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("gpu", SHARED_BYTES)
+def test_every_kernel_compiles_and_fits(gpu: str) -> None:
+    found = resources("--gpu", gpu)
+    assert len({one["kernel"] for one in found}) == len(choices.KERNELS)
+    assert [one for one in found if one["shared_bytes"] > SHARED_BYTES[gpu] or one["stack_bytes"] > SPILLED] == []
+
+
+def test_a_hopper_s_launches_would_spill_on_an_a100() -> None:
+    found = resources("--gpu", "A100", "--launch", "scan_backward.FINISH=8,1,32,0")
+    assert max(one["stack_bytes"] for one in found if one["kernel"] == "_finish") > 2000
