@@ -57,7 +57,9 @@ def check(recipe: Recipe, folder: Path, out: str, address: str | None = None) ->
 
 
 def findings_here(where: str, recipe: Recipe, folder: Path, out: str) -> Iterator[Finding]:
-    for one in (*machine(), *network(recipe), *store(out), *inputs(recipe, folder)):
+    reached = network(recipe)
+    silent = {host for hosts, (_, verdict, _, _) in reached if verdict == "missing" for host in hosts}
+    for one in (*machine(), *(found for _, found in reached), *store(out), *inputs(recipe, folder, silent)):
         yield Finding(where, *one)
 
 
@@ -133,17 +135,21 @@ def memory_limit_bytes() -> int | None:
 # ---- the network
 
 
-def network(recipe: Recipe) -> Iterator[_Found]:
-    """Name and port of every host that the recipe reads from; a proxy is asked for both, so then it is the host."""
+def network(recipe: Recipe) -> list[tuple[list[str], _Found]]:
+    """Whether every host that the recipe reads from answers; a proxy is asked for all, so then it is the host.
+
+    With each finding the hosts (`name:port`) that it speaks for.
+    """
     proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
     hosts = sorted({host for url in urls_of(recipe) if (host := host_of(url))})
     if proxy and hosts:
         parts = urlsplit(proxy)
-        yield _reach(f"proxy for {', '.join(hosts)}", parts.hostname or proxy, parts.port or 3128)
-        return
+        return [(hosts, _reach(f"proxy for {', '.join(hosts)}", parts.hostname or proxy, parts.port or 3128))]
+    found = []
     for host in hosts:
         name, _, port = host.partition(":")
-        yield _reach(f"host {host}", name, int(port or 443))
+        found.append(([host], _reach(f"host {host}", name, int(port or 443))))
+    return found
 
 
 def urls_of(recipe: Recipe) -> list[str]:
@@ -269,18 +275,17 @@ def _steps(place: Store, path: str) -> list[tuple[str, Callable[[], str]]]:
 # ---- what it reads
 
 
-def inputs(recipe: Recipe, folder: Path) -> Iterator[_Found]:
-    """The tokenizer, and the first bytes of one input of every corpus."""
+def inputs(recipe: Recipe, folder: Path, silent: set[str]) -> Iterator[_Found]:
+    """The tokenizer, and the first bytes of one input of every corpus; a host that is silent is not asked for them."""
     fetcher = Fetcher(retry_seconds=RETRY_SECONDS)
-    try:
-        tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
-        yield "tokenizer", "ok", f"{recipe.tokenizer.url}: {tokenizer.vocab_size:,} ids", ""
-    except BambaError as error:
-        yield "tokenizer", "missing", str(error), "tokenizer.url: a place that the cluster reaches"
+    yield _tokenizer(recipe, folder, fetcher, silent)
     if any(url.startswith("hf://") for url in urls_of(recipe)) and not os.environ.get("HF_TOKEN"):
         yield "hub token", "note", "none: 10 requests a second, public repositories only", "the secret bamba-hub"
     for corpus in recipe.corpora:
         names = f"inputs of {corpus.corpus}"
+        if host := _silent([source.location.base for source in corpus.sources()], silent):
+            yield names, "missing", f"not asked for: {host} does not answer", _INPUTS_WAY_OUT
+            continue
         one = recipe.model_copy(update={"corpora": [corpus], "limits": recipe.limits.model_copy(update={"files": 1})})
         try:
             lock = locks.resolve(one, folder, fetcher)
@@ -288,9 +293,28 @@ def inputs(recipe: Recipe, folder: Path) -> Iterator[_Found]:
             with fetcher.open(file) as opened:
                 got = len(opened.read(1 << 16))
         except (BambaError, OSError) as error:
-            yield names, "missing", str(error), "its base, a token for it, or a mirror (bamba-data download, --mirror)"
+            yield names, "missing", str(error), _INPUTS_WAY_OUT
             continue
         yield names, "ok", f"{len(lock.sources)} sources; {file.key}: {got:,} bytes read of it", ""
+
+
+_INPUTS_WAY_OUT = "its base, a token for it, or a mirror (bamba-data download, --mirror)"
+
+
+def _tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher, silent: set[str]) -> _Found:
+    url, way_out = recipe.tokenizer.url, "tokenizer.url: a place that the cluster reaches"
+    if host := _silent([url], silent):
+        return "tokenizer", "missing", f"{url}: not asked for, {host} does not answer", way_out
+    try:
+        tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
+    except BambaError as error:
+        return "tokenizer", "missing", str(error), way_out
+    return "tokenizer", "ok", f"{url}: {tokenizer.vocab_size:,} ids", ""
+
+
+def _silent(urls: list[str], silent: set[str]) -> str | None:
+    """The first host of these that is known not to answer: retries would only take time."""
+    return next((host for url in urls if (host := host_of(url)) in silent and host), None)
 
 
 # ---- the cluster

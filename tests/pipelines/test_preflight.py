@@ -94,7 +94,8 @@ def test_a_store_where_two_publishers_could_overwrite_each_other_is_refused(
 def test_a_name_that_cannot_be_resolved_is_a_matter_of_dns(tmp_path: Path) -> None:
     findings = found(str(tmp_path), "corpora.0.base=https://bamba.invalid/dolma")
     assert "bamba-to-dns" in findings["host bamba.invalid:443"].way_out
-    assert "host bamba.invalid:443" in missing(findings)
+    assert missing(findings) == {"host bamba.invalid:443", "inputs of dolma-v1_7"}
+    assert findings["inputs of dolma-v1_7"].detail == "not asked for: bamba.invalid:443 does not answer"
 
 
 def test_a_host_that_cannot_be_reached_is_a_matter_of_egress(tmp_path: Path) -> None:
