@@ -88,7 +88,9 @@ def test_what_a_document_holds_changes_no_bit_of_another(triton_kernels: torch.d
 
 
 def test_the_same_call_gives_the_same_bits(triton_kernels: torch.device) -> None:
-    case = on(draw(rows_of_documents(2, 130, [[7], [64]]), **TILES).to(torch.float32), triton_kernels)
+    # In the interpreter, one thread, this can hardly fail: few tokens there.
+    tokens = 1000 if torch.cuda.is_available() else 66
+    case = on(draw(rows_of_documents(1, tokens, [[7, 64]]), **TILES).to(torch.float32), triton_kernels)
     one, two = results(case), results(case)
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
