@@ -233,14 +233,14 @@ CANDIDATES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ..
     "norm.FORWARD": ("_gated_norm", (4, 8, 16), (1,), (0,), (0,)),
     "norm.BACKWARD": ("_gated_norm_backward", (8, 16), (1,), (0,), (0, 64, 128)),
     "decay.DECAYS": ("_decays", (4, 8), (1,), (8, 16, 32), (0,)),
-    "scan_forward.FORWARD": ("_scan", (4, 8), (1, 2, 3), (32, 64), (0,)),
+    "scan_forward.FORWARD": ("_scan", (4, 8), (1, 2, 3), (16, 32, 64), (0,)),
     "scan_states.STATES": ("_states", (4, 8), (1, 2, 3), (64, 128), (0,)),
     "scan_states.GRADIENTS": ("_state_gradients", (4, 8), (1, 2, 3), (16, 32), (0,)),
     "scan_pairs.SCORES": ("_scores", (4, 8), (1,), (0,), (0,)),
     "scan_pairs.PAIRS": ("_pair_gradients", (4, 8), (1, 2, 3), (8, 16, 32), (0, 168)),
     "scan_tokens.TOKENS": ("_token_gradients", (4, 8), (1, 2, 3), (8, 16, 32), (0,)),
     "scan_backward.JOIN": ("_join", (4, 8), (1, 2), (0,), (0,)),
-    "scan_backward.FINISH": ("_finish", (4, 8), (1,), (16, 32), (0,)),
+    "scan_backward.FINISH": ("_finish", (4, 8), (1,), (8, 16, 32), (0,)),
 }
 
 

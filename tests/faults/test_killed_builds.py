@@ -53,13 +53,10 @@ def records_in(out: Path) -> int:
     return sum(1 for _ in out.glob("_bamba/units/*/*/part-*.json"))
 
 
-def test_any_number_of_workers_gives_the_same_bytes(inputs: Path, quiet: str, tmp_path: Path) -> None:
-    digests = {}
-    for workers in (1, 4):
-        done = bamba("build", inputs, "--out", tmp_path / str(workers), "--workers", str(workers))
-        assert done.returncode == 0, done.stderr
-        digests[workers] = verdict(done.stdout)["dataset"]
-    assert digests == {1: quiet, 4: quiet}
+def test_more_workers_than_cores_give_the_same_bytes(inputs: Path, quiet: str, tmp_path: Path) -> None:
+    """One and two do so in the tests below, whatever else happens to them."""
+    done = bamba("build", inputs, "--out", tmp_path / "out", "--workers", "4")
+    assert (done.returncode, verdict(done.stdout)["dataset"]) == (0, quiet), done.stderr
 
 
 def test_workers_that_are_killed_cost_nothing_but_time(inputs: Path, quiet: str, tmp_path: Path) -> None:
