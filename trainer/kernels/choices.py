@@ -44,7 +44,7 @@ KERNELS = (
 )
 HOPPER = 9  # compute capability
 HOPPER_SHARED_BYTES = 232_448  # that a program may have
-A100_SHARED_BYTES = 166_912  # the kernels need 139 KiB
+A100_SHARED_BYTES = 166_912  # the largest of its launches takes 139,264
 
 #: Where an A100 takes others: its products read from registers, of which a Hopper's launches would spill up to 9 kB.
 A100 = {
@@ -78,8 +78,8 @@ def shipped(device: str, shared_bytes: int) -> dict[str, Launch]:
     """The launches that came with the kernels, for a device whose programs may have so much shared memory."""
     if shared_bytes < A100_SHARED_BYTES:
         raise UserError(
-            f"{device} gives a program {shared_bytes >> 10} KiB of shared memory, and the Mamba2 kernels need "
-            f"{A100_SHARED_BYTES >> 10}: train on an A100, H100, H200 or larger"
+            f"{device} gives a program {shared_bytes >> 10} KiB of shared memory, and the Mamba2 kernels are made "
+            f"for {A100_SHARED_BYTES >> 10} or more: train on an A100, H100, H200 or larger"
         )
     return current() if shared_bytes >= HOPPER_SHARED_BYTES else current() | A100
 
