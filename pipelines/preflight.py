@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
+from urllib.request import proxy_bypass
 
 import bamba_data
 from bamba_data import lock as locks
@@ -136,19 +137,22 @@ def memory_limit_bytes() -> int | None:
 
 
 def network(recipe: Recipe) -> list[tuple[list[str], _Found]]:
-    """Whether every host that the recipe reads from answers; a proxy is asked for all, so then it is the host.
+    """Whether every host that the recipe reads from answers, or the proxy that is asked for it (not one in NO_PROXY).
 
     With each finding the hosts (`name:port`) that it speaks for.
     """
     proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
     hosts = sorted({host for url in urls_of(recipe) if (host := host_of(url))})
-    if proxy and hosts:
-        parts = urlsplit(proxy)
-        return [(hosts, _reach(f"proxy for {', '.join(hosts)}", parts.hostname or proxy, parts.port or 3128))]
+    behind = [host for host in hosts if proxy and not proxy_bypass(host)]
     found = []
+    if proxy and behind:
+        parts = urlsplit(proxy)
+        what = f"proxy for {', '.join(behind)}"
+        found.append((behind, _reach(what, parts.hostname or proxy, parts.port or 3128)))
     for host in hosts:
-        name, _, port = host.partition(":")
-        found.append(([host], _reach(f"host {host}", name, int(port or 443))))
+        if host not in behind:
+            name, _, port = host.partition(":")
+            found.append(([host], _reach(f"host {host}", name, int(port or 443))))
     return found
 
 
@@ -276,7 +280,7 @@ def _steps(place: Store, path: str) -> list[tuple[str, Callable[[], str]]]:
 
 
 def inputs(recipe: Recipe, folder: Path, silent: set[str]) -> Iterator[_Found]:
-    """The tokenizer, and the first bytes of one input of every corpus; a host that is silent is not asked for them."""
+    """The tokenizer, and the first bytes of one input of every corpus; a host that was not reached is not asked."""
     fetcher = Fetcher(retry_seconds=RETRY_SECONDS)
     yield _tokenizer(recipe, folder, fetcher, silent)
     if any(url.startswith("hf://") for url in urls_of(recipe)) and not os.environ.get("HF_TOKEN"):
@@ -284,7 +288,7 @@ def inputs(recipe: Recipe, folder: Path, silent: set[str]) -> Iterator[_Found]:
     for corpus in recipe.corpora:
         names = f"inputs of {corpus.corpus}"
         if host := _silent([source.location.base for source in corpus.sources()], silent):
-            yield names, "missing", f"not asked for: {host} does not answer", _INPUTS_WAY_OUT
+            yield names, "missing", f"not asked for: {host} was not reached", _INPUTS_WAY_OUT
             continue
         one = recipe.model_copy(update={"corpora": [corpus], "limits": recipe.limits.model_copy(update={"files": 1})})
         try:
@@ -304,7 +308,7 @@ _INPUTS_WAY_OUT = "its base, a token for it, or a mirror (bamba-data download, -
 def _tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher, silent: set[str]) -> _Found:
     url, way_out = recipe.tokenizer.url, "tokenizer.url: a place that the cluster reaches"
     if host := _silent([url], silent):
-        return "tokenizer", "missing", f"{url}: not asked for, {host} does not answer", way_out
+        return "tokenizer", "missing", f"{url}: not asked for, {host} was not reached", way_out
     try:
         tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
     except BambaError as error:

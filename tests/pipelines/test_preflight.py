@@ -95,7 +95,7 @@ def test_a_name_that_cannot_be_resolved_is_a_matter_of_dns(tmp_path: Path) -> No
     findings = found(str(tmp_path), "corpora.0.base=https://bamba.invalid/dolma")
     assert "bamba-to-dns" in findings["host bamba.invalid:443"].way_out
     assert missing(findings) == {"host bamba.invalid:443", "inputs of dolma-v1_7"}
-    assert findings["inputs of dolma-v1_7"].detail == "not asked for: bamba.invalid:443 does not answer"
+    assert findings["inputs of dolma-v1_7"].detail == "not asked for: bamba.invalid:443 was not reached"
 
 
 def test_a_host_that_cannot_be_reached_is_a_matter_of_egress(tmp_path: Path) -> None:
@@ -112,6 +112,13 @@ def test_behind_a_proxy_it_is_the_proxy_that_must_answer(tmp_path: Path, monkeyp
     findings = found(str(tmp_path), "corpora.0.base=https://bamba.invalid/dolma")
     assert "proxy for bamba.invalid:443" in missing(findings)
     assert "host bamba.invalid:443" not in findings
+
+
+def test_a_host_that_no_proxy_names_is_asked_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:3128")
+    monkeypatch.setenv("NO_PROXY", "bamba.invalid")
+    findings = found(str(tmp_path), "corpora.0.base=https://bamba.invalid/dolma")
+    assert missing(findings) == {"host bamba.invalid:443", "inputs of dolma-v1_7"}
 
 
 # ---- this machine
