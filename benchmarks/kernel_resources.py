@@ -25,6 +25,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from benchmarks.kernels import HEADS, INNER, STATE
 from trainer.kernels import choices, ops, tiles, triton_backend
 from trainer.kernels.launch import Launch
 
@@ -62,14 +63,12 @@ class OnlyCompiler:
 
 def block_inputs(batch: int = 2, tokens: int = 256) -> list[Tensor]:
     """What `ops.mix` takes, of Bamba's widths. Few tokens: a kernel is the same for any number of 16s."""
-    heads, width, state = 128, 64, 128
-    inner = heads * width
-    channels = inner + 2 * state
+    channels = INNER + 2 * STATE
     kinds = {"dtype": torch.bfloat16, "requires_grad": True}
-    zxbcdt = torch.zeros(batch, tokens, inner + channels + heads, **kinds)
+    zxbcdt = torch.zeros(batch, tokens, INNER + channels + HEADS, **kinds)
     convolution = [torch.zeros(channels, 4, **kinds), torch.zeros(channels, **kinds)]
-    decays = [torch.zeros(heads, requires_grad=True) for _ in range(3)]
-    return [zxbcdt, *convolution, *decays, torch.zeros(inner, **kinds)]
+    decays = [torch.zeros(HEADS, requires_grad=True) for _ in range(3)]
+    return [zxbcdt, *convolution, *decays, torch.zeros(INNER, **kinds)]
 
 
 def compiled(gpu: str, launches: dict[str, Launch]) -> list[Resources]:

@@ -88,9 +88,7 @@ def test_what_a_document_holds_changes_no_bit_of_another(triton_kernels: torch.d
 
 
 def test_the_same_call_gives_the_same_bits(triton_kernels: torch.device) -> None:
-    # In the interpreter, one thread, this can hardly fail: few tokens there.
-    tokens = 1000 if torch.cuda.is_available() else 66
-    case = on(draw(rows_of_documents(1, tokens, [[7, 64]]), **TILES).to(torch.float32), triton_kernels)
+    case = on(draw(rows_of_documents(2, 130, [[7], [64]]), **TILES).to(torch.float32), triton_kernels)
     one, two = results(case), results(case)
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
@@ -100,11 +98,12 @@ def test_a_gpu_without_a_copy_engine_computes_the_same(
 ) -> None:
     from trainer.kernels import tiles
 
-    case = on(draw(rows_of_documents(1, 70, [[40]]), **TILES).to(torch.float32), triton_kernels)
+    case = on(draw(rows_of_documents(2, 130, [[40], [129]]), heads=1, **TILES).to(torch.float32), triton_kernels)
     wanted = results(case)
     monkeypatch.setattr(tiles, "has_copy_engine", lambda _: False)
     got = results(case)
-    assert [name for name in wanted if not torch.equal(wanted[name], got[name])] == []
+    off = {name: relative(got[name].double(), wanted[name].double()) for name in wanted}
+    assert max(off.values()) <= (EXACT if triton_kernels.type == "cuda" else 0.0), off
 
 
 def test_the_scan_alone_has_the_gradients_of_the_reference(triton_kernels: torch.device) -> None:
