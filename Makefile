@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := .demo/dataset
 
-.PHONY: demo test test-long check format install clean
+.PHONY: demo test test-long test-peers check format install clean
 
 install:
 	@$(PYTHON) .ci/install.py
@@ -23,11 +23,15 @@ demo: install
 	$(BIN)/python -m trainer.demo $(DEMO) .demo/run
 
 test: install check
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15 -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15 -m "not long and not peers"
 
 # The long sweeps: crash points, bit flips, permutations, 10,000 shards.
 test-long: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m long --timeout 3600
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not peers" --timeout 3600
+
+# Ours beside other libraries and other versions of them, in environments that pip makes in .peers.
+test-peers: install
+	$(BIN)/python -m pytest -m peers --timeout 3600
 
 # Style, strict types, import layers.
 check: install
@@ -40,4 +44,4 @@ format: install
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .demo build dist *.egg-info
+	rm -rf .venv .peers .demo build dist *.egg-info
