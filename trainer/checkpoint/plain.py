@@ -26,11 +26,14 @@ class Saved:
         self.config = ModelConfig.model_validate(self.commit["recipe"]["model"])
 
     def tensor(self, key: str, start: int = 0, end: int | None = None) -> Tensor:
-        """Rows [start, end) of a tensor; only pieces that hold some of them are read."""
+        """Rows [start, end) of a tensor, or a scalar; only pieces that hold some of them are read."""
         if key not in self.index:
             raise CorruptCheckpoint(f"{self.store.url}/{self.name}", f"it holds no {key}")
         entry = self.index[key]
         shape = entry["shape"]
+        if not shape:
+            ((_, _, *place),) = entry["pieces"]
+            return torch.frombuffer(read_piece(self.store, self.name, Place(*place)), dtype=DTYPES[entry["dtype"]])[0]
         end = shape[0] if end is None else end
         out = torch.empty([end - start, *shape[1:]], dtype=DTYPES[entry["dtype"]])
         filled = 0
