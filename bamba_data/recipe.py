@@ -4,16 +4,16 @@ Everything in a recipe can change the bytes of the dataset, except `network` and
 Where and how fast a build runs is not in it.
 """
 
-import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from bamba_data.document import KEEPABLE, REASONS, Action
 from bamba_data.errors import RecipeError
+from bamba_data.plain_yaml import MAX_BYTES, MAX_DEPTH, parse
 from bamba_data.sources.base import Name, Source, Strict
 from bamba_data.sources.registry import AnyCorpus
 
@@ -117,7 +117,7 @@ def load(text: str, where: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def load_as(kind: type[Spec], text: str, where: str, overrides: Sequence[str] = ()) -> Spec:
     """The same for any specification that users write."""
-    raw = _parse(text, where)
+    raw = parse(text, where)
     if not isinstance(raw, dict):
         wanted = ", ".join(name for name, field in kind.model_fields.items() if field.is_required())
         raise RecipeError(f"{where}: expected a mapping with {wanted}")
@@ -137,46 +137,36 @@ def load_file(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def load_file_as(kind: type[Spec], path: Path, overrides: Sequence[str] = ()) -> Spec:
+    return load_as(kind, _read(path), str(path), overrides)
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read ({error})") from None
-    return load_as(kind, text, str(path), overrides)
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise RecipeError(f"{path}: cannot be read (it is no regular file)")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise RecipeError(f"{path}: cannot be read (more than {MAX_BYTES:,} bytes: is it the right file?)")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: cannot be read (not UTF-8 at byte {error.start:,}: save it as UTF-8)") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        detail = error.strerror if isinstance(error, OSError) else None
+        raise RecipeError(f"{path}: cannot be read ({detail or error})") from None
 
 
 def named(name: str, shipped: Path) -> Path:
     """The file of a recipe: one of the folder `shipped` by its name, any other by its path."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else shipped / f"{name}.yaml"
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError as error:  # a name longer than the file system takes
+        raise RecipeError(f"{name[:200]}: cannot be read ({error.strerror})") from None
+    if not is_there:
         have = ", ".join(sorted(found.stem for found in shipped.glob("*.yaml")))
         raise RecipeError(f"{name}: no such recipe; these ship with us: {have}; or give the path of a .yaml file")
     return path
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without surprises: a key that stands twice is an error, not the last one's victory."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 takes 1e-6 for a string, because it has no dot; nobody else does.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise RecipeError(f"{where}: not YAML: nested too deep") from None
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -185,9 +175,11 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: expected a.b=value")
     place: Any = raw
     *folders, last = key.split(".")
+    if len(folders) >= MAX_DEPTH:
+        raise RecipeError(f"--set {key[:100]}…: nested deeper than {MAX_DEPTH}")
     for part in folders:
         place = _step(place, part, key)
-    parsed = _parse(value, f"--set {key}")
+    parsed = parse(value, f"--set {key}")
     if isinstance(place, dict):
         place[last] = parsed
     else:
@@ -198,7 +190,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
 def _step(place: Any, part: str, key: str) -> Any:
     """One step of a dotted key: into a mapping (made if missing) or to a list's element by number."""
     if isinstance(place, list):
-        if not part.isdecimal() or int(part) >= len(place):
+        if not (part.isascii() and part.isdecimal() and len(part) < 10) or int(part) >= len(place):
             raise RecipeError(f"--set {key}: {part!r} is no index into a list of {len(place)}")
         return place[int(part)]
     if isinstance(place, dict):
@@ -213,5 +205,6 @@ def _place(location: tuple[int | str, ...]) -> str:
 def _reason(problem: Any) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     given = problem.get("input")
-    shown = "" if isinstance(given, dict | list) or problem["type"] == "missing" else f" (it is {given!r})"
+    text = "" if isinstance(given, dict | list) or problem["type"] == "missing" else repr(given)
+    shown = text and f" (it is {text if len(text) <= 200 else text[:200] + '…'})"
     return f"{message}{shown}"

@@ -1,5 +1,6 @@
 """The options that several commands take, and what a recipe's name means."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,5 +43,5 @@ def load_recipe(
     changes += [f"limits.files={limit_files}"] if limit_files else []
     changes += [f"limits.documents={limit_documents}"] if limit_documents else []
     if quarantine:
-        changes.append(f"bad_input.quarantine=[{', '.join(map(repr, quarantine))}]")
+        changes.append(f"bad_input.quarantine={json.dumps(quarantine)}")
     return load_file(path, changes), path.parent
