@@ -10,7 +10,7 @@ from typing import Any
 import bamba_data
 from bamba_data.certificate import Certificate
 from bamba_data.document import Ledger
-from bamba_data.errors import BudgetExceeded, CorruptInput, CorruptShard, Unfinished
+from bamba_data.errors import BudgetExceeded, CorruptInput, CorruptManifest, Unfinished
 from bamba_data.manifest import (
     FORMAT,
     Account,
@@ -26,9 +26,26 @@ from bamba_data.store import Store
 from bamba_data.tables import SCHEMAS, TableWriter
 from bamba_data.tokenizer import Tokenizer
 from pipelines.plan import Plan, Unit
-from pipelines.staging import Part, Sampled, Staging, UnitRecord, unit_path
+from pipelines.staging import Sampled, Staging, UnitRecord, unit_path
 
 RECORDS_AT_ONCE = 32
+
+
+class UnitsLost(Unfinished):
+    """Units must run again: what is wrong with each, by its name. Their records are set aside already."""
+
+    def __init__(self, lost: dict[str, str]) -> None:
+        super().__init__(lost)
+        self.lost = lost
+
+    @property
+    def summary(self) -> str:
+        first = "; ".join(f"unit {name}: {why}" for name, why in list(self.lost.items())[:3])
+        more = f" and {len(self.lost) - 3:,} more" if len(self.lost) > 3 else ""
+        return f"{len(self.lost):,} finished units cannot be used: {first}{more}"
+
+    def __str__(self) -> str:
+        return f"{self.summary}; run the same command again to make them anew"
 
 
 @dataclass
@@ -45,17 +62,16 @@ class _Sum:
 
 def assemble(plan: Plan, store: Store, tokenizer: Tokenizer, certificate: Certificate) -> Manifest:
     """Write the tables and make the manifest; publishing it is the caller's. Raises BudgetExceeded when there are
-    more bad records than the recipe allows, Unfinished if a unit has no record yet, CorruptShard if a file that a
-    record names is not there."""
+    more bad records than the recipe allows, UnitsLost if a unit has no record, or a damaged one, or one that names
+    files that are not there whole: to run again makes those units anew."""
     sums = {name: _Sum() for name in plan.lock.sources}
     sampled = Sampled()
     with ExitStack() as stack:
         tables = {name: stack.enter_context(TableWriter(name)) for name in SCHEMAS}
         there = _sizes(plan, store)
-        for unit, record in _records(plan, store):
+        for unit, record in _records(plan, store, there):
             for part in record.parts:
                 sampled.add(part.sampled)
-                _check_files(unit, part, there)
             _add(unit, record, plan, sums[unit.source], tables)
         totals = Ledger()
         for one in sums.values():
@@ -85,36 +101,47 @@ def assemble(plan: Plan, store: Store, tokenizer: Tokenizer, certificate: Certif
     )
 
 
-def _records(plan: Plan, store: Store) -> Iterator[tuple[Unit, UnitRecord]]:
+def _records(plan: Plan, store: Store, there: dict[str, int]) -> Iterator[tuple[Unit, UnitRecord]]:
+    """The records of all units, in order, if each is whole and so are the files that it names. Those that are not are
+    set aside, all of them, and then it is an UnitsLost."""
     staging = Staging(store)
     units = iter(plan.units)
+    lost: dict[str, str] = {}
 
-    def read(unit: Unit) -> tuple[Unit, UnitRecord]:
-        record = staging.unit(unit.source, unit.key)
-        if record is None:
-            raise Unfinished(f"unit {unit.name} is not finished")
+    def read(unit: Unit) -> tuple[Unit, UnitRecord | None]:
+        try:
+            record = staging.unit(unit.source, unit.key)
+            if record is None:
+                lost[unit.name] = "it has no record"
+            elif fault := _lost_file(record, there):
+                raise CorruptManifest(unit_path(unit.source, unit.key), fault)
+        except CorruptManifest as fault:
+            staging.set_aside(unit_path(unit.source, unit.key))
+            lost[unit.name], record = str(fault), None
         return unit, record
 
     with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
         while chunk := [unit for _, unit in zip(range(RECORDS_AT_ONCE * 4), units, strict=False)]:
-            yield from pool.map(read, chunk)
+            for unit, record in pool.map(read, chunk):
+                if record is not None and not lost:
+                    yield unit, record
+    if lost:
+        raise UnitsLost(lost)
+
+
+def _lost_file(record: UnitRecord, there: dict[str, int]) -> str | None:
+    for part in record.parts:
+        for file in part.files:
+            if there.get(file.path) != file.size_bytes:
+                found = f"{there[file.path]:,} bytes" if file.path in there else "nothing"
+                return f"of {file.path} it wrote {file.size_bytes:,} bytes, now there is {found}"
+    return None
 
 
 def _sizes(plan: Plan, store: Store) -> dict[str, int]:
     """What lies in the store where staged files go."""
     folders = [f"{kind}{name}" for name in plan.lock.sources for kind in ("dataset=", "_bamba/dead_letters/")]
     return {entry.path: entry.size_bytes for folder in folders for entry in store.list(folder)}
-
-
-def _check_files(unit: Unit, part: Part, there: dict[str, int]) -> None:
-    for file in part.files:
-        found = there.get(file.path)
-        if found != file.size_bytes:
-            raise CorruptShard(
-                file.path,
-                f"unit {unit.name} wrote {file.size_bytes:,} bytes, now there are {found or 0:,}; "
-                f"remove {unit_path(unit.source, unit.key)} and run again to make them anew",
-            )
 
 
 def _add(unit: Unit, record: UnitRecord, plan: Plan, total: _Sum, tables: dict[str, TableWriter]) -> None:

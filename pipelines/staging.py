@@ -3,21 +3,27 @@
 Part records are hints for going on, checked against the input before they are used, and may be overwritten.
 The unit record is the truth: it is created once, after every input of the unit was read to its end and verified,
 and a second, different one is an error. Nothing here is data until a manifest lists it.
+
+Both are sealed, and say of which unit they are: one that is damaged, or lies in another's place, is never used. A
+unit is a pure function, so its damaged record is set aside and made anew.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bamba_data import canonical
 from bamba_data.candidates import Candidate
+from bamba_data.canonical import sha256
 from bamba_data.document import Ledger
 from bamba_data.errors import BambaError, CorruptManifest, NotReproducible
 from bamba_data.paths import checked
+from bamba_data.records import seal, unseal
 from bamba_data.shard import Block, Footer
 from bamba_data.store import Store
 
 FOLDER = "_bamba/units"
+UNIT_FORMAT = "bamba-unit/2"
+PART_FORMAT = "bamba-part/2"
 MAX_RECORD_BYTES = 64 << 20
 
 
@@ -125,9 +131,10 @@ class Staging:
         it can be redone."""
         found: list[Part] = []
         while True:
-            path = _part_path(source, key, len(found))
+            path = part_path(source, key, len(found))
             try:
-                part = _part(canonical.loads(self._store.read(path), path, MAX_RECORD_BYTES), path)
+                raw = self._unsealed(path, PART_FORMAT, source, key)
+                part = _part(raw["part"], path)
             except (FileNotFoundError, BambaError):
                 return found
             if part.number != len(found) or not self._has_files(part):
@@ -140,13 +147,20 @@ class Staging:
         return all((entry := there[file.path]) and entry.size_bytes == file.size_bytes for file in part.files)
 
     def save_part(self, source: str, key: str, part: Part) -> None:
-        self._store.put(_part_path(source, key, part.number), canonical.dumps(_to_json(part)))
+        fields = {"format": PART_FORMAT, "source": source, "key": key, "part": _to_json(part)}
+        self._store.put(part_path(source, key, part.number), seal(fields))
 
     def finish(self, source: str, record: UnitRecord) -> UnitRecord:
-        """Create the unit record; if there is one already it must be the same, byte for byte."""
-        path = unit_path(source, record.key)
-        data = canonical.dumps({"key": record.key, "parts": [_to_json(part) for part in record.parts]})
-        if not self._store.create(path, data) and self._store.read(path) != data:
+        """Create the unit record. One that is there already must be the same, byte for byte, unless it is damaged: then
+        it is set aside."""
+        path, parts = unit_path(source, record.key), [_to_json(part) for part in record.parts]
+        data = seal({"format": UNIT_FORMAT, "source": source, "key": record.key, "parts": parts})
+        while not self._store.create(path, data) and self._store.read(path) != data:
+            try:
+                self.unit(source, record.key)
+            except CorruptManifest:
+                self.set_aside(path)
+                continue
             raise NotReproducible(
                 f"unit {source}/{record.key} gave two different results ({path}); compare the machines that ran it, "
                 "remove that record and run again"
@@ -154,15 +168,31 @@ class Staging:
         return record
 
     def unit(self, source: str, key: str) -> UnitRecord | None:
-        """The record of a finished unit, or None. A damaged record is an error: it is the truth, not a hint."""
+        """The record of a finished unit, or None. Raises CorruptManifest for a damaged one: it is the truth, not a
+        hint, so who meets that sets it aside and makes the unit anew."""
         path = unit_path(source, key)
         try:
-            raw = canonical.loads(self._store.read(path), path, MAX_RECORD_BYTES)
+            raw = self._unsealed(path, UNIT_FORMAT, source, key)
         except FileNotFoundError:
             return None
-        if not isinstance(raw, dict) or raw.get("key") != key or not isinstance(raw.get("parts"), list):
+        if not isinstance(raw.get("parts"), list):
             raise CorruptManifest(path, "is not the record of its unit")
         return UnitRecord(key, [_part(part, path) for part in raw["parts"]])
+
+    def set_aside(self, path: str) -> None:
+        """Take a record out of its place, so that it is made anew; what it said stays beside it, for people to read."""
+        try:
+            data = self._store.read(path)
+        except FileNotFoundError:
+            return
+        self._store.put(f"{path}.aside-{sha256(data)[:12]}", data)
+        self._store.delete(path)
+
+    def _unsealed(self, path: str, form: str, source: str, key: str) -> dict[str, Any]:
+        found = unseal(self._store.read(path), path, MAX_RECORD_BYTES)
+        if [found.get(name) for name in ("format", "source", "key")] != [form, source, key]:
+            raise CorruptManifest(path, f"is not the {form} of {source}/{key}")
+        return found
 
     def finished(self) -> Iterator[str]:
         """The keys of all units that have a record."""
@@ -175,7 +205,7 @@ def unit_path(source: str, key: str) -> str:
     return f"{FOLDER}/{source}/{key}/unit.json"
 
 
-def _part_path(source: str, key: str, number: int) -> str:
+def part_path(source: str, key: str, number: int) -> str:
     return f"{FOLDER}/{source}/{key}/part-{number:05d}.json"
 
 

@@ -7,6 +7,7 @@ Killed at any time, the same command goes on where it was. Exit codes: 0 complet
 arguments, 3 error budget exceeded, 4 incomplete but resumable, 5 integrity failure.
 """
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,27 +20,40 @@ from bamba_data.store import Store
 from bamba_data.sweep import LEASES
 from bamba_data.verify import verify
 from pipelines import worker
+from pipelines.assemble import UnitsLost
 from pipelines.build import Prepared, finish
 from pipelines.cluster import Failed, Fault, Options, crew
 from pipelines.plan import Unit
 from pipelines.progress import Display
 
 LEASE_SECONDS = 60.0
+ROUNDS = 3  # of units whose finished work turns out to be damaged
 
 
 def build(prepared: Prepared, options: Options, display: Display) -> tuple[Version, Manifest]:
     """Run the remaining units on Ray, then publish and verify (without bodies). Raises Failed, or as `finish`."""
     with lease(prepared.store, prepared.build):
-        remaining = prepared.remaining()
-        if remaining:
-            faults = _run(prepared, remaining, options, display)
-            if faults:
-                raise Failed(faults)
-        version, manifest = finish(prepared)
+        version, manifest = _finished(prepared, options, display)
     found = verify(prepared.store.url, version.number)
     if found.faults:
         raise IntegrityError("; ".join(map(str, found.faults[:5])))
     return version, manifest
+
+
+def _finished(prepared: Prepared, options: Options, display: Display) -> tuple[Version, Manifest]:
+    """Run what remains and publish; and again, should records of finished units turn out to be damaged."""
+    for left in reversed(range(ROUNDS)):
+        if remaining := prepared.remaining():
+            faults = _run(prepared, remaining, options, display)
+            if faults:
+                raise Failed(faults)
+        try:
+            return finish(prepared)
+        except UnitsLost as lost:
+            if not left:
+                raise
+            sys.stderr.write(f"{lost.summary}; they are made anew now\n")
+    raise AssertionError
 
 
 def _run(prepared: Prepared, remaining: list[Unit], options: Options, display: Display) -> list[Fault]:
@@ -88,8 +102,6 @@ def lease(store: Store, build: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    import sys
-
     from pipelines.cli import main
 
     main(["build", *sys.argv[1:]])

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from bamba_data.document import Document, Reject
 from bamba_data.encoding import BackendDiffers, Encoder, Ids, batches
+from bamba_data.errors import CorruptManifest
 from bamba_data.fetch import Fetcher
 from bamba_data.seen import SeenIds
 from bamba_data.shard import ShardReader
@@ -54,8 +55,12 @@ class Tools:
 def run(unit: Unit, job: Job, tools: Tools) -> UnitRecord:
     """Run the unit to its end, or go on where it was. Its record then lies in the store."""
     staging = Staging(tools.store)
-    if done := staging.unit(unit.source, unit.key):
-        return done
+    try:
+        if done := staging.unit(unit.source, unit.key):
+            return done
+    except CorruptManifest as damage:
+        staging.set_aside(damage.where)
+        tools.report(Progress(lines=[f"{unit.name}: {damage}; it is set aside and the unit made anew"]))
     parts = staging.parts(unit.source, unit.key)
     backend, redone = tools.backend, 0
     while not (parts and parts[-1].end.file == len(unit.files)):
