@@ -11,8 +11,11 @@ from collections import Counter
 from typing import Any
 
 from bamba_data.errors import CorruptManifest
+from bamba_data.nesting import with_room
 
 MAX_INT = 2**63 - 1
+#: Arrays and objects open at once; nothing that we write has ten.
+MAX_DEPTH = 64
 
 
 def dumps(value: object) -> bytes:
@@ -59,15 +62,28 @@ def loads(data: bytes, where: str, max_bytes: int) -> Any:
 
     hooks: dict[str, Any] = {"parse_int": integer, "parse_float": number, "parse_constant": constant}
     try:
-        value = json.loads(data.decode(), object_pairs_hook=unique, **hooks)
+        value = with_room(lambda text: json.loads(text.decode(), object_pairs_hook=unique, **hooks), data)
+        if _is_deeper(value, MAX_DEPTH):
+            raise RecursionError
         if b"\\u" in data:
             dumps(value)
         return value
     except UnicodeEncodeError:
         raise CorruptManifest(where, "a string holds a lone surrogate") from None
     except RecursionError:
-        raise CorruptManifest(where, "nested too deep") from None
+        raise CorruptManifest(where, f"nested deeper than {MAX_DEPTH}") from None
     except UnicodeDecodeError as error:
         raise CorruptManifest(where, f"not UTF-8 ({error.reason} at byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise CorruptManifest(where, f"not JSON ({error.msg} at byte {error.pos})") from None
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    """Level by level, so that it needs no stack."""
+    level = [value]
+    for _ in range(limit + 1):
+        level = [one for one in level if isinstance(one, dict | list)]
+        if not level:
+            return False
+        level = [child for one in level for child in (one.values() if isinstance(one, dict) else one)]
+    return True

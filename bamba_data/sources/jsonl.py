@@ -13,6 +13,7 @@ import msgspec
 
 from bamba_data.document import RAW_BYTES, Document, Reject
 from bamba_data.lines import Line
+from bamba_data.nesting import MAX_DEPTH, is_deeper, with_room
 from bamba_data.sources.base import TextRule
 
 
@@ -25,9 +26,11 @@ def parser(rule: TextRule, path: str, max_line_bytes: int) -> Callable[[Line], D
         if line.whole_sha256:
             detail = f"{line.whole_bytes:,} bytes, the limit is {max_line_bytes:,} (bad_input.max_line_bytes)"
             return _reject(line, "line_too_long", detail)
+        if is_deeper(line.data):
+            return _reject(line, "bad_json", f"nested deeper than {MAX_DEPTH}")
         try:
-            record = decode(line.data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            record = with_room(decode, line.data)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return _second_look(line, rule, path)
         parts = [record.t0] if count == 1 else [getattr(record, f"t{i}") for i in range(count)]
         return _document(line, rule, path, parts, record.id if has_id else None, ())
@@ -61,11 +64,9 @@ def _decoder(rule: TextRule) -> Any:
 
 def _second_look(line: Line, rule: TextRule, path: str) -> Document | Reject:
     try:
-        record = json.loads(line.data.decode("utf-8-sig", errors="surrogatepass"))
+        record = with_room(lambda data: json.loads(data.decode("utf-8-sig", errors="surrogatepass")), line.data)
     except UnicodeDecodeError as error:
         return _reject(line, "bad_utf8", f"{error.reason} at byte {error.start} of the line")
-    except RecursionError:
-        return _reject(line, "bad_json", "nested too deep")
     except ValueError as error:
         return _reject(line, "bad_json", str(error))
     if not isinstance(record, dict):

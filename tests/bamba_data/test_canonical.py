@@ -1,6 +1,7 @@
 """One text for one value; and JSON that somebody else wrote is read only if it is plain."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -62,8 +63,8 @@ HOSTILE = {
     b"1" * 1_000_000: "out of range",
     b'{"a": 1, "a": 1}': "key 'a' stands twice",
     b'{"b": {"a": 1, "c": 2, "\\u0061": 3}}': "key 'a' stands twice",
-    b"[" * 100_000: "nested too deep",
-    b'{"a":' * 100_000: "nested too deep",
+    b"[" * 100_000: "nested deeper than 64",
+    b'{"a":' * 100_000: "nested deeper than 64",
     b'"\\ud800"': "lone surrogate",
     b'{"\\udfff": 1}': "lone surrogate",
     b'"\xed\xa0\x80"': "not UTF-8",
@@ -99,3 +100,24 @@ def test_any_bytes_are_a_plain_value_or_refused(data: bytes) -> None:
     except CorruptManifest:
         return
     canonical.dumps(value)
+
+
+def at_depth(frames: int, call: Callable[[], object]) -> object:
+    """What `call` gives with so many frames of Python on the stack."""
+    return call() if frames == 0 else at_depth(frames - 1, call)
+
+
+@pytest.mark.parametrize("frames", [0, 600, 900])
+@pytest.mark.parametrize("around", ["[{}]", '{{"a":{}}}'])
+def test_how_deep_it_may_nest_is_a_number_whatever_the_stack(frames: int, around: str) -> None:
+    def nested(depth: int) -> bytes:
+        text = "1"
+        for _ in range(depth):
+            text = around.format(text)
+        return text.encode()
+
+    at_depth(frames, lambda: canonical.loads(nested(64), "there", 1 << 20))
+    with pytest.raises(CorruptManifest, match="nested deeper than 64"):
+        at_depth(frames, lambda: canonical.loads(nested(65), "there", 1 << 20))
+    with pytest.raises(CorruptManifest, match="nested deeper than 64"):
+        at_depth(frames, lambda: canonical.loads(nested(5000), "there", 1 << 20))

@@ -232,3 +232,29 @@ def test_rows_and_offsets_are_those_of_the_inflated_file() -> None:
     items = [parse(line) for line in read_lines(inflate([gzip.compress(data)], PATH, 200), MAX_LINE_BYTES)]
     places = [(item.row, item.offset) for item in items if isinstance(item, Reject)]
     assert places == [(row, sum(len(line) + 2 for line in lines[:row])) for row in range(0, 100, 3)]
+
+
+def at_depth(frames: int, line: bytes) -> Document | Reject:
+    """The outcome with so many frames of Python on the stack: a worker has more than a test."""
+    return one(line) if frames == 0 else at_depth(frames - 1, line)
+
+
+@pytest.mark.parametrize("frames", [0, 300, 850])
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_how_deep_a_record_may_nest_is_a_number_whatever_the_stack(frames: int, opening: bytes, closing: bytes) -> None:
+    def nested(depth: int, value: bytes = b"1") -> bytes:
+        inner = depth - 1  # the record itself is one
+        return b'{"id": "a", "text": "[[{{", "m": ' + opening * inner + value + closing * inner + b"}"
+
+    assert at_depth(frames, nested(512)) == Document(0, "a", "[[{{", nested(512))
+    assert at_depth(frames, nested(512, b"NaN")) == Document(0, "a", "[[{{", nested(512, b"NaN"), ("lenient_json",))
+    refused = at_depth(frames, nested(513))
+    assert isinstance(refused, Reject)
+    assert (refused.reason, refused.detail) == ("bad_json", "nested deeper than 512")
+    assert at_depth(frames, b"[" * 100_000) == one(b"[" * 100_000)
+
+
+def test_brackets_in_a_text_do_not_nest() -> None:
+    text = '[{"' * 5_000
+    line = json.dumps({"id": "a", "text": text, "m": [[1]]}).encode()
+    assert document(line).text == text
