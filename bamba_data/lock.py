@@ -20,6 +20,7 @@ from bamba_data.errors import CorruptManifest, RecipeError, SourceUnavailable, T
 from bamba_data.fetch import Fetcher
 from bamba_data.locked import Facts, LockedFile
 from bamba_data.paths import checked, distinct
+from bamba_data.pure import check_pure
 from bamba_data.recipe import Recipe
 from bamba_data.sources.base import Source
 from bamba_data.tokenizer import Tokenizer
@@ -125,10 +126,21 @@ def loads(data: bytes, where: str) -> Lock:
     return lock
 
 
-def request_key(recipe: Recipe) -> str:
-    """What a lock depends on: two recipes with one key ask for the same files."""
+def request_key(recipe: Recipe, folder: Path) -> str:
+    """What a lock depends on: two recipes with one key ask for the same files.
+
+    The corpora and the limit of files as the recipe has them, and where its relative bases lie: `folder` is that of
+    the recipe. Of URLs and absolute paths alone the key is the same on every machine.
+    """
     asked = recipe.model_dump(mode="json", include={"corpora", "limits"})
-    return canonical.digest([asked["corpora"], asked["limits"]["files"]])[:32]
+    bases = {source.name: source.location.base for source in recipe.sources()}
+    moved = {name: _absolute(base, folder) for name, base in bases.items() if not _starts_anywhere(base)}
+    return canonical.digest([asked["corpora"], asked["limits"]["files"], *([moved] if moved else [])])[:32]
+
+
+def _starts_anywhere(base: str) -> bool:
+    """Whether a base means the same in every folder."""
+    return "://" in base or Path(base).is_absolute()
 
 
 def load_tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher) -> Tokenizer:
@@ -147,6 +159,7 @@ def load_tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher) -> Tokenizer:
             if "://" in url:
                 raise  # a host may answer the next time
             raise TokenizerError(f"tokenizer.url: {error.url}: {error.detail}") from None
+    check_pure(data)
     tokenizer = Tokenizer(data)
     if recipe.tokenizer.sha256 not in (None, tokenizer.sha256):
         raise TokenizerError(

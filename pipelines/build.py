@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bamba_data import canonical
+from bamba_data import canonical, frozen
 from bamba_data import lock as locks
 from bamba_data.certificate import Certificate, choose
 from bamba_data.dataset import lock_path, open_dataset, read_named, tokenizer_path
@@ -64,21 +64,23 @@ def prepare(
     of the plan."""
     store = open_store(out)
     tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
-    frozen = frozen_lock(recipe, folder, store, fetcher, mirror, relock)
-    plan = plans.make(recipe, frozen.lock, tokenizer.sha256)
+    inputs = frozen_lock(recipe, folder, store, fetcher, mirror, relock)
+    plan = plans.make(recipe, inputs.lock, tokenizer.sha256)
     backend, certificate, passed_over = choose(tokenizer, recipe.tokenizer.backend)
     store.put(tokenizer_path(tokenizer.sha256), tokenizer.data)
-    if remark := earlier.remark(store, plan, tokenizer.sha256, frozen.digest):
-        passed_over = [*passed_over, remark]
-    job = Job(recipe, frozen.lock.sources, tokenizer.sha256, backend.name, out)
-    return Prepared(store, tokenizer, certificate, plan, frozen.digest, job, secrets.token_hex(8), tuple(passed_over))
+    changed = earlier.remark(store, plan, tokenizer.sha256, inputs.digest)
+    remarks = (*passed_over, *(remark for remark in (inputs.remark, changed) if remark))
+    job = Job(recipe, inputs.lock.sources, tokenizer.sha256, backend.name, out)
+    return Prepared(store, tokenizer, certificate, plan, inputs.digest, job, secrets.token_hex(8), remarks)
 
 
 class Frozen(NamedTuple):
-    """A lock as it lies in the store, under `digest`; `lock` is bound to what was learned, and to the mirror."""
+    """A lock as it lies in the store, under `digest`; `lock` is bound to what was learned, and to the mirror. `remark`
+    is a line for people where an earlier run froze it: since when, and what changed in its inputs since then."""
 
     lock: Lock
     digest: str
+    remark: str | None = None
 
 
 def frozen_lock(
@@ -90,10 +92,10 @@ def frozen_lock(
     relock: bool = False,
 ) -> Frozen:
     """The lock of this recipe in this store: the one that an earlier run froze, else resolved now and frozen."""
-    pointer = f"{LOCKS}/{locks.request_key(recipe)}.pointer"
-    digest = None if relock else _pointed_at(store, pointer)
+    pointer = f"{LOCKS}/{locks.request_key(recipe, folder)}.pointer"
+    digest = earlier_one = None if relock else _pointed_at(store, pointer)
     if digest is None:
-        fresh = mirrored_lock(recipe, mirror) if mirror else locks.resolve(recipe, folder, fetcher)
+        fresh = mirrored_lock(recipe, folder, mirror) if mirror else locks.resolve(recipe, folder, fetcher)
         digest = fresh.digest
         store.put(lock_path(digest), canonical.dumps(fresh.to_json()))
         if relock:
@@ -104,7 +106,11 @@ def frozen_lock(
     lock = locks.loads(data, f"{store.url}/{lock_path(digest)}")
     if not relock:
         lock = lock.bound_to(_learned(store))
-    return Frozen(lock.moved_to(mirror) if mirror else lock, digest)
+    remark = None
+    if earlier_one is not None and (entry := store.stat(pointer)) is not None:
+        found = None if mirror else frozen.changes(lock, recipe, folder, fetcher)
+        remark = frozen.said(lock, digest, entry.modified, found)
+    return Frozen(lock.moved_to(mirror) if mirror else lock, digest, remark)
 
 
 def _pointed_at(store: Store, pointer: str) -> str | None:
@@ -114,7 +120,7 @@ def _pointed_at(store: Store, pointer: str) -> str | None:
         return None
 
 
-def mirrored_lock(recipe: Recipe, mirror: str) -> Lock:
+def mirrored_lock(recipe: Recipe, folder: Path, mirror: str) -> Lock:
     """The lock that a mirror was made under (pipelines.download)."""
     where = f"{mirror}/{MIRROR}"
     try:
@@ -124,8 +130,11 @@ def mirrored_lock(recipe: Recipe, mirror: str) -> Lock:
     raw = canonical.loads(data, where, locks.MAX_BYTES)
     if not isinstance(raw, dict) or raw.get("format") != MIRROR_FORMAT:
         raise UserError(f"{where}: is not a mirror of format {MIRROR_FORMAT}")
-    if raw.get("request") != locks.request_key(recipe):
-        raise UserError(f"{where}: is the mirror of other inputs than this recipe's corpora and limits")
+    if raw.get("request") != locks.request_key(recipe, folder):
+        raise UserError(
+            f"{where}: is the mirror of other inputs than this recipe's corpora and limits (relative bases start in "
+            f"{folder.absolute()}); mirror these with python -m pipelines.download"
+        )
     return locks.loads(canonical.dumps(raw["lock"]), where)
 
 

@@ -69,6 +69,8 @@ def lock(
     as_json: AsJson = False,
 ) -> None:
     """Resolve every input of a recipe once and freeze it in the dataset: commits, sizes, sha256s, etags."""
+    from rich.markup import escape
+
     from bamba_data.show import size
     from bamba_data.store import open_store
     from pipelines.build import frozen_lock
@@ -83,6 +85,8 @@ def lock(
         known = sum(file.facts.sha256 is not None for file in files)
         commit = f", commit {frozen.lock.revisions[name]}" if name in frozen.lock.revisions else ""
         console().print(f"{name}: {len(files):,} files, {size(total)}, {known:,} with a known sha256{commit}")
+    if frozen.remark:
+        console().print(f"[yellow]{escape(frozen.remark)}")
     console().print(f"lock {frozen.digest}")
 
 
@@ -99,6 +103,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a build would read, write and roughly cost; nothing but the lock is written."""
+    from rich.markup import escape
+
     from bamba_data.lock import load_tokenizer
     from bamba_data.store import open_store
     from pipelines import plan as plans
@@ -108,7 +114,8 @@ def plan(
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
     fetcher, store = _fetcher(loaded), open_store(out)
     tokenizer = load_tokenizer(loaded, folder, fetcher)
-    made = plans.make(loaded, frozen_lock(loaded, folder, store, fetcher, mirror, relock).lock, tokenizer.sha256)
+    frozen = frozen_lock(loaded, folder, store, fetcher, mirror, relock)
+    made = plans.make(loaded, frozen.lock, tokenizer.sha256)
     finished = set(Staging(store).finished())
     done = sum(unit.key in finished for unit in made.units)
     if as_json:
@@ -121,9 +128,12 @@ def plan(
             }
             for u in made.units
         ]
-        print_json({"digest": made.digest, "estimate": made.estimate(), "finished": done, "units": units})
+        found = {"digest": made.digest, "estimate": made.estimate(), "finished": done, "units": units}
+        print_json({**found, "inputs": frozen.remark})
     else:
         _print_plan(made, done)
+        if frozen.remark:
+            console().print(f"[yellow]{escape(frozen.remark)}")
 
 
 def _print_plan(made: "Plan", done: int) -> None:
@@ -180,13 +190,15 @@ def build(
 
 
 def _say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
+    from rich.markup import escape
+
     from pipelines.progress import json_log
 
     certificate = prepared.certificate
     if is_terminal:
         _print_plan(prepared.plan, done)
         for remark in prepared.remarks:
-            console().print(f"[yellow]{remark}")
+            console().print(f"[yellow]{escape(remark)}")
         console().print(
             f"  ids by  {certificate.backend} {certificate.version}, certified on {certificate.tokens:,} tokens"
         )
@@ -255,7 +267,7 @@ def download(
         frozen = frozen_lock(loaded, folder, open_store(to), _fetcher(loaded), relock=relock)
         options = Options(address, workers, fail_fast)
         shown = journal.watching(Exporting(display("download", is_terminal, interval), loaded.name, "download"))
-        lock = mirroring.download(loaded, frozen.lock, to, options, shown)
+        lock = mirroring.download(loaded, folder, frozen.lock, to, options, shown)
     total = sum(file.facts.size_bytes or 0 for file in lock.files)
     if is_terminal:
         console().print(f"[green]mirrored[/] {len(lock.files):,} files, {size(total)}, at {to}; every sha256 is known")

@@ -8,6 +8,7 @@ knows none, the one that is learned now and binds every build). `mirror.json` is
 mirror is not finished, and the same command goes on where it was.
 """
 
+from pathlib import Path
 from typing import Any
 
 from bamba_data import canonical
@@ -28,7 +29,7 @@ MAX_RECORD_BYTES = 1 << 16
 FETCHES_A_CORE = 4  # a fetch waits for the network most of the time
 
 
-def download(recipe: Recipe, lock: Lock, to: str, options: Options, display: Display) -> Lock:
+def download(recipe: Recipe, folder: Path, lock: Lock, to: str, options: Options, display: Display) -> Lock:
     """Mirror every file of the lock at `to`; returns the lock with all sha256s, which then lies in the mirror."""
     store = open_store(to)
 
@@ -36,7 +37,7 @@ def download(recipe: Recipe, lock: Lock, to: str, options: Options, display: Dis
         return mirrored(store, file) is not None
 
     for_each_file(lock.files, is_done, bring, to, recipe.network, options, display, cores=1 / FETCHES_A_CORE)
-    return _finish(recipe, lock, store)
+    return _finish(locks.request_key(recipe, folder), lock, store)
 
 
 def bring(one: OneFile, to: str, network: Network, budget: Any, progress: Any) -> Counts:
@@ -67,7 +68,7 @@ def mirrored(store: Store, file: LockedFile) -> Facts | None:
     return found if is_same and there is not None and there.size_bytes == found.size_bytes else None
 
 
-def _finish(recipe: Recipe, lock: Lock, store: Store) -> Lock:
+def _finish(request: str, lock: Lock, store: Store) -> Lock:
     files = []
     for file in lock.files:
         found = mirrored(store, file)
@@ -75,7 +76,7 @@ def _finish(recipe: Recipe, lock: Lock, store: Store) -> Lock:
             raise Unfinished(f"{store.url}: {file.key} is not in the mirror yet; run the same command again")
         files.append(LockedFile(file.source, file.path, file.url, file.facts._replace(**_known(found))))
     whole = Lock(lock.sources, lock.revisions, tuple(files))
-    entry = {"format": MIRROR_FORMAT, "request": locks.request_key(recipe), "lock": whole.to_json()}
+    entry = {"format": MIRROR_FORMAT, "request": request, "lock": whole.to_json()}
     store.put(MIRROR, canonical.dumps(entry))
     return whole
 

@@ -22,6 +22,7 @@ from bamba_data.errors import (
 from bamba_data.fetch import Fetcher
 from bamba_data.lock import Lock, load_tokenizer, loads, request_key, resolve
 from bamba_data.locked import Facts
+from bamba_data.pure import DICE
 from bamba_data.recipe import Recipe, load, load_file
 from pipelines.cli import RECIPES
 from tests.corpora import TOKENIZER
@@ -233,8 +234,8 @@ def test_where_a_file_comes_from_is_said_as_the_recipe_says_it(lock: Lock) -> No
 # -- what a lock depends on
 
 
-def key(*corpora: dict[str, Any], **fields: Any) -> str:
-    return request_key(recipe(*corpora, **fields))
+def key(*corpora: dict[str, Any], folder: str = "/projects/one", **fields: Any) -> str:
+    return request_key(recipe(*corpora, **fields), Path(folder))
 
 
 PLAIN = texts("*.jsonl")
@@ -265,8 +266,20 @@ def test_what_can_change_the_files_changes_the_request() -> None:
         key(texts("*.jsonl", name="other")),
         key(texts("*.jsonl", base="hf://datasets/a/b", revision="v1")),
         key(PLAIN, texts("*.jsonl", name="second")),
+        key(PLAIN, folder="/projects/two"),
     }
-    assert len(keys) == 7
+    assert len(keys) == 8
+
+
+@pytest.mark.parametrize("base", ["hf://datasets/a/b", "s3://bucket/texts", "https://host/texts", "/data/texts"])
+def test_what_means_the_same_everywhere_is_the_same_request_in_every_folder(base: str) -> None:
+    one = texts("a.jsonl", base=base)
+    assert key(one, folder="/projects/one") == key(one, folder="/projects/two")
+
+
+def test_the_requests_of_the_first_format_are_found_again() -> None:
+    """A build that was begun then goes on under its lock."""
+    assert key(texts("*.jsonl", base="hf://datasets/a/b", revision="v1")) == "30c4d29231c87722013bdfdb396a0444"
 
 
 # -- a lock that somebody else wrote
@@ -424,3 +437,22 @@ def test_secrets_of_the_environment_never_stand_in_a_lock(
         monkeypatch.setenv(name, SECRET)
     assert SECRET not in json.dumps(resolve(recipe(PLAIN), folder, fetcher).to_json())
     assert os.environ["HF_TOKEN"] == SECRET
+
+
+@pytest.mark.parametrize(
+    ("model", "option"),
+    [
+        ({"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.1}, "dropout is 0.1"),
+        ({"type": "Unigram", "vocab": [["a", -1.0]], "unk_id": 0, "alpha": 0.2, "nbest_size": 4}, "alpha is 0.2"),
+    ],
+)
+def test_a_tokenizer_that_rolls_dice_is_refused_with_the_way_out(
+    model: dict[str, Any], option: str, folder: Path, fetcher: Fetcher
+) -> None:
+    file = {"version": "1.0", "added_tokens": [], "model": model}
+    (folder / "dice.json").write_text(json.dumps(file))
+    asked = recipe(texts("*.jsonl"), tokenizer={"url": "dice.json"})
+    with pytest.raises(TokenizerError, match=rf"model\.{option}, so .* set it to null"):
+        load_tokenizer(asked, folder, fetcher)
+    (folder / "dice.json").write_text(json.dumps({**file, "model": {**model, **dict.fromkeys(DICE)}}))
+    assert load_tokenizer(asked, folder, fetcher).vocab_size == 1
