@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.compiled import fused as one_kernel
+
 IGNORED = -100
 
 
@@ -24,7 +26,7 @@ def summed_loss(
     and not behind, because it is applied in float32; whatever comes behind is applied in the dtype of the weight.
     `fused` compiles the softmax into one kernel, for a GPU.
     """
-    softmax = _fused if fused else _slopes
+    softmax = _slopes_in_one if fused else _slopes
     return _SummedLoss.apply(hidden, weight, labels, scale, chunk_tokens, softmax)  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -78,6 +80,7 @@ def _slopes(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
     return torch.where(real, (total.log() + top - picked)[:, 0], 0.0)
 
 
+@one_kernel
 def _slopes_in_one(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
     """The same without an operation that a compiler could not fuse."""
     real = labels != IGNORED
@@ -89,6 +92,3 @@ def _slopes_in_one(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
     hit = torch.arange(logits.shape[-1], device=logits.device) == chosen
     logits.copy_((powers / total - hit.float()) * (real * scale)[:, None])
     return torch.where(real, (total.log() + top - picked)[:, 0], 0.0)
-
-
-_fused = torch.compile(_slopes_in_one, fullgraph=True)

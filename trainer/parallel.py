@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from bamba_data.errors import UserError
+from trainer import compiled
 from trainer.float8 import convert
 from trainer.model.bamba import Bamba, vectors
 from trainer.recipe import Compute
@@ -85,7 +86,8 @@ def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool
     policy = MixedPrecisionPolicy(
         param_dtype=getattr(torch, compute.dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    model.flex = model.head.fused = compute.compile and world.device.type == "cuda"
+    model.head.fused = compute.compile and compiled.wanted(world.device)
+    model.flex = model.head.fused and world.device.type == "cuda"  # on a CPU it has no backward
     if model.head.fused:
         model.head.norm.compile(fullgraph=True)
     convert(model.blocks, compute.float8, world.device)

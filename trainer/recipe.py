@@ -115,13 +115,15 @@ class Guard(Strict):
 
 class Log(Strict):
     """A line every `every_steps`; the loss on `evaluate_rows` held-out rows every `evaluate_every_steps`, if at all;
-    a trace by torch's profiler, of rank 0, of `profile_steps` steps from `profile_from` on, if that is given."""
+    a trace by torch's profiler, of rank 0, of `profile_steps` steps from `profile_from` on, if that is given; a record
+    of the GPU's memory on rank 0 over `memory_snapshot_step`, if that is given (trainer/memory_snapshot.py)."""
 
     every_steps: int = Field(default=10, ge=1)
     evaluate_every_steps: int | None = Field(default=None, ge=1)
     evaluate_rows: int = Field(default=256, ge=1)
     profile_from: int | None = Field(default=None, ge=1)
     profile_steps: int = Field(default=3, ge=1)
+    memory_snapshot_step: int | None = Field(default=None, ge=1)
 
 
 class Recipe(Strict):

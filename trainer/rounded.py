@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from trainer.compiled import fused
 from trainer.parallel import sharers
 from trainer.recipe import Optimizer
 
@@ -48,9 +49,8 @@ def update(
 ) -> None:
     """One step of AdamW on what a rank holds of a parameter: `weight` and the moments `first` and `second` are bfloat16
     and are overwritten, `grad` is bfloat16 or float32."""
-    step = _compiled if weight.is_cuda else _step
     wide = (-1, 16) if weight.numel() % 16 == 0 else (-1, 1)  # a known width: one compiled kernel with wide loads
-    step(
+    _step(
         weight.view(wide),
         grad.view(wide),
         first.view(wide),
@@ -67,6 +67,7 @@ def update(
     )
 
 
+@fused
 def _step(
     weight: Tensor,
     grad: Tensor,
@@ -104,6 +105,3 @@ def _mixed(x: Tensor) -> Tensor:
     x = (x ^ ((x >> 16) & 0xFFFF)) * -2048144789
     x = (x ^ ((x >> 13) & 0x7FFFF)) * -1028477387
     return x ^ ((x >> 16) & 0xFFFF)
-
-
-_compiled = torch.compile(_step, fullgraph=True)

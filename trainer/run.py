@@ -28,6 +28,8 @@ from trainer.evaluate import first_rows, losses_by_source
 from trainer.feed import Feed
 from trainer.guard import BadSteps, Span, Spikes
 from trainer.health import Pulse
+from trainer.memory import refuse_what_cannot_fit
+from trainer.memory_snapshot import MemorySnapshot
 from trainer.metrics import Metrics, nothing, say
 from trainer.model.bamba import Bamba
 from trainer.model.initial import fill
@@ -41,6 +43,7 @@ from trainer.step import Stepper, Telltale
 
 def build(recipe: Recipe, world: World) -> Bamba:
     """The model of a recipe on this rank's device, sharded, with its first values."""
+    refuse_what_cannot_fit(recipe, world.size, world.device)
     with torch.device("meta"):
         model = Bamba(recipe.model, recipe.compute.residual, recipe.compute.loss_chunk_tokens)
     distribute(model, recipe.compute, world, low_memory=recipe.optimizer.memory == "low")
@@ -73,6 +76,7 @@ class Run:
         self.metrics = Metrics(recipe, world, feed.sources, folder)
         self.pulse = Pulse(world)
         self.profile = Profile(recipe.log, world, folder)
+        self.memory = MemorySnapshot(recipe.log, world, folder)
         self.bad_steps = BadSteps(recipe.guard)
         self.spikes = Spikes(recipe.guard)
         self.done_steps = 0
@@ -180,6 +184,7 @@ class Run:
     def close(self) -> None:
         try:
             self.profile.end()
+            self.memory.end()
             self.checkpointer.close()
         finally:
             self.feed.close()
@@ -228,6 +233,8 @@ class Run:
         step = self.done_steps + 1
         if traced := self.profile.before(step):
             self.say(f"a trace for Perfetto: {traced}")
+        if recorded := self.memory.before(step):
+            self.say(f"a record of the GPU's memory, for pytorch.org/memory_viz: {recorded}")
         before = time.monotonic()
         batch = Batch.of(next(batches))
         self._ends.append((step, self.feed.row))

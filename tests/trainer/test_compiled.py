@@ -1,0 +1,91 @@
+"""What a GPU gets compiled computes on a CPU, compiled by the same compiler, what it computes uncompiled."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import trainer
+from tests.trainer.synthetic import Synthetic
+from tests.trainer.test_optimizer import HALF, learner
+from trainer import compiled
+from trainer.batch import Batch
+from trainer.model.rows import block_mask, same_document
+from trainer.parallel import World
+from trainer.rounded import salt
+
+#: torch's compiler imports what torch calls deprecated, and looks at gradients with a warning that it hides
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))
+
+
+def an_update() -> list[Tensor | float]:
+    """A bfloat16 parameter whose gradient was summed in float32, over several micro-batches."""
+    weight = torch.nn.Parameter(noise(64, 16).bfloat16())
+    weight.grad_dtype = torch.float32
+    weight.grad = noise(64, 16)
+    numbers = [torch.tensor(value) for value in (1e-3, 0.1, 1.0, 3.0)]
+    moments = [torch.zeros(64, 16, dtype=torch.bfloat16) for _ in range(2)]
+    return [weight, weight.grad, *moments, salt("a", weight), *numbers, torch.tensor(True), 0.9, 0.95, 1e-8]
+
+
+def a_loss() -> list[Tensor | float]:
+    return [noise(10, 50), torch.tensor([-100, *range(9)]), torch.tensor(0.1)]
+
+
+CASES: dict[str, Callable[[], list[Tensor | float]]] = {
+    "trainer.rounded._step": an_update,
+    "trainer.loss._slopes_in_one": a_loss,
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_fused_function_computes_the_same_compiled(name: str) -> None:
+    run = compiled.FUSED[name]
+    plain, fused = CASES[name](), CASES[name]()
+    wanted = run(*plain)
+    with compiled.everywhere():
+        got = run(*fused)
+    for ours, theirs in zip([got, *fused], [wanted, *plain], strict=True):
+        if isinstance(ours, Tensor):
+            assert isinstance(theirs, Tensor)
+            torch.testing.assert_close(ours.detach().float(), theirs.detach().float(), rtol=1e-2, atol=1e-5)
+
+
+def test_every_function_that_a_gpu_gets_compiled_has_a_case_here() -> None:
+    assert compiled.FUSED.keys() == CASES.keys()
+    found = {file.name for file in Path(trainer.__path__[0]).rglob("*.py") if "torch.compile(" in file.read_text()}
+    assert found == {"compiled.py", "parallel.py"}  # the blocks: the test of a whole step, below
+
+
+def taken(world: World, *changes: str) -> list[float]:
+    """The losses of three steps of several micro-batches."""
+    _, optimizer, step = learner(world, *changes, "compute.micro_rows=2")
+    batches = iter(Synthetic(48, 6, 0, 1, 64))
+    losses = [step(Batch.of(next(batches)), 5e-3).read().loss for _ in range(3)]
+    assert optimizer.updates == 3
+    return losses
+
+
+def test_half_the_memory_and_several_micro_batches_take_their_steps_all_compiled(world: World) -> None:
+    wanted = taken(world, *HALF)
+    with compiled.everywhere():
+        assert taken(world, *HALF, "compute.compile=true") == pytest.approx(wanted, rel=0.01)
+
+
+def test_attention_compiled_by_blocks_sees_what_a_mask_shows() -> None:
+    """Forward: on a CPU it has no backward (the GPU's script takes it)."""
+    from torch.nn.attention.flex_attention import flex_attention
+    from torch.nn.functional import scaled_dot_product_attention
+
+    documents = (torch.arange(160)[None] // 60).int()
+    q, k = noise(1, 4, 160, 16), noise(1, 2, 160, 16)
+    with torch.no_grad():
+        got = torch.compile(flex_attention, fullgraph=True)(q, k, k, block_mask=block_mask(documents), enable_gqa=True)
+        wanted = scaled_dot_product_attention(q, k, k, attn_mask=same_document(documents), enable_gqa=True)
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
