@@ -18,7 +18,6 @@ from typing import Annotated
 import torch
 import torch.distributed as dist
 import typer
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -34,6 +33,7 @@ from trainer.loss import IGNORED
 from trainer.model.bamba import Bamba
 from trainer.parallel import World, distribute, joined
 from trainer.recipe import Compute
+from trainer.run_tokenizer import of_checkpoint
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -101,7 +101,7 @@ def command(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run, or one of its checkpoints.")],
     data: Annotated[list[str] | None, typer.Option(metavar="URL", help="Datasets whose held-out part is read.")] = None,
     text: Annotated[Path | None, typer.Option(help="A text file.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="The tokenizer.json that the model was trained with.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Another tokenizer.json than the dataset's.")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="So many rows of the held-out part, not all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -129,13 +129,13 @@ Rows = tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]
 
 
 def _of_text(saved: Saved, text: Path, tokenizer: Path | None, world: World) -> Rows:
-    if tokenizer is None:
-        raise UserError("--text needs --tokenizer")
-    ids = Tokenizer.from_file(str(tokenizer)).encode(text.read_text(encoding="utf-8")).ids
+    try:
+        words = text.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{text}: not UTF-8 text ({error.reason} at byte {error.start:,})") from None
+    ids = of_checkpoint(saved, tokenizer).tokenizer.encode(words).ids
     if len(ids) < 2:
         raise UserError(f"{text} is {len(ids)} tokens: there is nothing to predict")
-    if max(ids) >= saved.config.vocab_size:
-        raise UserError(f"{tokenizer} has more tokens than the model ({saved.config.vocab_size}): not its tokenizer")
     row_tokens = saved.commit["recipe"].get("data", {}).get("row_tokens", 4096)
     return [str(text)], text_rows(ids, row_tokens, world.rank, world.size)
 

@@ -1,4 +1,4 @@
-"""`python -m trainer.generate CHECKPOINT --tokenizer JSON --prompt TEXT`: a look at what a model writes.
+"""`python -m trainer.generate CHECKPOINT --prompt TEXT`: a look at what a model writes.
 
 The whole text goes through the model again for every token: right by construction and simple, and slow. To serve a
 model, export it (trainer.export_hf).
@@ -10,13 +10,13 @@ from typing import Annotated
 
 import torch
 import typer
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from bamba_data import edge
 from bamba_data.errors import UserError
 from trainer.checkpoint.plain import Saved
 from trainer.model.bamba import Bamba
+from trainer.run_tokenizer import of_checkpoint
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -46,8 +46,8 @@ def _drawn(logits: Tensor, temperature: float, top: int, generator: torch.Genera
 @app.command()
 def command(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run, or one of its checkpoints.")],
-    tokenizer: Annotated[Path, typer.Option(help="The tokenizer.json that the model was trained with.")],
     prompt: Annotated[str, typer.Option(help="What the text begins with.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="Another tokenizer.json than the dataset's.")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token every time.")] = 0.8,
     top: Annotated[int, typer.Option(min=1, help="Draw from so many of the likeliest tokens.")] = 50,
@@ -55,14 +55,12 @@ def command(
 ) -> None:
     """Continue a text."""
     saved = Saved(checkpoint)
+    loaded = of_checkpoint(saved, tokenizer).tokenizer
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = saved.model(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    loaded = Tokenizer.from_file(str(tokenizer))
     ids = loaded.encode(prompt).ids
     if not ids:
         raise UserError("--prompt makes no token")
-    if max(ids) >= saved.config.vocab_size:
-        raise UserError(f"{tokenizer} has more tokens than the model ({saved.config.vocab_size}): not its tokenizer")
     generator = torch.Generator().manual_seed(seed)
     sys.stdout.write(loaded.decode(continued(model, ids, tokens, temperature, top, generator)) + "\n")
 

@@ -5,22 +5,25 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bamba_data import edge
+from bamba_data.canonical import sha256
 from bamba_data.errors import UserError
-from bamba_data.store import open_store
+from bamba_data.store import Store, open_store
 from trainer.checkpoint.commits import folder_name
 from trainer.checkpoint.plain import write
-from trainer.hf_layout import Piece, config_of, pieces
+from trainer.hf_config import config_of
+from trainer.hf_layout import Piece, pieces
 from trainer.metrics import say
 from trainer.model.bamba import Bamba
 from trainer.model.config import ModelConfig
+from trainer.run_tokenizer import FILE, of_file
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -37,25 +40,70 @@ def command(
 def imported(folder: Path, out: str) -> None:
     """Commit the model of `folder` as step 0 of a run at `out`; `UserError` where a tensor is missing, too many or of
     another shape."""
-    config = config_of(json.loads((folder / "config.json").read_text()), str(folder / "config.json"))
+    theirs = _config(folder / "config.json")
+    config = config_of(theirs, str(folder / "config.json"))
     files = _files(folder)
     wanted = [piece.theirs for piece in pieces(config)]
     if missing := sorted(set(wanted) - set(files)):
         raise UserError(f"{folder}: {len(missing)} tensors are missing, {missing[0]} among them")
     if extra := sorted(set(files) - set(wanted)):
         raise UserError(f"{folder}: {len(extra)} tensors are of no Bamba, {extra[0]} among them")
-    about = {"step": 0, "world_size": 1, "recipe": {"model": config.model_dump(mode="json")}, "imported": True}
-    write(open_store(f"{out}/checkpoints"), folder_name(0, "0"), _tensors(config, files), about)
+    store, name = open_store(f"{out}/checkpoints"), folder_name(0, "0")
+    about = {
+        "step": 0,
+        "world_size": 1,
+        "recipe": {"model": config.model_dump(mode="json")},
+        "imported": True,
+        "hf": _kept(theirs, folder, store, name),
+    }
+    write(store, name, _tensors(config, files), about)
     say(f"{out}: the model of {folder}")
+
+
+def _config(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not JSON ({str(error)[:120]})") from None
+
+
+def _kept(theirs: dict[str, Any], folder: Path, store: Store, name: str) -> dict[str, Any]:
+    """What an export of this model must say again, and what our shape does not hold; the tokenizer goes along."""
+    about: dict[str, Any] = {
+        "max_position_embeddings": theirs.get("max_position_embeddings", 262144),  # BambaConfig's default
+        "bos_token_id": _one(theirs.get("bos_token_id")),
+        "eos_token_id": _one(theirs.get("eos_token_id")),
+    }
+    if (folder / FILE).is_file():
+        tokenizer = of_file(folder / FILE)
+        store.put(f"{name}/{FILE}", tokenizer.data)
+        about["tokenizer_sha256"] = sha256(tokenizer.data)
+    return about
+
+
+def _one(token: Any) -> int | None:
+    """An id; of several that may end a text, the first."""
+    first = token[0] if isinstance(token, list) and token else token
+    return first if isinstance(first, int) else None
 
 
 def _files(folder: Path) -> dict[str, Path]:
     """Which file holds which tensor."""
-    found: dict[str, Path] = {}
+    held: dict[str, Path] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            found |= dict.fromkeys(opened.keys(), file)
-    return found
+        try:
+            with safe_open(file, framework="pt") as opened:
+                names = list(opened.keys())
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file}: not readable as safetensors ({error})") from None
+        if twice := sorted(held.keys() & set(names)):
+            raise UserError(f"{file}: {twice[0]} stands in {held[twice[0]].name}, too")
+        held |= dict.fromkeys(names, file)
+    if not held:
+        raise UserError(f"{folder}: no .safetensors file is there")
+    return held
 
 
 def _tensors(config: ModelConfig, files: dict[str, Path]) -> Iterator[tuple[str, Tensor]]:

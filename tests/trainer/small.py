@@ -1,8 +1,13 @@
 """A hybrid that is small enough for a CPU test, with values drawn, and rows of documents for it."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
+from bamba_data.store import LocalStore
+from trainer.checkpoint.commits import folder_name
+from trainer.checkpoint.plain import Saved, write
 from trainer.model.bamba import Bamba
 from trainer.model.config import ModelConfig
 from trainer.model.initial import fill
@@ -37,3 +42,11 @@ def packed(lengths: list[int], seed: int = 1) -> tuple[Tensor, Tensor, Tensor, T
     ends = torch.tensor(lengths).cumsum(0) - 1
     labels[:, ends] = -100
     return ids[:, :-1], documents, positions, labels
+
+
+def saved(folder: Path, ours: Bamba) -> Saved:
+    """A checkpoint that holds this model."""
+    tensors = ((f"model.{name}", value.detach()) for name, value in ours.named_parameters())
+    about = {"step": 3, "recipe": {"model": ours.config.model_dump(mode="json"), "data": {"row_tokens": 256}}}
+    write(LocalStore(folder / "checkpoints"), folder_name(3, "0"), tensors, about)
+    return Saved(str(folder))

@@ -1,6 +1,7 @@
 """What is exported opens in `transformers` and computes the same; what is imported is the same to the bit."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,26 +10,21 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, BambaForCausalLM
 
-from bamba_data.canonical import dumps
+from bamba_data.canonical import digest, dumps
 from bamba_data.errors import UserError
-from bamba_data.store import LocalStore
 from tests.bamba_data.memory import grown
 from tests.corpora import TOKENIZER
-from tests.trainer.small import CONFIG, model, packed
+from tests.trainer.small import CONFIG, model, packed, saved
 from trainer import export_hf
 from trainer.agreement import saved_recipe
-from trainer.checkpoint.commits import folder_name
-from trainer.checkpoint.plain import Saved, write
+from trainer.checkpoint.plain import Saved
 from trainer.import_hf import imported
 from trainer.model.bamba import Bamba
+from trainer.model.config import ModelConfig
+from trainer.run_tokenizer import of_checkpoint, of_file
 
-
-def saved(folder: Path, ours: Bamba) -> Saved:
-    """A checkpoint that holds this model."""
-    tensors = ((f"model.{name}", value.detach()) for name, value in ours.named_parameters())
-    about = {"step": 3, "recipe": {"model": ours.config.model_dump(mode="json"), "data": {"row_tokens": 256}}}
-    write(LocalStore(folder / "checkpoints"), folder_name(3, "0"), tensors, about)
-    return Saved(str(folder))
+#: With a vocabulary that the tokenizer that ships with us fits into.
+WIDE = CONFIG.model_copy(update={"vocab_size": 50_304})
 
 
 def bits(found: Saved) -> dict[str, str]:
@@ -40,7 +36,7 @@ def test_an_exported_model_opens_in_transformers_with_equal_logits(
     tmp_path: Path, dtype: torch.dtype, tolerance: float
 ) -> None:
     ours = model()
-    export_hf.export(saved(tmp_path / "run", ours), tmp_path / "hf", dtype, None, None, None)
+    export_hf.export(saved(tmp_path / "run", ours), tmp_path / "hf", dtype, None)
     theirs, report = BambaForCausalLM.from_pretrained(tmp_path / "hf", dtype=dtype, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
     ids, documents, positions, _ = packed([130])
@@ -53,7 +49,7 @@ def test_an_exported_model_opens_in_transformers_with_equal_logits(
 
 
 def test_an_exported_model_generates_in_transformers(tmp_path: Path) -> None:
-    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None, None, None)
+    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
     theirs = BambaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     ids = packed([20])[0]
     grown = theirs.generate(ids, max_new_tokens=5, do_sample=False)
@@ -62,7 +58,7 @@ def test_an_exported_model_generates_in_transformers(tmp_path: Path) -> None:
 
 def test_export_then_import_keeps_every_bit(tmp_path: Path) -> None:
     first = saved(tmp_path / "run", model())
-    export_hf.export(first, tmp_path / "hf", torch.float32, None, None, None)
+    export_hf.export(first, tmp_path / "hf", torch.float32, None)
     imported(tmp_path / "hf", str(tmp_path / "back"))
     back = Saved(str(tmp_path / "back"))
     assert bits(back) == bits(first)
@@ -70,16 +66,16 @@ def test_export_then_import_keeps_every_bit(tmp_path: Path) -> None:
 
 
 def test_a_run_does_not_go_on_in_the_folder_of_an_imported_model(tmp_path: Path) -> None:
-    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None, None, None)
+    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
     imported(tmp_path / "hf", str(tmp_path / "back"))
     with pytest.raises(UserError, match="an imported model, no run: begin one in another folder by start_from"):
         saved_recipe(Saved(str(tmp_path / "back")).commit)
 
 
 def test_import_then_export_keeps_every_bit_of_bfloat16(tmp_path: Path) -> None:
-    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.bfloat16, None, None, None)
+    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.bfloat16, None)
     imported(tmp_path / "hf", str(tmp_path / "back"))
-    export_hf.export(Saved(str(tmp_path / "back")), tmp_path / "again", torch.bfloat16, None, None, None)
+    export_hf.export(Saved(str(tmp_path / "back")), tmp_path / "again", torch.bfloat16, None)
     for file in (tmp_path / "hf").glob("*.safetensors"):
         first, second = load_file(file), load_file(tmp_path / "again" / file.name)
         assert first.keys() == second.keys()
@@ -89,7 +85,7 @@ def test_import_then_export_keeps_every_bit_of_bfloat16(tmp_path: Path) -> None:
 def test_shards_are_cut_at_their_limit_and_open_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export_hf, "SHARD_BYTES", 100_000)
     ours = model()
-    export_hf.export(saved(tmp_path / "run", ours), tmp_path / "hf", torch.float32, None, None, None)
+    export_hf.export(saved(tmp_path / "run", ours), tmp_path / "hf", torch.float32, None)
     files = sorted((tmp_path / "hf").glob("*.safetensors"))
     assert len(files) > 3
     assert all(file.stat().st_size < 110_000 for file in files)
@@ -114,7 +110,7 @@ from trainer.checkpoint.plain import Saved
 export_hf.SHARD_BYTES = 16 << 20
 saved = Saved(sys.argv[1])
 before = peak()
-export_hf.export(saved, Path(sys.argv[2]), torch.bfloat16, None, None, None)
+export_hf.export(saved, Path(sys.argv[2]), torch.bfloat16, None)
 done(None, before)
 """
     _, grew = grown(exported, tmp_path / "run", tmp_path / "hf")
@@ -132,16 +128,20 @@ done(None, before)
 
 def test_the_tokenizer_goes_along_and_its_ids_stand_in_the_config(tmp_path: Path) -> None:
     run = saved(tmp_path / "run", model())
-    export_hf.export(run, tmp_path / "hf", torch.float32, TOKENIZER, None, "<|endoftext|>")
+    tokenizer = of_file(TOKENIZER).with_tokens(None, "<|endoftext|>")
+    export_hf.export(run, tmp_path / "hf", torch.float32, tokenizer)
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
-    assert config["eos_token_id"] == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    assert config["pad_token_id"] is None and config["max_position_embeddings"] == 256
-    assert tokenizer.decode(tokenizer("call me Ishmael")["input_ids"]) == "call me Ishmael"
+    generation = json.loads((tmp_path / "hf" / "generation_config.json").read_text())
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert config["eos_token_id"] == theirs.eos_token_id == theirs.convert_tokens_to_ids("<|endoftext|>")
+    assert generation == {"eos_token_id": theirs.eos_token_id, "use_cache": True}
+    assert config["pad_token_id"] is None and config["max_position_embeddings"] == theirs.model_max_length == 256
+    text = "call me Ishmael , he said ; don 't !"
+    assert theirs.decode(theirs(text)["input_ids"]) == text
 
 
 def test_a_folder_that_is_no_bamba_of_ours_is_refused_by_what_is_wrong(tmp_path: Path) -> None:
-    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None, None, None)
+    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     (tmp_path / "hf" / "config.json").write_bytes(dumps({**config, "mamba_n_groups": 2}))
     with pytest.raises(UserError, match="mamba_n_groups is 2"):
@@ -150,4 +150,87 @@ def test_a_folder_that_is_no_bamba_of_ours_is_refused_by_what_is_wrong(tmp_path:
     with pytest.raises(UserError, match=r"tensors are missing, model\.layers\.4"):
         imported(tmp_path / "hf", str(tmp_path / "back"))
     with pytest.raises(UserError, match="exists"):
-        export_hf.export(Saved(str(tmp_path / "run")), tmp_path / "hf", torch.float32, None, None, None)
+        export_hf.export(Saved(str(tmp_path / "run")), tmp_path / "hf", torch.float32, None)
+
+
+@pytest.mark.parametrize("layers", [[], "all"])
+def test_a_model_of_one_kind_of_layers_opens_with_equal_logits_and_generates(tmp_path: Path, layers: object) -> None:
+    config = ModelConfig.model_validate({**CONFIG.model_dump(), "attention_layers": layers})
+    ours = model(config=config)
+    export_hf.export(saved(tmp_path / "run", ours), tmp_path / "hf", torch.float32, None)
+    theirs = BambaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    ids, documents, positions, _ = packed([60])
+    with torch.no_grad():
+        mine, wanted = ours.logits(ids, documents, positions), theirs(ids).logits
+    assert (mine - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    assert theirs.generate(ids, max_new_tokens=3, do_sample=False).shape == (1, 63)
+
+
+def test_what_an_imported_model_said_of_itself_is_said_again(tmp_path: Path) -> None:
+    tokenizer = of_file(TOKENIZER).with_tokens(None, "<|endoftext|>")
+    export_hf.export(saved(tmp_path / "run", model(config=WIDE)), tmp_path / "hf", torch.float32, tokenizer)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_bytes(dumps({**config, "max_position_embeddings": 16384}))
+    imported(tmp_path / "hf", str(tmp_path / "back"))
+    back = Saved(str(tmp_path / "back"))
+    export_hf.export(back, tmp_path / "again", torch.float32, of_checkpoint(back))
+    for name in ("tokenizer.json", "generation_config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes()
+    again = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert again == {**config, "max_position_embeddings": 16384}
+
+
+def test_a_tokenizer_of_another_model_or_of_none_is_refused(tmp_path: Path) -> None:
+    run = saved(tmp_path / "run", model())
+    with pytest.raises(UserError, match="names no dataset to take the tokenizer from: give --tokenizer"):
+        of_checkpoint(run)
+    with pytest.raises(UserError, match=r"has 50,280 tokens, the model 331: it is not the model's tokenizer"):
+        of_checkpoint(run, TOKENIZER)
+    (tmp_path / "bad.json").write_text('{"version": "1.0"}')
+    with pytest.raises(UserError, match=r"bad\.json is no tokenizer\.json"):
+        of_checkpoint(run, tmp_path / "bad.json")
+
+
+def test_the_model_card_names_checkpoint_data_plan_and_recipe_by_their_digests(tmp_path: Path) -> None:
+    run = saved(tmp_path / "run", model())
+    run.commit |= {
+        "learned": "1" * 64,
+        "feed": {"plan": {"sources": {"books": "2" * 64}}},
+        "tokens": {"books": 1234567},
+    }
+    export_hf.export(run, tmp_path / "hf", torch.float32, None)
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    for value in (digest(run.commit), "1" * 64, digest({"sources": {"books": "2" * 64}}), "2" * 64, "1,234,567"):
+        assert value in card
+    assert str(tmp_path) not in card
+
+
+BROKEN = {
+    "no config": (lambda folder: (folder / "config.json").unlink(), r"config\.json: No such file"),
+    "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
+    "nested": (lambda folder: (folder / "config.json").write_text("[" * 100_000), "not JSON"),
+    "not UTF-8": (lambda folder: (folder / "config.json").write_bytes(b'{"a": "\xff"}'), "not JSON"),
+    "cut": (lambda folder: os.truncate(next(folder.glob("*.safetensors")), 5000), "not readable as safetensors"),
+    "no tensors": (lambda folder: next(folder.glob("*.safetensors")).unlink(), r"no \.safetensors file"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{}"), r"is no tokenizer\.json"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_folder_is_one_line_that_names_the_file(tmp_path: Path, what: str) -> None:
+    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
+    damage, named = BROKEN[what]
+    damage(tmp_path / "hf")
+    with pytest.raises(UserError, match=named) as refused:
+        imported(tmp_path / "hf", str(tmp_path / "back"))
+    assert "\n" not in str(refused.value) and str(tmp_path / "hf") in str(refused.value)
+
+
+def test_an_export_onto_a_file_or_below_one_is_refused(tmp_path: Path) -> None:
+    run = saved(tmp_path / "run", model())
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="exists"):
+        export_hf.export(run, tmp_path / "file", torch.float32, None)
+    with pytest.raises(UserError, match="no folder can be made there"):
+        export_hf.export(run, tmp_path / "file" / "hf", torch.float32, None)

@@ -66,9 +66,11 @@ def test_a_row_of_a_run_is_traced_to_its_documents_with_the_plan_in_its_checkpoi
 def test_a_trained_model_is_exported_with_its_tokenizer_and_writes_in_transformers(
     trained: Path, tmp_path: Path
 ) -> None:
-    done = typed("trainer.export_hf", trained, tmp_path / "hf", "--tokenizer", TOKENIZER, "--eos", "<|endoftext|>")
+    done = typed("trainer.export_hf", trained, tmp_path / "hf")
     assert done.returncode == 0, done.stderr
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert (tmp_path / "hf" / "tokenizer.json").read_bytes() == TOKENIZER.read_bytes()
+    assert tokenizer.eos_token == "<|endoftext|>"  # which the loader put after every document
     theirs = BambaForCausalLM.from_pretrained(tmp_path / "hf")
     ids = tokenizer("Call me", return_tensors="pt")["input_ids"]
     assert len(tokenizer.decode(theirs.generate(ids, max_new_tokens=4, do_sample=False)[0])) > len("Call me")
