@@ -2,7 +2,7 @@
 
     BambaError
     ├── UserError         2   the caller: recipe, arguments, tokenizer, paths
-    ├── BudgetExceeded    3   the caller: more bad records than the recipe allows
+    ├── BudgetExceeded    3   the caller: more bad records than the recipe allows, or no document at all
     ├── Unfinished        4   nobody yet: run the same command again
     └── IntegrityError    5   the owner of the data: never retried, never published
 
@@ -37,10 +37,31 @@ class DatasetNotFound(UserError):
     """There is no published dataset at this URL, or not this version of it."""
 
 
+class WrongForm(UserError):
+    """An input is sound, but not of the form that the recipe says, or has no such field: `url`, what it is, the way
+    out."""
+
+    def __init__(self, url: str, what: str, way_out: str) -> None:
+        super().__init__(url, what, way_out)
+        self.url, self.what, self.way_out = url, what, way_out
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.what}: {self.way_out}"
+
+
 class BudgetExceeded(BambaError):
     """More bad records than the recipe's `max_bad_rate`; nothing was published, finished work is kept."""
 
     exit_code = 3
+
+
+class HopelessInput(BudgetExceeded):
+    """So many records of one input are bad that reading on would only copy it into the dead letters: which, why, and
+    what its records look like. It follows from the input and the recipe alone: to try again cannot help."""
+
+
+class NoDocuments(BudgetExceeded):
+    """A source, or the whole, came to no document at all: nothing was published."""
 
 
 class TooManyBadSteps(BudgetExceeded):

@@ -7,10 +7,11 @@ Where and how fast a build runs is not in it.
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from bamba_data.compression import MAX_WINDOW_BYTES
 from bamba_data.document import KEEPABLE, REASONS, Action
 from bamba_data.errors import RecipeError
 from bamba_data.plain_yaml import MAX_BYTES, MAX_DEPTH, parse
@@ -46,13 +47,24 @@ class BadInput(Strict):
 
     `policy` sets an action for a reason (see `document.REASONS`). `max_bad_rate` is dead letters per record
     read, over the whole build. `quarantine` lists inputs, as `<source>/<path>`, that are left out, and said so.
+    `empty_files` and `empty_sources` say whether an input without a byte, and a source without a document, is an
+    error, as a failed copy or a wrong field would give, or kept as it is. `max_window_bytes` is how far back a file
+    compressed by zstd or xz may refer, which is memory of every worker.
     """
+
+    later = frozenset({"empty_files", "empty_sources", "max_window_bytes"})
+
+    #: These decide whether a build is published, never what is in it: no unit is made again for them.
+    verdict_only: ClassVar[frozenset[str]] = frozenset({"max_bad_rate"}) | later
 
     max_bad_rate: float = Field(default=1e-6, ge=0, le=1)
     policy: dict[str, Action] = Field(default_factory=dict)
     max_line_bytes: int = Field(default=64 * MiB, ge=1024)
     max_document_bytes: int = Field(default=16 * MiB, ge=1024, le=256 * MiB)
     max_inflate_ratio: int = Field(default=200, ge=2)
+    max_window_bytes: int = Field(default=MAX_WINDOW_BYTES, ge=1 << 16, le=1 << 31)
+    empty_files: Literal["error", "keep"] = "error"
+    empty_sources: Literal["error", "keep"] = "error"
     quarantine: list[str] = Field(default_factory=list)
 
     @field_validator("policy")

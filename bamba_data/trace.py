@@ -15,13 +15,11 @@ from bamba_data.dataset import Dataset, lock_path
 from bamba_data.document import Document
 from bamba_data.errors import BambaError, CorruptShard, UserError
 from bamba_data.fetch import Fetcher
-from bamba_data.inflate import inflate
-from bamba_data.lines import read_lines
 from bamba_data.locked import Facts, LockedFile
 from bamba_data.recipe import BadInput
 from bamba_data.shard import ShardReader
 from bamba_data.sources import jsonl
-from bamba_data.sources.base import TextRule
+from bamba_data.sources.base import Source
 from bamba_data.sources.parquet import ParquetRows
 from bamba_data.tokenizer import Tokenizer, TooLongToEncode
 
@@ -162,7 +160,7 @@ def _upstream_text(
             facts = facts._replace(etag=None)
         described = lock.sources[source.name]
         here = LockedFile(source.name, file["path"], url, facts)
-        item = _read_upstream(here, described.form, described.text, row, dataset, fetcher)
+        item = _read_upstream(here, described, row, dataset, fetcher)
     except (BambaError, OSError) as error:
         return None, f"the upstream file cannot be read: {error}"
     if item is None:
@@ -170,19 +168,16 @@ def _upstream_text(
     return item.text, ""
 
 
-def _read_upstream(
-    file: LockedFile, form: str, rule: TextRule, row: int, dataset: Dataset, fetcher: Fetcher
-) -> Document | None:
+def _read_upstream(file: LockedFile, source: Source, row: int, dataset: Dataset, fetcher: Fetcher) -> Document | None:
     with ExitStack() as stack:
-        if form == "parquet":
+        if source.form == "parquet":
             opened = stack.enter_context(fetcher.open(file))
-            item = next(ParquetRows(opened, rule, file.path, file.url).read(row), None)
+            item = next(ParquetRows(opened, source.text, file.path, file.url).read(row), None)
             return item if isinstance(item, Document) else None
         rules = BadInput.model_validate(dataset.manifest.recipe["bad_input"])
         stream = stack.enter_context(fetcher.stream(file))
-        parse = jsonl.parser(rule, file.path, rules.max_line_bytes)
-        plain = inflate(stream.chunks(), file.url, rules.max_inflate_ratio)
-        for line in read_lines(plain, rules.max_line_bytes):
+        parse = jsonl.parser(source.text, file.path, rules.max_line_bytes)
+        for line in jsonl.lines(stream.chunks(), file.url, source, rules):
             if line.row == row:
                 item = parse(line)
                 return item if isinstance(item, Document) else None

@@ -129,7 +129,7 @@ class TextBlocks(Indexed):
     def _documents(self, block: int) -> Iterator[tuple[int, Document]]:
         """(row within the row group, document) of all that the index has of a block."""
         file, rows, left_out = self._file(block), self._rows(block), set(self._left_out(block).tolist())
-        rule = TextRule(fields=self._rule.fields, join=self._rule.join, id_field=None)
+        rule = self._rule.model_copy(update={"id_field": None})
         with self._opened(int(self.arrays["file"][block])) as (opened, metadata):
             parquet = ParquetRows(opened, rule, file.path, file.url, metadata)
             group = int(self.arrays["row_group"][block])

@@ -24,6 +24,7 @@ from bamba_data.document import Ledger
 from bamba_data.encoding import BackendDiffers
 from bamba_data.errors import BudgetExceeded, CorruptManifest
 from bamba_data.fetch import Fetcher
+from bamba_data.left_out import quarantined, refuse_empty
 from bamba_data.locked import LockedFile
 from bamba_data.manifest import Account, CertificateEntry, TokenizerEntry
 from bamba_data.recipe import BadInput
@@ -177,7 +178,9 @@ def make_index(
             LOG.warning("%s", line)
     key = source.key(locked.revisions.get(source.name), tokenizer.sha256)
     job = Job(at, key, place.text, recipe.bad_input, source.block_tokens, tokenizer, certificate.backend)
-    files = [file for file in locked.files if file.key not in recipe.bad_input.quarantine]
+    left_out = quarantined(recipe.bad_input.quarantine, (file.key for file in locked.files))
+    files = [file for file in locked.files if file.key not in left_out]
+    refuse_empty(files, recipe.bad_input)
     done: list[IndexedFile] = []
     for one in each(job, files):
         done.append(one)

@@ -10,6 +10,7 @@ from pathlib import Path
 from bamba_data import lock
 from bamba_data.errors import InputChanged, StaleIndex, UserError
 from bamba_data.fetch import Fetcher
+from bamba_data.left_out import quarantined
 from bamba_data.store import open_store
 from bamba_data.tokenizer import Tokenizer
 from bamba_data.transport import check, hub_commit
@@ -95,8 +96,12 @@ def _check_files(blocks: TextBlocks, fetcher: Fetcher) -> None:
     """That the files are those of the index, as far as their hosts tell without sending them. Of local ones that were
     written since, or copied, the footers are read: what is in one changes with nearly everything in a file."""
     source, command = blocks.source, blocks.source.command(blocks.at)
-    files = {file.path: file for file in lock.resolve(source.recipe, Path(), fetcher).files}
-    left_out = {key.removeprefix(f"{source.name}/") for key in source.rules.quarantine}
+    found = lock.resolve(source.recipe, Path(), fetcher).files
+    files = {file.path: file for file in found}
+    left_out = {
+        key.removeprefix(f"{source.name}/")
+        for key in quarantined(source.rules.quarantine, (file.key for file in found))
+    }
     known = {file.path: file for file in blocks.index.files}
     if added := sorted(set(files) - set(known) - left_out):
         raise StaleIndex(files[added[0]].url, "is not in the index", command)
@@ -110,7 +115,7 @@ def _check_files(blocks: TextBlocks, fetcher: Fetcher) -> None:
             raise StaleIndex(
                 file.url, f"its {error.field} is {error.found!r}, it was {error.locked!r}", command
             ) from None
-        if not files[path].is_remote and now.etag != file.etag:
+        if not files[path].is_remote and now.etag != file.etag and file.size_bytes:
             blocks.footer(number)
 
 

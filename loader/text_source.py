@@ -64,7 +64,7 @@ class TextSource:
         """The name of its index: of all that was asked for, but what this source is called."""
         asked = self.recipe.model_dump(mode="json")
         (corpus,) = asked["corpora"]
-        rules = {name: rule for name, rule in asked["bad_input"].items() if name != "max_bad_rate"}
+        rules = {name: rule for name, rule in asked["bad_input"].items() if name not in BadInput.verdict_only}
         parts = [corpus["base"], commit, corpus["files"], corpus["text"], self.block_tokens, rules]
         return f"{canonical.digest(parts)[:32]}-{tokenizer_sha256[:16]}"
 

@@ -2,6 +2,7 @@
 
 from bamba_data import canonical
 from bamba_data.diff import differences
+from bamba_data.recipe import BadInput
 from bamba_data.store import Store
 from pipelines.plan import Plan
 
@@ -12,7 +13,7 @@ SHOWN = 6
 
 def remark(store: Store, plan: Plan, tokenizer_sha256: str, lock_digest: str) -> str | None:
     """Record what `plan` is made of. A line for people if the plan before it, here, was another."""
-    recipe = plan.recipe.model_dump(mode="json", exclude={"network": True, "bad_input": {"max_bad_rate"}})
+    recipe = plan.recipe.model_dump(mode="json", exclude={"network": True, "bad_input": set(BadInput.verdict_only)})
     mine = {"recipe": recipe, "tokenizer": tokenizer_sha256, "lock": lock_digest}
     path = f"{FOLDER}/{plan.digest}.json"
     before = sorted(store.list(FOLDER), key=lambda entry: entry.modified)

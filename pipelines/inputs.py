@@ -12,9 +12,9 @@ from typing import BinaryIO, Protocol
 import xxhash
 
 from bamba_data.document import Document, Reject
+from bamba_data.errors import CorruptInput
 from bamba_data.fetch import Fetcher, Stream
-from bamba_data.inflate import inflate
-from bamba_data.lines import read_lines
+from bamba_data.inflate import EMPTY, EMPTY_FILE
 from bamba_data.locked import LockedFile
 from bamba_data.recipe import Recipe
 from bamba_data.sources import jsonl
@@ -42,9 +42,11 @@ class Prefix:
 
 
 class Input(Protocol):
-    """The caller updates `prefix` with the `line` of every item that it takes."""
+    """The caller updates `prefix` with the `line` of every item that it takes. `notes`, complete after `items`, are
+    what is odd about the file as a whole."""
 
     prefix: Prefix
+    notes: list[str]
 
     def items(self) -> Iterator[Document | Reject]: ...
 
@@ -74,13 +76,13 @@ class LinesInput:
         self._stream, self._begin, self._source = stream, begin, source
         self._rules, self._limit = recipe.bad_input, recipe.limits.documents
         self._whole = False
+        self.notes: list[str] = []
 
     def items(self) -> Iterator[Document | Reject]:
         path, url = self._stream.file.path, self._stream.file.url
         parse = jsonl.parser(self._source.text, path, self._rules.max_line_bytes)
-        plain = inflate(self._stream.chunks(), url, self._rules.max_inflate_ratio)
         skipping = self._begin.row > 0
-        for line in read_lines(plain, self._rules.max_line_bytes):
+        for line in jsonl.lines(self._stream.chunks(), url, self._source, self._rules, self.notes.append):
             if line.row < self._begin.row:
                 self.prefix.update(line.key)
                 continue
@@ -131,10 +133,20 @@ class ParquetInput:
             self._proof = ReadInput(begin.file, None, file.facts.size_bytes, False)
         if begin.row and str(self.prefix) != begin.prefix:
             raise PrefixDiffers(f"{file.key} is not what it was when its first parts were made")
-        self._rows = ParquetRows(opened, source.text, file.path, file.url)
-        self._row = 0
+        self._row, self.notes = 0, list[str]()
+        self._rows = self._opened(opened, source, recipe)
+
+    def _opened(self, file: BinaryIO, source: Source, recipe: Recipe) -> ParquetRows | None:
+        if self._proof.size_bytes != 0:
+            return ParquetRows(file, source.text, self._file.path, self._file.url)
+        if recipe.bad_input.empty_files != "keep":
+            raise CorruptInput(self._file.url, EMPTY, 0)
+        self.notes.append(EMPTY_FILE)
+        return None
 
     def items(self) -> Iterator[Document | Reject]:
+        if self._rows is None:
+            return
         for item in self._rows.read(self._begin.row, self._max_ratio):
             if self._limit is not None and item.row >= self._limit:
                 return
@@ -143,7 +155,8 @@ class ParquetInput:
 
     def bytes_read(self) -> int:
         """In proportion to the rows: the file itself was read before."""
-        return int((self._proof.size_bytes or 0) * (self._row + 1) / max(1, self._rows.rows))
+        rows = self._rows.rows if self._rows else 1
+        return int((self._proof.size_bytes or 0) * (self._row + 1) / max(1, rows))
 
     def end(self) -> ReadInput:
         return self._proof

@@ -4,6 +4,7 @@ One document in a thousand, and at least one of every part, is encoded a second 
 """
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,12 @@ class PartBuilder:
 
     def ledger(self, position: int) -> Ledger:
         return self._ledgers.setdefault(position, Ledger())
+
+    def note(self, position: int, notes: Sequence[str]) -> None:
+        """What is odd about a file as a whole: told once, when it has been read to its end."""
+        counts = self.ledger(position).notes
+        for name in notes:
+            counts[name] = counts.get(name, 0) + 1
 
     def _keep(self, ledger: Ledger, position: int, document: Document, ids: Ids) -> None:
         if self._first is None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bamba_data import canonical
-from bamba_data.errors import RecipeError
+from bamba_data.left_out import quarantined, refuse_empty
 from bamba_data.lock import Lock
 from bamba_data.locked import LockedFile
-from bamba_data.recipe import Recipe
+from bamba_data.recipe import BadInput, Recipe
 from bamba_data.sources.base import Source
 
 #: Raise it when code changes what a unit's bytes are: staged work of older code is then ignored.
@@ -102,12 +102,11 @@ class Plan:
 
 
 def make(recipe: Recipe, lock: Lock, tokenizer_sha256: str) -> Plan:
-    quarantined = set(recipe.bad_input.quarantine)
-    if unknown := quarantined - {file.key for file in lock.files}:
-        raise RecipeError(f"bad_input.quarantine: {sorted(unknown)} are no inputs of this recipe")
+    left_out = quarantined(recipe.bad_input.quarantine, (file.key for file in lock.files))
+    refuse_empty((file for file in lock.files if file.key not in left_out), recipe.bad_input)
     units: list[Unit] = []
     for name, source in lock.sources.items():
-        for number, files in enumerate(_groups(lock.by_source[name], quarantined, recipe.unit_bytes)):
+        for number, files in enumerate(_groups(lock.by_source[name], left_out, recipe.unit_bytes)):
             units.append(
                 Unit(
                     source=name,
@@ -120,7 +119,7 @@ def make(recipe: Recipe, lock: Lock, tokenizer_sha256: str) -> Plan:
     return Plan(recipe, lock, tuple(units))
 
 
-def _groups(files: list[LockedFile], quarantined: set[str], unit_bytes: int) -> Iterator[tuple[UnitFile, ...]]:
+def _groups(files: list[LockedFile], left_out: set[str], unit_bytes: int) -> Iterator[tuple[UnitFile, ...]]:
     """Neighbours together, up to `unit_bytes`. A quarantined file keeps its place, so no other unit changes."""
     group: list[UnitFile] = []
     held = 0
@@ -129,7 +128,7 @@ def _groups(files: list[LockedFile], quarantined: set[str], unit_bytes: int) -> 
         if group and held + size > unit_bytes:
             yield tuple(group)
             group, held = [], 0
-        group.append(UnitFile(number, file, file.key in quarantined))
+        group.append(UnitFile(number, file, file.key in left_out))
         held += size
     if group:
         yield tuple(group)
@@ -139,10 +138,10 @@ def _key(recipe: Recipe, source: Source, tokenizer: str, number: int, files: tup
     depends_on: list[Any] = [
         UNIT_VERSION,
         number,
-        source.model_dump(mode="json", include={"name", "form", "text"}),
+        source.model_dump(mode="json", include={"name", "form", "text", "compression"}),
         tokenizer,
         recipe.shards.model_dump(mode="json"),
-        recipe.bad_input.model_dump(mode="json", exclude={"max_bad_rate", "quarantine"}),
+        recipe.bad_input.model_dump(mode="json", exclude={"quarantine", *BadInput.verdict_only}),
         recipe.limits.documents,
         [[f.number, f.locked.path, f.locked.facts.size_bytes, _identity(f.locked), f.quarantined] for f in files],
     ]

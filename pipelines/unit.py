@@ -112,6 +112,7 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
                         part.ledger(position)
                 tools.report(_progress(batch, outcomes, opened.bytes_read() - bytes_told))
                 bytes_told = opened.bytes_read()
+            part.note(position, opened.notes)
             part.inputs.append(opened.end())
     yield part.finish(tools.store, Place(len(unit.files), 0, ""))
 

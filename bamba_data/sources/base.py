@@ -1,9 +1,19 @@
 """What every corpus boils down to: a `Source` says where files lie and how their records become documents."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
+
+from bamba_data.compression import Choice
 
 #: A source's name becomes a folder `dataset=<name>` and a key in mixes, so it is short and plain.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -15,20 +25,49 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    #: Fields that came later. At their defaults they are left out of what is written down, so that what was made of
+    #: older recipes (locks, units, indexes, all named by digests of such dumps) keeps its name.
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        said: dict[str, Any] = dump(self)
+        for name in self.later & said.keys():
+            if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
+                del said[name]
+        return said
+
 
 class TextRule(Strict):
     """Which fields hold the text and the id of a record, and how several texts are joined.
 
-    Without an id field, or where a record lacks it, the id is made of the file and the row.
+    `fields` are joined by `join`, and a record must have them all. Or `text_field`: one name, or several, of which
+    the first that a record has (and that is not null) is its text. A name with dots, `a.b`, is the field of that very
+    name, or else the field `b` of the object (in parquet: the struct) `a`. Without an id field, or where a record
+    lacks it, the id is made of the file and the row.
     """
 
+    later = frozenset({"text_field"})
+
     fields: list[str] = Field(default=["text"], min_length=1)
+    text_field: str | Annotated[list[str], Field(min_length=1)] | None = None
     join: str = "\n\n"
     id_field: str | None = "id"
 
+    @property
+    def texts(self) -> list[list[str]]:
+        """For every text that is joined, the names that it may have, the first one first."""
+        if self.text_field is None:
+            return [[name] for name in self.fields]
+        return [[self.text_field] if isinstance(self.text_field, str) else self.text_field]
+
     @model_validator(mode="after")
     def _distinct(self) -> "TextRule":
-        names = [*self.fields, self.id_field]
+        if self.text_field is not None and self.fields != ["text"]:
+            raise ValueError(
+                "text_field is one text (the first of its names that is there), fields are joined: say one"
+            )
+        names = [*(name for names in self.texts for name in names), self.id_field]
         if twice := sorted({name for name in names if name is not None and names.count(name) > 1}):
             raise ValueError(f"fields and id_field must be distinct, {twice} stand twice")
         return self
@@ -58,11 +97,14 @@ def hub_location(repo: str, base: str | None, files: list[str], revision: str) -
 class Source(Strict):
     """One named stream of documents: a folder of the dataset, an entry of a mix."""
 
+    later = frozenset({"compression"})
+
     name: Name
     corpus: str
     form: Form
     text: TextRule
     location: Location
+    compression: Choice = "auto"
     license: str
     attribution: str
     homepage: str
@@ -70,15 +112,20 @@ class Source(Strict):
 
 class Corpus(Strict, ABC):
     """The base of a corpus' config: a discriminator `corpus`, and what a recipe may say otherwise than upstream:
-    `base`, to read a copy or other text in the same form, with its own `license` and `attribution`."""
+    `base`, to read a copy or other text in the same form, with its own `license` and `attribution`; how its files of
+    lines are compressed, where their first bytes are not to be believed."""
+
+    later = frozenset({"compression"})
 
     base: str | None = None
     license: str | None = None
     attribution: str | None = None
+    compression: Choice = "auto"
 
     def sources(self) -> list[Source]:
         said = {"license": self.license, "attribution": self.attribution}
-        changes = {field: value for field, value in said.items() if value is not None}
+        changes: dict[str, Any] = {field: value for field, value in said.items() if value is not None}
+        changes |= {"compression": self.compression}
         return [source.model_copy(update=changes) for source in self.expand()]
 
     @abstractmethod

@@ -6,21 +6,47 @@ a document after all (a NaN in the metadata, a byte-order mark) or the reason wh
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 from bamba_data.document import RAW_BYTES, Document, Reject
-from bamba_data.lines import Line
+from bamba_data.inflate import inflate, peek
+from bamba_data.lines import Line, read_lines
 from bamba_data.nesting import MAX_DEPTH, is_deeper, with_room
-from bamba_data.sources.base import TextRule
+from bamba_data.recipe import BadInput
+from bamba_data.sources.base import Source, TextRule
+from bamba_data.sources.fields import ABSENT, first_present, look_up
+from bamba_data.sources.forms import refuse_other_forms
+
+
+def lines(
+    chunks: Iterable[bytes],
+    url: str,
+    source: Source,
+    rules: BadInput,
+    note: Callable[[str], None] = lambda name: None,
+) -> Iterator[Line]:
+    """The lines of a file, however it is compressed. What is odd about the file as a whole is told to `note`. Raises
+    CorruptInput, InputTooLarge, or WrongForm for a file that is certainly none of lines."""
+    plain = inflate(
+        chunks,
+        url,
+        rules.max_inflate_ratio,
+        compression=source.compression,
+        max_window_bytes=rules.max_window_bytes,
+        may_be_empty=rules.empty_files == "keep",
+        note=note,
+    )
+    head, plain = peek(plain)
+    refuse_other_forms(head, url)
+    yield from read_lines(plain, rules.max_line_bytes)
 
 
 def parser(rule: TextRule, path: str, max_line_bytes: int) -> Callable[[Line], Document | Reject]:
     """What turns each line of the file `path` into a document, or into the reason why it is none."""
-    decode = _decoder(rule)
-    count, has_id = len(rule.fields), rule.id_field is not None
+    found_in = _plain_reader(rule) if _is_plain(rule) else _general_reader(rule)
 
     def parse(line: Line) -> Document | Reject:
         if line.whole_sha256:
@@ -29,11 +55,13 @@ def parser(rule: TextRule, path: str, max_line_bytes: int) -> Callable[[Line], D
         if is_deeper(line.data):
             return _reject(line, "bad_json", f"nested deeper than {MAX_DEPTH}")
         try:
-            record = with_room(decode, line.data)
+            found = with_room(found_in, line.data)
         except (msgspec.MsgspecError, UnicodeDecodeError):
+            found = None
+        if found is None:
             return _second_look(line, rule, path)
-        parts = [record.t0] if count == 1 else [getattr(record, f"t{i}") for i in range(count)]
-        return _document(line, rule, path, parts, record.id if has_id else None, ())
+        parts, found_id, notes = found
+        return _document(line, rule, path, parts, found_id, notes)
 
     return parse
 
@@ -51,15 +79,64 @@ def _document(
     return Document(line.row, f"{path}#{line.row}", text, line.data, notes)
 
 
-def _decoder(rule: TextRule) -> Any:
-    """A decoder of the fields that we need, all others skipped unread."""
-    fields: list[Any] = [(f"t{i}", str) for i in range(len(rule.fields))]
-    names = {f"t{i}": name for i, name in enumerate(rule.fields)}
+#: The texts, the id and the notes of a line, or None for one that needs a second look.
+_Found = tuple[list[str], Any, tuple[str, ...]]
+_Reader = Callable[[bytes], _Found | None]
+
+
+def _is_plain(rule: TextRule) -> bool:
+    """One name for every text, and no dots: what a typed decoder does by itself."""
+    names = [*(name for names in rule.texts for name in names), rule.id_field or ""]
+    return all(len(names) == 1 for names in rule.texts) and not any("." in name for name in names)
+
+
+def _plain_reader(rule: TextRule) -> _Reader:
+    """Of the fields that we need, all others skipped unread."""
+    names = {f"t{number}": name for number, (name,) in enumerate(rule.texts)}
+    count, has_id = len(names), rule.id_field is not None
+    fields: list[Any] = [(field, str) for field in names]
     if rule.id_field is not None:
         fields.append(("id", Any, None))
         names["id"] = rule.id_field
-    record = msgspec.defstruct("Record", fields, rename=names, gc=False)
-    return msgspec.json.Decoder(record).decode
+    decode = msgspec.json.Decoder(msgspec.defstruct("Record", fields, rename=names, gc=False)).decode
+
+    def read(data: bytes) -> _Found:
+        record: Any = decode(data)
+        parts = [record.t0] if count == 1 else [getattr(record, f"t{number}") for number in range(count)]
+        return parts, record.id if has_id else None, ()
+
+    return read
+
+
+def _general_reader(rule: TextRule) -> _Reader:
+    """With alternatives and nested fields: all that could hold one is decoded."""
+    asked = [name for names in rule.texts for name in names] + ([rule.id_field] if rule.id_field else [])
+    tops = sorted({*asked, *(name.partition(".")[0] for name in asked)})
+    names = {f"f{number}": name for number, name in enumerate(tops)}
+    fields: list[Any] = [(field, Any, ABSENT) for field in names]
+    decode = msgspec.json.Decoder(msgspec.defstruct("Record", fields, rename=names, gc=False)).decode
+    field_of = {name: field for field, name in names.items()}
+
+    def read(data: bytes) -> _Found | None:
+        record: Any = decode(data)
+
+        def get(name: str) -> Any:
+            return getattr(record, field_of[name], ABSENT)
+
+        parts, notes = [], []
+        for alternatives in rule.texts:
+            name, found = first_present(get, alternatives)
+            if not isinstance(found, str):
+                return None
+            parts.append(found)
+            notes += [_other_name(name)] if name != alternatives[0] else []
+        return parts, look_up(get, rule.id_field) if rule.id_field else None, tuple(notes)
+
+    return read
+
+
+def _other_name(name: str) -> str:
+    return f"text_in:{name}"
 
 
 def _second_look(line: Line, rule: TextRule, path: str) -> Document | Reject:
@@ -71,20 +148,28 @@ def _second_look(line: Line, rule: TextRule, path: str) -> Document | Reject:
         return _reject(line, "bad_json", str(error))
     if not isinstance(record, dict):
         return _reject(line, "not_an_object", f"a JSON {type(record).__name__}")
-    parts = []
-    for name in rule.fields:
-        part = record.get(name)
+    found: dict[str, Any] = record
+
+    def get(name: str) -> Any:
+        return found.get(name, ABSENT)
+
+    parts, notes = [], ["lenient_json"]
+    for alternatives in rule.texts:
+        name, part = first_present(get, alternatives)
+        if part is ABSENT:
+            return _reject(line, "missing_text", f"no field {' or '.join(map(repr, alternatives))}")
         if part is None:
-            return _reject(line, "missing_text", f"no field {name!r}" if name not in record else f"{name!r} is null")
+            return _reject(line, "missing_text", f"{name!r} is null")
         if not isinstance(part, str):
             return _reject(line, "text_not_string", f"{name!r} is a JSON {type(part).__name__}")
         if any("\ud800" <= character <= "\udfff" for character in part):
             return _reject(line, "lone_surrogate", f"in {name!r}")
         parts.append(part)
-    found_id = record.get(rule.id_field) if rule.id_field is not None else None
+        notes += [_other_name(name)] if name != alternatives[0] else []
+    found_id = look_up(get, rule.id_field) if rule.id_field is not None else None
     if isinstance(found_id, str) and any("\ud800" <= character <= "\udfff" for character in found_id):
         found_id = None
-    return _document(line, rule, path, parts, found_id, ("lenient_json",))
+    return _document(line, rule, path, parts, found_id, tuple(notes))
 
 
 def _reject(line: Line, reason: str, detail: str) -> Reject:

@@ -1,7 +1,8 @@
 """Parquet in, documents out: only the text and id columns are read, by name, a bounded batch at a time.
 
 Other columns, and their drift from file to file, do not matter. A file without a text column, or with one that
-is not text, is not the file that the recipe means: that is an error, not a million bad records.
+is not text, is not the file that the recipe means: that is an error, not a million bad records. (One of the type
+null is text that is missing in every row: what a writer makes of a part that happens to have none.)
 """
 
 import contextlib
@@ -15,10 +16,13 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bamba_data.compression import HEAD_BYTES
 from bamba_data.document import RAW_BYTES, Document, Reject
 from bamba_data.errors import CorruptInput, InputTooLarge
 from bamba_data.inflate import RATIO_AFTER_BYTES
 from bamba_data.sources.base import TextRule
+from bamba_data.sources.columns import Columns, ids, plain_bytes
+from bamba_data.sources.forms import refuse_other_than_parquet
 
 BATCH_BYTES = 8 << 20
 MIN_BATCH_ROWS, MAX_BATCH_ROWS = 4, 256
@@ -28,7 +32,8 @@ MAX_RATIO = 200
 
 
 class ParquetRows:
-    """The rows of one opened file. Everything that Arrow finds wrong is a CorruptInput that names `url`."""
+    """The rows of one opened file. Everything that Arrow finds wrong is a CorruptInput that names `url`; a file that
+    is not parquet, or has not the columns of the rule, is a WrongForm."""
 
     def __init__(self, file: BinaryIO, rule: TextRule, path: str, url: str, metadata: Any = None) -> None:
         """With `metadata`, the parsed footer, the end of the file is not read."""
@@ -37,7 +42,7 @@ class ParquetRows:
             self._file = pq.ParquetFile(
                 file, metadata=metadata, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
             )
-            self._id_field = _check_schema(self._file.schema_arrow, rule, url)
+            self._columns = Columns.of(self._file.schema_arrow, rule, url)
         self.rows: int = self._file.metadata.num_rows
 
     def read(self, start_row: int = 0, max_ratio: int = MAX_RATIO) -> Iterator[Document | Reject]:
@@ -69,29 +74,34 @@ class ParquetRows:
 
     def read_group(self, group: int, begin: int, end: int) -> Iterator[Document | Reject]:
         """One item for every row [begin, end) of a row group, in order; what lies before is decoded, and skipped."""
-        columns = [*self._rule.fields, self._id_field] if self._id_field else self._rule.fields
         first, row, rows = self._firsts[group], 0, self.groups[group]
-        for batch in self._batches(group, columns):
+        for batch in self._batches(group):
             skip = max(0, min(begin - row, batch.num_rows))
             part = batch.slice(skip, max(0, min(end - row, batch.num_rows) - skip))
-            yield from _documents(part, self._rule, self._path, first + row + skip, self._id_field)
+            yield from _documents(part, self._columns, self._rule, self._path, first + row + skip)
             row += batch.num_rows
             if end <= row < rows:
                 return
         if row != rows:
             raise CorruptInput(self._url, f"row group {group} ends at row {row:,}, not at {rows:,}")
 
-    def _batches(self, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def _batches(self, group: int) -> Iterator[pa.RecordBatch]:
         rows = _batch_rows(self._file.metadata.row_group(group))
         with self._named():
-            yield from self._file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
+            yield from self._file.iter_batches(rows, row_groups=[group], columns=self._columns.paths, use_threads=False)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
         try:
             yield
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            self._refuse_other_forms()
             raise CorruptInput(self._url, f"damaged parquet ({' '.join(str(error).split())[:200]})") from None
+
+    def _refuse_other_forms(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._raw.seek(0)
+            refuse_other_than_parquet(self._raw.read(HEAD_BYTES), self._url)
 
 
 def _batch_rows(meta: Any) -> int:
@@ -104,87 +114,38 @@ def _batch_rows(meta: Any) -> int:
     return int(max(1, min(usual, safe)))
 
 
-def _check_schema(schema: pa.Schema, rule: TextRule, url: str) -> str | None:
-    """The column that ids can be taken from, if there is one."""
-    for name in rule.fields:
-        if schema.names.count(name) != 1:
-            has = "two columns" if name in schema.names else "no column"
-            raise CorruptInput(url, f"has {has} {name!r}; its columns are {schema.names}")
-        if not _is_text(schema.field(name).type):
-            raise CorruptInput(url, f"column {name!r} is {schema.field(name).type}, not text")
-    if rule.id_field is None or schema.names.count(rule.id_field) != 1:
-        return None
-    kind = schema.field(rule.id_field).type
-    return rule.id_field if _is_text(kind) or pa.types.is_integer(kind) else None
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return any(
-        check(kind)
-        for check in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-            pa.types.is_string_view,
-            pa.types.is_binary_view,
-        )
-    )
-
-
 def _documents(
-    batch: pa.RecordBatch, rule: TextRule, path: str, first_row: int, id_field: str | None
+    batch: pa.RecordBatch, columns: Columns, rule: TextRule, path: str, first_row: int
 ) -> Iterator[Document | Reject]:
-    texts = [_plain(batch.column(name)) for name in rule.fields]
-    ids = _ids(batch.column(id_field)) if id_field else None
+    texts = [[(column.name, plain_bytes(column.of(batch))) for column in names] for names in columns.texts]
+    found_ids = ids(columns.id.of(batch)) if columns.id else None
     made = () if rule.id_field is None else ("id_made",)
     for index in range(batch.num_rows):
         row = first_row + index
         parts: list[str] = []
-        for name, column in zip(rule.fields, texts, strict=True):
-            raw = column[index]
+        notes: tuple[str, ...] = ()
+        for alternatives in texts:
+            name, raw = next(((name, v[index]) for name, v in alternatives if v[index] is not None), ("", None))
             if raw is None:
-                yield _reject(row, "missing_text", f"{name!r} is null", b"")
+                asked = " and ".join(repr(name) for name, _ in alternatives)
+                yield _reject(row, "missing_text", f"{asked} {'is' if len(alternatives) == 1 else 'are'} null", b"")
                 break
             try:
                 parts.append(raw.decode())
             except UnicodeDecodeError as error:
                 yield _reject(row, "bad_utf8", f"{error.reason} at byte {error.start} of {name!r}", raw)
                 break
+            if len(alternatives) > 1 and name != alternatives[0][0]:
+                notes = (*notes, f"text_in:{name}")
         else:
-            found = ids[index] if ids is not None else None
+            found = found_ids[index] if found_ids is not None else None
             text = parts[0] if len(parts) == 1 else rule.join.join(parts)
             if isinstance(found, str):
-                yield Document(row, found, text)
+                yield Document(row, found, text, notes=notes)
             elif isinstance(found, int):
-                yield Document(row, str(found), text, notes=("id_not_string",))
+                yield Document(row, str(found), text, notes=(*notes, "id_not_string"))
             else:
-                yield Document(row, f"{path}#{row}", text, notes=made)
-
-
-def _ids(column: pa.Array) -> list[str | int | None]:
-    """Ids; None where there is none, or one that is not UTF-8."""
-    if pa.types.is_integer(column.type):
-        numbers: list[str | int | None] = column.to_pylist()
-        return numbers
-
-    def text(raw: bytes | None) -> str | None:
-        with contextlib.suppress(UnicodeDecodeError):
-            return None if raw is None else raw.decode()
-        return None
-
-    return [text(raw) for raw in _plain(column)]
-
-
-def _plain(column: pa.Array) -> list[bytes | None]:
-    """A text column as bytes: Arrow does not check UTF-8, so we do, text by text."""
-    if pa.types.is_dictionary(column.type):  # each value once in memory, however many rows say it
-        said = _plain(column.dictionary)
-        return [None if index is None else said[index] for index in column.indices.to_pylist()]
-    values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
-    return values
+                yield Document(row, f"{path}#{row}", text, notes=(*notes, *made))
 
 
 def _reject(row: int, reason: str, detail: str, raw: bytes) -> Reject:

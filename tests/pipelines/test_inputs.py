@@ -55,6 +55,7 @@ class Given:
                 if len(items) == take:
                     return items, None, str(opened.prefix)
             assert opened.bytes_read() >= 0
+            self.notes = opened.notes
             return items, opened.end(), str(opened.prefix)
 
 
@@ -180,6 +181,37 @@ def test_going_on_after_a_line_too_long_is_the_same_as_a_whole_read(tmp_path: Pa
     head, _, prefix = given.read(take=1)
     rest, _, _ = given.read(Place(0, 1, prefix))
     assert head + rest == whole
+
+
+# -- compression by content, and files without a byte
+
+
+def test_a_file_is_read_as_its_content_says_and_the_unlike_name_is_a_note(tmp_path: Path) -> None:
+    (tmp_path / "inputs").mkdir()
+    (tmp_path / "inputs/x.jsonl").write_bytes(gzip.compress(LINES, mtime=0))
+    (tmp_path / "inputs/y.json.gz").write_bytes(LINES)
+    expected = jsonl_plain(tmp_path / "plain").read()[0]
+    for name in ("x.jsonl", "y.json.gz"):
+        given = Given(tmp_path, name, "jsonl")
+        items, proof, _ = given.read()
+        texts = [[getattr(item, "text", "") for item in some] for some in (items, expected)]
+        assert texts[0] == texts[1]
+        assert proof
+        assert (proof.complete, given.notes) == (True, ["compression_unlike_name"])
+
+
+@pytest.mark.parametrize(("name", "form"), [("x.jsonl", "jsonl"), ("x.json.gz", "jsonl"), ("x.parquet", "parquet")])
+def test_a_file_without_a_byte_is_an_error_or_an_input_without_records_as_the_recipe_says(
+    name: str, form: str, tmp_path: Path
+) -> None:
+    (tmp_path / "inputs").mkdir()
+    (tmp_path / "inputs" / name).touch()
+    with pytest.raises(CorruptInput, match=r"the file is empty \(bad_input.empty_files: keep takes such files"):
+        Given(tmp_path, name, form).read()
+    given = Given(tmp_path, name, form, "bad_input: {empty_files: keep}")
+    items, proof, _ = given.read()
+    assert (items, proof) == ([], ReadInput(0, hashlib.sha256(b"").hexdigest(), 0, True))
+    assert given.notes == ["empty_file"]
 
 
 # -- a taste

@@ -78,7 +78,7 @@ def test_every_file_is_in_one_unit_in_order_and_no_unit_is_larger_than_it_must_b
     of_a: list[int | None], of_b: list[int | None], unit_bytes: int
 ) -> None:
     sizes = {"a": of_a, "b": of_b}
-    made = plan(sizes, unit_bytes=unit_bytes)
+    made = plan(sizes, unit_bytes=unit_bytes, **{"bad_input.empty_files": "keep"})
     covered = [(unit.source, file.number, file.locked) for unit in made.units for file in unit.files]
     numbers = dict.fromkeys(sizes, 0)
     expected = []
@@ -108,7 +108,7 @@ def test_no_two_units_share_a_key() -> None:
 def test_a_plan_is_the_same_whenever_and_wherever_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").mkdir()
     for n in random.Random(0).sample(range(20), 20):
-        (tmp_path / "x" / f"{n:03d}.jsonl").write_text("{}" * n)
+        (tmp_path / "x" / f"{n:03d}.jsonl").write_text("{}" * (n + 1))
     chosen = recipe()
     digests = set()
     for workers in ("1", "64"):
@@ -134,6 +134,11 @@ def test_a_plan_is_the_same_whenever_and_wherever_it_is_made(tmp_path: Path, mon
         {"corpora.0.attribution": "somebody"},
         {"corpora.0.homepage": "https://example.org"},
         {"corpora.0.base": "elsewhere"},
+        {"bad_input.empty_files": "keep"},
+        {"bad_input.empty_sources": "keep"},
+        {"bad_input.max_window_bytes": 1 << 30},
+        {"corpora.0.compression": "auto"},
+        {"corpora.0.text": {"text_field": None}},
     ],
     ids=str,
 )
@@ -202,6 +207,14 @@ def test_the_digest_of_a_plan_covers_every_unit() -> None:
     assert len(digests) == 3
 
 
+@pytest.mark.parametrize(
+    "change", [{"corpora.0.compression": "gzip"}, {"corpora.0.text": {"text_field": ["text", "content"]}}], ids=str
+)
+def test_how_a_source_is_read_changes_the_keys_of_that_source(change: dict[str, Any]) -> None:
+    before, after = keys(plan()), keys(plan(**change))
+    assert {name.partition("/")[0] for name in before if before[name] != after[name]} == {"a"}
+
+
 # -- quarantine
 
 
@@ -223,7 +236,7 @@ def test_only_what_is_quarantined_is_marked() -> None:
 
 @pytest.mark.parametrize("name", ["a/999.jsonl", "003.jsonl", "c/003.jsonl", "a/", ""])
 def test_a_quarantine_of_no_input_is_refused(name: str) -> None:
-    with pytest.raises(RecipeError, match=r"bad_input\.quarantine: .* are no inputs of this recipe"):
+    with pytest.raises(RecipeError, match=r"bad_input\.quarantine: .* are no inputs of this recipe; an input is named"):
         quarantining("a/000.jsonl", name)
 
 

@@ -191,6 +191,79 @@ def test_other_names_of_fields_are_a_matter_of_the_rule() -> None:
     assert document(b'{"doc": "d", "body": "b"}', TextRule(fields=["body"], id_field="doc"))[1:3] == ("d", "b")
 
 
+EITHER = TextRule(text_field=["text", "content", "doc.body"], id_field="doc.id")
+
+
+@pytest.mark.parametrize("odd", ["", ', "more": NaN'])  # by the typed decoder, and by the second look
+@pytest.mark.parametrize(
+    ("record", "text", "found_id", "notes"),
+    [
+        ('"text": "t", "content": "c", "doc": {"id": "a"}', "t", "a", ()),
+        ('"content": "c"', "c", MADE, ("text_in:content", "id_made")),
+        ('"text": null, "content": "c", "doc": {"id": 7}', "c", "7", ("text_in:content", "id_not_string")),
+        ('"doc": {"body": "b", "id": "x", "n": [1, {"y": 2}]}', "b", "x", ("text_in:doc.body",)),
+        ('"doc.body": "literal", "doc": {"body": "b"}', "literal", MADE, ("text_in:doc.body", "id_made")),
+        ('"text": "t", "doc": "no object", "doc.id": "l"', "t", "l", ()),
+    ],
+)
+def test_the_text_is_the_first_of_several_names_also_within_objects(
+    odd: str, record: str, text: str, found_id: str, notes: tuple[str, ...]
+) -> None:
+    item = document(f"{{{record}{odd}}}".encode(), EITHER)
+    lenient = ("lenient_json",) if odd else ()
+    assert (item.text, item.id, set(item.notes)) == (text, found_id, {*notes, *lenient})
+
+
+@pytest.mark.parametrize(
+    ("line", "why", "detail"),
+    [
+        (b'{"body": "b"}', "missing_text", "no field 'text' or 'content' or 'doc.body'"),
+        (b'{"text": null, "doc": {}}', "missing_text", "'text' is null"),
+        (b'{"content": null}', "missing_text", "'content' is null"),
+        (b'{"content": 5, "doc": {"body": "b"}}', "text_not_string", "'content' is a JSON int"),
+        (b'{"doc": {"body": "\\ud800"}}', "lone_surrogate", "in 'doc.body'"),
+        (b'{"doc": {"body": [1]}}', "text_not_string", "'doc.body' is a JSON list"),
+    ],
+)
+def test_a_record_with_none_of_several_names_says_which_were_asked_for(line: bytes, why: str, detail: str) -> None:
+    item = one(line, EITHER)
+    assert isinstance(item, Reject)
+    assert (item.reason, item.detail) == (why, detail)
+
+
+@given(
+    records=st.lists(
+        st.dictionaries(
+            st.sampled_from(["text", "content", "doc", "doc.body", "id"]),
+            st.text(max_size=3)
+            | st.none()
+            | st.integers()
+            | st.dictionaries(st.sampled_from(["body", "id"]), st.text(max_size=3) | st.none(), max_size=2),
+            max_size=4,
+        ),
+        max_size=5,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_the_typed_decoder_and_the_second_look_never_disagree(records: list[object]) -> None:
+    for record in records:
+        line = json.dumps(record).encode()
+        lenient = b"\xef\xbb\xbf" + line  # which only the second look reads
+        fast, slow = one(line, EITHER), one(lenient, EITHER)
+        assert type(fast) is type(slow)
+        if isinstance(fast, Document):
+            assert isinstance(slow, Document)
+            assert (fast.text, fast.id) == (slow.text, slow.id)
+        else:
+            assert isinstance(slow, Reject)
+            assert (fast.reason, fast.detail) == (slow.reason, slow.detail)
+
+
+def test_a_text_that_is_both_joined_and_the_first_of_several_is_refused() -> None:
+    with pytest.raises(ValueError, match="fields are joined: say one"):
+        TextRule(fields=["title", "text"], text_field=["a"])
+
+
 PAIR = TextRule(fields=["prompt", "text"], join=" | ")
 
 

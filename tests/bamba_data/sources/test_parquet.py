@@ -1,5 +1,6 @@
 """Text and id come by name from whatever schema a file has; a damaged file is named, and no row is lost in silence."""
 
+import gzip
 import io
 import random
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bamba_data.document import RAW_BYTES, Document, Reject
-from bamba_data.errors import CorruptInput, InputChanged, InputTooLarge
+from bamba_data.errors import CorruptInput, InputChanged, InputTooLarge, WrongForm
 from bamba_data.sources.base import TextRule
 from bamba_data.sources.parquet import ParquetRows
 from tests.bamba_data.memory import grown
@@ -173,19 +174,76 @@ def test_the_raw_bytes_of_a_huge_reject_are_cut_but_its_length_is_whole() -> Non
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (lambda: pa.table({"txt": TEXTS}), r"has no column 'text'; its columns are \['txt'\]"),
+        (
+            lambda: pa.table({"txt": TEXTS, "n": [1, 2, 3], "m": [{"t": "x", "k": 1}] * 3}),
+            r"has no column 'text': its text columns are \['txt', 'm.t'\] of \['txt', 'n', 'm'\]: name one with",
+        ),
         (lambda: pa.table({"text": [1, 2]}), "column 'text' is int64, not text"),
-        (lambda: pa.table({"text": pa.nulls(2)}), "column 'text' is null, not text"),
         (lambda: pa.table({"text": [["a"], ["b"]]}), "column 'text' is list<.*>, not text"),
         (lambda: pa.table({"text": [{"a": "b"}]}), "column 'text' is struct<.*>, not text"),
         (lambda: pa.Table.from_arrays([pa.array(["a"])] * 2, names=["text"] * 2), "has two columns 'text'"),
     ],
-    ids=["missing", "int", "null", "list", "struct", "twice"],
+    ids=["missing", "int", "list", "struct", "twice"],
 )
 def test_a_file_without_its_text_column_is_the_wrong_file(table: Callable[[], pa.Table], message: str) -> None:
-    with pytest.raises(CorruptInput, match=message) as caught:
+    with pytest.raises(WrongForm, match=message) as caught:
         read(written(table()))
     assert caught.value.url == URL
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"text": "a"}\n' * 99, "looks like JSON: say `form: jsonl`"),
+        (b"[1, 2, 3]" * 99, "looks like JSON: say `form: jsonl`"),
+        (gzip.compress(b'{"text": "a"}\n' * 99), "is compressed with gzip: parquet is read at random: unpack it"),
+        (b"PK\3\4" + bytes(200), "is a zip archive: unpack it"),
+    ],
+)
+def test_a_file_of_another_form_is_called_by_its_name(data: bytes, message: str) -> None:
+    with pytest.raises(WrongForm, match=message):
+        read(data)
+
+
+def test_a_text_column_of_the_type_null_is_text_that_every_row_lacks() -> None:
+    items = read(written(pa.table({"text": pa.nulls(3), "id": IDS})))
+    assert [(item.row, item.reason) for item in items if isinstance(item, Reject)] == [
+        (row, "missing_text") for row in range(3)
+    ]
+
+
+NESTED = {"m": [{"text": "one", "k": {"id": "a"}}, None, {"text": None, "k": None}, {"text": "four", "k": {"id": "d"}}]}
+
+
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_a_name_with_dots_is_a_field_of_a_struct(text: pa.DataType) -> None:
+    kind = pa.struct({"text": text, "k": pa.struct({"id": pa.string()}), "more": pa.int64()})
+    items = read(written(pa.table({"m": pa.array(NESTED["m"], kind)})), TextRule(fields=["m.text"], id_field="m.k.id"))
+    assert [getattr(item, "text", None) for item in items] == ["one", None, None, "four"]
+    assert [getattr(item, "id", None) for item in items] == ["a", None, None, "d"]
+
+
+def test_a_column_of_the_very_name_goes_before_a_field_of_a_struct() -> None:
+    table = pa.table({"a.b": ["literal"], "a": [{"b": "nested"}]})
+    assert rows(table, TextRule(fields=["a.b"], id_field=None)) == [(0, f"{PATH}#0", "literal")]
+
+
+def test_of_several_names_the_first_that_is_not_null_is_the_text_and_another_than_the_first_is_noted() -> None:
+    table = pa.table({"content": ["c0", None, None], "m": [{"text": "m0"}, {"text": "m1"}, None]})
+    rule = TextRule(text_field=["text", "content", "m.text"], id_field=None)
+    items = read(written(table), rule)
+    assert [(getattr(item, "text", None), getattr(item, "notes", None)) for item in items] == [
+        ("c0", ()),
+        ("m1", ("text_in:m.text",)),
+        (None, None),
+    ]
+    assert isinstance(items[2], Reject)
+    assert items[2].detail == "'content' and 'm.text' are null"
+
+
+def test_a_file_that_has_none_of_several_names_is_the_wrong_file() -> None:
+    with pytest.raises(WrongForm, match="has no column 'text' or 'content'"):
+        read(written(pa.table({"body": TEXTS})), TextRule(text_field=["text", "content"]))
 
 
 def many(count: int = 57, **options: Any) -> bytes:
@@ -245,7 +303,7 @@ def test_a_missing_row_group_is_an_error_and_not_a_shorter_file() -> None:
 FLIPS = """
 import io, sys
 from pathlib import Path
-from bamba_data.errors import CorruptInput
+from bamba_data.errors import CorruptInput, WrongForm
 from bamba_data.sources.base import TextRule
 from bamba_data.sources.parquet import ParquetRows
 data = Path(sys.argv[1]).read_bytes()
@@ -257,7 +315,7 @@ for bit in range(0, 8 * len(data), 3):
         rows = sum(1 for _ in ParquetRows(io.BytesIO(damaged), TextRule(), "p", "u").read())
         assert rows == 25, (bit, rows)
         counts["whole"] += 1
-    except CorruptInput:
+    except (CorruptInput, WrongForm):  # a footer that names other columns is no less sound for it
         counts["corrupt"] += 1
 done(counts, peak())
 """

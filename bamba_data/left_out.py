@@ -1,0 +1,39 @@
+"""Which inputs a recipe leaves out, and what it says of those without a byte."""
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from bamba_data.errors import CorruptInput, RecipeError
+from bamba_data.input_faults import InputFaults
+from bamba_data.locked import LockedFile
+from bamba_data.recipe import BadInput
+
+
+def quarantined(patterns: Sequence[str], keys: Iterable[str]) -> set[str]:
+    """The inputs, of these `<source>/<path>`, that are in quarantine: named as they are, or by a pattern with `*`, `?`
+    or `[ ]`, where `*` takes `/` too. Raises RecipeError for one that names no input: a slip would let bad data in."""
+    known = set(keys)
+    found: set[str] = set()
+    unknown = []
+    for pattern in patterns:
+        matched = {pattern} & known or {key for key in known if fnmatchcase(key, pattern)}
+        found |= matched
+        unknown += [] if matched else [pattern]
+    if unknown:
+        example = f"; an input is named {min(known)}" if known else ""
+        raise RecipeError(f"bad_input.quarantine: {unknown} are no inputs of this recipe{example}")
+    return found
+
+
+def refuse_empty(files: Iterable[LockedFile], rules: BadInput) -> None:
+    """All inputs without a byte at once, before any work, unless the recipe keeps them. Of those whose host tells no
+    size their reader finds out."""
+    empty = [file for file in files if file.facts.size_bytes == 0]
+    if not empty or rules.empty_files == "keep":
+        return
+    faults = [CorruptInput(file.url, "the file is empty") for file in empty]
+    raise InputFaults(
+        faults,
+        "restore them; or take them as inputs without records: --set bad_input.empty_files=keep; or leave them out: "
+        "--quarantine SOURCE/PATH, patterns allowed",
+    )
