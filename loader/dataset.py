@@ -4,39 +4,44 @@
                           world_size=world_size)
     for batch in loader: ...
 
-`Loader` reads ahead with threads, so that there are no worker processes, sockets or shared memory to be left behind.
-`TokenDataset` is the same order as a torch IterableDataset, for a DataLoader of your own.
+`Loader` is a torch DataLoader over a `TokenDataset`, which is a torch IterableDataset of whole batches. It reads ahead
+with threads, so that there are no worker processes, sockets or shared memory to be left behind. A DataLoader of your
+own over the dataset gives the same sequence with processes.
 """
 
+import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from bamba_data.errors import UserError
 from loader import cursor as cursors
+from loader.ahead import ReadAhead, process
+from loader.asked import Asked, count
 from loader.cache import default_cache
 from loader.cursor import Cursor
-from loader.delimiters import delimiters_of
 from loader.ending import steps_until
 from loader.holdout import holdout_order
 from loader.opened import Data, available, open_data
 from loader.order import Order
-from loader.plan import GROUPED_WINDOW_ROWS, WINDOW_ROWS, Batch, MixPlan, load
+from loader.pieces import START, Piece, Place, Walk
+from loader.plan import MixPlan, loads, read_plan
 from loader.rows import DEFAULT_FIELDS, FIELDS, Arrays, RowReader, Share
 from loader.segments import SegmentCache
+
+LOG = logging.getLogger(__name__)
 
 PREFETCH_TOKENS = 1 << 20
 AHEAD_BATCHES = 256  # at most: a future costs more than a batch of a few tokens
 CACHE_BYTES = 64 << 30
 
-Transform = Callable[[dict[str, Any]], dict[str, Any]]
+Transform = Callable[[dict[str, Any]], Any]
+OnEnd = Literal["stop", "again", "raise"]
 
 
 @dataclass(frozen=True)
@@ -50,32 +55,52 @@ class Settings:
     max_epochs: int | None = None
     at_end: str = "first"
     max_steps: int | None = None
+    micro_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        world_size = count("world_size", self.share.world_size, 1)
+        rank = count("rank", self.share.rank, 0)
+        if rank >= world_size:
+            raise UserError(f"there is no rank {rank} of {world_size}")
+        numbers = {"cache_bytes": 0, "max_epochs": 1, "max_steps": 1, "micro_rows": 1}
+        for name, least in numbers.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, count(name, value, least))
+        object.__setattr__(self, "share", replace(self.share, rank=rank, world_size=world_size))
+        object.__setattr__(self, "fields", tuple(self.fields))
+        object.__setattr__(self, "cache", None if self.cache is None else Path(self.cache))
+        if unknown := sorted(set(self.fields) - set(FIELDS)):
+            raise UserError(f"fields {unknown} are none of {FIELDS}")
+        if self.at_end not in ("first", "all"):
+            raise UserError(f"at_end is {self.at_end!r}: it can be 'first' or 'all'")
 
 
 def build_loader(
-    data: Data | Sequence[Data],
+    data: Data | Path | Sequence[Data | Path],
     weights: Mapping[str, float | int | str] | None = None,
-    row_tokens: int = 4096,
-    batch_rows: int = 1,
-    seed: int = 0,
+    row_tokens: int | None = None,
+    batch_rows: int | None = None,
+    seed: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 2,
     *,
-    plan: MixPlan | Path | str | None = None,
-    delimiters: str = "eos",
+    plan: MixPlan | Path | str | bytes | Mapping[str, Any] | None = None,
+    delimiters: str | None = None,
     bos_id: int | None = None,
     eos_id: int | None = None,
-    holdout: float = 0.0005,
-    packing: str = "chunk",
+    holdout: float | None = None,
+    packing: str | None = None,
     window_rows: int | None = None,
-    shuffle: bool = True,
+    shuffle: bool | None = None,
     pad_rows: bool = False,
+    micro_rows: int | None = None,
     split: str = "train",
     fields: Sequence[str] = DEFAULT_FIELDS,
     max_epochs: int | None = None,
     at_end: str = "first",
     max_steps: int | None = None,
+    on_end: OnEnd | None = None,
     prefetch_tokens: int = PREFETCH_TOKENS,
     transform: Transform | None = None,
     cache: Path | str | None = None,
@@ -85,76 +110,182 @@ def build_loader(
 
     data         URL of a dataset or a TextSource, or several, whose sources all have different names
     weights      by source, in any unit; None takes every source by its tokens. A weight of 0 leaves one out
+    row_tokens   4096 unless told; batch_rows 1, seed 0, delimiters "eos", holdout 0.0005, packing "chunk"
     delimiters   "eos", "bos", "both" or "none": around every document. Ids from the tokenizer, or `bos_id`, `eos_id`
     packing      "chunk" fills every row and cuts documents; "best-fit" cuts none that fits into a row, fills 99.6 %
     shuffle      False reads blocks and documents in the order stored, still mixed
     num_workers  threads that read ahead; 0 reads when asked. Any number gives the same batches
-    plan         a MixPlan (or its file) instead of weights, row_tokens, batch_rows, seed, packing, ...
+    plan         a MixPlan (or its file, or its JSON). What else is said of weights, row_tokens, batch_rows, seed,
+                 packing, ... must then be what the plan says
     pad_rows     all ranks get equally many rows, filled up with masked ones (row -1)
+    micro_rows   hand a rank's rows of a batch out in micro-batches of exactly so many, the last filled up; every rank
+                 has equally many of them
     split        "train", or "holdout": the held-out documents once, in order, not shuffled
     max_epochs   end with the batch in which the first source (`at_end="all"`: the last) has been read so many times
+    on_end       what a loader that has an end does when it is read again:
+                 "again"  every `iter()` is a whole pass from row 0; the first one after `load_state_dict` goes on
+                          where the state is, and begins a pass if that is the end
+                 "stop"   one pass in all: every `iter()` goes on where the last one was left; after the end, nothing
+                 "raise"  as "stop", but to ask for more after the end is a UserError
+                 None     as "again", but a state at the end of a pass has nothing left of it, as a finished run has not
+
+    Raises UserError for what cannot be, and for what contradicts the plan, naming both.
     """
-    folder = Path(cache) if cache is not None else default_cache()
-    if unknown := sorted(set(fields) - set(FIELDS)):
-        raise UserError(f"fields {unknown} are none of {FIELDS}")
-    if not 0 <= rank < world_size:
-        raise UserError(f"there is no rank {rank} of {world_size}")
-    if at_end not in ("first", "all"):
-        raise UserError(f"at_end is {at_end!r}: it can be 'first' or 'all'")
     if split not in ("train", "holdout"):
         raise UserError(f"split is {split!r}: it can be 'train' or 'holdout'")
-
+    folder = Path(cache) if cache is not None else default_cache()
+    settings = Settings(
+        Share(rank, world_size, pad_rows), tuple(fields), folder, cache_bytes, max_epochs, at_end, max_steps, micro_rows
+    )
+    asked = Asked(
+        weights, row_tokens, batch_rows, seed, delimiters, bos_id, eos_id, holdout, packing, window_rows, shuffle
+    )
+    given = None if plan is None else read_plan(plan)
     opened = open_data(data, folder)
     sources = available(opened)
-
-    def made() -> MixPlan:
-        if isinstance(plan, MixPlan):
-            return plan
-        if plan is not None:
-            return load(Path(plan))
-        before, after = delimiters_of(opened, delimiters, bos_id, eos_id)
-        shares = weights or {name: int(blocks.tokens.sum()) for name, blocks in sources.items()}
-        if unknown := sorted(set(shares) - set(sources)):
-            raise UserError(f"weights name {unknown}, the data has {sorted(sources)}")
-        usual = WINDOW_ROWS if packing == "chunk" else GROUPED_WINDOW_ROWS
-        return MixPlan.create(
-            shares,
-            {name: blocks.identity for name, blocks in sources.items()},
-            batch_rows,
-            seed=seed,
-            row_tokens=row_tokens,
-            before=before,
-            after=after,
-            holdout_ppm=round(holdout * 1e6),
-            packing=packing,
-            shuffle=shuffle,
-            window_rows=window_rows or usual,
-        )
-
-    order = Order(made(), sources, folder)
-    settings = Settings(
-        Share(rank, world_size, pad_rows), tuple(fields), folder, cache_bytes, max_epochs, at_end, max_steps
-    )
+    if given is None:
+        tokens = {name: int(blocks.tokens.sum()) for name, blocks in sources.items()}
+        made = asked.plan(opened, tokens, {name: blocks.identity for name, blocks in sources.items()})
+    else:
+        asked.agree(given, opened)
+        made = given
+    order = Order(made, sources, folder)
     if split == "holdout":
         order, settings = holdout_order(order), replace(settings, max_epochs=1, at_end="all")
-    return Loader(order, settings, num_workers, prefetch_tokens, transform)
+        on_end = on_end or "again"
+    return Loader(
+        order, settings, num_workers, prefetch_tokens, transform, on_end=on_end, plan_is_given=given is not None
+    )
 
 
-def _reader(order: Order, settings: Settings, segments: SegmentCache) -> RowReader:
-    return RowReader(order, segments, settings.share, settings.fields, settings.max_epochs)
+class _Reading:
+    """The pieces of an order for one rank, as tensors. Of this process: threads and locks do not survive a fork."""
 
+    def __init__(self, order: Order, settings: Settings, walk: Walk, threads: int, depth: int) -> None:
+        self.process = process()
+        self.cache = SegmentCache(settings.cache / "segments" if settings.cache else None, settings.cache_bytes)
+        reader = RowReader(
+            order, self.cache, settings.share, settings.fields, settings.max_epochs, micro_rows=settings.micro_rows
+        )
 
-def _segments(settings: Settings) -> SegmentCache:
-    return SegmentCache(settings.cache / "segments" if settings.cache else None, settings.cache_bytes)
+        def read(piece: Piece) -> Arrays:
+            return reader.read(piece.batch, piece.micro)
+
+        self.read = read
+        self.ahead = ReadAhead(walk, read, threads, depth)
 
 
 def _tensors(arrays: Arrays) -> dict[str, Any]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-class Loader:
-    """An iterator of batches: dicts of tensors (see loader.rows), and `waited_seconds`, how long the batch was waited
-    for. Its state is of what was received, never of what was read ahead."""
+def _walk(order: Order, settings: Settings) -> Walk:
+    steps = steps_until(order, settings.max_epochs, settings.at_end, settings.max_steps)
+    return Walk(order.plan, settings.share.world_size, settings.micro_rows, steps)
+
+
+class TokenDataset(IterableDataset[Any]):
+    """The order for a DataLoader of your own: `DataLoader(dataset, batch_size=None, num_workers=n)`.
+
+    Every element is a whole batch of this rank, or a micro-batch. Workers take them in turn, which is the order in
+    which a DataLoader asks them, so any number of them gives the same sequence. Every pass begins at the dataset's
+    start. `state_dict` after k elements received: `dataset.state(k)`; torchdata's StatefulDataLoader keeps it by
+    itself. `transform` is applied to every element, in the worker.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        settings: Settings,
+        start: Cursor | None = None,
+        transform: Transform | None = None,
+        micro: str = "",
+    ) -> None:
+        super().__init__()
+        self.settings, self.transform = settings, transform
+        self._follow(order)
+        if start is not None:
+            self._begin(start, micro)
+
+    def _follow(self, order: Order) -> None:
+        """That order, from its beginning."""
+        self.order, self._walk = order, _walk(order, self.settings)
+        self._begin(cursors.cursor_at(order.plan, 0, 0), "")
+
+    def _begin(self, start: Cursor, micro: str, taken: int = 0) -> None:
+        cursors.check(start, self.order.plan)
+        self._first = Place(start.row, start.steps, self._walk.micro_of(micro))
+        self.start, self._micro = start, micro
+        self._taken = self._skip = taken
+
+    def __iter__(self) -> Iterator[Any]:
+        """At once, before the first element is asked for: what a loaded state leaves out is left out of this pass, even
+        if it is never read, and of no other."""
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        taken, self._skip = self._skip, 0
+        self._taken = taken
+        return self._elements(number + taken * workers, workers)
+
+    def _elements(self, first: int, step: int) -> Iterator[Any]:
+        reading = _Reading(self.order, self.settings, self._walk, 0, 0)
+        for piece in self._walk.every(self._first, first, step):
+            out = _tensors(reading.read(piece))
+            out = self.transform(out) if self.transform else out
+            self._taken += 1
+            yield out
+
+    def __len__(self) -> int:
+        """Elements of a pass. TypeError where there is no end."""
+        return _length(self._walk.pieces(self._first))
+
+    def state(self, batches: int) -> dict[str, Any]:
+        """The state after so many elements were received from the beginning of this dataset."""
+        place = self._walk.after(self._first, count("batches", batches, 0))
+        state = cursors.cursor_at(self.order.plan, place.row, place.steps).to_json()
+        return state | ({"micro": self._walk.written(place)} if place.micro else {})
+
+    def resumed(self, state: Mapping[str, Any], settings: Settings | None = None) -> "TokenDataset":
+        """This dataset from a state on, perhaps as another rank of another world."""
+        start, micro = cursors.from_json(dict(state)), str(state.get("micro", ""))
+        return TokenDataset(self.order, settings or self.settings, start, self.transform, micro)
+
+    # For torchdata.StatefulDataLoader, which keeps one of these for each worker.
+    def state_dict(self) -> dict[str, Any]:
+        return {"start": self.start.to_json() | {"micro": self._micro}, "taken": self._taken}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        start = state["start"]
+        self._begin(cursors.from_json(start), str(start.get("micro", "")), count("taken", state["taken"], 0))
+
+
+def _length(pieces: int | None) -> int:
+    if pieces is None:
+        raise TypeError("this loader has no end: give max_epochs or max_steps")
+    return pieces
+
+
+class Loader(DataLoader[Any]):
+    """A DataLoader of whole batches of one rank, or of micro-batches: dicts of tensors (see loader.rows), and
+    `waited_seconds`, how long the batch was waited for; or what `transform` makes of them.
+
+        for batch in loader         `on_end` (see build_loader) says what a second pass is
+        next(loader)                the next batch, without a pass
+        len(loader)                 batches of a pass; TypeError where there is no end
+        loader.dataset              a TokenDataset of the same order, settings and transform
+        loader.plan, loader.order   what decides which rows come
+        loader.state_dict()         plan and place, the same on every rank: of what was received, never of what was
+                                    read ahead
+        loader.load_state_dict(s)   go on there, with any world size and number of workers
+        loader.with_plan(plan)      this loader where it is, under a plan that adds to its own
+
+    There is one place in a loader: two iterators of it share it. It may be pickled, and used after a fork: the copy
+    goes on from the same place on its own. Its threads are no DataLoader's workers, so `num_workers` is 0.
+    """
+
+    #: Accelerate's own mark: `prepare` leaves such a loader as it is, where it would deal the rows out a second time.
+    _is_accelerate_prepared = True
+    dataset: TokenDataset
 
     def __init__(
         self,
@@ -163,19 +294,44 @@ class Loader:
         num_workers: int = 2,
         prefetch_tokens: int = PREFETCH_TOKENS,
         transform: Transform | None = None,
+        *,
+        on_end: OnEnd | None = None,
+        plan_is_given: bool = True,
     ) -> None:
-        self.order, self.settings = order, settings
-        self._num_workers, self._transform = num_workers, transform
-        self._prefetch_tokens = prefetch_tokens
-        self._cache = _segments(settings)
-        self._steps_in_all = steps_until(order, settings.max_epochs, settings.at_end, settings.max_steps)
+        if on_end not in ("stop", "again", "raise", None):
+            raise UserError(f"on_end is {on_end!r}: it can be 'stop', 'again' or 'raise'")
+        self._threads = count("num_workers", num_workers, 0)
+        self._prefetch_tokens = count("prefetch_tokens", prefetch_tokens, 1)
+        self._on_end, self._plan_is_given = on_end, plan_is_given
+        super().__init__(TokenDataset(order, settings, transform=transform), batch_size=None, collate_fn=_as_it_is)
         self._accepted: list[str] = []
-        self._row, self._steps = 0, 0
-        self._batches: Iterator[Batch] = iter(())
-        self._reader = _reader(order, settings, self._cache)
-        self._pool: ThreadPoolExecutor | None = None
-        self._ahead: deque[tuple[Batch, Future[Arrays]]] = deque()
-        self._seek(0, 0)
+        self._at, self._read, self._loaded, self._said = START, False, False, False
+        self._reading = self._opened()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process: the same place, its own threads."""
+        transform = self.dataset.transform
+        how = (self._threads, self._prefetch_tokens, transform, self._on_end, self._plan_is_given)
+        return _unpickled, (self.order, self.settings, *how, self.state_dict())
+
+    def _opened(self) -> _Reading:
+        header, share = self.plan.header, self.settings.share
+        rows = self.settings.micro_rows or -(-header.step_rows // share.world_size)
+        depth = max(self._threads + 1, min(self._prefetch_tokens // (rows * header.row_tokens), AHEAD_BATCHES))
+        return _Reading(self.order, self.settings, self._walk, self._threads, depth)
+
+    def _here(self) -> _Reading:
+        if self._reading.process != process():
+            self._reading = self._opened()
+        return self._reading
+
+    @property
+    def order(self) -> Order:
+        return self.dataset.order
+
+    @property
+    def settings(self) -> Settings:
+        return self.dataset.settings
 
     @property
     def plan(self) -> MixPlan:
@@ -184,161 +340,156 @@ class Loader:
     @property
     def segments(self) -> SegmentCache:
         """The cache of blocks, with its counts."""
-        return self._cache
+        return self._reading.cache
+
+    @property
+    def _walk(self) -> Walk:
+        return self.dataset._walk
 
     # ---- iteration
 
-    def __iter__(self) -> "Loader":
+    def __iter__(self) -> "Loader":  # type: ignore[override]
+        again = self._on_end in ("again", None) and self._walk.steps_in_all is not None
+        if self._walk.piece(self._at) is None:
+            self._at_the_end(again)
+        elif again and self._read:
+            if self._on_end is None:
+                self._say(f"a pass begins at row 0 again, though the last one was left at row {self._at.row:,}")
+            self._seek(START)
+        self._loaded = False
         return self
 
-    def __next__(self) -> dict[str, Any]:
-        began = time.perf_counter()
-        if self._num_workers == 0:
-            one = self._next_batch()
-            if one is None:
-                raise StopIteration
-            batch = one
-            future: Future[Arrays] | None = None
+    def _at_the_end(self, again: bool) -> None:
+        if self._on_end == "raise":
+            raise UserError(
+                f"this loader was read to its end, after {self._at.steps:,} batches: on_end='again' reads it again"
+            )
+        if again and (self._on_end == "again" or not self._loaded):
+            self._seek(START)
         else:
-            self._fill()
-            if not self._ahead:
-                raise StopIteration
-            batch, future = self._ahead.popleft()
+            self._say(f"there is nothing left after {self._at.steps:,} batches, the end of this pass")
+
+    def _say(self, what: str) -> None:
+        if not self._said:
+            LOG.warning("%s: on_end='stop', 'again' or 'raise' says what you want", what)
+        self._said = True
+
+    def __next__(self) -> Any:
+        began = time.perf_counter()
+        reading = self._here()
+        piece = self._walk.piece(self._at)
+        if piece is None:
+            raise StopIteration
+        following = self._walk.following(self._at, piece)
         try:
-            out = _tensors(future.result() if future else self._reader.read(batch))
+            out: Any = _tensors(reading.ahead.get(self._at, piece))
             out["waited_seconds"] = time.perf_counter() - began
-            out = self._transform(out) if self._transform else out
+            if self.dataset.transform is not None:
+                out = self.dataset.transform(out)
+            reading.ahead.fill(following)
         except BaseException:
-            self._seek(self._row, self._steps)  # so that the next call tries this batch again
+            reading.ahead.drop()  # the next call makes this batch anew
             raise
-        self._row, self._steps = batch.first_row + batch.rows, self._steps + 1
-        if future:
-            self._fill()
+        # Nothing that can fail or be interrupted comes between this and the caller: CPython looks for signals at calls.
+        self._read = True
+        self._at = following
         return out
 
     def __len__(self) -> int:
-        """Batches in all, from row 0. TypeError where there is no end: no max_epochs and no max_steps."""
-        if self._steps_in_all is None:
-            raise TypeError("this loader has no end: give max_epochs or max_steps")
-        return self._steps_in_all
-
-    def _next_batch(self) -> Batch | None:
-        if self._steps_in_all is not None and self._planned >= self._steps_in_all:
-            return None
-        self._planned += 1
-        return next(self._batches)
-
-    def _fill(self) -> None:
-        """Keep so many batches in the making that their tokens are `prefetch_tokens`, and at least one a thread."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._num_workers, "bamba-loader")
-        share = -(-self.plan.header.step_rows // self.settings.share.world_size) * self.plan.header.row_tokens
-        depth = max(self._num_workers + 1, min(self._prefetch_tokens // share, AHEAD_BATCHES))
-        while len(self._ahead) < depth and (batch := self._next_batch()) is not None:
-            self._ahead.append((batch, self._pool.submit(self._reader.read, batch)))
+        """Batches of a pass, from row 0. TypeError where there is no end: no max_epochs and no max_steps."""
+        return _length(self._walk.pieces(START))
 
     def close(self) -> None:
         """Stop reading ahead. The loader may be used again."""
-        for _, future in self._ahead:
-            future.cancel()
-        self._ahead.clear()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
-        self._seek(self._row, self._steps)
+        if self._reading.process == process():
+            self._reading.ahead.close()
 
-    def _seek(self, row: int, steps: int) -> None:
-        for _, future in self._ahead:
-            future.cancel()
-        self._ahead.clear()
-        self._row, self._steps, self._planned = row, steps, steps
-        self._batches = self.plan.batches(row)
+    def _seek(self, place: Place) -> None:
+        self._here().ahead.drop()
+        self._at, self._read = place, False
 
     # ---- state
 
+    def cursor(self) -> dict[str, Any]:
+        """The state without the plan, for who keeps the plan beside it."""
+        place = self._at
+        state = cursors.cursor_at(self.plan, place.row, place.steps).to_json()
+        state["accepted"] = "\n".join(self._accepted)
+        if self.settings.micro_rows is not None:
+            state["micro"] = self._walk.written(place)
+        return state
+
     def state_dict(self) -> dict[str, Any]:
-        """Less than 1 KiB of plain JSON, the same on every rank. Save the plan (`loader.plan.dumps()`) beside it."""
-        return cursors.cursor_at(self.plan, self._row, self._steps).to_json() | {"accepted": "\n".join(self._accepted)}
+        """Flat and plain JSON, the same on every rank; less than 1 KiB beside the plan.
+
+        format, row, steps, prefix   the place: the first row not received, batches so far, digest of the plan so far
+        accepted                     what `accept_other_order` was given, the last three times
+        plan                         the plan, as JSON text
+        micro                        with `micro_rows`: the place inside a batch, if it is inside one
+        """
+        return self.cursor() | {"plan": self.plan.dumps().decode()}
 
     def load_state_dict(self, state: Mapping[str, Any], accept_other_order: str | None = None) -> None:
-        """Go on where `state` is, with any world size and number of workers. Raises CursorMismatch if the rows before
-        it are not of this order; `accept_other_order` says why to go on all the same, and stays in the state."""
+        """Go on where `state` is, with any world size and number of workers.
+
+        Under the plan of the state, if that adds to this loader's; a plan that was given to build_loader stays, and may
+        add to the one of the state. Raises CursorMismatch if the rows before it are not of this order;
+        `accept_other_order` says why to go on all the same, and stays in the state.
+        """
         cursor = cursors.from_json(dict(state))
         recorded = state.get("accepted", "")
         if not isinstance(recorded, str):
             raise UserError("the state of the loader is damaged: accepted is no text")
         accepted = recorded.splitlines()
+        order, walk = self.order, self._walk
+        saved = state.get("plan")
+        if saved is not None and not self._plan_is_given:
+            if not isinstance(saved, str):
+                raise UserError("the state of the loader is damaged: plan is no text")
+            plan = loads(saved.encode(), "the plan in the state of the loader")
+            if plan != self.plan and plan.extends(self.plan):
+                order = Order(plan, order.available, self.settings.cache)
+                walk = _walk(order, self.settings)
         try:
-            cursors.check(cursor, self.plan)
+            cursors.check(cursor, order.plan)
         except cursors.CursorMismatch:
             if not accept_other_order:
                 raise
-            self.plan.begin(cursor.row)
+            order.plan.begin(cursor.row)
             why = " ".join(accept_other_order.encode("ascii", "backslashreplace").decode().split())[:100]
             accepted.append(f"row {cursor.row}, from {cursor.prefix[:16]}: {why}")
+        place = Place(cursor.row, cursor.steps, walk.micro_of(state.get("micro", "")))
+        self.close()
+        if order is not self.order:
+            self.dataset._follow(order)
+            self._reading = self._opened()
         self._accepted = accepted[-3:]
-        self._seek(cursor.row, cursor.steps)
+        self._seek(place)
+        self._loaded = True
 
     def with_plan(self, plan: MixPlan) -> "Loader":
         """This loader where it is, under a plan that adds to its own. Raises CursorMismatch if it changes the past."""
-        other = Loader(
-            Order(plan, self.order.available, self.settings.cache),
-            self.settings,
-            self._num_workers,
-            self._prefetch_tokens,
-            self._transform,
-        )
-        other.load_state_dict(self.state_dict())
+        order = Order(plan, self.order.available, self.settings.cache)
+        transform = self.dataset.transform
+        other = Loader(order, self.settings, self._threads, self._prefetch_tokens, transform, on_end=self._on_end)
+        other.load_state_dict(self.cursor())
         return other
 
 
-class TokenDataset(IterableDataset[dict[str, Any]]):
-    """The order for a DataLoader of your own: `DataLoader(dataset, batch_size=None, num_workers=n)`.
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
-    Every element is a whole batch of this rank. Workers take batches in turn, which is the order in which a DataLoader
-    asks them, so any number of them gives the same sequence. `state_dict` after k batches received: `dataset.state(k)`;
-    torchdata's StatefulDataLoader keeps it by itself.
-    """
 
-    def __init__(self, order: Order, settings: Settings, start: Cursor | None = None) -> None:
-        super().__init__()
-        self.order, self.settings = order, settings
-        self.start = start or cursors.cursor_at(order.plan, 0, 0)
-        cursors.check(self.start, order.plan)
-        self._steps_in_all = steps_until(order, settings.max_epochs, settings.at_end, settings.max_steps)
-        self._taken, self._skip = 0, 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
-        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        reader = _reader(self.order, self.settings, _segments(self.settings))
-        skip, self._skip, self._taken = self._skip, 0, 0
-        for count, batch in enumerate(self.order.plan.batches(self.start.row)):
-            if self._steps_in_all is not None and self.start.steps + count >= self._steps_in_all:
-                return
-            if count % workers == number:
-                self._taken += 1
-                if self._taken > skip:
-                    yield _tensors(reader.read(batch))
-
-    def state(self, batches: int) -> dict[str, Any]:
-        """The state after so many batches were received from the beginning of this dataset."""
-        row, steps = self.start.row, self.start.steps
-        for count, batch in enumerate(self.order.plan.batches(row)):
-            if count == batches:
-                break
-            row, steps = batch.first_row + batch.rows, steps + 1
-        return cursors.cursor_at(self.order.plan, row, steps).to_json()
-
-    def resumed(self, state: Mapping[str, Any], settings: Settings | None = None) -> "TokenDataset":
-        """This dataset from a state on, perhaps as another rank of another world."""
-        return TokenDataset(self.order, settings or self.settings, cursors.from_json(dict(state)))
-
-    # For torchdata.StatefulDataLoader, which keeps one of these for each worker.
-    def state_dict(self) -> dict[str, Any]:
-        return {"start": self.start.to_json(), "taken": self._taken}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.start = cursors.from_json(state["start"])
-        cursors.check(self.start, self.order.plan)
-        self._taken = self._skip = int(state["taken"])
+def _unpickled(
+    order: Order,
+    settings: Settings,
+    threads: int,
+    prefetch_tokens: int,
+    transform: Transform | None,
+    on_end: OnEnd | None,
+    plan_is_given: bool,
+    state: Mapping[str, Any],
+) -> Loader:
+    found = Loader(order, settings, threads, prefetch_tokens, transform, on_end=on_end, plan_is_given=plan_is_given)
+    found.load_state_dict(state)
+    return found

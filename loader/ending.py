@@ -1,7 +1,7 @@
 """Where a run ends: the number of its batches, known before the first."""
 
 from loader.order import Order
-from loader.plan import Stretch
+from loader.stretches import Stretch
 
 
 def steps_until(order: Order, max_epochs: int | None, at_end: str, max_steps: int | None) -> int | None:

@@ -24,10 +24,10 @@ class Opened:
     tokenizer_json: Callable[[], bytes]
 
 
-def open_data(data: Data | Sequence[Data], cache: Path) -> list[Opened]:
+def open_data(data: Data | Path | Sequence[Data | Path], cache: Path) -> list[Opened]:
     """Each of `data`. Raises UserError where their ids do not mean the same."""
-    listed: Sequence[Data] = [data] if isinstance(data, Data) else data
-    opened = [_open(one, cache) for one in listed]
+    listed: Sequence[Data | Path] = [data] if isinstance(data, Data | Path) else data
+    opened = [_open(str(one) if isinstance(one, Path) else one, cache) for one in listed]
     first: dict[str, Opened] = {}
     for one in opened:
         first.setdefault(one.tokenizer.sha256, one)

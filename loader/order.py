@@ -18,8 +18,9 @@ from loader.mix import Rows
 from loader.packing import Documents, Gone, Material, Packing, heldout_of
 from loader.packings import packing_of
 from loader.permutation import derive_key
-from loader.plan import Batch, MixPlan
+from loader.plan import MixPlan
 from loader.stream import Stream
+from loader.stretches import Batch
 
 
 class Ordinals(NamedTuple):

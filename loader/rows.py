@@ -5,7 +5,7 @@
     position_ids  int64 [rows, T]   restart at each document and each row
     seq_idx       int32 [rows, T]   number of the document in its row, from 0
     row           int64 [rows]      global row index; -1 for a row that only fills up
-    source        int64 [rows]      number of the source in the plan's sorted names; -1 likewise
+    source        int64 [rows]      number of the source in the plan (`source_names`); -1 likewise
     cu_seqlens    int32 [n + 1]     where documents begin in the rows laid end to end, and the end
 
 Masked tokens have label -100: fill, and documents in quarantine.
@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from loader.mix import Rows
 from loader.order import Order
 from loader.packing import Begin, Packing, Part
-from loader.plan import Batch
 from loader.segments import Segment, SegmentCache
 from loader.shares import owned
+from loader.stretches import Batch
 
 FIELDS = ("input_ids", "labels", "position_ids", "seq_idx", "row", "source", "cu_seqlens")
 DEFAULT_FIELDS = FIELDS[:-1]
@@ -38,7 +38,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Placed(NamedTuple):
-    """Rows of the order and where each begins; `sources` number the plan's sorted names."""
+    """Rows of the order and where each begins; `sources` number the plan's `source_names`."""
 
     rows: Rows
     sources: Rows
@@ -79,11 +79,13 @@ class RowReader:
         fields: Sequence[str],
         max_epochs: int | None = None,
         ahead_rows: int = AHEAD_ROWS,
+        micro_rows: int | None = None,
     ) -> None:
         self.order, self._cache, self._share = order, cache, share
+        self._micro_rows = micro_rows
         self._fields, self._max_epochs = frozenset(fields), max_epochs
         self._needs_documents = bool(self._fields - {"input_ids", "row", "source"})
-        self._names = sorted(order.plan.sources)
+        self._names = list(order.plan.source_names)
         self._held = [order.source(name) for name in self._names]
         self._row_tokens = order.plan.header.row_tokens
         self._ahead_rows = ahead_rows
@@ -91,19 +93,23 @@ class RowReader:
         self._placing = threading.Lock()
         self._segments: OrderedDict[tuple[int, int, int], Segment] = OrderedDict()
 
-    def read(self, batch: Batch) -> Arrays:
-        """This rank's rows of a batch."""
-        found = self._place(batch)
-        padded = -(-batch.rows // self._share.world_size) if self._share.pad else len(found.rows)
-        return self._arrays(found, padded)
+    def read(self, batch: Batch, micro: int = 0) -> Arrays:
+        """This rank's rows of a batch; or of its micro-batch of this number, which has `micro_rows`, filled up."""
+        share = -(-batch.rows // self._share.world_size)
+        if self._micro_rows is None:
+            found = self._place(batch, last=True)
+            return self._arrays(found, share if self._share.pad else len(found.rows))
+        first, end = micro * self._micro_rows, (micro + 1) * self._micro_rows
+        found = self._place(batch, last=end >= share)
+        return self._arrays(Placed(*(column[first:end] for column in found)), self._micro_rows)
 
-    def _place(self, batch: Batch) -> Placed:
-        """From what was placed ahead; else this batch and those that come after it."""
+    def _place(self, batch: Batch, last: bool) -> Placed:
+        """From what was placed ahead; else this batch and those that come after it. `last`: it is not needed again."""
         with self._placing:
             if batch.first_row not in self._ahead:
                 late = {row: placed for row, placed in self._ahead.items() if row < batch.first_row}
                 self._ahead = (late if len(late) < 64 else {}) | self._place_ahead(batch)
-            return self._ahead.pop(batch.first_row)
+            return self._ahead.pop(batch.first_row) if last else self._ahead[batch.first_row]
 
     def _place_ahead(self, batch: Batch) -> dict[int, Placed]:
         stretch = batch.stretch

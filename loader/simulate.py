@@ -22,8 +22,9 @@ from bamba_data import edge
 from bamba_data.errors import UserError
 from loader.deviation import worst_deviation
 from loader.grouped_rows import LEAST_BLOCKS
-from loader.plan import Header, MixPlan, Stretch, load
+from loader.plan import Header, MixPlan, load
 from loader.shares import owners
+from loader.stretches import Stretch
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 

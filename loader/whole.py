@@ -34,3 +34,17 @@ def write_whole(path: Path, parts: Iterable[Any]) -> None:
                 os.link(f"/proc/self/fd/{file.fileno()}", path.name, dst_dir_fd=folder)
         finally:
             os.close(folder)
+
+
+def write_anew(path: Path, data: bytes) -> None:
+    """Write a file whole, in the place of one that may be there."""
+    handle, staged = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(staged).chmod(0o644)
+        Path(staged).replace(path)
+    finally:
+        Path(staged).unlink(missing_ok=True)

@@ -26,14 +26,17 @@ class Planned:
     def _opened(self, plan: MixPlan | None, split: str = "train") -> Loader:
         """Under the plan of the recipe, or under another one."""
         rule = self.rule
+        asked: dict[str, Any] = {
+            "weights": rule.weights,
+            "row_tokens": rule.row_tokens,
+            "batch_rows": rule.batch_rows,
+            "seed": rule.seed,
+            "holdout": rule.holdout,
+            "packing": rule.packing,
+        }
         return build_loader(
             rule.urls,
-            weights=rule.weights,
-            row_tokens=rule.row_tokens,
-            batch_rows=rule.batch_rows,
-            seed=rule.seed,
-            holdout=rule.holdout,
-            packing=rule.packing,
+            **(asked if plan is None else {}),
             rank=self.world.rank,
             world_size=self.world.size,
             num_workers=rule.workers if split == "train" else 0,
@@ -44,12 +47,12 @@ class Planned:
 
     @property
     def sources(self) -> list[str]:
-        return sorted(self.loader.plan.sources)
+        return list(self.loader.plan.source_names)
 
     @property
     def row(self) -> int:
         """The first row of the order that was not yet given out."""
-        return int(self.loader.state_dict()["row"])
+        return int(self.loader.cursor()["row"])
 
     def epochs(self, row: int) -> dict[str, float]:
         plan, order = self.loader.plan, self.loader.order
@@ -59,7 +62,7 @@ class Planned:
         return iter(self.loader)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"cursor": self.loader.state_dict(), "plan": self.loader.plan.model_dump(mode="json")}
+        return {"cursor": self.loader.cursor(), "plan": self.loader.plan.to_json()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on under the plan that was saved, and from here on with the recipe's mix, if that is another one now."""
@@ -88,9 +91,7 @@ class Planned:
         parts = [(max(first_row, one.first_row), min(end, one.end)) for one in plan.stretches]
         skips = [Skip(row=begin, rows=stop - begin, why=why) for begin, stop in parts if begin < stop]
         entries = sorted([*plan.entries, *skips], key=lambda entry: entry.row)
-        self.loader = self.loader.with_plan(
-            MixPlan(header=plan.header, sources=plan.sources, entries=entries).checked()
-        )
+        self.loader = self.loader.with_plan(MixPlan(header=plan.header, sources=plan.sources, entries=entries))
 
     def held_out(self) -> tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]:
         """The held-out documents under this run's plan, read from their beginning."""

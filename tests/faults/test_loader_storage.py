@@ -28,7 +28,7 @@ def remote(s3: SeaweedServer, bucket: str, mixed_data: Path) -> str:
 
 
 def rows(loader: Loader) -> dict[int, Any]:
-    return all_rows(loader, sorted(loader.plan.sources))
+    return all_rows(loader, list(loader.plan.source_names))
 
 
 def test_a_dataset_on_s3_gives_the_rows_of_the_one_on_disk(mixed_data: Path, remote: str, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_damaged_shard_on_s3_is_an_error_that_names_it_and_then_healed_by_its_
     found: dict[int, Any] = {}
     with pytest.raises(CorruptShard, match=key.rsplit("/", 1)[1]):
         for batch in loader:
-            found |= all_rows([batch], sorted(loader.plan.sources))
+            found |= all_rows([batch], list(loader.plan.source_names))
     assert all(wanted[g] == row for g, row in found.items())
     # The same loader goes on where it was, once the store has the right bytes again.
     store.pipe_file(key, good)
@@ -107,7 +107,7 @@ def test_an_error_of_a_reading_thread_reaches_the_trainer_and_the_next_call_trie
     for _ in range(2):  # it does not skip the batch that failed
         with pytest.raises(CorruptShard, match="is missing") as caught:
             for batch in loader:
-                found |= all_rows([batch], sorted(loader.plan.sources))
+                found |= all_rows([batch], list(loader.plan.source_names))
         assert isinstance(caught.value.__cause__, FileNotFoundError)
         assert loader.state_dict()["row"] == len(found)
     path.with_suffix(".away").rename(path)
@@ -128,4 +128,4 @@ def test_workers_of_a_dataloader_read_s3_too(remote: str, mixed_data: Path, tmp_
 
 def rows_of_workers(dataset: TokenDataset, context: str) -> dict[int, Any]:
     loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=context, timeout=60)
-    return all_rows(loader, sorted(dataset.order.plan.sources))
+    return all_rows(loader, list(dataset.order.plan.source_names))

@@ -26,7 +26,7 @@ MIX: Made = {
 
 
 def names(loader: Loader) -> list[str]:
-    return sorted(loader.plan.sources)
+    return list(loader.plan.source_names)
 
 
 def take(loader: Loader, count: int) -> list[dict[str, Any]]:
@@ -185,7 +185,7 @@ def test_any_chain_of_stops_worlds_and_workers_is_one_sequence(mixed: Path, cach
         states = [one.state_dict() for one in ranks]
         assert all(one == states[0] for one in states)
         state = states[0]
-        assert (state["row"], state["steps"]) == (7 * at, at) and size_of(state) < 1024
+        assert (state["row"], state["steps"]) == (7 * at, at) and size_of(state | {"plan": ""}) < 1024
         for one in ranks:
             one.close()
 

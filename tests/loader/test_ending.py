@@ -17,7 +17,7 @@ MIX: dict[str, Any] = {"row_tokens": 24, "batch_rows": 7, "seed": 11, "prefetch_
 
 def served_tokens(loader: Loader) -> Counter[str]:
     """Tokens of documents that a run serves, by source; fill is not counted, by what the oracle says."""
-    names = sorted(loader.plan.sources)
+    names = list(loader.plan.source_names)
     found: Counter[str] = Counter()
     for batch in loader:
         for place, g in enumerate(batch["row"].tolist()):

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loader.order import Order
-from loader.plan import Batch, MixPlan, loads
+from loader.plan import MixPlan, loads
 from loader.rows import FIELDS, RowReader, Share
 from loader.segments import SegmentCache
+from loader.stretches import Batch
 from tests.loader.oracle import MemoryBlocks, Oracle, Row
 
 EOS, BOS = 60_000, 60_001
@@ -48,7 +49,7 @@ def served(order: Order, batch: Batch, world_size: int) -> dict[int, Row]:
     found: dict[int, Row] = {}
     for rank in range(world_size):
         arrays = reader(order, rank, world_size).read(batch)
-        names = sorted(order.plan.sources)
+        names = list(order.plan.source_names)
         for place, g in enumerate(arrays["row"].tolist()):
             assert g not in found
             columns = [arrays[name][place].tolist() for name in ("input_ids", "labels", "position_ids", "seq_idx")]

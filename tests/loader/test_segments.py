@@ -21,7 +21,7 @@ MIX: dict[str, Any] = {"row_tokens": 64, "batch_rows": 6, "seed": 4, "prefetch_t
 
 def served(data: Path, cache: Path, **more: Any) -> tuple[dict[int, Any], Loader]:
     loader = build_loader(str(data), **MIX | {"max_steps": BATCHES, "cache": cache} | more)
-    return all_rows(loader, sorted(loader.plan.sources)), loader
+    return all_rows(loader, list(loader.plan.source_names)), loader
 
 
 def segments(cache: Path) -> list[Path]:
@@ -77,7 +77,7 @@ def test_one_segment_in_the_place_of_another_is_not_taken_for_it(mixed: Path, ca
 def test_segments_that_vanish_while_they_are_used_stay_readable(mixed: Path, cache: Path) -> None:
     wanted, _ = served(mixed, cache)
     loader = build_loader(str(mixed), **MIX, max_steps=BATCHES, cache=cache)
-    names = sorted(loader.plan.sources)
+    names = list(loader.plan.source_names)
     found: dict[int, Any] = {}
     for batch in loader:
         found |= all_rows([batch], names)
