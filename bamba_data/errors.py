@@ -33,6 +33,17 @@ class TokenizerError(UserError):
     """The tokenizer file is missing, not the pinned one, or of a kind that we cannot use."""
 
 
+class SourceRefused(UserError):
+    """A host will not give an input, and asking again cannot help: `url`, and what the host said."""
+
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(url, detail)
+        self.url, self.detail = url, detail
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.detail}"
+
+
 class DatasetNotFound(UserError):
     """There is no published dataset at this URL, or not this version of it."""
 

@@ -18,13 +18,15 @@ from typing import Any, BinaryIO, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from bamba_data.budget import Budget, LocalBudget
-from bamba_data.errors import CorruptInput, InputChanged, InputTooLarge, SourceUnavailable, UserError
+from bamba_data.errors import CorruptInput, InputChanged, InputTooLarge, SourceRefused, SourceUnavailable, UserError
 from bamba_data.locked import Facts, LockedFile
-from bamba_data.transport import Fsspec, Http, LocalFiles, Passing, Transport
+from bamba_data.transport import Fsspec, Http, LocalFiles, NoSuchFile, Passing, Transport, is_strong
 
 READ_AHEAD_BYTES = 32 << 20
 STAGE_TRIES = 3  # whole downloads of one file, when what arrives is not what was locked
 _PERMANENT_AFTER = 2  # tries of a file that is said to be missing or forbidden
+
+NO_SUCH_FILE = "no such file"
 
 T = TypeVar("T")
 
@@ -115,8 +117,10 @@ class Fetcher:
         )
         try:
             return attempts(verb)
+        except NoSuchFile as found:
+            raise SourceUnavailable(url, f"{NO_SUCH_FILE}: it is {found.what}") from None
         except (FileNotFoundError, NotADirectoryError):
-            raise SourceUnavailable(url, "no such file") from None
+            raise SourceUnavailable(url, NO_SUCH_FILE) from None
         except PermissionError as error:
             raise UserError(f"{url}: not allowed to read it ({error.strerror or error})") from None
         except OSError as error:
@@ -139,7 +143,7 @@ class _Stop:
 
     def __call__(self, state: RetryCallState) -> bool:
         fault = _fault(state)
-        self._refusals = self._refusals + 1 if fault.cause in ("status 403", "status 404") else 0
+        self._refusals = self._refusals + 1 if fault.cause.startswith(("status 403", "status 404")) else 0
         if self._refusals:
             return self._refusals >= _PERMANENT_AFTER
         return (state.seconds_since_start or 0.0) + (fault.wait_seconds or 0.0) >= self._retry_seconds
@@ -154,6 +158,8 @@ def _fault(state: RetryCallState) -> Passing:
 
 def _give_up(url: str, state: RetryCallState) -> Any:
     fault = _fault(state)
+    if fault.verdict is not None:
+        raise fault.verdict
     asked = f", it asks to wait {fault.wait_seconds:,.0f} s" if fault.wait_seconds else ""
     raise SourceUnavailable(url, f"{fault.cause}, {state.attempt_number} tries{asked}")
 
@@ -255,15 +261,20 @@ class Stream:
             pass
 
     def _arrivals(self) -> Iterator[bytes]:
-        """Chunks in order, reopened at the byte that was reached after every fault that may pass."""
+        """Chunks in order, reopened after every fault that may pass: at the byte that was reached, or, where nothing
+        says that the rest is of the same file, at the first, and then all that came before must be the same again."""
         transport, file = self._fetcher.transport(self.file.url), self.file
+        can_go_on = bool(file.facts.sha256) or is_strong(file.facts.etag) or file.url.startswith("hf://")
+        before = hashlib.sha256()
         position = 0
         body: Iterator[bytes] | None = None
 
         def pull() -> bytes:
             nonlocal body
-            if body is None:
+            if body is None and can_go_on:
                 body = transport.read(file.url, file.facts, position)
+            elif body is None:
+                body = _same_again(transport.read(file.url, file.facts, 0), position, before.digest(), file.url)
             try:
                 chunk = next(body, b"")
             except Passing:
@@ -276,6 +287,8 @@ class Stream:
 
         while chunk := self._fetcher.persist(file.url, pull):
             position += len(chunk)
+            if not can_go_on:
+                before.update(chunk)
             yield chunk
 
     def _verify(self) -> None:
@@ -284,6 +297,22 @@ class Stream:
             raise InputChanged(url, "size", facts.size_bytes, self.bytes_read)
         if facts.sha256 is not None and self.sha256 != facts.sha256:
             raise CorruptInput(url, f"sha256 is {self.sha256}, the lock says {facts.sha256}")
+
+
+def _same_again(body: Iterator[bytes], size_bytes: int, sha256: bytes, url: str) -> Iterator[bytes]:
+    """What follows the first `size_bytes` of a body, once these are proven to be the ones that came before."""
+    again, left = hashlib.sha256(), size_bytes
+    for chunk in body:
+        head, rest = chunk[:left], chunk[left:]
+        if left:
+            again.update(head)
+            left -= len(head)
+            if not left and again.digest() != sha256:
+                raise InputChanged(url, f"sha256 of the first {size_bytes:,} bytes", sha256.hex(), again.hexdigest())
+        if rest:
+            yield rest
+    if left:
+        raise Passing("ended early")
 
 
 class _ReadAhead:
@@ -327,7 +356,7 @@ class _Ranged(io.RawIOBase):
 
     def __init__(self, fetcher: Fetcher, file: LockedFile) -> None:
         if file.facts.size_bytes is None:
-            raise SourceUnavailable(file.url, "the host does not tell its size, so it cannot be read at random")
+            raise SourceRefused(file.url, "the host does not tell its size, so it cannot be read at random")
         self._fetcher, self._file, self._size = fetcher, file, file.facts.size_bytes
         self._position = 0
 

@@ -14,6 +14,7 @@ from bamba_data import lock as locks
 from bamba_data.errors import BambaError
 from bamba_data.fetch import Fetcher
 from bamba_data.lock import Lock
+from bamba_data.locked import NOT_ASKED
 from bamba_data.recipe import Recipe
 from bamba_data.sources.base import Source
 from bamba_data.transport import is_glob
@@ -97,7 +98,7 @@ def _compare(lock: Lock, fresh: Lock, name: str, found: Changes) -> None:
     for path in before:
         if path in after:
             old, new = before[path].facts, after[path].facts
-            if (old.size_bytes, old.etag) != (new.size_bytes, new.etag):
+            if NOT_ASKED not in (old, new) and (old.size_bytes, old.etag) != (new.size_bytes, new.etag):
                 found.changed.append(before[path].key)
 
 

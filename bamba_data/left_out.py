@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from bamba_data.errors import CorruptInput, RecipeError
 from bamba_data.input_faults import InputFaults
-from bamba_data.locked import LockedFile
+from bamba_data.locked import NOT_ASKED, LockedFile
 from bamba_data.recipe import BadInput
 
 
@@ -37,3 +37,17 @@ def refuse_empty(files: Iterable[LockedFile], rules: BadInput) -> None:
         "restore them; or take them as inputs without records: --set bad_input.empty_files=keep; or leave them out: "
         "--quarantine SOURCE/PATH, patterns allowed",
     )
+
+
+def is_left_out(key: str, patterns: Sequence[str]) -> bool:
+    """Whether an input would be in quarantine, before it is known what inputs there are."""
+    return key in patterns or any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def refuse_unasked(files: Iterable[LockedFile]) -> None:
+    """Inputs that are wanted now, but were in quarantine when the others were locked."""
+    if unasked := sorted(file.key for file in files if file.facts == NOT_ASKED):
+        raise RecipeError(
+            f"{', '.join(unasked[:10])}: in quarantine when the inputs were locked, so nothing is known of it: "
+            "lock it with --relock (a mirror: download it again), or leave it in quarantine"
+        )

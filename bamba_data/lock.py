@@ -4,22 +4,31 @@ Hub branches become commits; sizes, sha256s and etags are what the hosts tell. W
 and nothing else. A sha256 that an earlier build learned at a first full read binds the later ones.
 """
 
+import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from bamba_data import canonical
-from bamba_data.errors import CorruptManifest, RecipeError, SourceUnavailable, TokenizerError, UserError
+from bamba_data.addresses import absolute, joined
+from bamba_data.errors import (
+    CorruptManifest,
+    RecipeError,
+    SourceUnavailable,
+    TokenizerError,
+    UnsafePath,
+    UserError,
+)
 from bamba_data.fetch import Fetcher
-from bamba_data.locked import Facts, LockedFile
-from bamba_data.paths import checked, distinct
+from bamba_data.left_out import is_left_out
+from bamba_data.locked import NOT_ASKED, Facts, LockedFile
+from bamba_data.paths import checked, input_name, stored_name
 from bamba_data.pure import check_pure
 from bamba_data.recipe import Recipe
 from bamba_data.sources.base import Source
@@ -30,6 +39,9 @@ FORMAT = "bamba-lock/1"
 MAX_BYTES = 1 << 30
 MAX_TOKENIZER_BYTES = 256 << 20
 HEADS_AT_ONCE = 16
+
+_Q = TypeVar("_Q")
+_A = TypeVar("_A")
 
 
 @dataclass(frozen=True)
@@ -64,14 +76,20 @@ class Lock:
         return Lock(self.sources, self.revisions, files)
 
     def moved_to(self, base: str) -> "Lock":
-        """The same files, to be read from the mirror at `base`; each must carry a sha256."""
-        if unknown := next((file for file in self.files if file.facts.sha256 is None), None):
+        """The same files, to be read from the mirror at `base`; each must carry a sha256, but those in quarantine."""
+        if unknown := next((f for f in self.files if f.facts.sha256 is None and f.facts != NOT_ASKED), None):
             raise UserError(
                 f"{unknown.key}: the lock has no sha256 of it, so its copy in {base} cannot be verified: "
                 "lock the mirror itself with --relock --mirror"
             )
         files = tuple(
-            LockedFile(f.source, f.path, f"{base.rstrip('/')}/{f.key}", f.facts._replace(etag=None)) for f in self.files
+            LockedFile(
+                f.source,
+                f.path,
+                joined(base, stored_name(f.key)),
+                f.facts if f.facts == NOT_ASKED else f.facts._replace(etag=None),
+            )
+            for f in self.files
         )
         return Lock(self.sources, self.revisions, files)
 
@@ -117,12 +135,14 @@ def loads(data: bytes, where: str) -> Lock:
     if misnamed := [name for name, source in found.sources.items() if name != source.name]:
         raise CorruptManifest(where, f"sources.{misnamed[0]}: is named otherwise in itself")
     files = tuple(
-        LockedFile(source, checked(path), url, Facts(size_bytes, etag, sha256))
+        LockedFile(source, input_name(path), url, Facts(size_bytes, etag, sha256))
         for source, path, url, size_bytes, etag, sha256 in found.files
     )
     lock = Lock(found.sources, found.revisions, files)
-    for files_of_one in lock.by_source.values():
-        distinct([file.path for file in files_of_one])
+    for name, files_of_one in lock.by_source.items():
+        twice, times = Counter(file.path for file in files_of_one).most_common(1)[0] if files_of_one else ("", 0)
+        if times > 1:
+            raise UnsafePath(twice, f"stands twice in source {name}")
     return lock
 
 
@@ -134,7 +154,7 @@ def request_key(recipe: Recipe, folder: Path) -> str:
     """
     asked = recipe.model_dump(mode="json", include={"corpora", "limits"})
     bases = {source.name: source.location.base for source in recipe.sources()}
-    moved = {name: _absolute(base, folder) for name, base in bases.items() if not _starts_anywhere(base)}
+    moved = {name: absolute(base, folder) for name, base in bases.items() if not _starts_anywhere(base)}
     return canonical.digest([asked["corpora"], asked["limits"]["files"], *([moved] if moved else [])])[:32]
 
 
@@ -154,7 +174,7 @@ def load_tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher) -> Tokenizer:
         data = path.read_bytes()
     else:
         try:
-            data = fetcher.read_all(_absolute(url, folder), MAX_TOKENIZER_BYTES)
+            data = fetcher.read_all(absolute(url, folder), MAX_TOKENIZER_BYTES)
         except SourceUnavailable as error:
             if "://" in url:
                 raise  # a host may answer the next time
@@ -168,64 +188,159 @@ def load_tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher) -> Tokenizer:
     return tokenizer
 
 
-def resolve(recipe: Recipe, folder: Path, fetcher: Fetcher) -> Lock:
-    """Ask every host once. `folder` is where the recipe lies: relative bases start there."""
-    sources = {source.name: source for source in recipe.sources()}
-    revisions: dict[str, str] = {}
-    files: list[LockedFile] = []
-    for source in sources.values():
-        base = _absolute(source.location.base, folder)
-        if base.startswith("hf://"):
-            place = hub_place(base)
-            if place.path or place.revision:
-                raise RecipeError(f"source {source.name}: base {base}: folders go into files, revisions into revision")
-            commit = fetcher.persist(base, lambda b=base, s=source: hub_commit(b, s.location.revision))  # type: ignore[misc]
-            revisions[source.name] = commit
-            base = f"{base.rstrip('/')}@{commit}"
-        elif source.location.revision is not None:
-            raise RecipeError(f"source {source.name}: only hf:// has revisions, {base} has none")
-        found = _find(source, base, recipe.limits.files, fetcher)
-        distinct([path for path, _ in found])
-        files.extend(
-            LockedFile(source.name, checked(path), f"{base.rstrip('/')}/{path}", facts) for path, facts in found
-        )
-    return Lock(sources, revisions, tuple(files))
+def resolve(
+    recipe: Recipe, folder: Path, fetcher: Fetcher, tick: Callable[[int, int], None] = lambda done, total: None
+) -> Lock:
+    """Ask every host once, HEADS_AT_ONCE at a time within the fetcher's budget. `folder` is where the recipe lies:
+    relative bases start there. `tick(done, total)` is told of every name or pattern that was looked up.
 
-
-def _find(source: Source, base: str, limit: int | None, fetcher: Fetcher) -> list[tuple[str, Facts]]:
-    patterns = source.location.files
-    if limit is not None and not any(map(is_glob, patterns)):
-        patterns = patterns[:limit]
-
-    def matches(pattern: str) -> list[tuple[str, Facts]]:
+    Raises one error for all inputs that cannot be locked: it names each. A name that the recipe quarantines is not
+    looked up, so that an input can be left out which nobody can have any more.
+    """
+    faults: list[_Missing] = []
+    places: list[_Place] = []
+    for source in recipe.sources():
         try:
-            found = fetcher.matches(base, pattern)
-        except SourceUnavailable as error:
-            if error.detail != "no such file":
-                raise
-            raise RecipeError(f"source {source.name}: {error.url}: no such file") from None
+            places.append(_place(source, folder, fetcher, recipe))
+        except _FAULTS as error:
+            faults.append(_Missing(source, "", error))
+    questions = [(place, pattern) for place in places for pattern in place.patterns]
+    ticking = _Ticking(tick, len(questions))
+
+    def look_up(question: tuple[_Place, str]) -> list[tuple[str, Facts]] | _Missing:
+        place, pattern = question
+        try:
+            return place.matches(pattern, fetcher)
+        except _FAULTS as error:
+            return _Missing(place.source, pattern, error)
+        finally:
+            ticking.one_more()
+
+    found: dict[str, list[tuple[str, Facts]]] = {place.source.name: [] for place in places}
+    answered = 0
+    with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
+        for (place, _), answer in zip(questions, _until_hopeless(pool, look_up, questions), strict=False):
+            answered += 1
+            if isinstance(answer, _Missing):
+                faults.append(answer)
+            else:
+                found[place.source.name] += answer
+    if faults:
+        raise _all_of(faults, len(questions) - answered)
+    files = [file for place in places for file in _files(place, found[place.source.name][: recipe.limits.files])]
+    revisions = {place.source.name: place.commit for place in places if place.commit is not None}
+    return Lock({place.source.name: place.source for place in places}, revisions, tuple(files))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A source whose base is known: `commit` of a hub repository, and the names and patterns to look up there."""
+
+    source: Source
+    base: str
+    commit: str | None
+    patterns: tuple[str, ...]
+    left_out: frozenset[str]
+
+    def matches(self, pattern: str, fetcher: Fetcher) -> list[tuple[str, Facts]]:
+        if pattern in self.left_out:
+            return [(pattern, NOT_ASKED)]
+        found = fetcher.matches(self.base, pattern)
         if not found:
-            raise RecipeError(f"source {source.name}: nothing at {base} matches {pattern!r}")
+            raise RecipeError(f"nothing at {self.base} matches {pattern!r}")
         return found
 
-    with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
-        found = [file for files in pool.map(matches, patterns) for file in files]
-    paths = [path for path, _ in found]
+
+def _place(source: Source, folder: Path, fetcher: Fetcher, recipe: Recipe) -> _Place:
+    base, patterns = absolute(source.location.base, folder), tuple(source.location.files)
+    limit = recipe.limits.files
+    if limit is not None and not any(map(is_glob, patterns)):
+        patterns = patterns[:limit]
+    names = [pattern for pattern in patterns if not is_glob(pattern)]
+    left_out = frozenset(n for n in names if is_left_out(f"{source.name}/{n}", recipe.bad_input.quarantine))
+    if not base.startswith("hf://"):
+        if source.location.revision is not None:
+            raise RecipeError(f"only hf:// has revisions, {base} has none")
+        return _Place(source, base, None, patterns, left_out)
+    place = hub_place(base)
+    if place.path or place.revision:
+        raise RecipeError(f"base {base}: folders go into files, revisions into revision")
+    if left_out.issuperset(patterns):
+        return _Place(source, base, None, patterns, left_out)
+    commit = fetcher.persist(base, lambda: hub_commit(base, source.location.revision))
+    return _Place(source, f"{base.rstrip('/')}@{commit}", commit, patterns, left_out)
+
+
+def _files(place: _Place, found: list[tuple[str, Facts]]) -> list[LockedFile]:
+    name, paths = place.source.name, [path for path, _ in found]
     if len(set(paths)) != len(paths):
         twice = Counter(paths).most_common(1)[0][0]
-        raise RecipeError(f"source {source.name}: files name {twice!r} twice")
-    return found[:limit]
+        raise RecipeError(f"source {name}: files name {twice!r} twice")
+    return [LockedFile(name, input_name(path), joined(place.base, path), facts) for path, facts in found]
 
 
-def _absolute(url: str, folder: Path) -> str:
-    if "://" not in url:
-        return str((folder / url).absolute())
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise UserError(f"not a URL ({error})") from None
-    if "@" in parts.netloc:
-        raise UserError("a URL with credentials in it is refused: give them in the environment instead")
-    if parts.scheme in ("http", "https") and (parts.query or parts.fragment):
-        raise UserError("a URL with a query in it is refused: it may be a secret, and would stand in the manifest")
-    return url
+# ---- what cannot be locked
+
+
+class _Missing(NamedTuple):
+    source: Source
+    pattern: str
+    error: UserError | SourceUnavailable
+
+
+_FAULTS = (UserError, SourceUnavailable)
+MAX_NAMED = 100
+
+
+class _Ticking:
+    def __init__(self, tick: Callable[[int, int], None], total: int) -> None:
+        self._tick, self._total, self._done, self._lock = tick, total, 0, threading.Lock()
+
+    def one_more(self) -> None:
+        with self._lock:
+            self._done += 1
+            self._tick(self._done, self._total)
+
+
+def _until_hopeless(pool: ThreadPoolExecutor, look_up: Callable[[_Q], _A], questions: Sequence[_Q]) -> Iterator[_A]:
+    """The answers in order. Where the first HEADS_AT_ONCE are all faults, the host or the base is at fault and not
+    the names: the other names are not looked up."""
+    first = list(pool.map(look_up, questions[:HEADS_AT_ONCE]))
+    yield from first
+    if not all(isinstance(answer, _Missing) for answer in first):
+        yield from pool.map(look_up, questions[HEADS_AT_ONCE:])
+
+
+def _all_of(faults: list[_Missing], not_asked: int) -> UserError | SourceUnavailable:
+    """One error for all. Running again can only help if it can for each of them."""
+    may_pass = all(isinstance(one.error, SourceUnavailable) and not _is_ours(one) for one in faults)
+    only = faults[0].error
+    if len(faults) == 1 and (may_pass or (isinstance(only, UserError) and not isinstance(only, RecipeError))):
+        return only
+    lines = [_told(one) for one in faults[:MAX_NAMED]]
+    if len(faults) > MAX_NAMED:
+        lines.append(f"and {len(faults) - MAX_NAMED:,} more")
+    if not_asked:
+        lines.append(f"and {not_asked:,} more were not looked up, because not one of the first could be")
+    names = [f"{one.source.name}/{one.pattern}" for one in faults if one.pattern and not is_glob(one.pattern)]
+    if names:
+        ways = " ".join(f"--quarantine '{name}'" for name in names[:3])
+        lines.append(
+            f"give them back, or build without them and say so in the dataset: {ways}{' …' * (len(names) > 3)}"
+        )
+    if may_pass:
+        return SourceUnavailable(f"{len(faults):,} inputs", "\n  ".join(["", *lines]) + "\n")
+    if len(faults) == 1:
+        return RecipeError("; ".join(lines))
+    return RecipeError("\n  ".join([f"{len(faults):,} inputs cannot be locked:", *lines]))
+
+
+def _is_ours(one: _Missing) -> bool:
+    """Whether the recipe or this disk is at fault: no host will be better the next time."""
+    return isinstance(one.error, SourceUnavailable) and "://" not in one.error.url
+
+
+def _told(one: _Missing) -> str:
+    error = one.error
+    said = f"{error.url}: {error.detail}" if isinstance(error, SourceUnavailable) else str(error)
+    return f"source {one.source.name}: {said}"

@@ -13,6 +13,10 @@ class Facts(NamedTuple):
     sha256: str | None = None
 
 
+#: Of an input that was in quarantine when the others were locked: nobody was asked about it.
+NOT_ASKED = Facts(None, "not asked")
+
+
 @dataclass(frozen=True, slots=True)
 class LockedFile:
     """`path` is its name within the source (as recipes and manifests say it), `url` where the bytes are."""

@@ -20,10 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from bamba_data.addresses import check_endpoint, local_path, shown
 from bamba_data.errors import StoreUnavailable, UnsafePath, UserError
 from bamba_data.paths import checked
 
@@ -91,6 +92,8 @@ class Store(ABC):
 def open_store(url: str | os.PathLike[str]) -> Store:
     """The store at a local path, a `file://` URL or an `s3://bucket/prefix` URL."""
     text = os.fspath(url)
+    if not text.strip():
+        raise UserError("the place of a dataset or mirror is empty: give a local path or s3://bucket/prefix")
     try:
         parts = urlsplit(text)
     except ValueError as error:
@@ -100,9 +103,9 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     if parts.scheme == "s3":
         return S3Store(text)
     if parts.scheme == "file":
-        return LocalStore(Path(unquote(parts.path)))
+        return LocalStore(Path(local_path(text)))
     if "://" in text:
-        raise UserError(f"{text}: datasets live on a local disk or on s3://, not on {parts.scheme}://")
+        raise UserError(f"{shown(text)}: datasets live on a local disk or on s3://, not on {parts.scheme}://")
     return LocalStore(Path(text))
 
 
@@ -181,12 +184,17 @@ class LocalStore(Store):
 def _staged(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A temporary file beside `target`, of a name no other writer has; gone afterwards, whatever happens."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}{_PART}{secrets.token_hex(6)}")
+    part = target.with_name(f"{_cut(target.name)}{_PART}{secrets.token_hex(6)}")
     try:
         with part.open("xb") as file:
             yield file, part
     finally:
         part.unlink(missing_ok=True)
+
+
+def _cut(name: str) -> str:
+    """So much of a name that ours for its temporary file is no longer than a disk takes (255 bytes)."""
+    return name.encode()[:200].decode(errors="ignore")
 
 
 def _flush(file: IO[bytes]) -> None:
@@ -209,7 +217,8 @@ class S3Store(Store):
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if not parts.netloc or parts.query or parts.fragment:
-            raise UserError(f"{url}: expected s3://bucket or s3://bucket/prefix")
+            raise UserError(f"{shown(url)}: expected s3://bucket or s3://bucket/prefix")
+        check_endpoint("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
         self.root = f"{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
         self.url = f"s3://{self.root}"
         self._fs, self._process = self._connected(), os.getpid()

@@ -6,36 +6,38 @@ one of `errors`. Whether the file is still the locked one is checked at every (r
 """
 
 import contextlib
-import email.utils
+import errno
 import os
 import re
 import stat
-import time
+import threading
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeGuard
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
 
+from bamba_data.addresses import check_endpoint, joined
 from bamba_data.budget import Budget
-from bamba_data.errors import InputChanged, SourceUnavailable, UserError
+from bamba_data.errors import InputChanged, SourceRefused, SourceUnavailable, UserError
 from bamba_data.locked import Facts
+from bamba_data.web import MAX_WAIT_SECONDS as MAX_WAIT_SECONDS
+from bamba_data.web import RETRY_STATUS, Reply, Web, origin
+from bamba_data.web import Passing as Passing
+from bamba_data.web import asked_wait_seconds as asked_wait_seconds
 
 CHUNK_BYTES = 1 << 20
 RANGE_BYTES = 16 << 20
 TIMEOUT_SECONDS = (10.0, 60.0)  # to connect, and between two bytes
-MAX_WAIT_SECONDS = 3600.0  # whatever a host asks for
-_RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-class Passing(Exception):
-    """A fault that may pass: `cause` in a word or two for the counters, and what the host asked us to wait."""
-
-    def __init__(self, cause: str, wait_seconds: float | None = None) -> None:
-        super().__init__(cause, wait_seconds)
-        self.cause, self.wait_seconds = cause, wait_seconds
+OTHER_BACK_END_TRIES = 6
+ETAG, MODIFIED, NO_MARK = "", "modified:", "none"  # kinds of marks; the second before a Last-Modified makes it one
+NO_END = (
+    "the host tells no size of it and ends the body by hanging up, so a whole file cannot be told from one that was "
+    "cut: copy it to a disk or S3 first, or serve it with Content-Length"
+)
 
 
 class Transport(Protocol):
@@ -52,6 +54,12 @@ def is_glob(pattern: str) -> bool:
     return any(character in pattern for character in "*?[")
 
 
+def is_hidden_from(path: str, pattern: str) -> bool:
+    """As shells do: what begins with a dot, a file or a folder, is only found by a pattern that says the dot."""
+    said = [part for part in pattern.split("/") if part.startswith(".")]
+    return any(part.startswith(".") and not any(fnmatchcase(part, one) for one in said) for part in path.split("/"))
+
+
 def check(url: str, locked: Facts, found: Facts) -> None:
     """Refuse a file that is not the locked one; what either side does not know is not compared."""
     if locked.size_bytes is not None and found.size_bytes is not None and locked.size_bytes != found.size_bytes:
@@ -63,13 +71,38 @@ def check(url: str, locked: Facts, found: Facts) -> None:
         raise InputChanged(url, "etag", locked.etag, found.etag)
 
 
+class NoSuchFile(FileNotFoundError):
+    """There is something else at the place of a file; `what` it is."""
+
+    def __init__(self, url: str, what: str) -> None:
+        super().__init__(url, what)
+        self.what = what
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
 class LocalFiles:
     """A local file's etag is its modification time; it is not compared where the sha256 is known."""
 
     def facts(self, url: str) -> Facts:
-        found = self._path(url).stat()
+        path = self._path(url)
+        try:
+            found = path.stat()
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NoSuchFile(url, "a symbolic link that leads in a circle") from None
+            if path.is_symlink():
+                raise NoSuchFile(url, f"a symbolic link that leads nowhere, to {path.readlink()}") from None
+            raise
         if not stat.S_ISREG(found.st_mode):
-            raise FileNotFoundError(f"{url} is no file")
+            raise NoSuchFile(url, _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file"))
         return Facts(found.st_size, f"mtime:{found.st_mtime_ns}")
 
     def matches(self, base: str, pattern: str) -> list[tuple[str, Facts]]:
@@ -80,7 +113,10 @@ class LocalFiles:
             paths = [path for path in folder.glob(pattern) if not path.is_dir()]
         except (NotImplementedError, ValueError) as error:
             raise UserError(f"{base}: {pattern!r} is no pattern of names below it ({error})") from None
-        return sorted((path.relative_to(folder).as_posix(), self.facts(os.fspath(path))) for path in paths)
+        names = [path.relative_to(folder).as_posix() for path in paths]
+        return sorted(
+            (name, self.facts(os.fspath(folder / name))) for name in names if not is_hidden_from(name, pattern)
+        )
 
     def open(self, url: str, facts: Facts) -> BinaryIO:
         """The whole file, for seeking. Raises InputChanged if it is not the one of `facts`."""
@@ -100,41 +136,67 @@ class LocalFiles:
 
 
 class Http:
-    """Plain https, and the hub (`hf://datasets/ORG/NAME@COMMIT/path`), whose files are https behind a redirect.
+    """Plain https, and the hub (`hf://datasets/ORG/NAME@COMMIT/path`), whose files are https behind redirects.
 
-    Redirects are followed anew at every opening: signed addresses expire.
+    Redirects are followed anew at every opening: signed addresses expire. What a file is, is said by the host that
+    was asked (the hub: its commit, size and sha256), not by the one that it redirects to.
+
+    Hosts differ. One that does not answer HEAD, or answers it without a size, is asked for one byte instead. One
+    whose ETags differ from answer to answer is known by the time of the last change, else by the size alone.
     """
 
     def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-        self._session = requests.Session()
+        self._budget, self._web = budget, Web(budget)
+        self._without_head: set[str] = set()
+        self._marks: dict[str, str] = {}  # by host: the kind of mark that is the same in two answers
+        self._learning = threading.Lock()
 
     def facts(self, url: str) -> Facts:
-        response = self._send("HEAD", url, {}, follow=not url.startswith("hf://"))
-        with response:
-            return _facts(response)
+        address, _, hub = self._resolve(url)
+        host = origin(address)
+        reply = None if host in self._without_head else self._head(url, host)
+        if reply is None or not facts_of(reply, url).size_bytes:  # some say 0 where they do not know
+            reply = self._first_byte(url) or reply
+        if reply is None:
+            return Facts(0)
+        if hub or "ETag" not in reply.response.headers:
+            return facts_of(reply, url)
+        with self._learning:
+            if host not in self._marks:
+                self._marks[host] = self._steady_mark(url, reply)
+        return facts_of(reply, url, self._marks[host])
+
+    def _steady_mark(self, url: str, reply: Reply) -> str:
+        """Back ends of one host may have ETags of their own, and some hosts make a new one for every answer."""
+        again = self._first_byte(url)
+        for kind in (ETAG, MODIFIED):
+            mark = facts_of(reply, url, kind).etag
+            if again is None or (mark is not None and mark == facts_of(again, url, kind).etag):
+                return kind
+        return NO_MARK
 
     def matches(self, base: str, pattern: str) -> list[tuple[str, Facts]]:
         if base.startswith("hf://"):
             return self._hub_matches(base, pattern)
         if is_glob(pattern):
             raise UserError(f"{base}: plain https cannot list files, so {pattern!r} matches nothing; name them")
-        return [(pattern, self.facts(f"{base.rstrip('/')}/{pattern}"))]
+        return [(pattern, self.facts(joined(base, pattern)))]
 
     def read(self, url: str, facts: Facts, start: int, end: int | None = None) -> Iterator[bytes]:
         headers: dict[str, str] = {}
         if start or end is not None:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
             # A commit of the hub cannot change, and the host that it redirects to has ETags of its own.
-            if facts.etag and not url.startswith("hf://"):
-                headers["If-Range"] = facts.etag
-        response = self._send("GET", url, headers, follow=True)
+            if is_strong(facts.etag) and not url.startswith("hf://"):
+                headers["If-Range"] = facts.etag.removeprefix(MODIFIED)
+        response = self._locked(url, facts, headers)
         with response:
-            check(url, facts, _facts(response))
-            sent = response.headers.get("Content-Range", "")
-            if response.status_code == 206 and not sent.startswith(f"bytes {start}-"):
+            status, sent = response.status_code, response.headers.get("Content-Range", "")
+            if status == 206 and not sent.startswith(f"bytes {start}-"):
                 raise Passing("another range than asked for")
-            skip = start if response.status_code == 200 else 0  # a host without ranges sends the whole file
+            if facts.size_bytes is None and facts.sha256 is None and not _has_an_end(response):
+                raise SourceRefused(url, NO_END)
+            skip = start if status == 200 else 0  # a host without ranges sends the whole file
             left = (end - start) if end is not None else None
             try:
                 for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
@@ -151,52 +213,67 @@ class Http:
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
                 raise Passing(f"connection broke ({type(error).__name__})") from None
 
-    def _send(self, verb: str, url: str, headers: dict[str, str], follow: bool) -> requests.Response:
-        address, authorization = self._resolve(url)
-        try:
-            host = urlsplit(address).netloc
-            self._budget.take(host)
-            response = self._session.request(
-                verb,
-                address,
-                headers={"Accept-Encoding": "identity"} | headers | authorization,
-                stream=True,
-                allow_redirects=follow,
-                timeout=TIMEOUT_SECONDS,
-            )
-        except ValueError:  # requests' InvalidURL and InvalidSchema are such, too
-            raise UserError(f"{url}: is no address, or redirects to none") from None
-        except requests.RequestException as error:
-            raise Passing(f"no connection ({type(error).__name__})") from None
-        status = response.status_code
-        if status in (200, 206) or (not follow and status in (301, 302, 303, 307, 308)):
-            return response
-        wait = asked_wait_seconds(response)
-        response.close()
-        if status in _RETRY_STATUS:
-            if status in (429, 503):
-                self._budget.pause(host, wait if wait is not None else 1.0)
-            raise Passing(f"status {status}", wait)
-        if status == 416:
-            raise InputChanged(url, "size", "large enough for the range asked", "smaller (status 416)")
-        if status == 401:
-            raise UserError(f"{url}: status 401: it needs a token (HF_TOKEN) or an accepted licence")
-        if status in (403, 404):
-            # Hosts have answered so for a while and recovered; the caller tries twice.
-            raise Passing(f"status {status}")
-        raise SourceUnavailable(url, f"status {status}")
+    def _locked(self, url: str, facts: Facts, headers: dict[str, str]) -> requests.Response:
+        """An answer that is the locked file. Of several back ends with other ETags the one that was locked may
+        answer the next time; a file that changed has the new ETag on all of them."""
+        for tries_left in reversed(range(OTHER_BACK_END_TRIES)):
+            reply = self._send("GET", url, headers)
+            try:
+                check(url, facts, facts_of(reply, url, like=facts.etag))
+                return reply.response
+            except InputChanged as changed:
+                reply.response.close()
+                if changed.field != "etag" or not tries_left:
+                    raise
+                headers = headers | {"Connection": "close"}  # another connection may lead to another back end
+        raise AssertionError("unreachable")
 
-    def _resolve(self, url: str) -> tuple[str, dict[str, str]]:
-        """The https address behind a URL, and the headers that it wants."""
+    def _head(self, url: str, host: str) -> Reply | None:
+        """The answer to HEAD; None, and no more of it, where the host does not answer it as it answers GET."""
+        try:
+            reply = self._send("HEAD", url, {}, stay=True)
+        except Passing as fault:
+            if fault.cause.startswith("status 403"):  # an address may be signed for GET alone
+                self._without_head.add(host)
+            raise
+        except SourceRefused as refused:
+            if not refused.detail.startswith(("status 400", "status 405", "status 501")):
+                raise
+            self._without_head.add(host)
+            return None
+        reply.response.close()
+        return reply
+
+    def _first_byte(self, url: str) -> Reply | None:
+        """The answer to a request for one byte; None where there is not even one."""
+        try:
+            reply = self._send("GET", url, {"Range": "bytes=0-0"})
+        except InputChanged:  # status 416
+            return None
+        reply.response.close()
+        found = facts_of(reply, url)
+        if found.size_bytes is None and found.sha256 is None and not _has_an_end(reply.response):
+            raise SourceRefused(url, NO_END)
+        return reply
+
+    def _send(self, verb: str, url: str, headers: dict[str, str], stay: bool = False) -> Reply:
+        address, token, hub = self._resolve(url)
+        return self._web.send(
+            verb, url, address, headers, timeout=TIMEOUT_SECONDS, token=token, hub=hub, stay=stay and bool(hub)
+        )
+
+    def _resolve(self, url: str) -> tuple[str, str | None, frozenset[str]]:
+        """The https address behind a URL; for the hub the token, and the origins that may see it."""
         if not url.startswith("hf://"):
-            return url, {}
-        from huggingface_hub import hf_hub_url
+            return url, None, frozenset()
+        from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.utils import build_hf_headers
 
+        check_endpoint("HF_ENDPOINT")
         repo = hub_place(url)
         address = hf_hub_url(repo.id, repo.path, repo_type=repo.type, revision=repo.revision)
-        token = build_hf_headers().get("authorization")
-        return address, {"Authorization": token} if token else {}
+        hub = frozenset(map(origin, (constants.ENDPOINT, "https://huggingface.co", "https://hf.co")))
+        return address, build_hf_headers().get("authorization"), hub
 
     def _hub_matches(self, base: str, pattern: str) -> list[tuple[str, Facts]]:
         from huggingface_hub import HfApi
@@ -211,9 +288,13 @@ class Http:
                 tree = HfApi().list_repo_tree(
                     repo.id, folder or None, recursive=True, revision=repo.revision, repo_type=repo.type
                 )
-                files = [item for item in tree if isinstance(item, RepoFile) and path_matches(item.path, pattern)]
+                files = [item for item in tree if isinstance(item, RepoFile)]
             except EntryNotFoundError:
                 return []
+        if is_glob(pattern):
+            files = [f for f in files if path_matches(f.path, pattern) and not is_hidden_from(f.path, pattern)]
+        else:
+            files = [f for f in files if f.path == pattern]
         found = [(f.path, Facts(f.size, f'"{f.blob_id}"', f.lfs.sha256 if f.lfs else None)) for f in files]
         return sorted(found)
 
@@ -226,22 +307,48 @@ class Fsspec:
 
     def facts(self, url: str) -> Facts:
         with _store_faults(url):
-            info = self._fs(url).info(url)
+            try:
+                info = self._fs(url).info(url)
+            except FileNotFoundError:
+                self._check_bucket(url)
+                raise
         if info["type"] != "file":
-            raise FileNotFoundError(f"{url} is no file")
+            raise NoSuchFile(url, "a folder")
         return Facts(info["size"], _fsspec_etag(info))
 
     def matches(self, base: str, pattern: str) -> list[tuple[str, Facts]]:
+        """Only the pattern is one: `[` in the base is a letter of a name."""
         base = base.rstrip("/")
         if not is_glob(pattern):
             return [(pattern, self.facts(f"{base}/{pattern}"))]
-        root = self._fs(base)._strip_protocol(base)
+        fs = self._fs(base)
+        root = fs._strip_protocol(base)
+        literal = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+        depth = None if "**" in pattern else pattern.count("/") - (literal.count("/") + 1 if literal else 0) + 1
         with _store_faults(base):
-            found = self._fs(base).glob(f"{base}/{pattern}", detail=True)
-        files = [info for info in found.values() if info["type"] == "file"]
+            found = fs.find(f"{root}/{literal}".rstrip("/"), maxdepth=depth, detail=True)
+            if not found:
+                self._check_bucket(base)
+        named = ((info["name"].removeprefix(f"{root}/"), info) for info in found.values() if info["type"] == "file")
         return sorted(
-            (info["name"].removeprefix(f"{root}/"), Facts(info["size"], _fsspec_etag(info))) for info in files
+            (name, Facts(info["size"], _fsspec_etag(info)))
+            for name, info in named
+            if path_matches(name, pattern) and not is_hidden_from(name, pattern)
         )
+
+    def _check_bucket(self, url: str) -> None:
+        """S3 says the same of a missing bucket as of a missing object."""
+        if not url.startswith("s3://"):
+            return
+        bucket = urlsplit(url).netloc
+        try:
+            self._fs(url).call_s3("head_bucket", Bucket=bucket)
+        except FileNotFoundError:
+            raise UserError(
+                f"{url}: there is no bucket {bucket!r} (endpoint and region: AWS_* in the environment)"
+            ) from None
+        except PermissionError:  # objects may be read where buckets may not be asked for
+            pass
 
     def read(self, url: str, facts: Facts, start: int, end: int | None = None) -> Iterator[bytes]:
         if start == 0:
@@ -273,6 +380,8 @@ class Fsspec:
 
         protocol = url.partition("://")[0]
         if protocol not in self._file_systems:
+            if protocol == "s3":
+                check_endpoint("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
             options = {"use_listings_cache": False} if protocol == "s3" else {}
             try:
                 self._file_systems[protocol] = fsspec.filesystem(protocol, **options)
@@ -348,12 +457,13 @@ def _hub_faults(url: str) -> Iterator[None]:
     """What huggingface_hub and its HTTP client raise, as one of our errors, or Passing."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+    check_endpoint("HF_ENDPOINT")
     client_error = HfHubHTTPError.__bases__[0]  # of httpx or httpx2, as the version has it
     try:
         yield
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
-        if status in _RETRY_STATUS:
+        if status in RETRY_STATUS:
             raise Passing(f"status {status}", asked_wait_seconds(error.response)) from None
         raise UserError(f"{url}: {' '.join(str(error).split())[:300]}") from None
     except (HFValidationError, OfflineModeIsEnabled) as error:
@@ -369,28 +479,57 @@ def path_matches(path: str, pattern: str) -> bool:
     return re.fullmatch(glob_translate(pattern), path) is not None
 
 
-def asked_wait_seconds(response: Any) -> float | None:
-    """What `Retry-After` (seconds or a date) or the hub's `RateLimit: ...;t=SECONDS` asks for, within reason."""
-    after = response.headers.get("Retry-After")
-    if after is not None:
-        if after.strip().isdecimal():
-            return min(float(after), MAX_WAIT_SECONDS)
-        with contextlib.suppress(ValueError):
-            seconds = email.utils.parsedate_to_datetime(after).timestamp() - time.time()
-            return min(max(0.0, seconds), MAX_WAIT_SECONDS)
-    if limit := re.search(r"\bt=(\d+)", response.headers.get("RateLimit", "")):
-        return min(float(limit.group(1)), MAX_WAIT_SECONDS)
-    return None
+def facts_of(reply: Reply, url: str, like: str | None = ETAG) -> Facts:
+    """What an answer and the redirects to it tell of a file. Of the hub's own hops one tells the size and the sha256
+    of a large file; a regular file has its size where the redirects end.
+
+    `like` is the kind of mark that is wanted, or a locked mark: an ETag (else the time of the last change), that
+    time, or none. Raises InputChanged where the hub answers with another commit than was asked for.
+    """
+    size, digest = _whole_size(reply), None
+    if linked := reply.header("X-Linked-Size"):
+        size = int(linked) if linked.isdecimal() else None
+        told = (reply.header("X-Linked-Etag") or "").strip('"')
+        digest = told if re.fullmatch(r"[0-9a-f]{64}", told) else None
+    if commit := reply.header("X-Repo-Commit"):
+        asked = hub_place(url).revision if url.startswith("hf://") else None
+        if asked not in (None, commit) and re.fullmatch(r"[0-9a-f]{40}", asked):
+            raise InputChanged(url, "commit", asked, commit)
+        oid = next((hop.get("X-Linked-Etag") or hop.get("ETag") for hop in reply.hops if "X-Repo-Commit" in hop), None)
+        return Facts(size, None if linked else oid if _is_object_id(oid) else None, digest)
+    if url.startswith("hf://"):
+        return Facts(size, None, digest)
+    last = reply.response.headers
+    etag, changed = last.get("ETag"), last.get("Last-Modified")
+    if like == NO_MARK:
+        return Facts(size, None, digest)
+    if (like or "").startswith(MODIFIED) or (like == ETAG and etag is None):
+        return Facts(size, f"{MODIFIED}{changed}" if changed else None, digest)
+    return Facts(size, etag, digest)
 
 
-def _facts(response: requests.Response) -> Facts:
-    """Facts from the headers. The hub tells them at the first hop, the place that it redirects to does not."""
-    first = (response.history or [response])[0].headers
-    if linked := first.get("X-Linked-Size"):
-        digest = first.get("X-Linked-Etag", "").strip('"')
-        return Facts(int(linked), None, digest if re.fullmatch(r"[0-9a-f]{64}", digest) else None)
-    size: str | None = response.headers.get("Content-Length")
+def _whole_size(reply: Reply) -> int | None:
+    """A redirect has a length, too: of its own few words."""
+    response = reply.response
+    if reply.is_redirect:
+        return None
+    told = response.headers.get("Content-Length")
     if response.status_code == 206:
-        size = response.headers.get("Content-Range", "").rpartition("/")[2]
-    etag = first.get("ETag") if "X-Repo-Commit" in first else response.headers.get("ETag")
-    return Facts(int(size) if size and size.isdigit() else None, etag)
+        told = response.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(told) if told and told.isdecimal() else None
+
+
+def _is_object_id(etag: str | None) -> bool:
+    """As git names a file; mirrors of the hub have ETags of their own, which say nothing of the file."""
+    return etag is not None and re.fullmatch(r'"[0-9a-f]{40}"', etag) is not None
+
+
+def is_strong(etag: str | None) -> TypeGuard[str]:
+    """Whether a part of one answer and a part of another with this etag are parts of the same bytes."""
+    return etag is not None and not etag.startswith("W/")
+
+
+def _has_an_end(response: requests.Response) -> bool:
+    """Whether a body that is cut can be told from a whole one: it has a length, or comes in chunks with a last one."""
+    told = response.headers
+    return "Content-Length" in told or "Content-Range" in told or "chunked" in told.get("Transfer-Encoding", "").lower()

@@ -14,8 +14,10 @@ from typing import Any
 from bamba_data import canonical
 from bamba_data import lock as locks
 from bamba_data.errors import BambaError, CorruptManifest, Unfinished
+from bamba_data.left_out import quarantined
 from bamba_data.lock import Lock
-from bamba_data.locked import Facts, LockedFile
+from bamba_data.locked import NOT_ASKED, Facts, LockedFile
+from bamba_data.paths import stored_name
 from bamba_data.recipe import Network, Recipe
 from bamba_data.store import Store, open_store
 from pipelines import worker
@@ -36,8 +38,10 @@ def download(recipe: Recipe, folder: Path, lock: Lock, to: str, options: Options
     def is_done(file: LockedFile) -> bool:
         return mirrored(store, file) is not None
 
-    for_each_file(lock.files, is_done, bring, to, recipe.network, options, display, cores=1 / FETCHES_A_CORE)
-    return _finish(locks.request_key(recipe, folder), lock, store)
+    left_out = quarantined(recipe.bad_input.quarantine, (file.key for file in lock.files))
+    wanted = [file for file in lock.files if file.key not in left_out]
+    for_each_file(wanted, is_done, bring, to, recipe.network, options, display, cores=1 / FETCHES_A_CORE)
+    return _finish(locks.request_key(recipe, folder), lock, left_out, store)
 
 
 def bring(one: OneFile, to: str, network: Network, budget: Any, progress: Any) -> Counts:
@@ -46,7 +50,7 @@ def bring(one: OneFile, to: str, network: Network, budget: Any, progress: Any) -
     report = worker.Reporter(one.name, progress)
     progress.started.remote(one.name)
     fetcher = worker.make_fetcher(network, budget, progress)
-    with fetcher.stream(file) as stream, store.writer(file.key) as out:
+    with fetcher.stream(file) as stream, store.writer(stored_name(file.key)) as out:
         for chunk in stream.chunks():
             out.write(chunk)
             report(Progress(input_bytes=len(chunk)))
@@ -64,13 +68,16 @@ def mirrored(store: Store, file: LockedFile) -> Facts | None:
         is_same = record["identity"] == _identity(file)
     except (FileNotFoundError, BambaError, KeyError, TypeError):
         return None
-    there = store.stat(file.key)
+    there = store.stat(stored_name(file.key))
     return found if is_same and there is not None and there.size_bytes == found.size_bytes else None
 
 
-def _finish(request: str, lock: Lock, store: Store) -> Lock:
+def _finish(request: str, lock: Lock, left_out: set[str], store: Store) -> Lock:
     files = []
     for file in lock.files:
+        if file.key in left_out:
+            files.append(LockedFile(file.source, file.path, file.url, NOT_ASKED))
+            continue
         found = mirrored(store, file)
         if found is None:
             raise Unfinished(f"{store.url}: {file.key} is not in the mirror yet; run the same command again")
@@ -93,7 +100,7 @@ def _identity(file: LockedFile) -> list[Any]:
 
 
 def _record_path(file: LockedFile) -> str:
-    return f"{RECORDS}/{file.key}.json"
+    return f"{RECORDS}/{stored_name(file.key)}.json"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bamba_data import canonical
-from bamba_data.left_out import quarantined, refuse_empty
+from bamba_data.left_out import quarantined, refuse_empty, refuse_unasked
 from bamba_data.lock import Lock
 from bamba_data.locked import LockedFile
 from bamba_data.recipe import BadInput, Recipe
@@ -103,7 +103,9 @@ class Plan:
 
 def make(recipe: Recipe, lock: Lock, tokenizer_sha256: str) -> Plan:
     left_out = quarantined(recipe.bad_input.quarantine, (file.key for file in lock.files))
-    refuse_empty((file for file in lock.files if file.key not in left_out), recipe.bad_input)
+    taken = [file for file in lock.files if file.key not in left_out]
+    refuse_unasked(taken)
+    refuse_empty(taken, recipe.bad_input)
     units: list[Unit] = []
     for name, source in lock.sources.items():
         for number, files in enumerate(_groups(lock.by_source[name], left_out, recipe.unit_bytes)):

@@ -18,7 +18,7 @@ import pytest
 
 from bamba_data import transport
 from bamba_data.budget import LocalBudget
-from bamba_data.errors import CorruptInput, InputChanged, InputTooLarge, SourceUnavailable, UserError
+from bamba_data.errors import CorruptInput, InputChanged, InputTooLarge, SourceRefused, SourceUnavailable, UserError
 from bamba_data.fetch import Fetcher
 from bamba_data.inflate import inflate
 from bamba_data.locked import Facts, LockedFile
@@ -328,7 +328,7 @@ def test_an_error_of_the_read_ahead_thread_reaches_the_reader_and_the_thread_end
 ) -> None:
     file = locked(fetcher, host, "0" * 64)
     host.faults.append(Fault("GET", Status(410)))
-    with pytest.raises(SourceUnavailable):
+    with pytest.raises(SourceRefused):
         read(fetcher, file)
     assert _threads_end("read-ahead")
 
@@ -520,7 +520,7 @@ def test_a_host_without_ranges_is_still_read_right(host: HubServer, fetcher: Fet
 
 
 def test_a_file_of_unknown_size_cannot_be_read_at_random(fetcher: Fetcher) -> None:
-    with pytest.raises(SourceUnavailable, match="does not tell its size"):
+    with pytest.raises(SourceRefused, match="does not tell its size"):
         fetcher.open(LockedFile("books", NAME, f"https://host/{NAME}", Facts(None)))
 
 

@@ -264,3 +264,123 @@ answer(fetcher.read_all(f"hf://datasets/acme/mini@{sys.argv[1]}/small.jsonl", 10
         hub.commit(REPO),
     )
     assert said == '{"text": "small"}\n'
+
+
+# -- today's redirects: of regular files, of renamed repositories, by mirrors
+
+
+@pytest.fixture
+def tokenizer(root: Path) -> Path:
+    """A regular file, smaller than what goes to LFS, of a model's repository."""
+    path = root / "models/acme/tok/tokenizer.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"version": "1.0"}' * 40)
+    return path
+
+
+HABITS: dict[str, dict[str, Any]] = {
+    "of today": {},
+    "of a mirror": {"is_mirror": True},
+    "301": {"redirect_status": 301},
+    "308": {"redirect_status": 308},
+}
+
+
+@pytest.mark.parametrize("habit", HABITS.values(), ids=HABITS)
+@pytest.mark.parametrize("repo", ["acme", "old"])
+def test_regular_files_come_whole_by_every_name_of_their_repository(
+    repo: str, habit: dict[str, Any], hub: HubServer, tokenizer: Path
+) -> None:
+    hub.renamed = {"old/tok": "acme/tok", "old/mini": REPO}
+    for name, value in habit.items():
+        setattr(hub, name, value)
+    said = ask(
+        """
+repo = sys.argv[1]
+texts = [fetcher.read_all(f"hf://{repo}/tok{at}/tokenizer.json", 10_000).decode() for at in ("", "@main", sys.argv[2])]
+found = resolved(f"hf://datasets/{repo}/mini", "small.jsonl", "big.json.gz")
+answer([texts, [[file.facts.size_bytes, read(file)] for file in found.files]])
+""",
+        repo,
+        f"@{hub.commit('acme/tok', 'models')}",
+    )
+    folder = hub.root / "datasets" / REPO
+    assert said == [
+        [tokenizer.read_text()] * 3,
+        [[(folder / path).stat().st_size, sha256(folder / path)] for path in ("small.jsonl", "big.json.gz")],
+    ]
+    assert hub.leaks == []
+
+
+def test_another_commit_than_was_asked_for_is_refused(hub: HubServer, tokenizer: Path) -> None:
+    """As a careless mirror gives it."""
+    asked, repos = hub.commit("acme/tok", "models"), hub._repos["models"]
+    tokenizer.write_text("another")
+    pushed = hub.push("acme/tok", "models")
+    hub._repos["models"].at = lambda repo, revision: (pushed, repos._commits[repo, pushed])  # type: ignore[method-assign]
+    said = ask('answer(tried(lambda: fetcher.read_all(f"hf://acme/tok@{sys.argv[1]}/tokenizer.json", 1000)))', asked)
+    assert said.startswith(f"InputChanged: hf://acme/tok@{asked}/tokenizer.json: commit is '{pushed}'")
+
+
+def test_a_netrc_entry_does_not_take_the_place_of_the_token(
+    hub: HubServer, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else\nmachine localhost login a password b\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    hub.tokens = frozenset({SECRET})
+    said = ask("""
+found = resolved(base, "data/*.json.gz", "small.jsonl")
+answer([fetcher.read_all("hf://acme/tok/tokenizer.json", 10_000).decode(), [read(file) for file in found.files]])
+""")
+    assert said[0] == tokenizer.read_text()
+    assert len(said[1]) == 6
+    assert hub.leaks == []
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
+    "another token": ({"tokens": frozenset({"hf_another"})}, "status 401: the token in HF_TOKEN is not accepted"),
+    "gated": ({"gated": {"acme/tok": "hf_another"}}, "status 403: the repository is gated: accept its terms"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_a_token_that_does_not_open_a_repository_is_told_why(
+    settings: dict[str, Any], message: str, hub: HubServer, tokenizer: Path
+) -> None:
+    for name, value in settings.items():
+        setattr(hub, name, value)
+    said = ask('answer(tried(lambda: fetcher.read_all("hf://acme/tok/tokenizer.json", 1000)))')
+    assert said.startswith(f"SourceRefused: hf://acme/tok/tokenizer.json: {message}")
+    assert len(hub.requests) == 1
+
+
+def test_what_a_repository_does_not_have_is_told_at_once(hub: HubServer, tokenizer: Path) -> None:
+    said = ask("""
+urls = ["hf://acme/tok/nope.json", "hf://acme/tok@v9/tokenizer.json", "hf://acme/none/tokenizer.json"]
+answer([tried(lambda: fetcher.read_all(url, 1000)) for url in urls])
+""")
+    assert [text.partition("status 404: ")[2] for text in said] == [
+        "there is no such file in the repository at this revision",
+        "the repository has no such revision",
+        "there is no such repository, or it is private and this token may not see it",
+    ]
+    assert len(hub.requests) == 3
+
+
+def test_a_forbidden_file_that_stays_forbidden_is_the_callers_matter(hub: HubServer, tokenizer: Path) -> None:
+    hub.faults.append(Fault("/acme/tok/", Status(403), times=FOREVER))
+    said = ask('answer(tried(lambda: fetcher.read_all("hf://acme/tok/tokenizer.json", 1000)))')
+    assert said == "SourceRefused: hf://acme/tok/tokenizer.json: status 403: planned fault"
+    assert len(hub.requests) == 2
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:80", f"http://user:{SECRET}@127.0.0.1:9", f"http://h/?t={SECRET}"])
+def test_an_endpoint_that_is_no_address_or_holds_a_secret_is_refused_and_not_shown(
+    endpoint: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    said = ask('answer([tried(lambda: resolved(base, "x")), tried(lambda: fetcher.read_all("hf://a/b/c", 9))])')
+    assert [text.startswith("UserError: HF_ENDPOINT ") for text in said] == [True, True]
+    assert hub.requests == []

@@ -21,9 +21,10 @@ from bamba_data.errors import (
 )
 from bamba_data.fetch import Fetcher
 from bamba_data.lock import Lock, load_tokenizer, loads, request_key, resolve
-from bamba_data.locked import Facts
+from bamba_data.locked import NOT_ASKED, Facts
 from bamba_data.pure import DICE
 from bamba_data.recipe import Recipe, load, load_file
+from pipelines import plan as plans
 from pipelines.cli import RECIPES
 from tests.corpora import TOKENIZER
 from tests.servers.faults import FOREVER, Fault, Status
@@ -100,7 +101,7 @@ def test_with_a_limit_no_more_names_are_looked_up_than_needed(folder: Path, fetc
         (["*.csv"], r"source texts: nothing at .*/texts matches '\*\.csv'"),
         (["a.jsonl", "*.jsonl"], "source texts: files name 'a.jsonl' twice"),
         (["a.jsonl", "a.jsonl"], "source texts: files name 'a.jsonl' twice"),
-        (["deep"], "source texts: .*/texts/deep: no such file"),
+        (["deep"], "source texts: .*/texts/deep: no such file: it is a folder"),
     ],
 )
 def test_files_that_are_not_there_or_there_twice_are_named(
@@ -110,10 +111,25 @@ def test_files_that_are_not_there_or_there_twice_are_named(
         resolve(recipe(texts(*files)), folder, fetcher)
 
 
-def test_two_files_whose_names_differ_only_by_case_are_refused(folder: Path, fetcher: Fetcher) -> None:
+def test_names_that_differ_only_by_case_are_two_inputs(folder: Path, fetcher: Fetcher) -> None:
     (folder / "texts/A.jsonl").write_text("{}")
-    with pytest.raises(UnsafePath, match=r"looks like 'A\.jsonl'"):
-        resolve(recipe(texts("*.jsonl")), folder, fetcher)
+    found = resolve(recipe(texts("*.jsonl")), folder, fetcher).files
+    assert [file.path for file in found] == ["A.jsonl", "a.jsonl", "b.jsonl"]
+
+
+def test_a_pattern_finds_no_hidden_file_unless_it_says_the_dot(folder: Path, fetcher: Fetcher) -> None:
+    for name in (".hidden.jsonl", ".folder/x.jsonl"):
+        (folder / "texts" / name).parent.mkdir(exist_ok=True)
+        (folder / "texts" / name).write_text("{}")
+
+    def found(pattern: str) -> list[str]:
+        return [file.path for file in resolve(recipe(texts(pattern)), folder, fetcher).files]
+
+    assert found("*.jsonl") == ["a.jsonl", "b.jsonl"]
+    assert found("**/*.jsonl") == ["a.jsonl", "b.jsonl", "deep/c.jsonl"]
+    assert found(".*.jsonl") == [".hidden.jsonl"]
+    assert found(".folder/*.jsonl") == [".folder/x.jsonl"]
+    assert found(".hidden.jsonl") == [".hidden.jsonl"]
 
 
 @pytest.mark.parametrize("name", ["../secret.jsonl", "/etc/hostname", "deep/../a.jsonl", "./a.jsonl"])
@@ -123,13 +139,24 @@ def test_a_name_that_leads_elsewhere_is_refused(name: str, folder: Path, fetcher
         resolve(recipe(texts(name)), folder, fetcher)
 
 
-@pytest.mark.parametrize(
-    "name", ["a b.jsonl ", "x:y.jsonl", "con.jsonl", "cafe\u0301.jsonl", "a\\b.jsonl", "a\nb.jsonl"]
-)
-def test_a_name_that_other_machines_cannot_have_is_refused(name: str, folder: Path, fetcher: Fetcher) -> None:
+@pytest.mark.parametrize("name", ["a\\b.jsonl", "a\nb.jsonl"])
+def test_a_name_with_a_backslash_or_a_control_character_is_refused(name: str, folder: Path, fetcher: Fetcher) -> None:
     (folder / "texts" / name).write_text("{}")
     with pytest.raises(UnsafePath):
         resolve(recipe(texts(name)), folder, fetcher)
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.jsonl ", "x:y.jsonl", "con.jsonl", "cafe\u0301.jsonl", "50% off#1.jsonl", "x" * 240 + ".jsonl"]
+)
+def test_a_name_that_other_machines_cannot_have_is_an_input(name: str, folder: Path, fetcher: Fetcher) -> None:
+    (folder / "texts" / name).write_text("{}")
+    assert [file.path for file in resolve(recipe(texts(name)), folder, fetcher).files] == [name]
+
+
+def test_a_question_mark_in_a_name_is_found_by_a_pattern(folder: Path, fetcher: Fetcher) -> None:
+    (folder / "texts/what?.jsonl").write_text("{}")
+    assert "what?.jsonl" in [file.path for file in resolve(recipe(texts("*.jsonl")), folder, fetcher).files]
 
 
 def test_an_accent_in_normal_form_is_no_harm(folder: Path, fetcher: Fetcher) -> None:
@@ -152,9 +179,11 @@ def host(folder: Path) -> Iterator[HubServer]:
 def test_a_plain_host_is_asked_once_for_each_file(host: HubServer, folder: Path, fetcher: Fetcher) -> None:
     base = f"{host.url}/files"
     lock = resolve(recipe(texts("b.jsonl", "a.jsonl", "deep/c.jsonl", base=base)), folder, fetcher)
-    assert sorted((line.method, line.path) for line in host.requests) == [
+    assert sorted((line.method, line.path) for line in host.requests if line.method == "HEAD") == [
         ("HEAD", f"/files/{name}") for name in ("a.jsonl", "b.jsonl", "deep/c.jsonl")
     ]
+    (probe,) = [line for line in host.requests if line.method != "HEAD"]
+    assert (probe.method, probe.range) == ("GET", "bytes=0-0")  # once a host: whether GET says what HEAD says
     assert [file.url for file in lock.files] == [f"{base}/{name}" for name in ("b.jsonl", "a.jsonl", "deep/c.jsonl")]
 
 
@@ -172,9 +201,77 @@ def test_a_host_that_fails_for_a_while_is_asked_again(host: HubServer, folder: P
 
 def test_one_file_that_cannot_be_had_stops_the_rest_soon(host: HubServer, folder: Path, fetcher: Fetcher) -> None:
     host.faults.append(Fault("HEAD", Status(410), times=FOREVER))
-    with pytest.raises(SourceUnavailable, match="status 410"):
+    with pytest.raises(RecipeError, match=r"status 410(?s:.*)and 484 more were not looked up"):
         resolve(recipe(texts(*(f"{n}.jsonl" for n in range(500)), base=f"{host.url}/files")), folder, fetcher)
     assert len(host.requests) < 100
+
+
+def test_all_that_cannot_be_locked_is_named_at_once_with_the_way_out(
+    host: HubServer, folder: Path, fetcher: Fetcher
+) -> None:
+    for n in range(40):
+        (folder / f"texts/{n}.jsonl").write_text("{}")
+    host.faults += [
+        Fault("HEAD .*/7.jsonl", Status(404), times=FOREVER),
+        Fault("HEAD .*/11.jsonl", Status(410), times=FOREVER),
+        Fault("HEAD .*/39.jsonl", Status(451), times=FOREVER),
+    ]
+    asked = recipe(texts(*(f"{n}.jsonl" for n in range(40)), base=f"{host.url}/files"), texts("no*.jsonl", name="b"))
+    with pytest.raises(RecipeError, match=r"^4 inputs cannot be locked:") as caught:
+        resolve(asked, folder, fetcher)
+    said = str(caught.value)
+    for part in (
+        "/7.jsonl: status 404, 2 tries",
+        "/11.jsonl: status 410: it is gone for good",
+        "/39.jsonl: status 451: it is withheld for legal reasons",
+        "source b: nothing at",
+        "--quarantine 'texts/7.jsonl' --quarantine 'texts/11.jsonl' --quarantine 'texts/39.jsonl'",
+    ):
+        assert part in said
+
+
+def test_what_may_come_back_is_worth_another_run_if_nothing_else_is_wrong(
+    host: HubServer, folder: Path, fetcher: Fetcher
+) -> None:
+    with pytest.raises(
+        SourceUnavailable, match=r"2 inputs: not available now \((?s:.*)no1(?s:.*)no2(?s:.*)run the same"
+    ):
+        resolve(recipe(texts("a.jsonl", "no1.jsonl", "no2.jsonl", base=f"{host.url}/files")), folder, fetcher)
+
+
+def test_an_input_that_nobody_has_any_more_can_be_left_out(host: HubServer, folder: Path, fetcher: Fetcher) -> None:
+    files = texts("a.jsonl", "gone.jsonl", base=f"{host.url}/files")
+    lock = resolve(recipe(files, bad_input={"quarantine": ["texts/gone.jsonl"]}), folder, fetcher)
+    assert [(file.path, file.facts == NOT_ASKED) for file in lock.files] == [("a.jsonl", False), ("gone.jsonl", True)]
+    assert not any("gone" in line.path for line in host.requests)
+    again = loads(canonical.dumps(lock.to_json()), "lock.json")
+    with pytest.raises(RecipeError, match=r"texts/gone\.jsonl: in quarantine when .* --relock"):
+        plans.make(recipe(files), again, SHA)
+
+
+def test_how_many_were_looked_up_is_told(host: HubServer, folder: Path, fetcher: Fetcher) -> None:
+    told: list[tuple[int, int]] = []
+    asked = recipe(texts("a.jsonl", "b.jsonl", base=f"{host.url}/files"), texts("*", name="all"))
+    resolve(asked, folder, fetcher, lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: os.mkfifo(path), "no such file: it is a FIFO"),
+        (lambda path: path.symlink_to("gone"), "no such file: it is a symbolic link that leads nowhere, to gone"),
+        (lambda path: path.symlink_to(path), "no such file: it is a symbolic link that leads in a circle"),
+    ],
+    ids=["fifo", "dangling", "circle"],
+)
+@pytest.mark.parametrize("pattern", ["x.jsonl", "x.*"])
+def test_what_is_no_file_is_said_to_be_what_it_is(
+    pattern: str, make: Callable[[Path], None], said: str, folder: Path, fetcher: Fetcher
+) -> None:
+    make(folder / "texts/x.jsonl")
+    with pytest.raises(RecipeError, match=said):
+        resolve(recipe(texts(pattern)), folder, fetcher)
 
 
 # -- what a lock is bound to
@@ -336,16 +433,11 @@ def test_what_is_no_lock_is_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["../x", "/etc/passwd", "a/../../x", "C:\\x", "a\\b", "", ".", "x\0y", "http://h/x", "nul", "a//b", "b.jsonl"],
+    ["../x", "/etc/passwd", "a/../../x", "C:\\x", "a\\b", "", ".", "x\0y", "http://h/x", "a//b", "b.jsonl"],
 )
 def test_a_lock_with_an_unsafe_or_repeated_path_is_refused(path: str, lock: Lock) -> None:
     with pytest.raises(UnsafePath):
         loads(damaged(lock, lambda raw: raw["files"][0].__setitem__(1, path)), "lock.json")
-
-
-def test_a_lock_with_two_paths_that_differ_only_by_case_is_refused(lock: Lock) -> None:
-    with pytest.raises(UnsafePath, match=r"looks like 'B\.jsonl'"):
-        loads(damaged(lock, lambda raw: raw["files"][0].__setitem__(1, "B.jsonl")), "lock.json")
 
 
 def test_a_lock_larger_than_the_limit_is_not_parsed(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bamba_data.errors import UnsafePath
-from bamba_data.paths import checked, distinct
+from bamba_data.paths import checked, distinct, input_name, stored_name
 
 UNSAFE = [
     *("", "/", "/etc/passwd", "//host/share", ".", "..", "../x", "a/..", "a/../../x", "a/./b", "a//b", "a/"),
@@ -83,3 +83,37 @@ def test_one_and_the_same_string_twice_is_twice() -> None:
 
 def test_different_paths_pass() -> None:
     distinct(["a", "b", "a/b", "ab"])
+
+
+INPUTS = ["a/b.jsonl", "A/B.jsonl", "a:b", "what?", "cafe\u0301/x", "caf\u00e9/x", "con/nul.jsonl", "a ", "x" * 255]
+
+
+@pytest.mark.parametrize("path", INPUTS, ids=ascii)
+def test_what_a_store_can_hold_is_a_name_of_an_input(path: str) -> None:
+    assert input_name(path) == path
+
+
+@pytest.mark.parametrize("path", ["", "/x", "../x", "a/../x", "a//b", "a\\b", "a\nb", "a\0", "x" * 1025, "\ud800"])
+def test_an_input_that_leads_elsewhere_is_refused(path: str) -> None:
+    with pytest.raises(UnsafePath):
+        input_name(path)
+
+
+def test_what_is_portable_is_stored_under_its_own_name() -> None:
+    assert [stored_name(path) for path in ("a/B c.jsonl", "50%#1", "x" * 250)] == ["a/B c.jsonl", "50%#1", "x" * 250]
+
+
+@example("con/a:b")
+@example("a ./. .x")
+@example("\u00e9" * 500)
+@example("a/" * 500 + "?")
+@given(st.text("ab?:.* \u0301\u00e9con/", min_size=1, max_size=40))
+def test_every_input_has_a_safe_name_of_its_own_in_a_mirror(path: str) -> None:
+    try:
+        input_name(path)
+    except UnsafePath:
+        return
+    stored = stored_name(path)
+    assert checked(stored) == stored
+    assert max(len(part.encode()) for part in stored.split("/")) <= 250
+    assert stored_name(f"{path}?") != stored

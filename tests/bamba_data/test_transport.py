@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bamba_data import transport
 from bamba_data.budget import LocalBudget
-from bamba_data.errors import InputChanged, SourceUnavailable, UserError
+from bamba_data.errors import InputChanged, SourceRefused, SourceUnavailable, UserError
 from bamba_data.fetch import Fetcher
 from bamba_data.locked import Facts
 from bamba_data.transport import Http, LocalFiles, Passing, asked_wait_seconds, check, hub_place, path_matches
@@ -120,10 +120,15 @@ def test_a_changed_file_is_named_with_both_sides_and_the_way_out() -> None:
         check("url", FACTS, FACTS._replace(size_bytes=11))
 
 
-def test_a_plain_host_tells_size_and_etag_in_one_request(host: HubServer, http: Http) -> None:
+def test_a_plain_host_tells_size_and_etag_in_one_request_a_file(host: HubServer, http: Http) -> None:
     facts = http.facts(f"{host.url}/files/a.json.gz")
     assert (facts.size_bytes, bool(facts.etag), facts.sha256) == (9, True, None)
-    assert [(line.method, line.path) for line in host.requests] == [("HEAD", "/files/a.json.gz")]
+    http.facts(f"{host.url}/files/a/c.txt")
+    assert [(line.method, line.path, line.range) for line in host.requests] == [
+        ("HEAD", "/files/a.json.gz", None),
+        ("GET", "/files/a.json.gz", "bytes=0-0"),  # once a host: whether GET says what HEAD says
+        ("HEAD", "/files/a/c.txt", None),
+    ]
 
 
 def test_a_plain_host_cannot_list_so_a_pattern_is_refused_with_the_reason(host: HubServer, http: Http) -> None:
@@ -260,14 +265,16 @@ def test_a_status_that_may_pass_is_passing(status: int, host: HubServer, http: H
     ("status", "error", "message"),
     [
         (401, UserError, "it needs a token"),
-        (410, SourceUnavailable, "status 410"),
+        (400, SourceRefused, "status 400"),
+        (410, SourceRefused, "status 410: it is gone for good"),
         (416, InputChanged, "smaller"),
-        (451, SourceUnavailable, "status 451"),
+        (451, SourceRefused, "status 451"),
     ],
 )
 def test_a_status_that_will_not_pass_is_an_error_of_ours(
     status: int, error: type[Exception], message: str, host: HubServer, http: Http
 ) -> None:
     host.faults.append(Fault("a.json.gz", Status(status), times=FOREVER))
+    url = f"{host.url}/files/a.json.gz"
     with pytest.raises(error, match=message):
-        http.facts(f"{host.url}/files/a.json.gz")
+        list(http.read(url, Facts(9), 0))

@@ -1,10 +1,13 @@
-"""A Hugging Face hub for dataset repos and a plain file host on loopback, with a plan of faults.
+"""A Hugging Face hub and a plain file host on loopback, with a plan of faults.
 
     root/datasets/<org>/<name>/...   dataset repos, snapshotted into a commit at first use and again by `push`
+    root/models/<org>/<name>/...     model repos, and spaces the same
     root/files/...                   plain files at /files/..., served as they are now; no listing
 
 The real clients work against it with HF_ENDPOINT=server.url, set before huggingface_hub is imported.
-LFS files redirect to a CDN of another origin, under a signature that expires.
+It answers as the public one does: LFS files redirect to a CDN of another origin, under a signature that expires;
+regular files to a cache address of its own, which is relative, and the redirect has a length of its own and tells
+no size; what is asked for by a former name redirects to the same under the new name.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ class Call:
     form: bytes
     token: str | None
     replaced: bytes | None
+    address: str
+    kind: str = "models"
     repo: str = ""
     revision: str = "main"
     path: str = ""
@@ -60,7 +65,11 @@ class Call:
 
 @dataclass
 class HubServer:
-    """Serves `root` while in the `with` block. `gated` maps a repo to the one token that may download it."""
+    """Serves `root` while in the `with` block. `gated` maps a repo to the one token that may download it; `tokens`,
+    if given, are all that the hub knows. `renamed` maps a former name of a repo to its name.
+
+    A mirror answers redirects with other statuses, and regular files itself, with ETags of its own.
+    """
 
     root: Path
     gated: Mapping[str, str] = field(default_factory=dict)
@@ -68,6 +77,10 @@ class HubServer:
     signed_url_seconds: float = 60.0
     rate_limit: int | None = None
     seed: int = 0
+    tokens: frozenset[str] | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    redirect_status: int = 307
+    is_mirror: bool = False
 
     url: str = field(init=False)
     cdn_url: str = field(init=False)
@@ -77,7 +90,7 @@ class HubServer:
     def __post_init__(self) -> None:
         self.faults = FaultPlan(seed=self.seed)
         self._window = RateWindow(self.rate_limit) if self.rate_limit is not None else None
-        self._repos = Repos(self.root / "datasets")
+        self._repos = {kind: Repos(self.root / kind) for kind in ("datasets", "models", "spaces")}
         self._cdn: dict[str, Blob] = {}
         self._running = ExitStack()
 
@@ -93,13 +106,13 @@ class HubServer:
     ) -> None:
         self._running.close()
 
-    def commit(self, repo: str) -> str:
+    def commit(self, repo: str, kind: str = "datasets") -> str:
         """The commit that `main` points at."""
-        return self._repos.head(repo)
+        return self._repos[kind].head(repo)
 
-    def push(self, repo: str) -> str:
+    def push(self, repo: str, kind: str = "datasets") -> str:
         """Moves `main` to a new commit of the repo's folder as it is now; earlier commits stay."""
-        return self._repos.push(repo)
+        return self._repos[kind].push(repo)
 
     def env(self, home: Path) -> dict[str, str]:
         """What a subprocess needs to take this server for the hub, with caches below `home`."""
@@ -144,10 +157,21 @@ class HubServer:
                     form=form,
                     token=exchange.headers["Authorization"],
                     replaced=action.content if isinstance(action, Replace) else None,
+                    address=exchange.path,
                     **{name: unquote(value) for name, value in match.groupdict().items() if value is not None},
                 )
-                return route(self, call)
+                return self._renamed(call) or route(self, call)
         raise HubError(404, "", "no such page")
+
+    def _renamed(self, call: Call) -> Answer | None:
+        if call.repo and self.tokens is not None and call.token and call.token not in known_tokens(self.tokens):
+            raise HubError(401, "", "Invalid credentials in Authorization header")
+        if call.repo not in self.renamed:
+            return None
+        location = call.address.replace(f"/{call.repo}", f"/{self.renamed[call.repo]}", 1)
+        return Answer(
+            self.redirect_status, {"Location": location}, b"Temporary Redirect. Redirecting to " + location.encode()
+        )
 
     def _log(self, exchange: Exchange, status: int) -> None:
         url, headers = urlsplit(exchange.path), exchange.headers
@@ -170,7 +194,7 @@ class HubServer:
         return as_file(call.blob(Blob(path.read_bytes())))
 
     def info(self, call: Call) -> Answer:
-        commit, tree = self._repos.at(call.repo, call.revision)
+        commit, tree = self._repos[call.kind].at(call.repo, call.revision)
         blobs = call.query.get("blobs") == "true"
         return as_json(
             {
@@ -185,24 +209,24 @@ class HubServer:
         )
 
     def list_tree(self, call: Call) -> Answer:
-        _, tree = self._repos.at(call.repo, call.revision)
+        _, tree = self._repos[call.kind].at(call.repo, call.revision)
         paths = listing(tree, call.path, recursive=call.query.get("recursive") == "true")
         start = int(call.query.get("cursor", 0))
         stop = start + self.page_size
         link = {}
         if stop < len(paths):
-            where = f"/api/datasets/{call.repo}/tree/{quote(call.revision, safe='')}/{quote(call.path)}"
+            where = f"/api/{call.kind}/{call.repo}/tree/{quote(call.revision, safe='')}/{quote(call.path)}"
             more = urlencode({**call.query, "cursor": stop})
             link = {"Link": f'<{self.url}{where.rstrip("/")}?{more}>; rel="next"'}
         return as_json([tree_entry(tree, path) for path in paths[start:stop]], link)
 
     def paths_info(self, call: Call) -> Answer:
-        _, tree = self._repos.at(call.repo, call.revision)
+        _, tree = self._repos[call.kind].at(call.repo, call.revision)
         wanted = parse_qs(call.form.decode()).get("paths", [])
         return as_json([tree_entry(tree, path) for path in wanted if path in tree])
 
     def resolve(self, call: Call) -> Answer:
-        commit, tree = self._repos.at(call.repo, call.revision)
+        commit, tree = self._repos[call.kind].at(call.repo, call.revision)
         if call.repo in self.gated and call.token != f"Bearer {self.gated[call.repo]}":
             raise HubError(403 if call.token else 401, "GatedRepo", f"Access to {call.repo} is restricted")
         told = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
@@ -210,22 +234,36 @@ class HubServer:
             raise HubError(404, "EntryNotFound", "Entry not found", told)
         blob = call.blob(tree[call.path])
         if not is_lfs(call.path, blob):
-            return Answer(200, {**told, "ETag": f'"{blob.git_oid}"'}, blob.content)
+            if self.is_mirror:
+                return Answer(200, {**told, "ETag": f'W/"mirror-{len(blob.content):x}"'}, blob.content)
+            etag = f'"{blob.git_oid}"'
+            asked = urlencode({call.address: "", "etag": etag})
+            location = f"/api/resolve-cache/{call.kind}/{call.repo}/{commit}/{quote(call.path)}?{asked}"
+            body = f"Temporary Redirect. Redirecting to {location}".encode()
+            return Answer(self.redirect_status, {**told, "X-Linked-ETag": etag, "Location": location}, body)
         self._cdn[blob.sha256] = blob
         etag, size = f'"{blob.sha256}"', str(len(blob.content))
-        path, expires = (
-            f"/lfs/{call.repo}/{blob.sha256}/{call.path}",
-            f"{time.time() + self.signed_url_seconds:.3f}",
-        )
+        path, expires = f"/lfs/{call.repo}/{blob.sha256}/{call.path}", f"{time.time() + self.signed_url_seconds:.3f}"
         location = f"{self.cdn_url}{quote(path)}?Expires={expires}&Signature={signature(path, expires)}"
         linked = {"ETag": etag, "X-Linked-ETag": etag, "X-Linked-Size": size, "Location": location}
-        return Answer(302, {**told, **linked}, b"Found")
+        return Answer(302, {**told, **linked}, b"Found. Redirecting to " + location.encode())
+
+    def cached(self, call: Call) -> Answer:
+        """Where the redirect of a regular file leads."""
+        commit, tree = self._repos[call.kind].at(call.repo, call.revision)
+        blob = call.blob(tree[call.path])
+        told = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes", "ETag": f'"{blob.git_oid}"'}
+        return Answer(200, told, blob.content)
 
     def cdn_file(self, call: Call) -> Answer:
         path, expires = f"/lfs/{call.repo}/{call.sha256}/{call.path}", call.query.get("Expires", "0")
         if call.query.get("Signature") != signature(path, expires) or float(expires) < time.time():
             raise HubError(403, "", "Access Denied: the signature is wrong or has expired")
         return as_file(call.blob(self._cdn[call.sha256]))
+
+
+def known_tokens(tokens: frozenset[str]) -> set[str]:
+    return {f"Bearer {token}" for token in tokens}
 
 
 def signature(path: str, expires: str) -> str:
@@ -249,11 +287,13 @@ def refusal(error: HubError) -> Answer:
 Routes = tuple[tuple[str, Callable[[HubServer, Call], Answer]], ...]
 
 REPO, REVISION, PATH = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>[^/]+)", r"(?P<path>.+)"
+KIND = r"(?P<kind>datasets|models|spaces)"
 HUB_ROUTES: Routes = (
     (rf"/files/{PATH}", HubServer.plain_file),
-    (rf"/api/datasets/{REPO}(?:/revision/{REVISION})?", HubServer.info),
-    (rf"/api/datasets/{REPO}/tree/{REVISION}(?:/{PATH})?", HubServer.list_tree),
-    (rf"/api/datasets/{REPO}/paths-info/{REVISION}", HubServer.paths_info),
-    (rf"/datasets/{REPO}/resolve/{REVISION}/{PATH}", HubServer.resolve),
+    (rf"/api/{KIND}/{REPO}(?:/revision/{REVISION})?", HubServer.info),
+    (rf"/api/{KIND}/{REPO}/tree/{REVISION}(?:/{PATH})?", HubServer.list_tree),
+    (rf"/api/{KIND}/{REPO}/paths-info/{REVISION}", HubServer.paths_info),
+    (rf"/api/resolve-cache/{KIND}/{REPO}/{REVISION}/{PATH}", HubServer.cached),
+    (rf"/(?:{KIND}/)?{REPO}/resolve/{REVISION}/{PATH}", HubServer.resolve),
 )
 CDN_ROUTES: Routes = ((rf"/lfs/{REPO}/(?P<sha256>\w+)/{PATH}", HubServer.cdn_file),)

@@ -326,3 +326,47 @@ def test_nothing_answers_after_the_end(hub: HubServer) -> None:
         hub.__exit__(None, None, None)
         with pytest.raises(requests.ConnectionError):
             session.get(f"{hub.url}/files/dolma/books-0000.json.gz", timeout=10)
+
+
+@pytest.mark.parametrize("status", [301, 307, 308])
+def test_huggingface_hub_follows_the_redirects_of_today(status: int, hub: HubServer, tmp_path: Path) -> None:
+    """Of regular files, of renamed repositories, in datasets and models alike."""
+    tokenizer = hub.root / "models/acme/tok/tokenizer.json"
+    tokenizer.parent.mkdir(parents=True)
+    tokenizer.write_text('{"version": "1.0"}' * 30)
+    hub.renamed, hub.redirect_status = {"old/mini": REPO, "old/tok": "acme/tok"}, status
+    said = client(
+        hub,
+        tmp_path,
+        """
+import hashlib, json
+from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
+def facts(repo, path, kind):
+    told = get_hf_file_metadata(hf_hub_url(repo, path, repo_type=kind))
+    return [told.size, told.etag, told.commit_hash]
+def digest(repo, path, kind):
+    return hashlib.sha256(open(hf_hub_download(repo, path, repo_type=kind), "rb").read()).hexdigest()
+files = [("acme/tok", "tokenizer.json", None), ("old/tok", "tokenizer.json", None),
+         ("old/mini", "README.md", "dataset"), ("old/mini", "data/a.parquet", "dataset")]
+print(json.dumps([
+    [facts(*file) for file in files], [digest(*file) for file in files],
+    HfApi().repo_info("old/mini", repo_type="dataset").sha,
+    [entry.path for entry in HfApi().list_repo_tree("old/tok")],
+]))
+""",
+    )
+    repo = hub.root / "datasets" / REPO
+    files = [tokenizer, tokenizer, repo / "README.md", repo / "data/a.parquet"]
+    facts, digests, commit, tree = said
+    assert [size for size, _, _ in facts] == [path.stat().st_size for path in files]
+    assert digests == [sha256(path) for path in files]
+    assert (commit, tree) == (hub.commit(REPO), ["tokenizer.json"])
+
+
+def test_the_redirect_of_a_regular_file_is_relative_and_tells_no_size_of_it(hub: HubServer) -> None:
+    told = requests.head(f"{hub.url}/datasets/{REPO}/resolve/main/README.md", allow_redirects=False, timeout=10)
+    size = (hub.root / "datasets" / REPO / "README.md").stat().st_size
+    assert told.status_code == 307
+    assert told.headers["Location"].startswith(f"/api/resolve-cache/datasets/{REPO}/{hub.commit(REPO)}/README.md?")
+    assert "X-Linked-Size" not in told.headers
+    assert 200 < int(told.headers["Content-Length"]) != size
