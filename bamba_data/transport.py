@@ -323,18 +323,37 @@ class Fsspec:
             return [(pattern, self.facts(f"{base}/{pattern}"))]
         fs = self._fs(base)
         root = fs._strip_protocol(base)
-        literal = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
-        depth = None if "**" in pattern else pattern.count("/") - (literal.count("/") + 1 if literal else 0) + 1
         with _store_faults(base):
-            found = fs.find(f"{root}/{literal}".rstrip("/"), maxdepth=depth, detail=True)
+            found = {info["name"].removeprefix(f"{root}/"): info for info in self._listed(fs, root, pattern)}
             if not found:
                 self._check_bucket(base)
-        named = ((info["name"].removeprefix(f"{root}/"), info) for info in found.values() if info["type"] == "file")
         return sorted(
             (name, Facts(info["size"], _fsspec_etag(info)))
-            for name, info in named
+            for name, info in found.items()
             if path_matches(name, pattern) and not is_hidden_from(name, pattern)
         )
+
+    def _listed(self, fs: Any, root: str, pattern: str) -> Iterator[dict[str, Any]]:
+        """The files below `root` among which those of a pattern are. Not by `glob` or `walk` of fsspec: they pass over
+        a folder whose listing fails as if it were empty."""
+        parts = pattern.split("/")
+        literal = parts[: next(n for n, part in enumerate(parts) if is_glob(part))]
+        begin = "/".join([root, *literal])
+        if "**" in pattern and "s3" in fs.protocol:
+            yield from (info for info in fs.find(begin, detail=True).values() if info["type"] == "file")
+            return
+        folders = [begin]
+        while folders:
+            try:
+                listing = fs.ls(folders.pop(), detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for info in listing:
+                name = info["name"].rstrip("/").removeprefix(f"{root}/")
+                if info["type"] == "file":
+                    yield info
+                elif "**" in pattern or path_matches(name, "/".join(parts[: name.count("/") + 1])):
+                    folders.append(info["name"].rstrip("/"))
 
     def _check_bucket(self, url: str) -> None:
         """S3 says the same of a missing bucket as of a missing object."""

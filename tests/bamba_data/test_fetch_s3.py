@@ -15,7 +15,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from bamba_data import transport
-from bamba_data.errors import InputChanged, SourceUnavailable
+from bamba_data.errors import InputChanged, SourceUnavailable, UserError
 from bamba_data.fetch import Fetcher
 from bamba_data.locked import LockedFile
 from bamba_data.transport import Fsspec
@@ -233,5 +233,29 @@ def test_a_store_that_refuses_is_not_asked_for_ever(proxy: FlakyProxy, folder: s
     assert len(proxy.requests) < 5
 
 
-def test_a_pattern_in_a_bucket_that_is_not_there_matches_nothing(s3: SeaweedServer, fetcher: Fetcher) -> None:
-    assert fetcher.matches("s3://no-such-bucket/x", "*.gz") == []
+@pytest.mark.parametrize("pattern", ["*.gz", "a.gz", "deep/*.gz"])
+def test_a_bucket_that_is_not_there_is_said_to_be_missing(pattern: str, s3: SeaweedServer, fetcher: Fetcher) -> None:
+    with pytest.raises(UserError, match="there is no bucket 'no-such-bucket'"):
+        fetcher.matches("s3://no-such-bucket/x", pattern)
+
+
+def test_brackets_in_the_base_and_odd_letters_in_names_are_letters(
+    s3: SeaweedServer, store: S3FileSystem, fetcher: Fetcher
+) -> None:
+    base = f"s3://{s3.make_bucket()}/run [1]"
+    names = ["50% off#1.gz", "a+b.gz", "what?.gz", "x:y.gz", ".hidden.gz"]
+    store.pipe({f"{base}/{name}": name.encode() for name in names})
+    found = fetcher.matches(base, "*.gz")
+    assert [path for path, _ in found] == names[:4]
+    for path, facts in found:
+        assert read(fetcher, LockedFile("texts", path, f"{base}/{path}", facts)) == path.encode()
+
+
+@pytest.mark.parametrize("endpoint", ["s3.example.org", "key:s3cr3t@h:80", "http://key:s3cr3t@h:80", "ftp://h"])
+def test_an_endpoint_that_is_no_address_or_holds_a_secret_is_refused_and_not_shown(
+    endpoint: str, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    for answer in said(folder, *BOTH_WAYS):
+        assert answer.startswith("UserError: AWS_ENDPOINT_URL ")
+        assert "s3cr3t" not in answer
