@@ -60,6 +60,35 @@ class WrongForm(UserError):
         return f"{self.url}: {self.what}: {self.way_out}"
 
 
+class NoRoom(UserError):
+    """A disk or a quota is full: `where`, what the system said, how many bytes are wanted and how many are free (None
+    where it cannot be known), and the way out. To run again as it is cannot help: somebody must make room."""
+
+    def __init__(self, where: str, said: str, wanted_bytes: int, free_bytes: int | None, way_out: str) -> None:
+        super().__init__(where, said, wanted_bytes, free_bytes, way_out)
+        self.where, self.said, self.way_out = where, said, way_out
+        self.wanted_bytes, self.free_bytes = wanted_bytes, free_bytes
+
+    def __str__(self) -> str:
+        free = "" if self.free_bytes is None else f", {self.free_bytes:,} are free"
+        return f"{self.where}: {self.said}: {self.wanted_bytes:,} bytes are wanted{free}. {self.way_out}"
+
+
+class OtherModel(UserError):
+    """A checkpoint is whole, but of a model of another shape: which one, and how the two differ. Never a change to
+    accept, and no reason to doubt the checkpoint."""
+
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(url, detail)
+        self.url, self.detail = url, detail
+
+    def __str__(self) -> str:
+        return (
+            f"{self.url} is of another model: {self.detail}. A model's shape is no change that can be accepted: use "
+            "the recipe that this run began with, or another folder"
+        )
+
+
 class BudgetExceeded(BambaError):
     """More bad records than the recipe's `max_bad_rate`; nothing was published, finished work is kept."""
 
@@ -129,8 +158,22 @@ class PublishUnknown(Unfinished):
     """The store did not say whether the publish landed, and could not be read back. Nothing was deleted."""
 
 
+class RunHeld(Unfinished):
+    """A run's folder belongs to another process now: which folder, and who holds it."""
+
+    def __init__(self, url: str, holder: str) -> None:
+        super().__init__(url, holder)
+        self.url, self.holder = url, holder
+
+    def __str__(self) -> str:
+        return (
+            f"{self.url}: another run is at work here ({self.holder}), and two would remove each other's checkpoints: "
+            "wait until it has ended, stop it, or give another --out"
+        )
+
+
 class Interrupted(Unfinished):
-    """Training was asked to stop (SIGTERM); its state is saved and the same command goes on from there."""
+    """Training was asked to stop (SIGTERM, Ctrl-C); its state is saved and the same command goes on from there."""
 
 
 # ---- the owner of the data must act

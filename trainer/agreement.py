@@ -11,6 +11,7 @@ from bamba_data.errors import UserError
 from trainer.recipe import Recipe
 
 SHOWN = 4  # differences, at most
+NO_SHAPE = {"rotary_fraction", "rotary_base", "norm_eps"}  # fields of the model that its tensors do not depend on
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 72
 
@@ -52,6 +53,12 @@ def differences(then: dict[str, Any], now: dict[str, Any], at: str = "") -> list
 
 def changes_in_words(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{field} was {old!r}, is {new!r}" for field, old, new in differences(then, now)]
+
+
+def shape_changes_in_words(then: Recipe, now: Recipe) -> list[str]:
+    """What makes the one model's tensors, or what they mean, another's."""
+    old, new = (recipe.model.model_dump(mode="json", exclude=NO_SHAPE) for recipe in (then, now))
+    return changes_in_words({"model": old}, {"model": new})
 
 
 def saved_recipe(commit: dict[str, Any]) -> Recipe:

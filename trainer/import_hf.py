@@ -2,6 +2,7 @@
 with it by `start_from: OUT`. Tensors pass one by one."""
 
 import json
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from bamba_data import edge
 from bamba_data.canonical import sha256
 from bamba_data.errors import UserError
 from bamba_data.store import Store, open_store
-from trainer.checkpoint.commits import folder_name
+from trainer.checkpoint import commits
+from trainer.checkpoint.lease import Lease
 from trainer.checkpoint.plain import write
 from trainer.hf_config import config_of
 from trainer.hf_layout import Piece, pieces
@@ -48,16 +50,33 @@ def imported(folder: Path, out: str) -> None:
         raise UserError(f"{folder}: {len(missing)} tensors are missing, {missing[0]} among them")
     if extra := sorted(set(files) - set(wanted)):
         raise UserError(f"{folder}: {len(extra)} tensors are of no Bamba, {extra[0]} among them")
-    store, name = open_store(f"{out}/checkpoints"), folder_name(0, "0")
-    about = {
-        "step": 0,
-        "world_size": 1,
-        "recipe": {"model": config.model_dump(mode="json")},
-        "imported": True,
-        "hf": _kept(theirs, folder, store, name),
-    }
-    write(store, name, _tensors(config, files), about)
+    store, name = open_store(f"{out}/checkpoints"), commits.folder_name(0, secrets.token_hex(3))
+    lease = Lease(store, say)
+    lease.take()
+    try:
+        _check_unused(store, out)
+        about = {
+            "step": 0,
+            "world_size": 1,
+            "recipe": {"model": config.model_dump(mode="json")},
+            "imported": True,
+            "hf": _kept(theirs, folder, store, name),
+        }
+        write(store, name, _tensors(config, files), about)
+    finally:
+        lease.release()
     say(f"{out}: the model of {folder}")
+
+
+def _check_unused(store: Store, out: str) -> None:
+    """`UserError` where a run, or another import, has been; what is left of a killed import is removed."""
+    found = commits.folders(store)
+    if used := [one for one in found if not one.unfinished or one.step > 0]:
+        raise UserError(
+            f"{out} is in use: it holds {used[0].name}. Import into another folder, or remove this one yourself"
+        )
+    for folder in found:
+        commits.remove(store, folder)
 
 
 def _config(file: Path) -> Any:

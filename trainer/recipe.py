@@ -92,8 +92,8 @@ class Compute(Strict):
 
 
 class Checkpoints(Strict):
-    """One every `every_steps`, and one at the end and on SIGTERM. The newest `keep_last` stay, and those whose step is
-    a multiple of `keep_every_steps`."""
+    """One every `every_steps`, and one at the end and on SIGTERM or Ctrl-C. The newest `keep_last` stay, and those
+    whose step is a multiple of `keep_every_steps`."""
 
     every_steps: int = Field(default=1000, ge=1)
     keep_last: int = Field(default=2, ge=1)
@@ -116,7 +116,8 @@ class Guard(Strict):
 class Log(Strict):
     """A line every `every_steps`; the loss on `evaluate_rows` held-out rows every `evaluate_every_steps`, if at all;
     a trace by torch's profiler, of rank 0, of `profile_steps` steps from `profile_from` on, if that is given; a record
-    of the GPU's memory on rank 0 over `memory_snapshot_step`, if that is given (trainer/memory_snapshot.py)."""
+    of the GPU's memory on rank 0 over `memory_snapshot_step`, if that is given (trainer/memory_snapshot.py).
+    `trackers` are told beside TensorBoard and metrics.jsonl (trainer/trackers.py)."""
 
     every_steps: int = Field(default=10, ge=1)
     evaluate_every_steps: int | None = Field(default=None, ge=1)
@@ -124,6 +125,7 @@ class Log(Strict):
     profile_from: int | None = Field(default=None, ge=1)
     profile_steps: int = Field(default=3, ge=1)
     memory_snapshot_step: int | None = Field(default=None, ge=1)
+    trackers: list[Literal["wandb", "mlflow", "aim"]] = Field(default_factory=list)
 
 
 class Recipe(Strict):

@@ -5,6 +5,7 @@ computed. A checkpoint holds the state after a step: model, moments, the feed's 
 There is no random state to keep: first values come from the seed and the name, and the order of rows from the feed.
 """
 
+import secrets
 import signal
 import time
 from collections import deque
@@ -18,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bamba_data.errors import Interrupted, UserError
+from bamba_data.errors import Interrupted, OtherModel, UserError
 from bamba_data.store import open_store
-from trainer.agreement import agree, changes_in_words, gathered, saved_recipe
+from trainer.agreement import agree, changes_in_words, gathered, saved_recipe, shape_changes_in_words
 from trainer.batch import Batch
-from trainer.checkpoint.saving import Checkpointer, load
+from trainer.checkpoint.saving import Checkpointer, FailedSave, load
 from trainer.checkpoint.start import model_of
 from trainer.evaluate import first_rows, losses_by_source
 from trainer.feed import Feed
@@ -39,6 +40,11 @@ from trainer.profile import Profile
 from trainer.recipe import Recipe
 from trainer.schedule import learning_rate
 from trainer.step import Stepper, Telltale
+
+#: Between the tries of a last save, that a run ends with; what stops a run kills it soon after.
+LAST_TRIES_SECONDS = (2.0, 10.0)
+MEMORY = "a record of the GPU's memory, for pytorch.org/memory_viz"
+INSIST_SECONDS = 3.0  # a second Ctrl-C after so long does not wait for a save; sooner it may be the launcher's copy
 
 
 def build(recipe: Recipe, world: World) -> Bamba:
@@ -73,6 +79,7 @@ class Run:
         self.optimizer = AdamW(self.model, recipe.optimizer, world)
         self.stepper = Stepper(self.model, self.optimizer, recipe.compute, world, len(feed.sources))
         self.checkpointer = Checkpointer(open_store(f"{out}/checkpoints"), recipe.checkpoints, world, self.say)
+        self.id = secrets.token_hex(8)  # of this run, which all its restarts share: trackers know it by that
         self.metrics = Metrics(recipe, world, feed.sources, folder)
         self.pulse = Pulse(world)
         self.profile = Profile(recipe.log, world, folder)
@@ -88,6 +95,9 @@ class Run:
         self._left_out: list[tuple[int, int, str]] = []  # rows [begin, end) of spikes, and why
         self._last = Telltale(torch.zeros(1, device=world.device))  # when the first step's time begins
         self._stop = False
+        self._asked_at = 0.0
+        self._save_again = False  # some step's outcome asked for it
+        self._told: FailedSave | None = None
 
     # ---- state
 
@@ -106,13 +116,17 @@ class Run:
             "bad_steps": self.bad_steps.count,
             "rewinds": self.rewinds,
             "changes": self.accepted_changes,
+            "run": self.id,
         }
 
     def begin(self, *, accept_changes: bool = False) -> None:
-        """Go to where the newest whole checkpoint is, or to step 0; then make sure that all ranks are there."""
+        """Take the run's folder, go to where its newest whole checkpoint is, or to step 0, and make sure that all
+        ranks are there."""
 
         def accept(commit: dict[str, Any]) -> None:
             saved = saved_recipe(commit)
+            if shape := shape_changes_in_words(saved, self.recipe):
+                raise OtherModel(f"the checkpoint of step {commit['step']} here", "; ".join(shape))
             changes = changes_in_words(saved.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
             learned = changes_in_words(saved.learned(), self.recipe.learned())
             if learned and not accept_changes:
@@ -123,6 +137,7 @@ class Run:
             self.accepted_changes = [*commit["changes"], *(f"after step {commit['step']}: {c}" for c in changes)]
 
         with _listening(_leave):
+            self.checkpointer.take()
             self._go_to_its_place(accept)
 
     def _go_to_its_place(self, accept: Callable[[dict[str, Any]], None]) -> None:
@@ -133,12 +148,16 @@ class Run:
             store, name = model_of(self.recipe.start_from)
             wanted = {name: value for name, value in self.state().items() if name.startswith("model.")}
             begun = load(store, name, wanted)
+            self.metrics.open(self.id, 0)
             self.say(f"begins with the model of step {begun['step']} of {store.url}")
         else:
+            self.metrics.open(self.id, 0)
             self.say(f"no checkpoint below {self.checkpointer.store.url}: begins at step 0")
         if self.recipe.log.evaluate_every_steps:
             self.feed.held_out()  # so that a dataset without held-out documents is refused now, not hours later
         self.checkpointer.prepare(self.state())
+        if self.done_steps < self.recipe.schedule.steps:
+            self.checkpointer.check_room()
         agree(
             {"recipe": self.recipe.learned(), "data": self.feed.state_dict(), "step": self.done_steps},
             "Give all ranks the same recipe and dataset",
@@ -152,13 +171,15 @@ class Run:
         self.metrics.resume(self.feed.sources, commit["tokens"])
         self.bad_steps.count = commit["bad_steps"]
         self.rewinds = max(self.rewinds, commit["rewinds"])
+        self.id = commit.get("run", self.id)  # none before runs had one
+        self.metrics.open(self.id, self.done_steps)
         self.metrics.event({"event": "resumed", "step": self.done_steps, "world_size": self.world.size})
         self.say(f"goes on after step {self.done_steps} (saved by {commit['world_size']} ranks, now {self.world.size})")
 
     # ---- steps
 
     def train(self) -> None:
-        """To the last step. `Interrupted` after SIGTERM, with everything saved."""
+        """To the last step. `Interrupted` after SIGTERM or Ctrl-C, with everything saved."""
         with _listening(self._asked_to_stop):
             batches = iter(self.feed)
             while self.done_steps < self.recipe.schedule.steps:
@@ -171,24 +192,70 @@ class Run:
                 if evaluate_every and (ended or self.done_steps % evaluate_every == 0):
                     stopped |= self._read(0)
                     self._evaluate()
-                if ended or stopped or self.done_steps % self.recipe.checkpoints.every_steps == 0:
+                due = self._save_again or self.done_steps % self.recipe.checkpoints.every_steps == 0
+                if ended or stopped or due:
                     stopped |= self._read(0)
-                    self.checkpointer.save(self.done_steps, self.state(), self.about())
+                    self._save()
                 if stopped and not ended:
-                    self.checkpointer.finish()
+                    self._make_sure()
                     raise Interrupted(
                         f"stopped after step {self.done_steps}, saved; the same command goes on from there"
                     )
-            self.checkpointer.finish()
+            self._make_sure()
+
+    # ---- saves
+
+    def _save(self) -> None:
+        self._save_again = False
+        self.checkpointer.save(self.done_steps, self.state(), self.about())
+        self._tell_of_saves()
+
+    def _tell_of_saves(self) -> None:
+        """Loudly, once, when a save has failed, and when one ends well after that."""
+        failed = self.checkpointer.failed
+        if failed is self._told:
+            return
+        self._told, saved = failed, self.checkpointer.saved_step
+        if failed is None:
+            self.say(f"SAVED AGAIN: after step {saved}")
+            self.metrics.event({"event": "saved again", "step": saved})
+            return
+        self.say(
+            f"SAVE FAILED after step {failed.step}: {failed.error}. Training goes on and will try again; the newest "
+            f"checkpoint is of step {saved}"
+        )
+        event = {"event": "save failed", "step": failed.step, "why": str(failed.error), "saved_step": saved}
+        self.metrics.event(event)
+
+    def _make_sure(self) -> None:
+        """Wait for the last save; where it fails, try a few times more, and end with its error."""
+        for seconds in (*LAST_TRIES_SECONDS, None):
+            failed = self.checkpointer.finish()
+            self._tell_of_saves()
+            if failed is None:
+                return
+            if seconds is None:
+                saved = self.checkpointer.saved_step
+                self.say(f"NOT SAVED: the steps after {saved} are lost, the newest checkpoint is of step {saved}")
+                raise failed.error
+            time.sleep(seconds)
+            self._save()
 
     def close(self) -> None:
         try:
-            self.profile.end()
-            self.memory.end()
+            self._traced("a trace for Perfetto", self.profile.end)
+            self._traced(MEMORY, self.memory.end)
             self.checkpointer.close()
         finally:
             self.feed.close()
             self.metrics.close()
+
+    def _traced(self, what: str, written: Callable[[], Path | None]) -> None:
+        try:
+            if file := written():
+                self.say(f"{what}: {file}")
+        except (OSError, RuntimeError) as error:  # a full disk: nothing that training needs
+            self.say(f"not written: {what} ({error})")
 
     def _evaluate(self) -> None:
         """The loss on held-out rows, by source, into the metrics."""
@@ -204,17 +271,15 @@ class Run:
         """Go back to before a spike and leave its rows out, if there is a checkpoint and the recipe still allows it."""
         self._spike = None
         self._read(0)
-        self.checkpointer.finish()
-        before = self.checkpointer.newest_before(spike.first)
         ends = dict(self._ends)
-        if before is None or self.rewinds >= self.recipe.guard.max_rewinds or spike.first - 1 not in ends:
+        allowed = self.rewinds < self.recipe.guard.max_rewinds and spike.first - 1 in ends
+        why = f"loss spike in steps {spike.first} to {spike.last}"
+        commit = self.checkpointer.go_back_before(spike.first, why, self.state()) if allowed else None
+        if commit is None:
             self.say(f"LOSS SPIKE in steps {spike.first} to {spike.last}: goes on, there is no way back from here")
             return False
         first, end = ends[spike.first - 1], ends[spike.last]
-        why = f"loss spike in steps {spike.first} to {spike.last}"
-        self.checkpointer.abandon_from(spike.first, why)
         self.rewinds += 1
-        commit = load(self.checkpointer.store, before, self.state())
         self._resume(commit)
         self._left_out.append((first, end, why))
         for begin, stop, reason in self._left_out:  # the checkpoint may be older than an earlier decision
@@ -231,16 +296,18 @@ class Run:
     def _step(self, batches: Iterator[Any]) -> bool:
         """Start one step, read the outcome of the one before; whether some process was asked to stop."""
         step = self.done_steps + 1
-        if traced := self.profile.before(step):
-            self.say(f"a trace for Perfetto: {traced}")
-        if recorded := self.memory.before(step):
-            self.say(f"a record of the GPU's memory, for pytorch.org/memory_viz: {recorded}")
+        if self.world.leads:
+            self.checkpointer.poll()
+            self._tell_of_saves()
+        self._traced("a trace for Perfetto", lambda: self.profile.before(step))
+        self._traced(MEMORY, lambda: self.memory.before(step))
         before = time.monotonic()
         batch = Batch.of(next(batches))
         self._ends.append((step, self.feed.row))
         waited = time.monotonic() - before
         lr = learning_rate(self.recipe.schedule, step)
-        telltale = self.stepper(batch, lr, stop=self._stop, before_update=self.checkpointer.staged)
+        again = self.world.leads and self.checkpointer.due_again()
+        telltale = self.stepper(batch, lr, stop=self._stop, save=again, before_update=self.checkpointer.staged)
         self.done_steps = step
         self._pending.append(_Pending(step, telltale, lr, waited, batch.row, self.feed.row))
         return self._read(1)
@@ -252,6 +319,7 @@ class Run:
             pending = self._pending.popleft()
             outcome = pending.telltale.read()
             stop |= outcome.stop
+            self._save_again |= outcome.save
             self.metrics.see(outcome, pending.telltale.seconds_after(self._last), pending.waited_seconds)
             self._last = pending.telltale
             self._spike = self._spike or self.spikes.see(pending.step, outcome.loss)
@@ -262,24 +330,30 @@ class Run:
                 self.bad_steps.see(pending.step, outcome, rows)
             if pending.step % self.recipe.log.every_steps == 0 or pending.step == self.recipe.schedule.steps:
                 epochs = self.feed.epochs(pending.end_row)
-                line = self.metrics.line(pending.step, outcome, pending.lr, self.bad_steps.count, epochs)
+                saved, bad = self.checkpointer.saved_step, self.bad_steps.count
+                line = self.metrics.line(pending.step, outcome, pending.lr, bad, epochs, saved)
                 for slow in self.pulse.beat(line["loader_wait"]):
                     self.say(slow)
                     self.metrics.event({"event": "slow rank", "step": pending.step, "what": slow})
         return stop
 
     def _asked_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._stop and time.monotonic() - self._asked_at > INSIST_SECONDS:
+            raise KeyboardInterrupt
+        if not self._stop:
+            self._asked_at = time.monotonic()
         self._stop = True
 
 
 @contextmanager
 def _listening(asked: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """What SIGTERM does meanwhile."""
-    before = signal.signal(signal.SIGTERM, asked)
+    """What SIGTERM and Ctrl-C do meanwhile."""
+    before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

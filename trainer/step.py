@@ -24,12 +24,14 @@ from trainer.recipe import Compute
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a step did, the same on all ranks. Losses are in nats a token; `source_targets` counts the real targets of
-    each source, in the loader's order of sources. `stop` says that some process was asked to end."""
+    each source, in the loader's order of sources. `stop` says that some process was asked to end, `save` that one asks
+    for a checkpoint of the state as it is now."""
 
     loss: float
     grad_norm: float
     healthy: bool
     stop: bool
+    save: bool
     source_loss_sums: list[float]
     source_targets: list[int]
 
@@ -58,11 +60,11 @@ class Telltale:
     def read(self) -> Outcome:
         if self._event:
             self._event.synchronize()
-        norm, healthy, stop, *rest = self._vector.tolist()
+        norm, healthy, stop, save, *rest = self._vector.tolist()
         half = len(rest) // 2
         sums, counts = rest[:half], [round(count) for count in rest[half:]]
         loss = sum(sums) / max(sum(counts), 1)
-        return Outcome(loss, norm, healthy > 0, stop > 0, sums, counts)
+        return Outcome(loss, norm, healthy > 0, stop > 0, save > 0, sums, counts)
 
 
 class Stepper:
@@ -74,9 +76,15 @@ class Stepper:
         self.gradients = Gradients(model, compute, world, low_memory=bool(optimizer.salts))
 
     def __call__(
-        self, batch: Batch, lr: float, *, stop: bool = False, before_update: Callable[[], None] = lambda: None
+        self,
+        batch: Batch,
+        lr: float,
+        *,
+        stop: bool = False,
+        save: bool = False,
+        before_update: Callable[[], None] = lambda: None,
     ) -> Telltale:
-        """Learn from this rank's rows of a step. `stop`: this process was asked to end, tell the others.
+        """Learn from this rank's rows of a step. `stop` and `save` are what this process asks of all, see `Outcome`.
         `before_update` is called when the gradient is there and the weights are still the old ones."""
         device = self.world.device
         targets = torch.tensor(float(batch.targets), dtype=torch.float64).to(device, non_blocking=True)
@@ -96,10 +104,11 @@ class Stepper:
             counts.index_add_(0, bins, (on.labels >= 0).sum(1).double())
         self.gradients.finish()
         norm = self.optimizer.gradient_norm()
-        told = torch.cat([sums[:-1], counts[:-1], torch.full((1,), float(stop), dtype=torch.float64, device=device)])
+        asked = [torch.full((1,), float(ask), dtype=torch.float64, device=device) for ask in (stop, save)]
+        told = torch.cat([sums[:-1], counts[:-1], *asked])
         if self.world.size > 1:
             dist.all_reduce(told)
         healthy = torch.isfinite(norm) & torch.isfinite(told).all()
         before_update()
         self.optimizer.update(lr, norm, healthy)
-        return Telltale(torch.cat([torch.stack([norm.double(), healthy.double(), told[-1]]), told[:-1]]))
+        return Telltale(torch.cat([torch.stack([norm.double(), healthy.double()]), told[-2:], told[:-2]]))

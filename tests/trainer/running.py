@@ -106,5 +106,5 @@ def ledger(out: Path) -> dict[int, tuple[int, int]]:
 
 def newest(store: Store) -> tuple[str, dict[str, Any]]:
     """Name and commit of the newest checkpoint."""
-    name = next(folder.name for folder in folders(store) if folder.committed and not folder.torn)
+    name = next(folder.name for folder in folders(store) if folder.whole)
     return name, read_commit(store, name)

@@ -1,35 +1,54 @@
-"""Which checkpoints a run's folder holds. One counts when its `commit.json` stands and nobody found it torn.
+"""Which checkpoints a run's folder holds. One counts when its `commit.json` stands and it bears no mark.
 
     step-000000400-3fa9c1/   rank-00000.bin … index.json commit.json
     step-000000400-77d102/   rank-00000.bin                            a save that was killed: nobody reads it
 
-Every try to save has a folder of its own, so a save never writes over another. What was found torn, or was abandoned
-when a run went back, is marked with `torn.json` and left in place for whoever wants to know why.
+Every try to save has a folder of its own, so a save never writes over another. What was found damaged, or was abandoned
+when a run went back, is marked (trainer/checkpoint/marks.py) and left in place for whoever wants to know why.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from bamba_data.canonical import digest, dumps, loads
-from bamba_data.errors import CorruptCheckpoint, CorruptManifest
+from bamba_data.canonical import digest, loads
+from bamba_data.errors import CorruptCheckpoint, CorruptManifest, UserError
+from bamba_data.records import unseal
 from bamba_data.store import Store
-from trainer.checkpoint.storage import COMMIT
+from trainer.checkpoint.storage import COMMIT, FORMAT, INDEX
 
-TORN = "torn.json"
+MARK = "torn.json"
 MAX_COMMIT_BYTES = 1 << 24
 _FOLDER = re.compile(r"^step-(\d{9,})-[0-9a-f]+$")
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A try to save the state after `step`."""
+    """A try to save the state after `step`. `size_bytes` is of all files together, `modified` of the youngest."""
 
     name: str
     step: int
-    committed: bool
-    torn: bool
     files: tuple[str, ...]
+    size_bytes: int
+    modified: float
+
+    @property
+    def committed(self) -> bool:
+        return COMMIT in self.files
+
+    @property
+    def marked(self) -> bool:
+        return MARK in self.files
+
+    @property
+    def whole(self) -> bool:
+        """As far as anybody knows: its bytes were not read for this."""
+        return self.committed and not self.marked
+
+    @property
+    def unfinished(self) -> bool:
+        """A save that was killed, or is under way."""
+        return not self.committed and not self.marked
 
 
 def folder_name(step: int, attempt: str) -> str:
@@ -38,56 +57,78 @@ def folder_name(step: int, attempt: str) -> str:
 
 def folders(store: Store) -> list[Folder]:
     """All of them, the newest step first."""
-    files: dict[str, list[str]] = {}
+    files: dict[str, list[tuple[str, int, float]]] = {}
     for entry in store.list():
         name, slash, file = entry.path.partition("/")
         if slash and _FOLDER.match(name):
-            files.setdefault(name, []).append(file)
+            files.setdefault(name, []).append((file, entry.size_bytes, entry.modified))
     found = []
     for name, held in files.items():
         matched = _FOLDER.match(name)
         assert matched
-        found.append(Folder(name, int(matched[1]), COMMIT in held, TORN in held, tuple(sorted(held))))
+        names, sizes, times = zip(*sorted(held), strict=True)
+        found.append(Folder(name, int(matched[1]), names, sum(sizes), max(times)))
     return sorted(found, key=lambda folder: (folder.step, folder.name), reverse=True)
 
 
 def read_commit(store: Store, name: str) -> dict[str, Any]:
-    """What was committed with the checkpoint; `CorruptCheckpoint` if that cannot be read."""
+    """What was committed with the checkpoint; `CorruptCheckpoint` if that cannot be read, `UserError` if it is of a
+    format that came later."""
     where = f"{store.url}/{name}/{COMMIT}"
     try:
-        commit = loads(store.read(f"{name}/{COMMIT}"), where, MAX_COMMIT_BYTES)
+        data = store.read(f"{name}/{COMMIT}")
     except FileNotFoundError:
         raise CorruptCheckpoint(f"{store.url}/{name}", "there is no committed checkpoint here") from None
+    try:
+        raw = loads(data, where, MAX_COMMIT_BYTES)
+        if isinstance(raw, dict) and raw.get("format") == 1:
+            return _read_first_format(raw, where)
+        commit = unseal(data, where, MAX_COMMIT_BYTES)
     except CorruptManifest as error:
-        raise CorruptCheckpoint(where, str(error)) from None
-    if not isinstance(commit, dict) or commit.get("format") != 1 or not isinstance(commit.get("index"), str):
+        raise CorruptCheckpoint(where, error.detail) from None
+    if str(commit.get("format")).startswith("bamba-checkpoint/") and commit["format"] != FORMAT:
+        raise UserError(
+            f"{where} is of format {commit['format']}, which came after this version: use the one that saved it"
+        )
+    if commit.get("format") != FORMAT or not isinstance(commit.get("index"), str):
         raise CorruptCheckpoint(where, "it is no commit of a format that is known here")
-    if commit.pop("digest", None) != digest(commit):
-        raise CorruptCheckpoint(where, "it is not what was committed")
     return commit
 
 
-def mark_torn(store: Store, name: str, why: str) -> None:
-    store.put(f"{name}/{TORN}", dumps({"why": why}))
+def _read_first_format(commit: dict[str, Any], where: str) -> dict[str, Any]:
+    """As commits were until records had a seal."""
+    if commit.pop("digest", None) != digest(commit) or not isinstance(commit.get("index"), str):
+        raise CorruptCheckpoint(where, "it is not what was committed")
+    return commit
 
 
 def sweep(store: Store, keep_last: int, keep_every_steps: int | None) -> list[str]:
     """Remove what is not to be kept, the commit first, so that no reader meets half of one; return the names.
 
-    Folders without a commit, and torn ones, go when they are older than all that is kept.
+    Folders without a commit, and marked ones, go when they are older than all that is kept.
     """
     every = folders(store)
-    whole = [folder for folder in every if folder.committed and not folder.torn]
+    whole = [folder for folder in every if folder.whole]
     kept = {folder.name for folder in whole[:keep_last]}
     if keep_every_steps:
         kept |= {folder.name for folder in whole if folder.step % keep_every_steps == 0}
     oldest = min((folder.step for folder in whole[:keep_last]), default=0)
-    removed = []
-    for folder in every:
-        unfinished = not folder.committed or folder.torn
-        if folder.name in kept or (unfinished and folder.step >= oldest):
-            continue
-        for file in sorted(folder.files, key=lambda file: file != COMMIT):
-            store.delete(f"{folder.name}/{file}")
-        removed.append(folder.name)
-    return removed
+    gone = [one for one in every if one.name not in kept and (one.whole or one.step < oldest)]
+    for folder in gone:
+        remove(store, folder)
+    return [folder.name for folder in gone]
+
+
+def sweep_unfinished(store: Store, *, begins_at_zero: bool) -> list[Folder]:
+    """Remove what killed saves left; only for who holds the run's lease. Where a run begins at step 0, a folder that
+    lacks nothing but its commit stays: it may be all that is left of a run."""
+    gone = [one for one in folders(store) if one.unfinished and not (begins_at_zero and INDEX in one.files)]
+    for folder in gone:
+        remove(store, folder)
+    return gone
+
+
+def remove(store: Store, folder: Folder) -> None:
+    """Its files, the commit first."""
+    for file in sorted(folder.files, key=lambda file: file != COMMIT):
+        store.delete(f"{folder.name}/{file}")

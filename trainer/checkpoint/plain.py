@@ -76,4 +76,4 @@ def write(store: Store, name: str, tensors: Iterator[tuple[str, Tensor]], about:
             dtype = str(tensor.dtype).removeprefix("torch.")
             index[key] = {"dtype": dtype, "shape": list(tensor.shape), "pieces": [piece]}
     store.put(f"{name}/{INDEX}", dumps(index))
-    store.put(f"{name}/{COMMIT}", sealed({"format": 1, "index": digest(index), **about}))
+    store.put(f"{name}/{COMMIT}", sealed({**about, "index": digest(index)}))

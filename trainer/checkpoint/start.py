@@ -18,7 +18,7 @@ def model_of(url: str) -> tuple[Store, str]:
         return store, name
     for place in (f"{trimmed}/checkpoints", trimmed):
         store = open_store(place)
-        whole = [folder for folder in folders(store) if folder.committed and not folder.torn]
+        whole = [folder for folder in folders(store) if folder.whole]
         if whole:
             return store, whole[0].name
     raise UserError(f"{url}: neither a run with a committed checkpoint nor a checkpoint")

@@ -6,6 +6,7 @@ held against its digest, so a torn or flipped byte is an error, never a weight.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -25,9 +26,11 @@ from torch.futures import Future
 
 from bamba_data.canonical import digest, dumps, loads
 from bamba_data.errors import BambaError, CorruptCheckpoint, CorruptManifest, PublishUnknown
+from bamba_data.records import seal
 from bamba_data.store import Store
 
 INDEX, COMMIT = "index.json", "commit.json"
+FORMAT = "bamba-checkpoint/2"
 MAX_INDEX_BYTES = 1 << 30
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16", "int64", "int32")}
 
@@ -43,11 +46,14 @@ class Place:
 
 
 class Writer(StorageWriter):
-    """Writes one checkpoint into `folder` of `store` and commits it with `about`, which may be any JSON."""
+    """Writes one checkpoint into `folder` of `store` and commits it with `about`, which may be any JSON.
+    `before_commit` may still forbid it, by raising."""
 
-    def __init__(self, store: Store, folder: str, about: dict[str, Any]) -> None:
+    def __init__(
+        self, store: Store, folder: str, about: dict[str, Any], before_commit: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__()
-        self.store, self.folder = store, folder
+        self.store, self.folder, self.before_commit = store, folder, before_commit
         self.about = copy.deepcopy(about)  # it is written later, from another thread, while training goes on
 
     def reset(self, checkpoint_id: Any = None) -> None:
@@ -84,7 +90,8 @@ class Writer(StorageWriter):
         places = {result.index: result.storage_data for rank in results for result in rank}
         index = {name: _described(name, held, places) for name, held in metadata.state_dict_metadata.items()}
         self.store.put(f"{self.folder}/{INDEX}", dumps(index))
-        commit = sealed({"format": 1, "index": digest(index), **self.about})
+        commit = sealed({**self.about, "index": digest(index)})
+        self.before_commit()
         created = self.store.create(f"{self.folder}/{COMMIT}", commit)
         # "Not created" may be the answer to our own first try, whose reply was lost: read back.
         if not created and self.store.read(f"{self.folder}/{COMMIT}") != commit:
@@ -102,8 +109,8 @@ def write_piece(file: BinaryIO, tensor: Tensor, name: str, at: int) -> Place:
 
 
 def sealed(commit: dict[str, Any]) -> bytes:
-    """The text of a commit, with the digest of all else in it."""
-    return dumps({**commit, "digest": digest(commit)})
+    """The text of a commit, which vouches for itself."""
+    return seal({**commit, "format": FORMAT})
 
 
 def _described(name: str, held: Any, places: dict[MetadataIndex, Place]) -> dict[str, Any]:
