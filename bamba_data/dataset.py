@@ -3,7 +3,6 @@
 Every byte of manifest and tables is checked against the digest that names it before it is parsed.
 """
 
-import io
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -66,21 +65,16 @@ class Dataset:
 
     def _table(self, name: str, entry: TableEntry) -> "pl.DataFrame":
         import polars as pl
-        import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        from bamba_data.tables import SCHEMAS
+        from bamba_data.tables import read_bounded
 
         path = manifests.table_path(entry.sha256)
         data = read_named(self.store, path, entry.sha256, entry.size_bytes)
         try:
-            if not pq.read_schema(io.BytesIO(data)).equals(SCHEMAS[name]):
-                raise CorruptManifest(path, f"the table of {name} does not have the columns of one")
-            frame = pl.read_parquet(io.BytesIO(data))
-        except (pa.ArrowException, pl.exceptions.PolarsError, OSError) as error:
-            raise CorruptManifest(path, f"the table of {name} is not readable parquet ({error})") from None
-        if len(frame) != entry.rows:
-            raise CorruptManifest(path, f"the table of {name} has {len(frame)} rows, the manifest says {entry.rows}")
+            frame = pl.from_arrow(read_bounded(data, name, entry.rows, path))
+        except pl.exceptions.PolarsError as error:
+            raise CorruptManifest(path, f"the table of {name} is not readable ({error})") from None
+        assert isinstance(frame, pl.DataFrame)
         return frame
 
 

@@ -14,7 +14,7 @@ over its bytes, to the file's end. It is checked before pyarrow may parse them: 
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple
@@ -31,6 +31,8 @@ from bamba_data.errors import CorruptShard
 
 FORMAT = "bamba-shard/1"
 COMPRESSION_LEVEL = 3  # zstd; measured in benchmarks/shard_format.py
+MAX_BLOCK_DOCUMENTS = 1 << 24  # as many as the largest `block_tokens` of a recipe; a small file can state any number
+BATCH_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,21 +245,36 @@ class ShardReader:
             raise CorruptShard(path, "its columns or metadata are not those of a shard")
         self.dtype = np.dtype(stated)
 
+    def documents(self, index: int) -> int:
+        """How many documents block `index` states; nothing is decoded for it."""
+        rows = int(self.parquet.metadata.row_group(index).num_rows)
+        if not 0 < rows <= MAX_BLOCK_DOCUMENTS:
+            raise CorruptShard(self.path, f"block {index} has {rows:,} documents, the limit is {MAX_BLOCK_DOCUMENTS:,}")
+        return rows
+
     @property
     def blocks(self) -> int:
         return int(self.parquet.num_row_groups)
 
-    def tokens(self, index: int, digest: str | None = None) -> Tokens:
-        """The tokens of block `index`; with a digest, only if they have it."""
+    def tokens(self, index: int, digest: str | None = None, documents: int | None = None) -> Tokens:
+        """The tokens of block `index`; with a digest, only if they have it, and with a number of documents, only if it
+        states that many."""
+        self._expect(index, documents)
         table = self.table(index, ["tokens", "token_count"])
         found = self._decoded(index, table)
         if not np.array_equal(table.column("token_count").to_numpy(), found.counts):
             raise CorruptShard(self.path, f"block {index}: token_count is not the length of tokens")
         return found if digest is None else self._vouched(index, found, digest)
 
-    def vouched_tokens(self, index: int, digest: str) -> Tokens:
+    def vouched_tokens(self, index: int, digest: str, documents: int | None = None) -> Tokens:
         """As `tokens`, from their column alone, an eighth less work: the digest vouches for the counts, too."""
+        self._expect(index, documents)
         return self._vouched(index, self._decoded(index, self.table(index, ["tokens"])), digest)
+
+    def _expect(self, index: int, documents: int | None) -> None:
+        if documents is not None and self.documents(index) != documents:
+            found = self.documents(index)
+            raise CorruptShard(self.path, f"block {index} has {found:,} documents, the manifest says {documents:,}")
 
     def _decoded(self, index: int, table: pa.Table) -> Tokens:
         if table.num_rows == 0:
@@ -277,7 +294,18 @@ class ShardReader:
             raise CorruptShard(self.path, f"block {index}: its tokens do not have the digest {digest}")
         return tokens
 
+    def batches(self, index: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Rows of block `index` in order, a bounded number at a time."""
+        self.documents(index)
+        try:
+            for batch in self.parquet.iter_batches(BATCH_ROWS, [index], list(columns), use_threads=False):
+                batch.validate(full=True)
+                yield batch
+        except _UNREADABLE as error:
+            raise CorruptShard(self.path, f"block {index} cannot be decoded ({_line(error)})") from None
+
     def table(self, index: int, columns: Sequence[str]) -> pa.Table:
+        self.documents(index)
         try:
             table = self.parquet.read_row_group(index, columns=list(columns), use_threads=False)
             table.validate(full=True)  # page checksums leave out the page headers, which say how to decode

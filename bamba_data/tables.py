@@ -1,4 +1,5 @@
-"""The tables behind a manifest, as schemas and as writers that never hold more than a few thousand rows.
+"""The tables behind a manifest, as schemas, as writers that never hold more than a few thousand rows, and as a reader
+that no small file can make hold much.
 
 files         one row an input: what it is, and its account
 shards        one row a shard
@@ -9,17 +10,26 @@ dead_letters  one row a file of dead letters
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bamba_data.errors import CorruptManifest
 from bamba_data.manifest import TableEntry, table_path
 from bamba_data.store import Store
 
 FLUSH_ROWS = 1 << 16
+
+#: Limits of reading. Every row has a path, a digest or a hash of its own: a true table has more bytes than rows.
+FEW_ROWS = 100_000  # below this a table may have any number of rows for its bytes
+BATCH_ROWS = 8192
+MAX_TEXT_BYTES = 16 << 10  # of a path, a URL or a name
+EXPANDED_BYTES = 64 << 20  # what any table may take in memory
+MAX_RATIO = 200  # and a larger one, as a multiple of its file
 
 
 def _schema(**kinds: pa.DataType) -> pa.Schema:
@@ -97,6 +107,53 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         records=pa.uint64(),
     ),
 }
+
+
+def read_bounded(data: bytes, name: str, rows: int, where: str) -> pa.Table:
+    """The table `name` that the bytes of a parquet file hold, which has so many rows. Raises CorruptManifest, before
+    much is decoded, if it has others, or if it would expand beyond the limits above."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        if not file.schema_arrow.equals(SCHEMAS[name]):
+            raise CorruptManifest(where, f"the table of {name} does not have the columns of one")
+        groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+        found = sum(group.num_rows for group in groups)
+        if {found, file.metadata.num_rows} != {rows}:
+            raise CorruptManifest(where, f"the table of {name} has {found:,} rows, the manifest says {rows:,}")
+        if rows > max(FEW_ROWS, len(data)):
+            raise CorruptManifest(where, f"the table of {name} has {rows:,} rows in {len(data):,} bytes: it is none")
+        limit = max(EXPANDED_BYTES, MAX_RATIO * len(data))
+        if sum(group.total_byte_size for group in groups) > limit:
+            raise CorruptManifest(where, f"the table of {name} expands to more than {limit:,} bytes")
+        return pa.Table.from_batches(_batches(data, name, where, limit), SCHEMAS[name])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptManifest(where, f"the table of {name} is not readable parquet ({_line(error)})") from None
+
+
+def _batches(data: bytes, name: str, where: str, limit: int) -> Iterator[pa.RecordBatch]:
+    """Texts come as dictionaries, each value once in memory, and are written out only when their sum is known."""
+    texts = [column.name for column in SCHEMAS[name] if pa.types.is_string(column.type)]
+    file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
+    held = 0
+    for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
+        lengths = [pc.binary_length(batch[text].dictionary) for text in texts]
+        if max(pc.max(one).as_py() or 0 for one in lengths) > MAX_TEXT_BYTES:
+            raise CorruptManifest(where, f"the table of {name} has a text of more than {MAX_TEXT_BYTES:,} bytes")
+        held += sum(
+            pc.sum(one.take(batch[text].indices)).as_py() or 0 for text, one in zip(texts, lengths, strict=True)
+        )
+        held += batch.nbytes
+        if held > limit:
+            raise CorruptManifest(where, f"the table of {name} expands to more than {limit:,} bytes")
+        plain = [column.dictionary_decode() if column.type in _DICTIONARIES else column for column in batch.columns]
+        yield pa.RecordBatch.from_arrays(plain, schema=SCHEMAS[name])
+
+
+_DICTIONARIES = (pa.dictionary(pa.int32(), pa.string()),)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 class TableWriter:

@@ -13,7 +13,7 @@ import polars as pl
 from bamba_data import lock as locks
 from bamba_data.dataset import Dataset, lock_path
 from bamba_data.document import Document
-from bamba_data.errors import BambaError, CorruptShard, UserError
+from bamba_data.errors import BambaError, CorruptManifest, CorruptShard, UserError
 from bamba_data.fetch import Fetcher
 from bamba_data.locked import Facts, LockedFile
 from bamba_data.recipe import BadInput
@@ -72,8 +72,8 @@ def find_document(dataset: Dataset, place: str) -> list[Row]:
     for path in dataset.shards.filter(pl.col("source") == source)["path"]:
         with _open(dataset, path) as reader:
             row = 0
-            for block in range(reader.blocks):
-                ids = reader.table(block, ["document_id"])["document_id"].to_pylist()
+            for batch in (one for block in range(reader.blocks) for one in reader.batches(block, ["document_id"])):
+                ids = batch["document_id"].to_pylist()
                 rows += [(path, row + n) for n, found in enumerate(ids) if found == document]
                 row += len(ids)
     if not rows:
@@ -86,11 +86,14 @@ def trace(dataset: Dataset, row: Row, fetcher: Fetcher, moved: Mapping[str, str]
     path, number = row
     if unknown := [name for name in moved or {} if dataset.manifest.source(name) is None]:
         raise UserError(f"--base: {unknown} are no sources of this dataset")
-    entry = dataset.shards.filter(pl.col("path") == path).row(0, named=True)
+    entry = _only(dataset.shards.filter(pl.col("path") == path), f"the table of shards has no {path}")
     tokenizer = Tokenizer(dataset.tokenizer_json())
     block, ids, values = _read_row(dataset, path, number)
-    file = dataset.files.filter((pl.col("source") == entry["source"]) & (pl.col("file") == values["file"])).row(
-        0, named=True
+    read_from = (pl.col("source") == entry["source"]) & (pl.col("file") == values["file"])
+    file = _only(
+        dataset.files.filter(read_from),
+        f"the table of files has no input {values['file']} of source {entry['source']}, which row {number} of {path} "
+        "comes from",
     )
     decoded = tokenizer.decode(ids)
     text, why = _upstream_text(dataset, file, values["row"], fetcher, moved or {})
@@ -118,6 +121,12 @@ def trace(dataset: Dataset, row: Row, fetcher: Fetcher, moved: Mapping[str, str]
     )
 
 
+def _only(frame: pl.DataFrame, missing: str) -> dict[str, Any]:
+    if not len(frame):
+        raise CorruptManifest("tables", missing)
+    return frame.row(0, named=True)
+
+
 @contextmanager
 def _open(dataset: Dataset, path: str) -> Iterator[ShardReader]:
     try:
@@ -135,7 +144,7 @@ def _read_row(dataset: Dataset, path: str, number: int) -> tuple[int, list[int],
             raise CorruptShard(path, f"has {reader.blocks} blocks, the manifest lists {len(digests)}")
         before = 0
         for block in range(reader.blocks):
-            rows = reader.parquet.metadata.row_group(block).num_rows
+            rows = reader.documents(block)
             if number < before + rows:
                 index = number - before
                 ids = reader.tokens(block, digests[block].hex()).documents()[index].tolist()
@@ -153,7 +162,10 @@ def _upstream_text(
     assert source is not None
     try:
         lock = locks.loads(dataset.lock_json(), lock_path(dataset.version.lock))
-        locked = next(f for f in lock.by_source[file["source"]] if f.path == file["path"])
+        named = [one for one in lock.by_source.get(file["source"], []) if one.path == file["path"]]
+        if not named or file["source"] not in lock.sources:
+            return None, f"the lock of this version does not list {file['source']}/{file['path']}"
+        locked = named[0]
         facts = Facts(file["size_bytes"], locked.facts.etag, file["sha256"])
         url = f"{moved[source.name].rstrip('/')}/{file['path']}" if source.name in moved else locked.url
         if source.name in moved:

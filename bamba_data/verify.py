@@ -208,7 +208,9 @@ def _check_lock(dataset: Dataset, report: Report) -> None:
 def _check_dead_letters(dataset: Dataset, report: Report) -> None:
     """Whole files against their sha256: their rows are for people, and the tables count them."""
     for path, digest in zip(dataset.dead_letters["path"], dataset.dead_letters["sha256"], strict=True):
-        with contextlib.suppress(OSError):  # missing: named already
+        if path in {fault.where for fault in report.faults}:  # missing, or of another size
+            continue
+        with contextlib.suppress(OSError):
             data = dataset.store.read(path)
             report.bytes_read += len(data)
             if sha256(data) != digest:
@@ -346,6 +348,8 @@ def _check_body(
         groups = [(meta.row_group(i).num_rows, *row_group_range(meta.row_group(i))) for i in range(reader.blocks)]
         _compare(found, row, expected, groups)
         for number, block in enumerate(expected[: reader.blocks]):
+            if block["documents"] != groups[number][0]:  # told above; what it would decode to, nobody knows
+                continue
             _check_block(found, reader, row, number, block, vocab_size, tokenizer)
         if found.candidates != candidates:
             found.faults.append(Fault(path, "the table of candidates does not list its documents with such ids"))
@@ -372,13 +376,16 @@ def _check_block(
         )
     found.documents += len(tokens.counts)
     found.tokens += len(tokens.ids)
-    lineage = reader.table(number, ["file", "document_id"]).to_pydict()
-    found.kept.update((row["source"], file) for file in lineage["file"])
-    found.candidates += [
-        Candidate(number, document, int(tokens.counts[document]), hashed)
-        for document, name in enumerate(lineage["document_id"])
-        if (hashed := id_hash(name)) < LIMIT
-    ]
+    first = 0
+    for batch in reader.batches(number, ["file", "document_id"]):
+        lineage = batch.to_pydict()
+        found.kept.update((row["source"], file) for file in lineage["file"])
+        found.candidates += [
+            Candidate(number, document, int(tokens.counts[document]), hashed)
+            for document, name in enumerate(lineage["document_id"], first)
+            if (hashed := id_hash(name)) < LIMIT
+        ]
+        first += batch.num_rows
     if tokenizer is not None and number == 0:
         ids = tokens.documents()[0]
         text = tokenizer.decode(ids.tolist())

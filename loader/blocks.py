@@ -134,7 +134,7 @@ class ShardBlocks(Indexed):
         if len(body) != size:
             raise CorruptShard(shard.path, f"ends inside block {row_group}")
         reader = ShardReader(_Piece(start, body), shard.path, shard.metadata)
-        tokens = reader.vouched_tokens(row_group, self.digest(block).hex())
+        tokens = reader.vouched_tokens(row_group, self.digest(block).hex(), int(self.documents[block]))
         if len(tokens.counts) != self.documents[block] or len(tokens.ids) != self.tokens[block]:
             raise CorruptShard(shard.path, f"block {row_group}: documents or tokens are not the manifest's")
         return tokens
