@@ -12,19 +12,22 @@ import typer
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
 from bamba_data import edge
-from bamba_data.errors import BambaError
+from bamba_data.errors import BambaError, UserError
 from trainer.data import Planned
 from trainer.parallel import joined
 from trainer.recipe import load_recipe
+from trainer.recipe_help import epilog, resolved
 from trainer.run import train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(epilog=epilog())
 def command(
     recipe: Annotated[str, typer.Option(help="A recipe's name, or the path of a YAML file.")],
-    out: Annotated[str, typer.Option(metavar="URL", help="The run's folder, a local path or s3://bucket/prefix.")],
+    out: Annotated[
+        str | None, typer.Option(metavar="URL", help="The run's folder, a local path or s3://bucket/prefix.")
+    ] = None,
     data: Annotated[
         list[str] | None, typer.Option(metavar="URL", help="A dataset; may be given several times.")
     ] = None,
@@ -34,6 +37,9 @@ def command(
     metrics: Annotated[
         Path | None, typer.Option(help="A local folder for metrics; the run's folder without it.")
     ] = None,
+    show: Annotated[
+        bool, typer.Option("--print", help="Print the recipe as it resolves, with defaults and --set, and end.")
+    ] = False,
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Go on although the recipe changed; the checkpoint records it.")
     ] = False,
@@ -41,6 +47,11 @@ def command(
     """Train to the end of the recipe's schedule, from the newest checkpoint below the run's folder if there is one."""
     urls = [f"data.urls=[{', '.join(map(repr, data))}]"] if data else []
     loaded = load_recipe(recipe, [*(overrides or []), *urls])
+    if show:
+        sys.stdout.write(resolved(loaded))
+        return
+    if not out:
+        raise UserError("--out is missing or empty: the folder of the run, a local path or s3://bucket/prefix")
     folder = metrics or (None if "://" in out else Path(out))
     try:
         with joined() as world:
