@@ -3,10 +3,11 @@
     python -m benchmarks.kernel_resources                      an H100's and an A100's launches
     python -m benchmarks.kernel_resources --gpu A100 --json    for a program
     python -m benchmarks.kernel_resources --gpu A100 --launch scan_forward.FORWARD=8,2,32,0
+    python -m benchmarks.kernel_resources --shape 128,256 --dtype float32    heads of 128, a state of 256
 
-Bamba's block (128 heads of 64, state 128, bfloat16) is run forward and backward with Triton's compiler in the place of
-a GPU: kernels, arguments and launches are those of a training step, nothing is executed. A launch is warps, stages,
-block and registers (trainer/kernels/launch.py).
+Bamba's block (128 heads of 64, state 128, bfloat16), or one of another shape, is run forward and backward with Triton's
+compiler in the place of a GPU: kernels, arguments and launches are those of a training step, nothing is executed. A
+launch is warps, stages, block and registers (trainer/kernels/launch.py).
 """
 
 import argparse
@@ -25,7 +26,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from benchmarks.kernels import HEADS, INNER, STATE
+from benchmarks.kernels import HEADS, STATE, WIDTH
 from trainer.kernels import choices, ops, tiles, triton_backend
 from trainer.kernels.launch import Launch
 
@@ -61,17 +62,31 @@ class OnlyCompiler:
         return 0
 
 
-def block_inputs(batch: int = 2, tokens: int = 256) -> list[Tensor]:
-    """What `ops.mix` takes, of Bamba's widths. Few tokens: a kernel is the same for any number of 16s."""
-    channels = INNER + 2 * STATE
-    kinds = {"dtype": torch.bfloat16, "requires_grad": True}
-    zxbcdt = torch.zeros(batch, tokens, INNER + channels + HEADS, **kinds)
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of a Mamba2 block; as it stands, Bamba-9B's."""
+
+    head_dim: int = WIDTH
+    state: int = STATE
+    heads: int = HEADS
+    dtype: torch.dtype = torch.bfloat16
+
+
+BAMBA = Shape()
+
+
+def block_inputs(shape: Shape, batch: int = 2, tokens: int = 256) -> list[Tensor]:
+    """What `ops.mix` takes. Few tokens: a kernel is the same for any number of 16s."""
+    inner = shape.heads * shape.head_dim
+    channels = inner + 2 * shape.state
+    kinds = {"dtype": shape.dtype, "requires_grad": True}
+    zxbcdt = torch.zeros(batch, tokens, inner + channels + shape.heads, **kinds)
     convolution = [torch.zeros(channels, 4, **kinds), torch.zeros(channels, **kinds)]
-    decays = [torch.zeros(HEADS, requires_grad=True) for _ in range(3)]
-    return [zxbcdt, *convolution, *decays, torch.zeros(INNER, **kinds)]
+    decays = [torch.zeros(shape.heads, requires_grad=True) for _ in range(3)]
+    return [zxbcdt, *convolution, *decays, torch.zeros(inner, **kinds)]
 
 
-def compiled(gpu: str, launches: dict[str, Launch]) -> list[Resources]:
+def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> list[Resources]:
     """All kernels of a block's forward and backward, and of the MLP's, once each, or twice where flags differ.
 
     Triton is left without a GPU: not for a process that also runs kernels.
@@ -96,7 +111,7 @@ def compiled(gpu: str, launches: dict[str, Launch]) -> list[Resources]:
             mock.patch.object(ops, "backend", lambda *_: triton_backend),
         ):
             for keep in (True, False):
-                inputs = block_inputs()
+                inputs = block_inputs(shape)
                 out = ops.mix(*inputs, torch.zeros(2, 256, dtype=torch.int32), 1e-5, keep)
                 torch.autograd.grad(out, inputs, torch.zeros_like(out))
             gate_up = torch.zeros(2, 256, 2 * 14336, dtype=torch.bfloat16, requires_grad=True)
@@ -123,6 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gpu", choices=GPUS, action="append")
     parser.add_argument("--launch", action="append", default=[], metavar="KERNEL=WARPS,STAGES,BLOCK,REGISTERS")
+    parser.add_argument("--shape", default=f"{WIDTH},{STATE}", metavar="HEAD_DIM,STATE")
+    parser.add_argument("--heads", type=int, default=HEADS)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     others = {}
@@ -131,8 +149,10 @@ def main() -> None:
         if name not in choices.KERNELS or not re.fullmatch(r"\d+(,\d+){0,3}", numbers):
             parser.error(f"--launch {text}: say one of {', '.join(choices.KERNELS)}, then = and up to four numbers")
         others[name] = Launch(*map(int, numbers.split(",")))
+    head_dim, state = map(int, options.shape.split(","))
+    shape = Shape(head_dim, state, options.heads, getattr(torch, options.dtype))
     for gpu in options.gpu or GPUS:
-        found = compiled(gpu, choices.shipped(gpu, GPUS[gpu][1]) | others)
+        found = compiled(gpu, choices.shipped(gpu, GPUS[gpu][1]) | others, shape)
         if options.json:
             json.dump([asdict(one) for one in found], sys.stdout)
             print()

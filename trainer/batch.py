@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from trainer.kernels.checks import check_documents
 from trainer.loss import IGNORED
 
 
@@ -24,7 +25,8 @@ class Batch:
 
     @classmethod
     def of(cls, loaded: Mapping[str, Tensor]) -> "Batch":
-        """From what the loader yields."""
+        """From what the loader yields; `UserError` where document ids do not ascend along a row."""
+        check_documents(loaded["seq_idx"], "a batch's seq_idx")
         return cls(
             loaded["input_ids"].long(),
             loaded["labels"].long(),

@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from bamba_data.errors import UserError
-from trainer.model.config import CONV_WIDTH, ModelConfig
+from trainer.kernels.supported import CONV_WIDTH
+from trainer.model.config import ModelConfig
 
 #: Fields that have one value in every model of ours.
 FIXED: dict[str, Any] = {

@@ -96,8 +96,9 @@ def _step(
 
 def rounded(wide: Tensor, drawn: Tensor) -> Tensor:
     """float32 to bfloat16, away from zero where `drawn`, int32 in [0, 2^16), and the bits that are cut off make a
-    carry."""
-    return ((wide.view(torch.int32) + drawn) & -0x10000).view(torch.float32).bfloat16()
+    carry. NaN stays NaN: the one that a GPU makes is all ones, which a carry would turn into zero."""
+    carried = ((wide.view(torch.int32) + drawn) & -0x10000).view(torch.float32)
+    return torch.where(wide.isnan(), wide, carried).bfloat16()
 
 
 def _mixed(x: Tensor) -> Tensor:

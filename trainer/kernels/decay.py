@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainer.kernels.functions import softplus
+from trainer.kernels.functions import at_most, softplus
 from trainer.kernels.launch import Launch, on
 from trainer.kernels.shapes import ScanInputs
 
@@ -70,7 +70,7 @@ def _decays(
     flags = tl.broadcast_to(begins[:, None], [CHUNK, HEADS])
     _, total = tl.associative_scan((flags, step * rate[None, :]), 0, _restart)
     end = tl.sum(tl.where((row == CHUNK - 1)[:, None], total, 0.0), 0)
-    leave = tl.where((own == last)[:, None], tl.exp2(tl.minimum(end[None, :] - total, 0.0)), 0.0)
+    leave = tl.where((own == last)[:, None], tl.exp2(at_most(end[None, :] - total, 0.0)), 0.0)
     place = (batch * heads + head[None, :]) * chunks * CHUNK + token[:, None]
     tl.store(steps + place, step, mask=here)
     tl.store(sums + place, total, mask=here)

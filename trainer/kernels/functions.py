@@ -11,6 +11,13 @@ def wide(number):
 
 
 @triton.jit
+def at_most(x, bound):
+    """The smaller of two numbers, and NaN where one is: `tl.minimum` alone gives the other one, so that a broken input
+    would become a finite output, which no guard can see."""
+    return tl.minimum(x, bound, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def sigmoid(x):
     """1 / (1 + exp(-x)); the square of a reciprocal root, since Triton's division takes three times as many steps."""
     root = tl.math.rsqrt(1.0 + tl.exp2(x * -1.4426950408889634))
@@ -20,7 +27,7 @@ def sigmoid(x):
 @triton.jit
 def softplus(raw):
     """log(1 + exp(raw)), to full float32 precision also where it is tiny."""
-    small = tl.exp(tl.minimum(raw, 20.0))
+    small = tl.exp(at_most(raw, 20.0))
     grown = 1.0 + small
     exact = tl.where(grown == 1.0, small, tl.log(grown) * small / tl.where(grown == 1.0, 1.0, grown - 1.0))
     return tl.where(raw > 20.0, raw, exact)

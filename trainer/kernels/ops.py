@@ -19,6 +19,7 @@ from torch.nn.functional import silu
 from torch.utils.flop_counter import register_flop_formula
 
 from trainer.kernels import reference
+from trainer.kernels.checks import check_mix, check_scan, check_swiglu
 from trainer.kernels.shapes import ScanGrads, ScanInputs, kept_states, split_conv, unpack
 
 
@@ -71,8 +72,9 @@ def backend(tensor: Tensor, head_dim: int = 64, state: int = 64) -> Backend:
 def scan(
     x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A_log: Tensor, D: Tensor, dt_bias: Tensor, documents: Tensor
 ) -> Tensor:
-    """The SSD scan of `ScanInputs`; (batch, tokens, heads, head_dim)."""
-    inputs = ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents)
+    """The SSD scan of `ScanInputs`; (batch, tokens, heads, head_dim). What does not lie side by side is copied."""
+    check_scan(x, dt, B, C, A_log, D, dt_bias, documents)
+    inputs = _laid_out(x, dt, B, C, A_log, D, dt_bias, documents)
     return backend(x, x.shape[-1], B.shape[-1]).scan_forward(inputs)[0]
 
 
@@ -80,7 +82,17 @@ def scan(
 def _(
     x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A_log: Tensor, D: Tensor, dt_bias: Tensor, documents: Tensor
 ) -> Tensor:
+    check_scan(x, dt, B, C, A_log, D, dt_bias, documents)
     return x.new_empty(x.shape)
+
+
+ALIGNED_BYTES = 16  # what a copy engine reads begins at a multiple of them
+
+
+def _laid_out(*tensors: Tensor) -> ScanInputs:
+    """As the kernels read them."""
+    dense = (tensor.contiguous() for tensor in tensors)
+    return ScanInputs(*(tensor if tensor.data_ptr() % ALIGNED_BYTES == 0 else tensor.clone() for tensor in dense))
 
 
 @torch.library.custom_op("bamba::scan_backward", mutates_args=())
@@ -96,7 +108,7 @@ def scan_backward(
     documents: Tensor,
 ) -> list[Tensor]:
     """Gradients of x, dt, B, C, A_log, D, dt_bias."""
-    inputs = ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents)
+    inputs = _laid_out(x, dt, B, C, A_log, D, dt_bias, documents)
     large = ScanGrads(*(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x, dt, B, C)))
     small = backend(x, x.shape[-1], B.shape[-1]).scan_backward(inputs, x.new_empty(0), grad.contiguous(), large)
     return [*large, *_like(small, (A_log, D, dt_bias))]
@@ -151,6 +163,7 @@ def _mix(
     eps: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_mix(zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents)
     inner = len(norm_weight)
     run = backend(zxbcdt, inner // len(A_log), (len(conv_bias) - inner) // 2)
     z, xbc, dt = unpack(zxbcdt, inner, len(A_log))
@@ -173,6 +186,7 @@ def _(
     eps: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_mix(zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents)
     batch, tokens = documents.shape
     out = zxbcdt.new_empty((batch, tokens, len(norm_weight)))
     mixed = zxbcdt.new_empty((batch, tokens, len(conv_bias)) if keep else (0,))
@@ -245,7 +259,9 @@ def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
     ctx.save_for_backward(*output[1:], *tensors)
 
 
-def _mix_grads(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+def _mix_grads(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:  # nobody asked for what the output was made of
+        return (None,) * 10
     return (*torch.ops.bamba.mix_backward(grad, *ctx.saved_tensors, ctx.eps), None, None, None)
 
 
@@ -267,17 +283,20 @@ def mix(
     """All of a Mamba2 block between its two linears: norm(scan(silu(conv(x|B|C)), dt) * silu(z)).
 
     zxbcdt: (batch, tokens, 2 inner + 2 state + heads), the columns z | x | B | C | dt of the first linear's output,
-    the last dimension contiguous. conv_weight: (inner + 2 state, 4), conv_bias: (inner + 2 state,), for the channels
-    x | B | C. A_log, D, dt_bias: (heads,), best in float32. norm_weight: (inner,). documents: int32 (batch, tokens),
-    the number of the document that a token belongs to (seq_idx): ids ascend along a row, so none comes back; zeros
-    where a row is one document. Neither the convolution nor the scan passes from one document to the next.
+    the last dimension contiguous; trainer/kernels/supported.py has the sizes that are taken. conv_weight: (inner + 2
+    state, 4), conv_bias: (inner + 2 state,), for the channels x | B | C. A_log, D, dt_bias: (heads,), best in float32.
+    norm_weight: (inner,). documents: int32 (batch, tokens), the number of the document that a token belongs to
+    (seq_idx): ids ascend along a row, so none comes back; zeros where a row is one document. Neither the convolution
+    nor the scan passes from one document to the next.
     keep: hold for the backward the convolution's output and every 128th state, in bfloat16 2 (inner + 2 state) and
     inner state / 64 bytes a token (33 kB in Bamba-9B), which else are made again, in a tenth of the op's time.
 
     Returns (batch, tokens, inner) in the dtype of zxbcdt. Gradients come for all but `documents`, in the dtype of
-    their tensors. bfloat16, float32 and float64; sums, decays and states are float32 at least.
+    their tensors. bfloat16, float32 and float64; sums, decays and states are float32 at least. `UserError` for other
+    shapes, dtypes or devices, no tokens, and, where they lie on a CPU, ids that do not ascend.
     """
-    tensors = (zxbcdt, conv_weight.contiguous(), conv_bias, A_log, D, dt_bias, norm_weight, documents.contiguous())
+    small = (one.contiguous() for one in (conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents))
+    tensors = (zxbcdt, *small)
     return torch.ops.bamba.mix(*tensors, eps, keep)[0]  # type: ignore[no-any-return]
 
 
@@ -286,6 +305,7 @@ def mix(
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up, where `gate_up` holds the gate in the first half of its last dimension and up in the second."""
+    check_swiglu(gate_up)
     found: Tensor = _SwiGLU.apply(gate_up)
     return found
 

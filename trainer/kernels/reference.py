@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.functional import pad, silu, softplus
 
 from trainer.kernels.shapes import STATE_TOKENS, ScanGrads, ScanInputs, kept_states
+from trainer.kernels.supported import CONV_WIDTH as WIDTH
 
 CHUNK = 64  # tokens; the quadratic part of SSD works inside a chunk, a state is handed from chunk to chunk
-WIDTH = 4  # taps of the convolution
 
 
 def _wide(tensor: Tensor) -> Tensor:

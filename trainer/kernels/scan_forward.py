@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from trainer.kernels.decay import decays
-from trainer.kernels.functions import wide
+from trainer.kernels.functions import at_most, wide
 from trainer.kernels.launch import Launch, on
 from trainer.kernels.shapes import STATE_TOKENS, ScanInputs, kept_states
 from trainer.kernels.tiles import opened, tiles
@@ -84,7 +84,7 @@ def _scan(
                 numbers = tl.arange(0, STATE)[:, None] * WIDTH + own + tl.arange(0, BLOCK)[None, :]
                 tl.store(states + wide(spot) * STATE * WIDTH + numbers, met)
         seen = (row[:, None] >= row[None, :]) & (row[None, :] >= first[:, None])
-        apart = tl.where(seen, tl.exp2(tl.minimum(total[:, None] - total[None, :], 0.0)), 0.0) * step[None, :]
+        apart = tl.where(seen, tl.exp2(at_most(total[:, None] - total[None, :], 0.0)), 0.0) * step[None, :]
         added = (x_tile.to(tl.float32) * kept[:, None]).to(x_tile.dtype)
         mixed = (mixed * apart).to(x_tile.dtype)
         out = tl.dot(mixed, x_tile, acc=past * enter[:, None], input_precision="tf32x3")

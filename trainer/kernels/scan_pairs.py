@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from trainer.kernels.decay import Decays
-from trainer.kernels.functions import wide
+from trainer.kernels.functions import at_most, wide
 from trainer.kernels.launch import Launch
 from trainer.kernels.scan_states import grouped
 from trainer.kernels.shapes import ScanInputs
@@ -45,7 +45,7 @@ def _scores(b, c, firsts, scores, chunks, BLOCK: tl.constexpr, STATE: tl.constex
 @triton.jit
 def apart(total_j, total_i):
     """What is left at each reader i of what a source j gave: a tile with j in rows and i in columns."""
-    return tl.exp2(tl.minimum(total_i[None, :] - total_j[:, None], 0.0))
+    return tl.exp2(at_most(total_i[None, :] - total_j[:, None], 0.0))
 
 
 @triton.jit

@@ -8,8 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from bamba_data.sources.base import Strict
-
-CONV_WIDTH = 4  # taps; the kernels are written for it
+from trainer.kernels.supported import CONV_WIDTH, unsupported
 
 
 class ModelConfig(Strict):
@@ -40,6 +39,9 @@ class ModelConfig(Strict):
             raise ValueError(f"rotary_fraction: it makes {self.rotary_width} features of a head, an even number is due")
         if beyond := [layer for layer in self.attention_indices if not 0 <= layer < self.layers]:
             raise ValueError(f"attention_layers: {beyond} are not among the layers 0 to {self.layers - 1}")
+        mamba_layers = self.layers - len(self.attention_indices)
+        if mamba_layers and (why := unsupported(self.mamba_head_dim, self.mamba_state, self.mamba_heads)):
+            raise ValueError(f"mamba_head_dim, mamba_state, mamba_heads: {why}")
         if self.inner_size % self.hidden_size:
             raise ValueError(f"mamba_heads * mamba_head_dim: {self.inner_size} is no multiple of {self.hidden_size}")
         return self

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
-from trainer.model.config import CONV_WIDTH, ModelConfig
+from trainer.kernels.supported import CONV_WIDTH
+from trainer.model.config import ModelConfig
 
 DT_SECONDS = (1e-3, 1e-1)
 DT_FLOOR = 1e-4

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.kernels.ops import mix
-from trainer.model.config import CONV_WIDTH, ModelConfig
+from trainer.kernels.supported import CONV_WIDTH
+from trainer.model.config import ModelConfig
 from trainer.model.rows import Rows
 
 

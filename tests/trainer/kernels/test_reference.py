@@ -76,6 +76,16 @@ def test_what_follows_a_document_changes_no_bit_of_it(start: int) -> None:
     assert torch.equal(gradients(one, out_one)["zxbcdt"][:, :start], gradients(two, out_two)["zxbcdt"][:, :start])
 
 
+def test_every_gradient_is_that_of_finite_differences_also_where_nobody_asks_for_it() -> None:
+    """torch's own check in float64, with gradients of outputs left undefined."""
+    case = draw(rows_of_documents(2, 5, [[2], []]), heads=1).leaves()
+    assert torch.autograd.gradcheck(lambda *leaves: ops.mix(*leaves, case.documents, EPS), case[:-1], fast_mode=True)
+    shapes = ((2, 5, 1, 16), (2, 5, 1), (2, 5, 16), (2, 5, 16), (1,), (1,), (1,))
+    make = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(shape, generator=make, dtype=torch.float64).requires_grad_() for shape in shapes]
+    assert torch.autograd.gradcheck(lambda *given: ops.scan(*given, case.documents), leaves, fast_mode=True)
+
+
 def test_the_op_passes_torchs_own_check_of_custom_ops() -> None:
     case = draw(rows_of_documents(2, 70, [[10], [64]])).to(torch.float32)
     for keep in (False, True):

@@ -3,25 +3,50 @@
 On a CPU they run in Triton's interpreter, in float32, on small shapes; on a GPU compiled, in bfloat16 too.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.kernels.cases import EPS, Case, draw, rows_of_documents
+from tests.trainer.kernels.cases import EPS, Case, definition, draw, rows_of_documents
 from tests.trainer.kernels.test_reference import gradients, relative
 from trainer.kernels import ops
+from trainer.kernels.supported import HEAD_DIMS, STATES, unsupported
 
 #: Rounding of the products: float32 on a CPU; on a GPU three passes of tf32.
 EXACT = 2e-4 if torch.cuda.is_available() else 2e-5
 #: A GPU gets Bamba's own tiles, the interpreter the smallest that a kernel takes.
 TILES = {"head_dim": 64, "state": 128} if torch.cuda.is_available() else {"head_dim": 16, "state": 16}
+#: Every size there is a kernel for; in the interpreter, where each takes seconds, those at the edges.
+SIZES = [(width, state) for width in HEAD_DIMS for state in STATES if unsupported(width, state, 1) is None]
+if not torch.cuda.is_available():
+    SIZES = [(16, 256), (32, 16), (128, 32)]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def on(case: Case, device: torch.device) -> Case:
     return Case(*(t.to(device) for t in case))
+
+
+def on_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+@contextmanager
+def scratch(device: torch.device) -> Iterator[None]:
+    """A GPU that has a copy engine makes a kernel's own descriptors for it all the same, in memory that Triton asks
+    for of the thread that launches: so the backward runs in this one."""
+    if device.type != "cuda":
+        yield
+        return
+    import triton
+
+    triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device=device))
+    with torch.autograd.set_multithreading_enabled(False):
+        yield
 
 
 def results(case: Case, keep: bool = True) -> dict[str, Tensor]:
@@ -101,9 +126,60 @@ def test_a_gpu_without_a_copy_engine_computes_the_same(
     case = on(draw(rows_of_documents(2, 130, [[40], [129]]), heads=1, **TILES).to(torch.float32), triton_kernels)
     wanted = results(case)
     monkeypatch.setattr(tiles, "has_copy_engine", lambda _: False)
-    got = results(case)
+    with scratch(triton_kernels):
+        got = results(case)
     off = {name: relative(got[name].double(), wanted[name].double()) for name in wanted}
     assert max(off.values()) <= (EXACT if triton_kernels.type == "cuda" else 0.0), off
+
+
+PLACES = {
+    "a step": ("zxbcdt", lambda case: (0, 20, case.zxbcdt.shape[-1] - 1)),
+    "a rate": ("A_log", lambda case: 1),
+    "a step's bias": ("dt_bias", lambda case: 1),
+    "a skip": ("D", lambda case: 1),
+    "an input": ("zxbcdt", lambda case: (0, 20, len(case.norm_weight))),
+    "a gate": ("zxbcdt", lambda case: (0, 20, 0)),
+    "a tap": ("conv_weight", lambda case: (0, 2)),
+}
+
+
+#: The interpreter takes half a minute for each, and numpy warns of infinity there.
+BROKEN = [(what, value) for what in PLACES for value in (torch.nan, torch.inf)] if torch.cuda.is_available() else []
+
+
+@pytest.mark.parametrize(("what", "value"), BROKEN or [("a step", torch.nan), ("a rate", torch.nan)])
+def test_what_the_definition_makes_no_number_is_none_here_so_that_a_guard_can_see_it(
+    triton_kernels: torch.device, what: str, value: float
+) -> None:
+    """At every token after the broken one in its document, in its chunk and in the next."""
+    name, place = PLACES[what]
+    tokens = 140 if on_gpu() else 70
+    case = draw(rows_of_documents(1, tokens, [[10, tokens - 2]]), **TILES).to(torch.float32)
+    broken = getattr(case, name).clone()
+    broken[place(case)] = value
+    case = case._replace(**{name: broken})
+    with torch.no_grad():
+        wanted = definition(case)
+    got = results(on(case, triton_kernels))
+    assert wanted.isnan().any() == torch.isnan(got["out"]).any()
+    missed = wanted.isnan() & ~got["out"].cpu().isnan()
+    assert missed.nonzero().tolist() == []
+    if wanted.isnan().any():
+        assert not torch.isfinite(torch.stack([grad.double().norm() for grad in list(got.values())[1:]]).sum())
+
+
+@pytest.mark.parametrize(("head_dim", "state"), [pair for pair in SIZES if min(pair) >= 32 or not on_gpu()])
+@pytest.mark.parametrize("dtype", [torch.float32, *([torch.bfloat16] if on_gpu() else [])])
+def test_every_size_that_is_taken_is_computed(
+    triton_kernels: torch.device, head_dim: int, state: int, dtype: torch.dtype
+) -> None:
+    documents = rows_of_documents(1, 150, [[70, 129]]) if on_gpu() else rows_of_documents(1, 70, [[66]])
+    case = draw(documents, heads=3 if on_gpu() else 1, head_dim=head_dim, state=state).to(dtype)
+    found = errors(on(case, triton_kernels))
+    for single in ("A_log", "D", "dt_bias"):  # of few heads: the sum of many numbers of both signs
+        assert found.pop(single) < (5e-2 if dtype == torch.bfloat16 else 5e-3)
+    bound = 1e-2 if dtype == torch.bfloat16 else EXACT
+    assert {name: error for name, error in found.items() if error > bound} == {}
 
 
 def test_the_scan_alone_has_the_gradients_of_the_reference(triton_kernels: torch.device) -> None:
