@@ -91,7 +91,7 @@ class Quiet:
 def drive(plan: Plan, tasks: int) -> None:
     """`tasks` of the plan's units as Ray tasks that do nothing."""
     display: Display = Quiet()
-    units = plan.largest_first()[:tasks]
+    units = plan.starting_order()[:tasks]
     total = {"units": len(units), "units_done": 0, "input_bytes": 1, "input_bytes_done": 0}
     with crew(None, 2, plan.recipe.network) as hands:
         import ray

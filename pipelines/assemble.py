@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import bamba_data
 from bamba_data.certificate import Certificate
 from bamba_data.document import Ledger
-from bamba_data.errors import BudgetExceeded, CorruptInput, CorruptManifest, Unfinished
+from bamba_data.errors import CorruptInput, CorruptManifest, Unfinished
 from bamba_data.manifest import (
     FORMAT,
     Account,
@@ -25,6 +24,7 @@ from bamba_data.manifest import (
 from bamba_data.store import Store
 from bamba_data.tables import SCHEMAS, TableWriter
 from bamba_data.tokenizer import Tokenizer
+from pipelines import verdict
 from pipelines.plan import Plan, Unit
 from pipelines.staging import Sampled, Staging, UnitRecord, unit_path
 
@@ -58,6 +58,7 @@ class _Sum:
     shards: int = 0
     blocks: int = 0
     size_bytes: int = 0
+    letters: tuple[int, str] | None = None
 
 
 def assemble(plan: Plan, store: Store, tokenizer: Tokenizer, certificate: Certificate) -> Manifest:
@@ -76,7 +77,7 @@ def assemble(plan: Plan, store: Store, tokenizer: Tokenizer, certificate: Certif
         totals = Ledger()
         for one in sums.values():
             totals.add(one.ledger)
-        _check_budget(totals, plan.recipe.bad_input.max_bad_rate)
+        verdict.check(plan.recipe.bad_input, sums, store)
         saved: dict[str, TableEntry] = {name: table.save(store) for name, table in tables.items()}
     return Manifest(
         format=FORMAT,
@@ -191,6 +192,7 @@ def _add(unit: Unit, record: UnitRecord, plan: Plan, total: _Sum, tables: dict[s
             total.size_bytes += shard.size_bytes
         if part.letters:
             letters = part.letters
+            total.letters = max(total.letters or (0, ""), (letters.records, letters.path))
             tables["dead_letters"].add(
                 [
                     {
@@ -240,16 +242,6 @@ def _file_rows(unit: Unit, record: UnitRecord, plan: Plan) -> Iterator[dict[str,
                 for reason, count in sorted(counts.items())
             ],
         }
-
-
-def _check_budget(totals: Ledger, max_bad_rate: float) -> None:
-    if totals.bad > Fraction(str(max_bad_rate)) * totals.read:  # as people wrote it: 0.29 * 100 floats below 29
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(totals.dead_lettered.items()))
-        raise BudgetExceeded(
-            f"{totals.bad:,} of {totals.read:,} records are bad ({reasons}): a rate of {totals.bad / totals.read:.2g}, "
-            f"bad_input.max_bad_rate is {max_bad_rate:g}. Nothing was published, all work is kept. Look at them under "
-            f"_bamba/dead_letters, then build again with --set bad_input.max_bad_rate=RATE, or set a policy"
-        )
 
 
 def _entry(plan: Plan, name: str, total: _Sum) -> SourceEntry:

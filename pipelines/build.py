@@ -17,7 +17,7 @@ from bamba_data import canonical, frozen
 from bamba_data import lock as locks
 from bamba_data.certificate import Certificate, choose
 from bamba_data.dataset import lock_path, open_dataset, read_named, tokenizer_path
-from bamba_data.errors import BambaError, DatasetNotFound, UserError
+from bamba_data.errors import BambaError, BudgetExceeded, DatasetNotFound, UserError
 from bamba_data.fetch import Fetcher
 from bamba_data.lock import Lock
 from bamba_data.locked import Facts
@@ -52,9 +52,9 @@ class Prepared:
     remarks: tuple[str, ...]
 
     def remaining(self) -> list[Unit]:
-        """The units without a record, largest first."""
+        """The units without a record, in the order in which to start them."""
         finished = set(Staging(self.store).finished())
-        return [unit for unit in self.plan.largest_first() if unit.key not in finished]
+        return [unit for unit in self.plan.starting_order() if unit.key not in finished]
 
 
 def prepare(
@@ -171,4 +171,6 @@ def run_here(
                 run(unit, prepared.job, tools)
             except BambaError as fault:
                 faults.append(fault)
+                if isinstance(fault, BudgetExceeded):
+                    break  # it cannot be published, whatever the others are
     return faults

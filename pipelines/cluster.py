@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
-from bamba_data.errors import BambaError, IntegrityError, SourceUnavailable, Unfinished, UserError
+from bamba_data.errors import BambaError, BudgetExceeded, IntegrityError, SourceUnavailable, Unfinished, UserError
+from bamba_data.input_faults import InputFaults
 from bamba_data.locked import LockedFile
 from bamba_data.recipe import Network
 from pipelines.budget import BudgetKeeper
 from pipelines.progress import Counts, Display, ProgressKeeper, Snapshot
 
 POLL_SECONDS = 0.5
+TOLD_TOGETHER_SECONDS = 5.0
 OBJECT_STORE_BYTES = 100 << 20  # bulk data never goes through it
 MAX_CRASHES = 25  # of one task, in a row
 MAX_TRIES = 3  # of one task that answered with an error worth another try
@@ -130,7 +132,10 @@ class Crew:
             if time.monotonic() >= next_show:
                 next_show = time.monotonic() + POLL_SECONDS
                 display.show(self._snapshot(total))
-            if self._interrupted or (faults and fail_fast):
+            hopeless = any(isinstance(fault.error, BudgetExceeded) for fault in faults)
+            if self._interrupted or hopeless or (faults and fail_fast):
+                if hopeless and not self._interrupted:
+                    faults += self._told_with_it(flying)
                 for ref in flying:
                     ray.cancel(ref, force=True)
                 if self._interrupted:
@@ -138,6 +143,15 @@ class Crew:
                 return faults
         display.show(self._snapshot(total))
         return faults
+
+    def _told_with_it(self, flying: dict[Any, _Try]) -> list[Fault]:
+        """Where one input is hopeless nothing can be published, so nothing more is started. What else fails within a
+        few seconds is told in the same run."""
+        import ray
+
+        done, _ = ray.wait(list(flying), num_returns=len(flying), timeout=TOLD_TOGETHER_SECONDS) if flying else ([], [])
+        found = [self._land(ref, flying.pop(ref), []) for ref in done]
+        return [fault for fault in found if fault]
 
     def _launch(self, waiting: list[_Try], flying: dict[Any, _Try], submit: Callable[[Any], Any]) -> None:
         slots = self.max_in_flight or 2 * _cluster_cpus() + 1  # Ray starts what has a core, the rest waits there
@@ -164,7 +178,10 @@ class Crew:
             if not isinstance(cause, BambaError):
                 raise
             attempt.tries += 1
-            passing = isinstance(cause, SourceUnavailable | IntegrityError) and attempt.item.is_remote
+            causes = cause.faults if isinstance(cause, InputFaults) else [cause]
+            passing = attempt.item.is_remote and any(
+                isinstance(one, SourceUnavailable | IntegrityError) for one in causes
+            )
             if not passing or attempt.tries >= MAX_TRIES:
                 self.progress.ended.remote(name, None)
                 return Fault(name, cause)

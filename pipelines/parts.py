@@ -55,7 +55,7 @@ class PartBuilder:
         rule = recipe.shards
         self._shard = ShardWriter(tokenizer.dtype, rule.block_tokens, rule.blocks_per_shard)
         self._ledgers: dict[int, Ledger] = {}
-        self._letters: list[dict[str, Any]] = []
+        self.letters: list[dict[str, Any]] = []
         self._letter_bytes = 0
         self._first: tuple[Document, Ids] | None = None
         self.inputs: list[ReadInput] = []
@@ -65,15 +65,15 @@ class PartBuilder:
     def full(self) -> bool:
         return self._shard.full or self._letter_bytes >= LETTER_BYTES
 
-    def take(self, position: int, item: Document | Reject, outcome: Ids | Reject) -> None:
-        """One record of the unit's file at `position`."""
+    def take(self, position: int, item: Document | Reject, outcome: Ids | Reject) -> bool:
+        """One record of the unit's file at `position`; whether it became a dead letter."""
         ledger = self.ledger(position)
         ledger.read += 1
         if isinstance(outcome, Reject):
-            self._refuse(ledger, position, outcome)
-        else:
-            assert isinstance(item, Document)
-            self._keep(ledger, position, item, outcome)
+            return self._refuse(ledger, position, outcome)
+        assert isinstance(item, Document)
+        self._keep(ledger, position, item, outcome)
+        return False
 
     def ledger(self, position: int) -> Ledger:
         return self._ledgers.setdefault(position, Ledger())
@@ -98,15 +98,16 @@ class PartBuilder:
         for note in document.notes:
             ledger.notes[note] = ledger.notes.get(note, 0) + 1
 
-    def _refuse(self, ledger: Ledger, position: int, bad: Reject) -> None:
+    def _refuse(self, ledger: Ledger, position: int, bad: Reject) -> bool:
         if self._recipe.bad_input.action(bad.reason) == "drop":
             ledger.dropped[bad.reason] = ledger.dropped.get(bad.reason, 0) + 1
-            return
+            return False
         ledger.dead_lettered[bad.reason] = ledger.dead_lettered.get(bad.reason, 0) + 1
         letter = {name: getattr(bad, name) for name in LETTERS.names if name not in ("source", "path")}
         file = self._unit.files[position].locked
-        self._letters.append({"source": file.source, "path": file.path, **letter})
+        self.letters.append({"source": file.source, "path": file.path, **letter})
         self._letter_bytes += len(bad.raw)
+        return True
 
     def _compare(self, document: Document, ids: Ids) -> None:
         if self._backend == REFERENCE:
@@ -124,11 +125,10 @@ class PartBuilder:
         """Write the files of the part; its record is the caller's to save, after this."""
         if self._first is not None and self.sampled.documents == 0:
             self._compare(*self._first)
-        stem = f"{self._unit.number:05d}-{self._number:03d}"
         shard = letters = None
         if self._shard.documents:
             made = self._shard.finish()
-            path = f"dataset={self._unit.source}/{stem}-{made.sha256[:16]}.parquet"
+            path = f"dataset={self._unit.source}/{self._stem}-{made.sha256[:16]}.parquet"
             store.put(path, made.data)
             shard = StagedShard(
                 path,
@@ -140,13 +140,20 @@ class PartBuilder:
                 made.candidates,
                 made.footer,
             )
-        if self._letters:
-            data = _letters_file(self._letters)
-            digest = sha256(data)
-            path = f"_bamba/dead_letters/{self._unit.source}/{stem}-{digest[:16]}.parquet"
-            store.put(path, data)
-            letters = StagedLetters(path, digest, len(data), len(self._letters))
+        if self.letters:
+            letters = self.save_letters(store)
         return Part(self._number, end, self._backend, shard, letters, self._ledgers, self.inputs, self.sampled)
+
+    def save_letters(self, store: Store) -> StagedLetters:
+        data = _letters_file(self.letters)
+        digest = sha256(data)
+        path = f"_bamba/dead_letters/{self._unit.source}/{self._stem}-{digest[:16]}.parquet"
+        store.put(path, data)
+        return StagedLetters(path, digest, len(data), len(self.letters))
+
+    @property
+    def _stem(self) -> str:
+        return f"{self._unit.number:05d}-{self._number:03d}"
 
 
 def _letters_file(letters: list[dict[str, Any]]) -> bytes:

@@ -96,9 +96,12 @@ class Plan:
         tokens = text / TEXT_BYTES_A_TOKEN
         return Estimate(text, tokens, tokens * SHARD_BYTES_A_TOKEN, text / TEXT_BYTES_A_CORE_SECOND)
 
-    def largest_first(self) -> list[Unit]:
-        """The order in which to start them: so that no large one is left for the end."""
-        return sorted(self.units, key=lambda unit: (-unit.size_bytes, unit.source, unit.number))
+    def starting_order(self) -> list[Unit]:
+        """The order in which to start them: one of every source, so that a source which is not what the recipe says
+        shows at once; then the largest, so that none is left for the end."""
+        by_size = sorted(self.units, key=lambda unit: (-unit.size_bytes, unit.source, unit.number))
+        first = {unit.source: unit for unit in reversed(by_size)}
+        return sorted(by_size, key=lambda unit: first[unit.source] is not unit)
 
 
 def make(recipe: Recipe, lock: Lock, tokenizer_sha256: str) -> Plan:

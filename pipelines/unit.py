@@ -8,7 +8,7 @@ proves that it is what the finished parts were made of, and encodes only what is
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from pipelines.inputs import PrefixDiffers, open_input
 from pipelines.parts import PartBuilder
 from pipelines.plan import Job, Unit
 from pipelines.staging import Part, Place, ReadInput, Staging, UnitRecord
+from pipelines.stopping import Watch
+from pipelines.survey import OF_ONE_INPUT, with_those_after
 
 
 @dataclass(slots=True)
@@ -87,7 +89,7 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
     def new_part() -> PartBuilder:
         return PartBuilder(unit, number, recipe, tools.tokenizer, backend.name)
 
-    part = new_part()
+    part, watch = new_part(), Watch(unit, recipe.bad_input, finished)
     for position in range(start.file, len(unit.files)):
         file = unit.files[position]
         part.ledger(position)
@@ -95,7 +97,7 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
             part.inputs.append(ReadInput(position, None, file.locked.facts.size_bytes, False))
             continue
         begin = start if position == start.file else Place(position, 0, "")
-        with ExitStack() as stack:
+        with ExitStack() as stack, _all_told(position, unit, job, tools):
             opened = open_input(stack, file.locked, begin, source, recipe, tools.fetcher, tools.scratch)
             seen = _ids_kept(tools.store, finished, position, file.number) if begin.row else SeenIds()
             encoder = Encoder(backend, tools.tokenizer.vocab_size, recipe.bad_input, seen)
@@ -103,7 +105,9 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
             for batch in batches(opened.items()):
                 outcomes = encoder.encode(batch)
                 for item, outcome in zip(batch, outcomes, strict=True):
-                    part.take(position, item, outcome)
+                    is_bad = part.take(position, item, outcome)
+                    if watch.took(position, is_bad):
+                        raise watch.verdict(position, part.letters, part.save_letters(tools.store).path)
                     opened.prefix.update(item.line)
                     if part.full:
                         yield part.finish(tools.store, Place(position, item.row + 1, str(opened.prefix)))
@@ -115,6 +119,14 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
             part.note(position, opened.notes)
             part.inputs.append(opened.end())
     yield part.finish(tools.store, Place(len(unit.files), 0, ""))
+
+
+@contextmanager
+def _all_told(position: int, unit: Unit, job: Job, tools: Tools) -> Iterator[None]:
+    try:
+        yield
+    except OF_ONE_INPUT as fault:
+        raise with_those_after(fault, position, unit, job, tools.fetcher, tools.scratch) from None
 
 
 def _progress(batch: list[Document | Reject], outcomes: list[Ids | Reject], input_bytes: int) -> Progress:

@@ -95,9 +95,13 @@ def test_every_file_is_in_one_unit_in_order_and_no_unit_is_larger_than_it_must_b
     )
 
 
-def test_the_largest_units_are_started_first() -> None:
-    started = [(unit.size_bytes, unit.name) for unit in plan().largest_first()]
-    assert started == [(500, "a/00002"), (100, "a/00000"), (30, "a/00003"), (20, "a/00001"), (10, "b/00000")]
+def test_one_unit_of_every_source_is_started_first_and_then_the_largest() -> None:
+    started = [
+        (unit.size_bytes, unit.name)
+        for unit in plan({"a": [60, 40, 10, 10, 500, 30], "b": [5, 90]}, unit_bytes=50).starting_order()
+    ]
+    assert started[:2] == [(500, "a/00003"), (90, "b/00001")]
+    assert [size for size, _ in started[2:]] == [60, 50, 30, 10, 5]
 
 
 def test_no_two_units_share_a_key() -> None:
