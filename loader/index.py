@@ -35,6 +35,9 @@ def index(
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="Take all sources of a recipe file instead.")] = None,
     text: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="The text; several are joined.")] = None,
+    text_field: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="The text; of several, the first that a row has.")
+    ] = None,
     id_column: Annotated[str, typer.Option("--id", metavar="COLUMN", help="The id of a document.")] = "id",
     no_id: Annotated[bool, typer.Option("--no-id", help="Make ids of file and row.")] = False,
     join: Annotated[
@@ -70,6 +73,7 @@ def index(
                 backend=backend,
                 block_tokens=block_tokens,
                 rules=_rules(rules),
+                text_field=text_field or None,
             )
         ]
     screen = Console(stderr=True, highlight=False)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from bamba_data.candidates import LIMIT, id_hash
 from bamba_data.document import Document, Ledger, Reject
 from bamba_data.encoding import BackendDiffers, Encoder, batches
+from bamba_data.error_budget import SAMPLES, explain, is_hopeless
+from bamba_data.errors import HopelessInput
 from bamba_data.recipe import BadInput
 from bamba_data.seen import SeenIds
 from bamba_data.shard import block_digest
@@ -80,6 +82,7 @@ class FileIndexer:
         self._tokenizer, self._backend = tokenizer, backend
         self._held: list[_Run] = []  # of the row group at work: perhaps one that is full, and the one being filled
         self._sampled = False
+        self._bad: list[dict[str, Any]] = []
         self.blocks: list[dict[str, Any]] = []
         self.ledger = Ledger()
 
@@ -98,6 +101,8 @@ class FileIndexer:
         if isinstance(outcome, Reject):
             account = ledger.dropped if self._rules.action(outcome.reason) == "drop" else ledger.dead_lettered
             account[outcome.reason] = account.get(outcome.reason, 0) + 1
+            if account is ledger.dead_lettered:
+                self._check(outcome)
             run.leave_out()
             return
         assert isinstance(item, Document)
@@ -114,6 +119,16 @@ class FileIndexer:
             if len(self._held) > 1:
                 self._save(self._held.pop(0))
             self._held.append(_Run(run.row_group, run.first_row + run.rows))
+
+    def _check(self, bad: Reject) -> None:
+        """Raises HopelessInput where to read on would only count more of the same."""
+        if len(self._bad) < SAMPLES:
+            self._bad.append(bad._asdict())
+        if is_hopeless(self.ledger.bad, self.ledger.read, self._rules.max_bad_rate):
+            raise HopelessInput(
+                f"{self._path}: {self.ledger.bad:,} of its first {self.ledger.read:,} rows are bad, so it was not read "
+                f"on: {explain(self._bad)}"
+            )
 
     def _end_group(self) -> None:
         if len(self._held) > 1 and self._held[-1].tokens < self._block_tokens // 2:

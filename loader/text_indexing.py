@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,8 +21,10 @@ from bamba_data import canonical, lock
 from bamba_data.certificate import Certificate, choose
 from bamba_data.document import Ledger
 from bamba_data.encoding import BackendDiffers
-from bamba_data.errors import BudgetExceeded, CorruptManifest
+from bamba_data.error_budget import is_exceeded, over_budget, reasons, sufficient_rate
+from bamba_data.errors import BudgetExceeded, CorruptInput, CorruptManifest, NoDocuments
 from bamba_data.fetch import Fetcher
+from bamba_data.inflate import EMPTY
 from bamba_data.left_out import quarantined, refuse_empty
 from bamba_data.locked import LockedFile
 from bamba_data.manifest import Account, CertificateEntry, TokenizerEntry
@@ -79,12 +80,13 @@ class Job:
         """A copy that has opened nothing yet, to be sent to another process."""
         return replace(self, tokenizer=Tokenizer(self.tokenizer.data))
 
-    def index(self, rows: ParquetRows, path: str) -> FileIndexer:
-        """With the backend; with the reference, where they differ."""
+    def index(self, rows: ParquetRows | None, path: str) -> FileIndexer:
+        """With the backend; with the reference, where they differ. A file without a byte has no `rows`."""
         for backend in (self.encoder, self.tokenizer.reference):
             try:
                 made = FileIndexer(path, self.rules, self.block_tokens, self.tokenizer, backend)
-                made.run(rows)
+                if rows is not None:
+                    made.run(rows)
                 return made
             except BackendDiffers as difference:
                 if backend.name == REFERENCE:
@@ -98,8 +100,11 @@ def index_file(job: Job, file: LockedFile, fetcher: Fetcher, scratch: Path) -> I
     if (found := finished(job, file)) is not None:
         return found
     with fetcher.stage(file, scratch) as staged, staged.path.open("rb") as opened:
-        made = job.index(ParquetRows(opened, job.text, file.path, file.url), file.path)
         size = staged.path.stat().st_size
+        if size == 0 and job.rules.empty_files != "keep":
+            raise CorruptInput(file.url, EMPTY, 0)
+        rows = ParquetRows(opened, job.text, file.path, file.url) if size else None
+        made = job.index(rows, file.path)
         footer = _footer(opened, size)
     data = _parquet(pa.Table.from_pylist(made.blocks, schema=PART))
     lengths = Table(sha256=canonical.sha256(data), size_bytes=len(data))
@@ -229,7 +234,7 @@ def _put_together(
         data = file.lengths.read(job.store, part_path(job.key, file.lengths))
         part = read_table(data).drop_columns("lengths")
         tables.append(part.add_column(0, TABLE.field("file"), pa.array([number] * len(part), pa.uint32())).cast(TABLE))
-    _check_budget(totals, job.rules.max_bad_rate)
+    _check_budget(totals, job.rules)
     whole = pa.concat_tables(tables) if tables else TABLE.empty_table()
     data = _parquet(whole)
     blocks = Table(sha256=canonical.sha256(data), size_bytes=len(data))
@@ -258,11 +263,21 @@ def _ledger(account: Account) -> Ledger:
     return Ledger(**account.model_dump())  # which copies the dicts
 
 
-def _check_budget(totals: Ledger, max_bad_rate: float) -> None:
-    if totals.bad > Fraction(str(max_bad_rate)) * totals.read:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(totals.dead_lettered.items()))
+def _check_budget(totals: Ledger, rules: BadInput) -> None:
+    if is_exceeded(totals.bad, totals.read, rules.max_bad_rate):
+        ways = "correct the source or its files"
+        if totals.kept:
+            rate = sufficient_rate(totals.bad, totals.read)
+            ways = (
+                f"set a policy, or allow so many with --rules '{{\"max_bad_rate\": {rate}}}' (in Python: "
+                f"rules=BadInput(max_bad_rate={rate}))"
+            )
         raise BudgetExceeded(
-            f"{totals.bad:,} of {totals.read:,} records are bad ({reasons}): a rate of {totals.bad / totals.read:.2g}, "
-            f"max_bad_rate is {max_bad_rate:g}. No index was made, finished files are kept; allow more with "
-            "--rules '{\"max_bad_rate\": RATE}' (in Python: rules=BadInput(max_bad_rate=RATE)), or set a policy"
+            f"{over_budget(totals, rules.max_bad_rate)}. No index was made, finished files are kept; {ways}"
+        )
+    if totals.kept == 0 and rules.empty_sources != "keep":
+        told = reasons(totals.dropped) or "its files have no rows"
+        raise NoDocuments(
+            f"no document in {totals.read:,} rows ({told}): no index was made. If that is as it should be: "
+            '--rules \'{"empty_sources": "keep"}\''
         )

@@ -30,6 +30,7 @@ class TextSource:
     files      paths or URLs, literal or with `*`, `**`, `?`; on the hub all of one repository, pinned with @COMMIT
     tokenizer  a Hugging Face `tokenizer.json`: package:<name> (ships with us), a path or a URL
     text, id   columns; several text columns are joined by `join`. Without an id, one is made of the file and the row
+    text_field  instead of `text`: columns of which the first that a row has is its text; `a.b` is a field of a struct
     index      where its index lies: a folder or s3:// URL that all hosts see. None: this host's cache
     rules      which texts are left out, as in a recipe (`bad_input`)
     """
@@ -44,12 +45,14 @@ class TextSource:
     backend: str = "auto"
     block_tokens: int = BLOCK_TOKENS
     rules: BadInput = NO_RULES
+    text_field: str | Sequence[str] | None = None
 
     @cached_property
     def recipe(self) -> Recipe:
         """Raises RecipeError, which names the field."""
         base, files, revision = _location([self.files] if isinstance(self.files, str) else list(self.files))
         text = {"fields": _listed(self.text), "join": self.join, "id_field": self.id}
+        text |= {"text_field": _listed(self.text_field)} if self.text_field is not None else {}
         corpus = {"corpus": "folder", "name": self.name, "base": base, "form": "parquet", "files": files, "text": text}
         raw = {
             "name": self.name,
@@ -73,6 +76,7 @@ class TextSource:
         words = ["bamba-data", "index", "--name", self.name, "--tokenizer", self.tokenizer]
         words += [word for one in _listed(self.files) for word in ("--files", one)]
         words += [word for one in _listed(self.text) for word in ("--text", one) if self.text != "text"]
+        words += [word for one in _listed(self.text_field or []) for word in ("--text-field", one)]
         words += ["--no-id"] if self.id is None else ["--id", self.id] if self.id != "id" else []
         words += ["--join", self.join] if self.join != "\n\n" else []
         words += ["--backend", self.backend] if self.backend != "auto" else []
@@ -108,6 +112,7 @@ def text_sources(path: Path | str, index: str | None = None) -> list[TextSource]
                 backend=loaded.tokenizer.backend,
                 block_tokens=loaded.shards.block_tokens,
                 rules=loaded.bad_input,
+                text_field=source.text.text_field,
             )
         )
     return found

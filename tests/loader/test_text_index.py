@@ -11,11 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import DataLoader
 
 from bamba_data.certificate import Certificate
-from bamba_data.errors import RecipeError, StaleIndex, UserError
+from bamba_data.errors import HopelessInput, NoDocuments, RecipeError, StaleIndex, UserError
+from bamba_data.input_faults import InputFaults
+from bamba_data.recipe import BadInput
 from loader import Settings, TokenDataset, build_loader, text, text_opening, text_sources
 from loader.text_index import IndexedFile
 from loader.text_opening import open_text
@@ -99,10 +102,49 @@ def test_files_without_documents_are_no_trouble(tmp_path: Path, texts: Path, cer
     write_rows(texts / "4.parquet", ["", ""], ["a", "b"])
     blocks = opened(source(texts), tmp_path / "cache", certificate)
     assert [file.blocks > 0 for file in blocks.index.files] == [True, True, True, False, False]
-    only = source(texts, files=[str(texts / "3.parquet"), str(texts / "4.parquet")])
+    files = [str(texts / "3.parquet"), str(texts / "4.parquet")]
+    with pytest.raises(NoDocuments, match=r"no document in 2 rows \(empty_text 2\): no index was made"):
+        opened(source(texts, files=files), tmp_path / "cache", certificate)
+    only = source(texts, files=files, rules=BadInput(empty_sources="keep"))
     opened(only, tmp_path / "cache", certificate)
     with pytest.raises(UserError, match="no source has a weight above 0"):
         build_loader(only, cache=tmp_path / "cache")
+
+
+def test_a_file_without_a_byte_is_an_input_without_rows_where_the_rules_say_so(
+    tmp_path: Path, texts: Path, certificate: Certificate
+) -> None:
+    (texts / "3.parquet").touch()
+    with pytest.raises(InputFaults, match="the file is empty"):
+        opened(source(texts), tmp_path / "cache", certificate)
+    one = source(texts, rules=BadInput(empty_files="keep"))
+    blocks = opened(one, tmp_path / "cache", certificate)
+    assert blocks.index.files[3].rows == 0
+    (texts / "3.parquet").touch()
+    assert open_text(one, tmp_path / "cache").identity == blocks.identity
+
+
+def test_the_text_may_be_the_first_of_several_columns_as_in_a_recipe(tmp_path: Path, certificate: Certificate) -> None:
+    write_texts(tmp_path / "inputs", files=1)
+    table = pq.read_table(tmp_path / "inputs/0.parquet")
+    other = pa.table({"id": table["id"], "doc": pa.StructArray.from_arrays([table["text"].combine_chunks()], ["body"])})
+    (tmp_path / "other").mkdir()
+    pq.write_table(other, tmp_path / "other/0.parquet")
+    wanted = documents(opened(source(tmp_path / "inputs"), tmp_path / "cache", certificate))
+    one = source(tmp_path / "other", text_field=["content", "doc.body"])
+    assert documents(opened(one, tmp_path / "cache", certificate)) == wanted
+    assert "--text-field content --text-field doc.body" in one.command("x")
+    path = recipe(tmp_path, ["*"], "parquet", extra="").read_text().replace("base: inputs", "base: other")
+    path = path.replace("files: [", "text: {text_field: [content, doc.body]}, files: [")
+    (tmp_path / "other.yaml").write_text(path)
+    (of_recipe,) = text_sources(tmp_path / "other.yaml")
+    assert of_recipe.recipe.sources()[0].text == one.recipe.sources()[0].text
+
+
+def test_a_hopeless_file_makes_no_index_and_is_not_read_on(tmp_path: Path, certificate: Certificate) -> None:
+    write_rows(tmp_path / "in/0.parquet", pa.nulls(5000, pa.string()), [str(n) for n in range(5000)])
+    with pytest.raises(HopelessInput, match=r"0.parquet: 1,000 of its first 1,000 rows are bad.*'text' is null"):
+        opened(source(tmp_path / "in"), tmp_path / "cache", certificate)
 
 
 def test_a_quarantined_file_is_left_out(tmp_path: Path, texts: Path, certificate: Certificate) -> None:
