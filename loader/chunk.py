@@ -101,6 +101,9 @@ class Chunk:
     ) -> Iterator[Part]:
         epoch, position, place = begin
         blocks = len(self.stream.lengths)
+        ended = self.stream.ended  # the last row of the last epoch that has tokens runs on into nothing
+        if ended is not None:
+            epochs = ended if epochs is None else min(epochs, ended)
         while tokens:
             if position == blocks:
                 epoch, position = epoch + 1, 0

@@ -84,6 +84,8 @@ class Simulation:
 
 def simulate(plan: MixPlan, sizes: Mapping[str, Size], world_size: int, tokens: float, mix_steps: int) -> Simulation:
     """A run of `tokens` tokens. `sizes` may lack a source: then its epochs are not known."""
+    if not math.isfinite(tokens) or tokens < 1:
+        raise UserError(f"a run of {tokens:g} tokens: a number from 1 on is needed")
     rows = math.ceil(tokens / plan.header.row_tokens)
     last = _row_after(plan.stretches, rows)
     used = []
@@ -126,7 +128,7 @@ def _row_after(stretches: Sequence[Stretch], rows: int) -> int:
         if rows <= one.end - one.first_row:
             return one.first_row + rows
         rows -= one.end - one.first_row
-    raise AssertionError("the last stretch has no end")
+    raise UserError(f"{rows:,} rows more than there are: rows end at 2**62")
 
 
 def _blocks_read(served: int, size: Size, header: Header, world_size: int) -> float:
@@ -167,9 +169,16 @@ def _mix_error(stretch: Stretch, world_size: int, steps: int) -> MixError:
 
 
 def sizes_of(urls: Sequence[str], plan: MixPlan) -> dict[str, Size]:
-    """From the manifests of datasets."""
+    """From the manifests of datasets, which must be those that the plan was made for. What is in quarantine is read,
+    and a plan that could not be served is refused as a loader would refuse it."""
     from bamba_data.dataset import open_dataset
+    from loader.cache import default_cache
+    from loader.opened import available, open_data
+    from loader.order import hold
 
+    for name, blocks_of in available(open_data(list(urls), default_cache())).items() if urls else ():
+        if name in plan.sources:
+            hold(plan, name, blocks_of)
     delimiters = len(plan.header.before) + len(plan.header.after)
     found = {}
     for url in urls:

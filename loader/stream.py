@@ -110,6 +110,11 @@ class Stream:
         """Of the first epoch."""
         return self._pieces[0][2]
 
+    @cached_property
+    def ended(self) -> int | None:
+        """The first epoch that has no tokens, for all were removed: then no later one has any."""
+        return self._pieces[-1][0] if self._pieces[-1][2] == 0 else None
+
     def first_token(self, epoch: int) -> int:
         """Where an epoch begins in the stream."""
         first, token, length = max(piece for piece in self._pieces if piece[0] <= epoch)

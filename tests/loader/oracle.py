@@ -14,8 +14,9 @@ import numpy as np
 from bamba_data.shard import Tokens
 from loader.blocks import Candidates
 from loader.permutation import Permutation, derive_key
-from loader.plan import Mix, MixPlan, Quarantine, Skip
+from loader.plan import Cap, Mix, MixPlan, Quarantine, Ramp, Skip
 from loader.stream import document_order
+from loader.stretches import Stretch
 
 Doc = list[int]
 
@@ -112,7 +113,10 @@ class Oracle:
         return Row(name, ids, labels, positions, numbers, tokens[:length])
 
     def _mixed(self, rows: int) -> list[tuple[str, int]]:
-        """(source, ordinal) of every global row, skipped ones too."""
+        """(source, ordinal) of every global row, skipped ones too. Ramps and caps are taken from the plan: they have
+        tests of their own."""
+        if any(isinstance(e, Ramp | Cap) for e in self.plan.entries):
+            return self._counted(self.plan.mixes, rows)
         found: list[tuple[str, int]] = []
         counts = dict.fromkeys(self.plan.sources, 0)
         mixes = [e for e in self.plan.entries if isinstance(e, Mix)]
@@ -121,6 +125,16 @@ class Oracle:
             for g in range(mix.row, min(following.row if following else rows, rows)):
                 stretch = lattices[mix.row]
                 name = stretch.sources[int(stretch.lattice.sources(np.array([g]))[0])]
+                found.append((name, counts[name]))
+                counts[name] += 1
+        return found
+
+    def _counted(self, mixes: Sequence[Stretch], rows: int) -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        counts = dict.fromkeys(self.plan.sources, 0)
+        for mix in mixes:
+            for g in range(mix.first_row, min(mix.end, rows)):
+                name = mix.sources[int(mix.lattice.sources(np.array([g]))[0])]
                 found.append((name, counts[name]))
                 counts[name] += 1
         return found
