@@ -10,7 +10,7 @@ import numpy as np
 from loader.blocks import Blocks
 from loader.kept import keep_in
 from loader.packing import Begin, Gone, Material, Part
-from loader.segments import Segment
+from loader.segment import Segment
 from loader.stream import Removed, Stream, document_order, removals
 
 

@@ -22,7 +22,7 @@ from loader.grouped_rows import Grouping, numbers_in, rows_by_group
 from loader.kept import keep_in
 from loader.packing import Begin, Documents, Gone, Longs, Material, Packed, Packer, Part
 from loader.permutation import Permutation, derive_key
-from loader.segments import Segment
+from loader.segment import Segment
 from loader.stream import Removed, Stream, document_order, removals
 
 MAX_GROUP_IDS = 2**31 - 1  # places in a segment are int32

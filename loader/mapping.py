@@ -1,12 +1,18 @@
 """A file as read-only memory, without holding its descriptor: Python's mmap keeps one open for each mapping, and a
 window of blocks is more mappings than a process may have open files. (Python 3.13 can, with trackfd=False.)
+
+A process may have so many mappings and no more (vm.max_map_count, 65,530 unless told), whatever they are of. So all
+caches of a process together keep a third of them at most (`register`, `keep_below`), and where the kernel refuses
+one all the same, room is made, or the file is read instead: too little memory is not damage.
 """
 
 import ctypes
 import errno
 import os
+import threading
 import weakref
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +25,16 @@ _LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _FAILED = ctypes.c_void_p(-1).value
 
 
+def _most_mappings() -> int:
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):
+        return 65_530
+
+
+MAPPED = min(24_000, _most_mappings() // 3)
+
+
 def map_file(path: Path) -> NDArray[np.uint8]:
     """The bytes of a file. Unmapped when the last array over them is gone; a file that is removed stays readable."""
     with path.open("rb") as file:
@@ -26,11 +42,64 @@ def map_file(path: Path) -> NDArray[np.uint8]:
         if size == 0:
             return np.empty(0, np.uint8)
         address = _LIBC.mmap(None, size, PROT_READ, MAP_SHARED, file.fileno(), 0)
+        if address == _FAILED and ctypes.get_errno() == errno.ENOMEM:
+            keep_below(share=2)
+            address = _LIBC.mmap(None, size, PROT_READ, MAP_SHARED, file.fileno(), 0)
+            if address == _FAILED and ctypes.get_errno() == errno.ENOMEM:
+                found = np.fromfile(file, np.uint8)
+                found.flags.writeable = False
+                return found
     if address == _FAILED:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number or errno.ENOMEM), str(path))
+        raise OSError(number, os.strerror(number or errno.EIO), str(path))
     memory = (ctypes.c_uint8 * size).from_address(address)
     weakref.finalize(memory, _LIBC.munmap, address, size)
     found = np.ctypeslib.as_array(memory)
     found.flags.writeable = False
     return found
+
+
+class Holder(Protocol):
+    """Something that keeps files mapped and can do without."""
+
+    def mapped(self) -> int: ...
+    def unmap(self, share: int) -> None: ...
+
+
+class _Holders:
+    """Those of a process. A fork begins with none: what it has of its parent's it opens anew."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.lock = threading.Lock()
+        self.all: weakref.WeakSet[Holder] = weakref.WeakSet()
+
+
+_HOLDERS = _Holders()
+
+
+def _holders() -> _Holders:
+    global _HOLDERS
+    if _HOLDERS.process != os.getpid():
+        _HOLDERS = _Holders()
+    return _HOLDERS
+
+
+def register(holder: Holder) -> None:
+    """Count what it has mapped, as long as it lives."""
+    holders = _holders()
+    with holders.lock:
+        holders.all.add(holder)
+
+
+def keep_below(share: int | None = None) -> None:
+    """Have the process keep MAPPED files mapped at most: who keeps most lets go of a sixteenth. With `share`, all let
+    go of one in so many now."""
+    holders = _holders()
+    with holders.lock:
+        every = list(holders.all)
+    if share is not None:
+        for holder in every:
+            holder.unmap(share)
+    while every and sum(holder.mapped() for holder in every) > MAPPED:
+        max(every, key=lambda holder: holder.mapped()).unmap(16)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from loader.blocks import Blocks
 from loader.plan import Header, held_out
-from loader.segments import Layout, Segment
+from loader.segment import Segment
+from loader.segments import Layout
 from loader.stream import Stream
 
 Longs = NDArray[np.int64]

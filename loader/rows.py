@@ -12,7 +12,6 @@ Masked tokens have label -100: fill, and documents in quarantine.
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,16 +21,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from loader.blocks import Blocks
 from loader.mix import Rows
 from loader.order import Order
 from loader.packing import Begin, Packing, Part
-from loader.segments import Segment, SegmentCache
+from loader.segment import Segment
+from loader.segments import Layout, SegmentCache
+from loader.shared_segments import epochs_together
 from loader.shares import owned
 from loader.stretches import Batch
 
 FIELDS = ("input_ids", "labels", "position_ids", "seq_idx", "row", "source", "cu_seqlens")
 DEFAULT_FIELDS = FIELDS[:-1]
 MASKED = -100
+HELD_SEGMENTS = 1 << 15
 AHEAD_ROWS = 4096  # of the order, whose places are found at once
 
 Arrays = dict[str, NDArray[Any]]
@@ -91,7 +94,8 @@ class RowReader:
         self._ahead_rows = ahead_rows
         self._ahead: dict[int, Placed] = {}
         self._placing = threading.Lock()
-        self._segments: OrderedDict[tuple[int, int, int], Segment] = OrderedDict()
+        self._segments: dict[tuple[int, int, int], Segment] = cache.memo()
+        self._epoch_bytes = [_epoch_bytes(held.blocks) for held in self._held]
 
     def read(self, batch: Batch, micro: int = 0) -> Arrays:
         """This rank's rows of a batch; or of its micro-batch of this number, which has `micro_rows`, filled up."""
@@ -145,12 +149,30 @@ class RowReader:
         place = (source, epoch, position)
         found = self._segments.get(place)
         if found is None:
+            if len(self._segments) > HELD_SEGMENTS:
+                self._segments.clear()
+            together = epochs_together(epoch, self._epoch_bytes[source])
+            if len(together) > 1 and (shared := self._shared(source, together)) is not None:
+                return shared[(epoch - together.start) * len(self._held[source].stream.lengths) + position]
             held = self._held[source]
             found = self._cache.get(held.blocks, held.packing.layout(epoch, position))
             if self._cache.mapped_only:
                 self._segments[place] = found
-            if len(self._segments) > 1 << 15:
-                self._segments.popitem(last=False)
+        return found
+
+    def _shared(self, source: int, epochs: range) -> list[Segment] | None:
+        """Those of all positions of some epochs, which lie in one file."""
+        packing = self._held[source].packing
+        positions = range(len(packing.stream.lengths))
+
+        def layouts() -> list[Layout]:
+            return [packing.layout(epoch, position) for epoch in epochs for position in positions]
+
+        place = (self._held[source].blocks.identity, id(packing), epochs)
+        found = self._cache.get_shared(self._held[source].blocks, place, layouts)
+        if found is not None:
+            every = ((source, epoch, position) for epoch in epochs for position in positions)
+            self._segments.update(zip(every, found, strict=True))
         return found
 
     def _fill(self, out: NDArray[Any], source: int, begin: Begin, documents: bool = True) -> "_Row":
@@ -237,6 +259,11 @@ class RowReader:
         out = np.zeros(self._row_tokens + 1, self.order.dtype)
         begin = Begin(int(placed.epochs[index]), int(placed.positions[index]), int(placed.tokens[index]))
         return self._spans(self._fill(out, source, begin), source)
+
+
+def _epoch_bytes(blocks: Blocks) -> int:
+    """Of all segments of an epoch, nearly."""
+    return int(blocks.tokens.sum()) * blocks.dtype.itemsize + 12 * int(blocks.documents.sum())
 
 
 class _Row(NamedTuple):

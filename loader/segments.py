@@ -2,8 +2,10 @@
 
 What lies where in a segment is said by a layout, which the packing gives (packing.py). Segments are files in a cache
 folder that all processes of a host share and map. A segment is made from blocks whose digests were checked, and carries
-a digest of its own, which is checked when it is mapped: a damaged one is made anew.
-The folder is kept below a size by removing what was used longest ago. Nothing is left behind by a process that is
+a digest of its own, which is checked when it is mapped: a damaged one is made anew. Of a source whose epochs are tiny,
+those of many epochs share a file (shared_segments.py).
+The folder is kept below a size, as the disk counts it, by removing what was used longest ago. So is the number of
+files that a process keeps mapped, over all of its loaders. Nothing is left behind by a process that is
 killed: a file has no name until it is whole.
 """
 
@@ -11,18 +13,19 @@ import contextlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from loader.blocks import Blocks
-from loader.mapping import map_file
+from loader.mapping import keep_below, map_file, register
 from loader.permutation import derive_key
+from loader.segment import Segment
+from loader.shared_segments import ReadOnce, mapped_shared, shared_parts
 from loader.whole import write_whole
 
 LOG = logging.getLogger(__name__)
@@ -30,27 +33,11 @@ LOG = logging.getLogger(__name__)
 #: A file is this header, then the arrays of a segment after the first, then its ids.
 HEADER = np.dtype([("digest", "V16"), ("key", "V16"), ("lengths", "<i8", 5), ("width", "<i8")])
 NUMBERS = tuple(map(np.dtype, ("<i4", "<u4", "<u4", "<i4")))
-MAPPED = 24_000  # segments that a process keeps mapped; a process may have 65,530 mappings
+DISK_BYTES = 4096  # a file takes whole ones of its disk
 ANONYMOUS_BYTES = 64 << 20  # of segments held in memory, where they cannot be in the folder
 
 
-_NO_OFFSETS: NDArray[np.uint32] = np.empty(0, np.uint32)
-_NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
-
-
-class Segment(NamedTuple):
-    """`ids` as they go into rows. Piece i of the segment begins at `starts[i]` (the last element is the end) and is of
-    document `documents[i]` of the layout's blocks, whose documents are numbered end to end.
-
-    A piece is a whole document where there are no `offsets`; else it begins at token `offsets[i]` of its document. A
-    layout that makes whole rows has in `rows` where each begins in `ids`, and the end.
-    """
-
-    ids: NDArray[Any]
-    starts: NDArray[np.int32]
-    documents: NDArray[np.uint32]
-    offsets: NDArray[np.uint32] = _NO_OFFSETS
-    rows: NDArray[np.int32] = _NO_ROWS
+Found = TypeVar("Found")
 
 
 class Layout(Protocol):
@@ -73,6 +60,8 @@ class SegmentCache:
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
         self._folder, self._max_bytes = folder, max_bytes
         self._held: OrderedDict[Any, Segment] = OrderedDict()  # mapped
+        self._shared: OrderedDict[Any, list[Segment]] = OrderedDict()  # likewise, many to a file
+        self._memos: list[dict[Any, Any]] = []
         self._loose: OrderedDict[Any, Segment] = OrderedDict()  # in memory
         self._loose_bytes = 0
         self._lock = threading.Lock()
@@ -81,25 +70,68 @@ class SegmentCache:
         self.made = 0  # from blocks
         self.damaged = 0  # found in the folder, and made anew
         self.unsaved = 0  # could not be put there
+        register(self)
 
     def get(self, blocks: Blocks, layout: Layout) -> Segment:
         place = (blocks.identity, layout)
         found = self._find(place)
         if found is not None:
             return found
+        with self._making_alone(place):
+            found = self._find(place)
+            if found is None:
+                found, mapped = self._obtain(blocks, layout)
+                with self._lock:
+                    self._hold(place, found, mapped)
+                keep_below()
+        return found
+
+    @contextlib.contextmanager
+    def _making_alone(self, place: Any) -> Iterator[None]:
+        """One thread makes what several want."""
         with self._lock:
             turn = self._making.setdefault(place, threading.Lock())
         try:
             with turn:
-                found = self._find(place)
-                if found is None:
-                    found, mapped = self._obtain(blocks, layout)
-                    with self._lock:
-                        self._hold(place, found, mapped)
+                yield
         finally:
             with self._lock:
                 self._making.pop(place, None)
+
+    def get_shared(self, blocks: Blocks, place: Any, layouts: Callable[[], Sequence[Layout]]) -> list[Segment] | None:
+        """The segments of some layouts, which share a file. None where they cannot be in the folder, or are in memory:
+        then each has to be asked for alone. `place` names the layouts."""
+        if self._folder is None or self.unsaved:
+            return None
+        found = self._shared.get(place)
+        if found is None:
+            wanted = layouts()
+            with self._making_alone(place):
+                found = self._shared.get(place)
+                if found is None and (found := self._obtain_shared(blocks, wanted)) is not None:
+                    with self._lock:
+                        self._shared[place] = found
+                    keep_below()
         return found
+
+    def memo(self) -> dict[Any, Any]:
+        """A dict for segments, which is emptied whenever one must go."""
+        self._memos.append({})
+        return self._memos[-1]
+
+    # ---- what is mapped is counted over all caches of the process (mapping.keep_below)
+
+    def mapped(self) -> int:
+        return len(self._held) + len(self._shared)
+
+    def unmap(self, share: int) -> None:
+        """Let go of one in `share`, those that came first. They are unmapped when nobody reads them any more."""
+        with self._lock:
+            for held in (self._held, self._shared):
+                for _ in range(-(-len(held) // share)):
+                    held.popitem(last=False)
+        for memo in self._memos:
+            memo.clear()
 
     @property
     def mapped_only(self) -> bool:
@@ -112,8 +144,6 @@ class SegmentCache:
     def _hold(self, place: Any, segment: Segment, mapped: bool) -> None:
         if mapped:
             self._held[place] = segment
-            if len(self._held) > MAPPED:
-                self._held.popitem(last=False)
             return
         if place in self._loose:
             return
@@ -125,29 +155,57 @@ class SegmentCache:
 
     def _obtain(self, blocks: Blocks, layout: Layout) -> tuple[Segment, bool]:
         """The segment, and whether it is mapped."""
+        if self._folder is None:
+            return self._fresh(layout, blocks), False
+        key = derive_key(*(blocks.digest(block) for block in layout.blocks), repr(layout))
+        made: list[Segment] = []
 
-        def fresh() -> Segment:
+        def parts() -> list[Any]:
+            made.append(self._fresh(layout, blocks))
+            return _parts(key, made[0])
+
+        found = self._filed(key, lambda path: _mapped(path, key, blocks.dtype), parts)
+        if found is not None:
+            return found, True
+        return (made[0] if made else self._fresh(layout, blocks)), False
+
+    def _obtain_shared(self, blocks: Blocks, layouts: Sequence[Layout]) -> list[Segment] | None:
+        digests = {block: blocks.digest(block) for layout in layouts for block in layout.blocks}
+        key = derive_key(*(digests[block] for block in sorted(digests)), *map(repr, layouts))
+
+        def parts() -> list[Any]:
             with self._lock:
                 self.made += 1
-            return layout.make(blocks)
+            once = ReadOnce(blocks)
+            return shared_parts(key, [layout.make(once) for layout in layouts])
 
-        if self._folder is None:
-            return fresh(), False
-        key = derive_key(*(blocks.digest(block) for block in layout.blocks), repr(layout))
+        return self._filed(key, lambda path: mapped_shared(path, key, blocks.dtype, NUMBERS), parts)
+
+    def _fresh(self, layout: Layout, blocks: Blocks) -> Segment:
+        with self._lock:
+            self.made += 1
+        return layout.make(blocks)
+
+    def _filed(self, key: int, read: Callable[[Path], Found | None], parts: Callable[[], list[Any]]) -> Found | None:
+        """What is in the file of a key, whose content is made if it is not there; None if it cannot be there."""
+        assert self._folder
         name = f"{key:016x}"
         path = self._folder / name[:2] / f"{name}.segment"
         with contextlib.suppress(OSError):
-            if (found := _mapped(path, key, blocks.dtype)) is not None:
-                return found, True
+            if (found := read(path)) is not None:
+                return found
             with self._lock:
                 self.damaged += 1
             LOG.warning("%s is damaged: it is made anew from the data", path)
             path.unlink()
-        segment = fresh()
+        content = parts()
         try:
-            self._save(path, key, segment)
-            if (found := _mapped(path, key, blocks.dtype)) is not None:
-                return found, True
+            self._make_room(sum(len(part) for part in content))  # bytes, or arrays of them
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content)
+            if (found := read(path)) is not None:
+                return found
             why = "it does not come back as it was written"
         except OSError as error:
             why = error.strerror or type(error).__name__
@@ -161,25 +219,11 @@ class SegmentCache:
                 path,
                 why,
             )
-        return segment, False
-
-    def _save(self, path: Path, key: int, segment: Segment) -> None:
-        ids, *numbers = segment
-        body = [np.ascontiguousarray(part).view(np.uint8) for part in (*numbers, ids)]
-        header = np.zeros((), HEADER)
-        header["key"] = np.void(key.to_bytes(16, "little"))
-        header["lengths"] = [len(part) for part in (*numbers, ids)]
-        header["width"] = ids.dtype.itemsize
-        header["digest"] = np.void(_digest(header, body))
-        size = header.nbytes + sum(part.nbytes for part in body)
-        self._make_room(size)
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, [header.tobytes(), *body])
+        return None
 
     def _make_room(self, size: int) -> None:
         """Look through the folder once per sixteenth of its limit written; then remove the oldest, to below."""
-        self._written_bytes += size
+        self._written_bytes += -(-size // DISK_BYTES) * DISK_BYTES
         if self._written_bytes < self._max_bytes // 16:
             return
         self._written_bytes = 0
@@ -188,7 +232,8 @@ class SegmentCache:
         for path in self._folder.glob("*/*.segment"):
             with contextlib.suppress(FileNotFoundError):
                 stat = path.stat()
-                found.append((max(stat.st_mtime, stat.st_atime), stat.st_size, path))
+                on_disk = max(stat.st_size, stat.st_blocks * 512)
+                found.append((max(stat.st_mtime, stat.st_atime), on_disk, path))
         total = sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
             if total <= self._max_bytes * 7 // 8:
@@ -199,6 +244,18 @@ class SegmentCache:
 
 def _size(segment: Segment) -> int:
     return sum(part.nbytes for part in segment)
+
+
+def _parts(key: int, segment: Segment) -> list[Any]:
+    """The content of a file."""
+    ids, *numbers = segment
+    body = [np.ascontiguousarray(part).view(np.uint8) for part in (*numbers, ids)]
+    header = np.zeros((), HEADER)
+    header["key"] = np.void(key.to_bytes(16, "little"))
+    header["lengths"] = [len(part) for part in (*numbers, ids)]
+    header["width"] = ids.dtype.itemsize
+    header["digest"] = np.void(_digest(header, body))
+    return [header.tobytes(), *body]
 
 
 def _digest(header: Any, body: list[Any]) -> bytes:
