@@ -13,7 +13,9 @@ A block's digest is xxh3-128 over its token bytes followed by its token counts (
 over its bytes, to the file's end. It is checked before pyarrow may parse them: of some damaged footers it aborts.
 """
 
+import errno
 import io
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -239,6 +241,7 @@ class ShardReader:
             self.parquet = pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True)
             found = self.parquet.schema_arrow
         except _UNREADABLE as error:
+            _raise_if_memory(error, path)
             raise CorruptShard(path, f"not a readable parquet file ({_line(error)})") from None
         stated = (found.metadata or {}).get(b"token_dtype", b"").decode("ascii", "replace")
         if stated not in ("<u2", "<u4") or not found.equals(schema(np.dtype(stated)), check_metadata=True):
@@ -311,7 +314,18 @@ class ShardReader:
             table.validate(full=True)  # page checksums leave out the page headers, which say how to decode
             return table
         except _UNREADABLE as error:
+            _raise_if_memory(error, self.path)
             raise CorruptShard(self.path, f"block {index} cannot be decoded ({_line(error)})") from None
+
+
+def _raise_if_memory(error: BaseException, path: str) -> None:
+    """Damage may ask for any amount of memory, and so may a healthy block of a process that has none left. It is the
+    process where it cannot have a megabyte either."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        try:
+            mmap.mmap(-1, 1 << 20).close()
+        except OSError:
+            raise MemoryError(f"{path}: no memory is left to read it ({_line(error)}); it is not damaged") from None
 
 
 def _line(error: BaseException) -> str:
