@@ -3,6 +3,7 @@
 Every byte of manifest and tables is checked against the digest that names it before it is parsed.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from bamba_data.errors import CorruptManifest
 from bamba_data.manifest import Manifest, TableEntry
 from bamba_data.paths import checked, distinct
 from bamba_data.publish import Version, read_version
+from bamba_data.records import seal, unseal
 from bamba_data.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 MAX_TOKENIZER_BYTES = 256 << 20
 MAX_LOCK_BYTES = 1 << 30
+MAX_POINTER_BYTES = 1 << 12
+POINTER_FORMAT = "bamba-pointer/2"
+_BARE_POINTER = re.compile(rb"\s*[0-9a-f]{64}\s*")
+RELOCK = "resolve the inputs anew with --relock: if they are unchanged, so is the lock, and nothing is made again"
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,32 @@ def lock_path(digest: str) -> str:
     return f"_bamba/locks/{digest}.json"
 
 
-def open_dataset(url: str, version: int | None = None) -> Dataset:
-    """The newest version at `url`, or the given one."""
+def pointed_at(store: Store, pointer: str) -> str | None:
+    """The digest of the lock that a pointer names; None if there is no such pointer. Those of before 2026-11-28 are the
+    bare digest. Raises CorruptManifest for a damaged one."""
+    try:
+        data = store.read_range(pointer, 0, MAX_POINTER_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    if _BARE_POINTER.fullmatch(data):
+        return data.decode().strip()
+    try:
+        fields = unseal(data, pointer, MAX_POINTER_BYTES)
+        if fields.get("format") != POINTER_FORMAT or not isinstance(fields.get("lock"), str):
+            raise CorruptManifest(pointer, f"is no pointer of format {POINTER_FORMAT}")
+    except CorruptManifest as error:
+        raise CorruptManifest(pointer, f"{error.detail}; {RELOCK}") from None
+    return str(fields["lock"])
+
+
+def pointer_to(lock: str) -> bytes:
+    """What a pointer to the lock of that digest holds."""
+    return seal({"format": POINTER_FORMAT, "lock": lock})
+
+
+def open_dataset(url: str, version: int | str | None = None) -> Dataset:
+    """The newest version at `url` that is offered, or the given one: a number, a tag, or `withdrawn:<number>` for one
+    even if it was withdrawn (see publish.read_version)."""
     store = open_store(url)
     found = read_version(store, version)
     path = manifests.path_of(found.manifest)

@@ -89,6 +89,10 @@ class OtherModel(UserError):
         )
 
 
+class Withdrawn(DatasetNotFound):
+    """The version was withdrawn: the message says when and why, and how to ask for it all the same."""
+
+
 class BudgetExceeded(BambaError):
     """More bad records than the recipe's `max_bad_rate`; nothing was published, finished work is kept."""
 

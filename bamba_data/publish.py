@@ -1,24 +1,35 @@
 """Publishing: one small object, created if absent, makes everything before it real.
 
 A version is `_bamba/versions/<number>.json`. It names a manifest by digest; the manifest and all it names were
-written before, under names made of their content. So a reader sees a whole version or none, of two publishers of
-one number exactly one wins, and whatever reply is lost, reading the object back tells who.
+written before, under names made of their content, and checked as a reader would. So a reader sees a whole version or
+none, of two publishers of one number exactly one wins, and whatever reply is lost, reading the object back tells who.
+What is said of a version later (withdrawn, expired, tagged) are objects of their own: bamba_data.marks.
 """
 
 import datetime
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bamba_data import canonical
-from bamba_data.errors import CorruptManifest, DatasetNotFound, PublishConflict, PublishUnknown, StoreUnavailable
+from bamba_data import canonical, marks
+from bamba_data import manifest as manifests
+from bamba_data.errors import (
+    CorruptManifest,
+    DatasetNotFound,
+    PublishConflict,
+    PublishUnknown,
+    StoreUnavailable,
+    UserError,
+    Withdrawn,
+)
 from bamba_data.manifest import Manifest, path_of
+from bamba_data.marks import ALSO_WITHDRAWN, version_path
 from bamba_data.store import Store
 
-FOLDER = "_bamba/versions"
+FOLDER = marks.VERSIONS
 FORMAT = "bamba-version/1"
 MAX_BYTES = 1 << 16
-_NAME = re.compile(rf"^{FOLDER}/(\d{{6}})\.json$")
 _SHA256S = re.compile(r"[0-9a-f]{128}")
 _TRIES = 3
 
@@ -49,24 +60,75 @@ class Version:
 
 
 def versions(store: Store) -> list[int]:
-    """The numbers of all published versions, ascending."""
-    found = (_NAME.match(entry.path) for entry in store.list(FOLDER))
-    return sorted(int(match.group(1)) for match in found if match)
+    """The numbers of all published versions, ascending, withdrawn and expired ones too."""
+    return marks.known(store).numbers
 
 
-def read_version(store: Store, number: int | None = None) -> Version:
-    """A version by number, or the newest."""
+def read_version(store: Store, which: int | str | None = None) -> Version:
+    """The newest version that is offered; or one by its number, by a tag, or as `withdrawn:<number>`, which is that
+    version even if it was withdrawn. Raises DatasetNotFound, Withdrawn."""
+    number, tag = _number(store, which)
+    known = marks.known(store)
     if number is None:
-        known = versions(store)
-        if not known:
-            raise DatasetNotFound(f"{store.url}: no dataset has been published here")
-        number = known[-1]
-    path = _path(number)
+        if not known.offered:
+            why = "all its versions are withdrawn or expired" if known.numbers else "no dataset has been published here"
+            raise DatasetNotFound(f"{store.url}: {why}" + (": bamba-data versions" if known.numbers else ""))
+        number = known.offered[-1]
+    by = f", which is tagged {tag.name}," if tag else ""
+    if number in known.expired:
+        raise DatasetNotFound(
+            f"{store.url}: version {number}{by} {marks.describe(store, 'expired', number)}; its files may be gone "
+            f"(there are: {_listed(known.offered)})"
+        )
+    if number in known.withdrawn and not str(which).startswith(ALSO_WITHDRAWN):
+        raise Withdrawn(
+            f"{store.url}: version {number}{by} {marks.describe(store, 'withdrawn', number)}. To read it all the same, "
+            f"ask for version {ALSO_WITHDRAWN}{number} (there are: {_listed(known.offered)})"
+        )
+    found = published(store, number)
+    if tag and tag.manifest != found.manifest:
+        raise CorruptManifest(version_path(number), f"is not the version {number} that was tagged {tag.name}")
+    return found
+
+
+def _number(store: Store, which: int | str | None) -> tuple[int | None, marks.Tag | None]:
+    """The number that is meant, and the tag if it is meant by one."""
+    if which is None or isinstance(which, int):
+        return which, None
+    digits = which.removeprefix(ALSO_WITHDRAWN)
+    if digits.isascii() and digits.isdecimal() and len(digits) <= 6:
+        return int(digits), None
+    try:
+        tag = marks.read_tag(store, which)
+    except FileNotFoundError:
+        have = _listed(marks.tags(store))
+        raise DatasetNotFound(f"{store.url}: no version or tag {which!r} (the tags are: {have})") from None
+    return tag.version, tag
+
+
+def _listed(what: object) -> str:
+    return ", ".join(map(str, what)) or "none"  # type: ignore[call-overload]
+
+
+def published(store: Store, number: int) -> Version:
+    """The version of that number, whatever was said of it since."""
+    path = version_path(number)
     try:
         data = store.read_range(path, 0, MAX_BYTES + 1)
     except FileNotFoundError:
         have = ", ".join(map(str, versions(store))) or "none"
         raise DatasetNotFound(f"{store.url}: no version {number} (there are: {have})") from None
+    try:
+        return _parsed(data, path, number)
+    except CorruptManifest as error:
+        raise CorruptManifest(
+            path,
+            f"{error.detail}; give this version up (bamba-data expire {store.url} {number}), then build again: it is "
+            "published under the next number, and nothing is computed twice",
+        ) from None
+
+
+def _parsed(data: bytes, path: str, number: int) -> Version:
     raw = canonical.loads(data, path, MAX_BYTES)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("version") != number:
         raise CorruptManifest(path, f"is not version {number} in format {FORMAT}")
@@ -79,31 +141,39 @@ def read_version(store: Store, number: int | None = None) -> Version:
     return found
 
 
-def publish(store: Store, manifest: Manifest, build: str, lock: str) -> Version:
-    """Make `manifest` the newest version, once. Everything that it names must be in the store already.
+def publish(
+    store: Store, manifest: Manifest, build: str, lock: str, check: Callable[[], object] = lambda: None
+) -> Version:
+    """Make `manifest` the newest version, once. Everything that it names must be in the store already: the manifest is
+    read back as readers do, then `check` is called, and raises if anything is amiss, before the version is made.
 
     Publishing what is the newest version already returns that version. Raises PublishConflict if somebody else
-    took the number for another dataset, PublishUnknown if the store leaves us in doubt; deletes nothing, ever.
+    took the number for another dataset, PublishUnknown if the store leaves us in doubt, UserError if this very dataset
+    was withdrawn; deletes nothing, ever.
     """
     store.put(path_of(manifest.digest), manifest.data)
-    known = versions(store)
-    if known:
-        newest = read_version(store, known[-1])
+    _read_back(store, manifest)
+    known = marks.known(store)
+    if known.offered:
+        newest = published(store, known.offered[-1])
         if newest.manifest == manifest.digest:
+            check()
             return newest
+    _check_not_withdrawn(store, known, manifest)
+    check()
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    ours = Version((known[-1] if known else 0) + 1, manifest.digest, build, lock, now)
+    ours = Version((known.numbers[-1] if known.numbers else 0) + 1, manifest.digest, build, lock, now)
     data = canonical.dumps(ours.to_json())
     doubt: Exception | None = None
     for _ in range(_TRIES):
         try:
-            if store.create(_path(ours.number), data):
+            if store.create(version_path(ours.number), data):
                 return ours
         except (OSError, StoreUnavailable) as error:
             doubt = error
         # A refusal can be the echo of our own success whose reply was lost: only the object tells.
         try:
-            landed = read_version(store, ours.number)
+            landed = published(store, ours.number)
         except DatasetNotFound:
             continue
         except (OSError, StoreUnavailable) as error:
@@ -118,5 +188,24 @@ def publish(store: Store, manifest: Manifest, build: str, lock: str) -> Version:
     )
 
 
-def _path(number: int) -> str:
-    return f"{FOLDER}/{number:06d}.json"
+def _read_back(store: Store, manifest: Manifest) -> None:
+    """What no reader would take must not become a version: it could never be opened, nor built upon."""
+    path = path_of(manifest.digest)
+    data = store.read_range(path, 0, manifests.MAX_BYTES + 1)
+    manifests.loads(data, path)
+    if data != manifest.data:
+        raise CorruptManifest(path, "is not what was written there a moment ago; run the same command again")
+
+
+def _check_not_withdrawn(store: Store, known: marks.Known, manifest: Manifest) -> None:
+    for number in sorted(known.withdrawn & set(known.unexpired)):
+        try:
+            same = marks.read_mark(store, "withdrawn", number).manifest == manifest.digest
+        except (CorruptManifest, FileNotFoundError):
+            continue
+        if same:
+            raise UserError(
+                f"{store.url}: this very dataset was published before, as version {number}, and "
+                f"{marks.describe(store, 'withdrawn', number)}. To offer it again: "
+                f"bamba-data withdraw {store.url} {number} --undo"
+            )

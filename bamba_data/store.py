@@ -16,7 +16,7 @@ import secrets
 import stat
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -29,6 +29,7 @@ from bamba_data.errors import StoreUnavailable, UnsafePath, UserError
 from bamba_data.paths import checked
 
 RETRY_SECONDS = 120.0
+DELETES_AT_ONCE = 1000  # what S3 takes in one request
 _INHERITED: list[Any] = []
 _PART = ".part-"  # local temporary files: <name>.part-<random>
 
@@ -88,6 +89,13 @@ class Store(ABC):
     def delete(self, path: str) -> None:
         """Remove the object; a missing one is no error."""
 
+    def delete_all(self, paths: Sequence[str], may: Callable[[], None]) -> None:
+        """Remove these objects, DELETES_AT_ONCE at most, in order or at once. `may` is called right before each removal
+        or request, and raises if it must not be: so on S3 it is one request, and not tried again for long."""
+        for path in paths:
+            may()
+            self.delete(path)
+
 
 def open_store(url: str | os.PathLike[str]) -> Store:
     """The store at a local path, a `file://` URL or an `s3://bucket/prefix` URL."""
@@ -145,6 +153,8 @@ class LocalStore(Store):
                 os.link(part, target)
             except FileExistsError:
                 return False
+            except FileNotFoundError:
+                raise self._swept(part) from None
         _flush_folder(target.parent)
         return True
 
@@ -154,8 +164,15 @@ class LocalStore(Store):
         with _staged(target) as (file, part):
             yield file
             _flush(file)
-            part.replace(target)
+            try:
+                part.replace(target)
+            except FileNotFoundError:
+                raise self._swept(part) from None
         _flush_folder(target.parent)
+
+    def _swept(self, part: Path) -> StoreUnavailable:
+        """Of a writer that was suspended for so long that its temporary file was taken for one left behind."""
+        return StoreUnavailable(self.url, f"{part.name} was removed while it was written")
 
     def open(self, path: str) -> BinaryIO:
         return self._at(path).open("rb")
@@ -305,6 +322,18 @@ class S3Store(Store):
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._call(self.fs.rm_file, self._at(path))
+
+    def delete_all(self, paths: Sequence[str], may: Callable[[], None]) -> None:
+        may()
+        bucket = self.root.partition("/")[0]
+        keys = [{"Key": self._at(path).partition("/")[2]} for path in paths]
+        with self._typed_errors():
+            answer = self.fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+        if refused := answer.get("Errors"):
+            first = refused[0]
+            raise StoreUnavailable(
+                self.url, f"{len(refused)} of {len(paths)} not removed, {first.get('Key')}: {first.get('Message')}"
+            )
 
     def _call(self, verb: Any, *args: Any, **kwargs: Any) -> Any:
         """Call `verb` until it answers, for at most RETRY_SECONDS, with full jitter."""

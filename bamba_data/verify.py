@@ -64,7 +64,7 @@ class Report:
 
 def verify(
     url: str,
-    version: int | None = None,
+    version: int | str | None = None,
     full: bool = False,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
@@ -72,7 +72,11 @@ def verify(
 
     `tick(done, total)` is called after every shard.
     """
-    dataset = open_dataset(url, version)
+    return check(open_dataset(url, version), full, tick)
+
+
+def check(dataset: Dataset, full: bool = False, tick: Callable[[int, int], None] = lambda done, total: None) -> Report:
+    """The same of a dataset that is open, be it published yet or not."""
     report = Report(dataset.manifest.digest, dataset.version.number, full)
     are_readable = _check_tables_readable(dataset, report)
     _check_lock(dataset, report)

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bamba_data import canonical, frozen
+from bamba_data import canonical, frozen, planned
 from bamba_data import lock as locks
 from bamba_data.certificate import Certificate, choose
-from bamba_data.dataset import lock_path, open_dataset, read_named, tokenizer_path
-from bamba_data.errors import BambaError, BudgetExceeded, DatasetNotFound, UserError
+from bamba_data.dataset import RELOCK, lock_path, open_dataset, pointed_at, pointer_to, read_named, tokenizer_path
+from bamba_data.errors import BambaError, BudgetExceeded, CorruptManifest, DatasetNotFound, UserError
+from bamba_data.fence import Fence, shared
 from bamba_data.fetch import Fetcher
 from bamba_data.lock import Lock
 from bamba_data.locked import Facts
 from bamba_data.manifest import Manifest
-from bamba_data.publish import Version, publish
+from bamba_data.publish import Version, publish, read_version
 from bamba_data.recipe import Recipe
 from bamba_data.store import Store, open_store
 from bamba_data.tokenizer import Tokenizer
@@ -30,6 +31,7 @@ from pipelines import earlier
 from pipelines import plan as plans
 from pipelines.assemble import assemble
 from pipelines.plan import Job, Plan, Unit
+from pipelines.publishing import check_published, check_unpublished
 from pipelines.staging import Staging
 from pipelines.unit import Progress, Tools, run
 
@@ -61,7 +63,7 @@ def prepare(
     recipe: Recipe, folder: Path, out: str, fetcher: Fetcher, mirror: str | None = None, relock: bool = False
 ) -> Prepared:
     """Lock (or find the lock), plan, choose and certify the backend. Writes only the lock, the tokenizer and a record
-    of the plan."""
+    of the plan; whoever builds in earnest has the fence by then."""
     store = open_store(out)
     tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
     inputs = frozen_lock(recipe, folder, store, fetcher, mirror, relock)
@@ -93,31 +95,29 @@ def frozen_lock(
 ) -> Frozen:
     """The lock of this recipe in this store: the one that an earlier run froze, else resolved now and frozen."""
     pointer = f"{LOCKS}/{locks.request_key(recipe, folder)}.pointer"
-    digest = earlier_one = None if relock else _pointed_at(store, pointer)
+    digest = earlier_one = None if relock else pointed_at(store, pointer)
     if digest is None:
         fresh = mirrored_lock(recipe, folder, mirror) if mirror else locks.resolve(recipe, folder, fetcher)
         digest = fresh.digest
         store.put(lock_path(digest), canonical.dumps(fresh.to_json()))
         if relock:
-            store.put(pointer, digest.encode())
-        elif not store.create(pointer, digest.encode()):
-            digest = _pointed_at(store, pointer) or digest  # another build froze it first: theirs is the lock
-    data = read_named(store, lock_path(digest), digest, locks.MAX_BYTES)
+            store.put(pointer, pointer_to(digest))
+        elif not store.create(pointer, pointer_to(digest)):
+            digest = pointed_at(store, pointer) or digest  # another build froze it first: theirs is the lock
+    try:
+        data = read_named(store, lock_path(digest), digest, locks.MAX_BYTES)
+    except CorruptManifest as error:
+        raise CorruptManifest(error.where, f"{error.detail}; {RELOCK}") from None
     lock = locks.loads(data, f"{store.url}/{lock_path(digest)}")
+    remarks: list[str] = []
     if not relock:
-        lock = lock.bound_to(_learned(store))
-    remark = None
+        learned, unknown = _learned(store)
+        lock = lock.bound_to(learned)
+        remarks += [unknown] if unknown else []
     if earlier_one is not None and (entry := store.stat(pointer)) is not None:
         found = None if mirror else frozen.changes(lock, recipe, folder, fetcher)
-        remark = frozen.said(lock, digest, entry.modified, found)
-    return Frozen(lock.moved_to(mirror) if mirror else lock, digest, remark)
-
-
-def _pointed_at(store: Store, pointer: str) -> str | None:
-    try:
-        return store.read(pointer).decode("ascii", "replace").strip()
-    except FileNotFoundError:
-        return None
+        remarks.append(frozen.said(lock, digest, entry.modified, found))
+    return Frozen(lock.moved_to(mirror) if mirror else lock, digest, "; ".join(remarks) or None)
 
 
 def mirrored_lock(recipe: Recipe, folder: Path, mirror: str) -> Lock:
@@ -138,23 +138,45 @@ def mirrored_lock(recipe: Recipe, folder: Path, mirror: str) -> Lock:
     return locks.loads(canonical.dumps(raw["lock"]), where)
 
 
-def _learned(store: Store) -> Mapping[str, Facts]:
-    """The sha256s that the newest published version in this store learned, by key of the input."""
+def _learned(store: Store) -> tuple[Mapping[str, Facts], str | None]:
+    """The sha256s that the newest published version in this store learned, by key of the input; and a remark, where
+    that version is damaged: to build again may be what repairs it."""
     try:
-        files = open_dataset(store.url).files
+        version = read_version(store)
     except DatasetNotFound:
-        return {}
-    return {
+        return {}, None
+    try:
+        files = open_dataset(store.url, version.number).files
+    except (CorruptManifest, DatasetNotFound) as error:
+        return {}, f"what version {version.number} learned of the inputs cannot be read, and binds nothing: {error}"
+    known = {
         f"{row['source']}/{row['path']}": Facts(row["size_bytes"], None, row["sha256"])
         for row in files.iter_rows(named=True)
         if row["sha256"]
     }
+    return known, None
 
 
-def finish(prepared: Prepared) -> tuple[Version, Manifest]:
-    """Assemble what the units left and publish it. All units must be finished."""
-    manifest = assemble(prepared.plan, prepared.store, prepared.tokenizer, prepared.certificate)
-    version = publish(prepared.store, manifest, prepared.build, prepared.lock_digest)
+def finish(prepared: Prepared, held: Fence | None = None) -> tuple[Version, Manifest]:
+    """Assemble what the units left, verify it (without bodies) and publish it, under the fence. All units must be
+    finished. Raises UnitsLost where some must run again, FenceLost, BudgetExceeded, IntegrityError."""
+    if held is None:
+        with shared(prepared.store) as taken:
+            return finish(prepared, taken)
+    store = prepared.store
+    manifest = assemble(prepared.plan, store, prepared.tokenizer, prepared.certificate)
+
+    def check() -> None:
+        if not earlier.is_recorded(store, prepared.plan):
+            mine = earlier.planned_as(prepared.plan, prepared.tokenizer.sha256, prepared.lock_digest)
+            planned.save(store, prepared.plan.digest, mine)
+        planned.save_built(store, manifest.digest, prepared.plan.digest)
+        held.check()
+        check_unpublished(prepared.plan, store, manifest, prepared.lock_digest)
+        held.check()  # a sweep that came between would have deposed us
+
+    version = publish(store, manifest, prepared.build, prepared.lock_digest, check)
+    check_published(store, version, held)
     return version, manifest
 
 

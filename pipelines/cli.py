@@ -71,12 +71,15 @@ def lock(
     """Resolve every input of a recipe once and freeze it in the dataset: commits, sizes, sha256s, etags."""
     from rich.markup import escape
 
+    from bamba_data.fence import shared
     from bamba_data.show import size
     from bamba_data.store import open_store
     from pipelines.build import frozen_lock
 
     loaded, folder = load_recipe(recipe, overrides, limit_files)
-    frozen = frozen_lock(loaded, folder, open_store(out), _fetcher(loaded), mirror, relock)
+    store = open_store(out)
+    with shared(store, say=_say):
+        frozen = frozen_lock(loaded, folder, store, _fetcher(loaded), mirror, relock)
     if as_json:
         print_json(frozen.lock.to_json())
         return
@@ -105,6 +108,7 @@ def plan(
     """Say what a build would read, write and roughly cost; nothing but the lock is written."""
     from rich.markup import escape
 
+    from bamba_data.fence import shared
     from bamba_data.lock import load_tokenizer
     from bamba_data.store import open_store
     from pipelines import plan as plans
@@ -114,7 +118,8 @@ def plan(
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
     fetcher, store = _fetcher(loaded), open_store(out)
     tokenizer = load_tokenizer(loaded, folder, fetcher)
-    frozen = frozen_lock(loaded, folder, store, fetcher, mirror, relock)
+    with shared(store, say=_say):
+        frozen = frozen_lock(loaded, folder, store, fetcher, mirror, relock)
     made = plans.make(loaded, frozen.lock, tokenizer.sha256)
     finished = set(Staging(store).finished())
     done = sum(unit.key in finished for unit in made.units)
@@ -166,6 +171,8 @@ def build(
     interval: Interval = 10.0,
 ) -> None:
     """Make a dataset: lock, plan, tokenize on Ray, publish, verify. Killed or stopped, the same command goes on."""
+    from bamba_data.fence import shared
+    from bamba_data.store import open_store
     from pipelines import tokenize
     from pipelines.build import prepare
     from pipelines.cluster import Options
@@ -177,16 +184,23 @@ def build(
     is_terminal = sys.stdout.isatty()
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
     run = Run.of("build", loaded, mirror, relock)
-    with recorded(run, out, retry_stopped, is_terminal, interval) as journal:
+    with (
+        recorded(run, out, retry_stopped, is_terminal, interval) as journal,
+        shared(open_store(out), say=_say) as held,
+    ):
         prepared = prepare(loaded, folder, out, _fetcher(loaded), mirror, relock)
         done = len(prepared.plan.units) - len(prepared.remaining())
         journal.planned(prepared.plan.digest, len(prepared.plan.units), done, prepared.plan.input_bytes)
         _say_prepared(prepared, done, is_terminal)
         options = Options(address, workers, fail_fast)
         shown = journal.watching(Exporting(display("tokenize", is_terminal, interval), loaded.name, "tokenize"))
-        version, manifest = tokenize.build(prepared, options, shown)
+        version, manifest = tokenize.build(prepared, options, shown, held)
         journal.published(manifest.digest, version.number, sum(source.size_bytes for source in manifest.sources))
     _say_published(prepared.store.url, version, manifest, is_terminal)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def _say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
@@ -251,6 +265,7 @@ def download(
     interval: Interval = 10.0,
 ) -> None:
     """Make a verified raw mirror of a recipe's inputs, from which `build --mirror` needs no other network."""
+    from bamba_data.fence import shared
     from bamba_data.show import size
     from bamba_data.store import open_store
     from pipelines import download as mirroring
@@ -264,7 +279,9 @@ def download(
     is_terminal = sys.stdout.isatty()
     loaded, folder = load_recipe(recipe, overrides, limit_files)
     with recorded(Run.of("download", loaded, None, relock), to, retry_stopped, is_terminal, interval) as journal:
-        frozen = frozen_lock(loaded, folder, open_store(to), _fetcher(loaded), relock=relock)
+        store = open_store(to)
+        with shared(store, say=_say):
+            frozen = frozen_lock(loaded, folder, store, _fetcher(loaded), relock=relock)
         options = Options(address, workers, fail_fast)
         shown = journal.watching(Exporting(display("download", is_terminal, interval), loaded.name, "download"))
         lock = mirroring.download(loaded, folder, frozen.lock, to, options, shown)

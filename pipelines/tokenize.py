@@ -8,17 +8,11 @@ arguments, 3 error budget exceeded, 4 incomplete but resumable, 5 integrity fail
 """
 
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from bamba_data.errors import IntegrityError
+from bamba_data.fence import Fence
 from bamba_data.manifest import Manifest
 from bamba_data.publish import Version
-from bamba_data.store import Store
-from bamba_data.sweep import LEASES
-from bamba_data.verify import verify
 from pipelines import worker
 from pipelines.assemble import UnitsLost
 from pipelines.build import Prepared, finish
@@ -26,29 +20,19 @@ from pipelines.cluster import Failed, Fault, Options, crew
 from pipelines.plan import Unit
 from pipelines.progress import Display
 
-LEASE_SECONDS = 60.0
 ROUNDS = 3  # of units whose finished work turns out to be damaged
 
 
-def build(prepared: Prepared, options: Options, display: Display) -> tuple[Version, Manifest]:
-    """Run the remaining units on Ray, then publish and verify (without bodies). Raises Failed, or as `finish`."""
-    with lease(prepared.store, prepared.build):
-        version, manifest = _finished(prepared, options, display)
-    found = verify(prepared.store.url, version.number)
-    if found.faults:
-        raise IntegrityError("; ".join(map(str, found.faults[:5])))
-    return version, manifest
-
-
-def _finished(prepared: Prepared, options: Options, display: Display) -> tuple[Version, Manifest]:
-    """Run what remains and publish; and again, should records of finished units turn out to be damaged."""
+def build(prepared: Prepared, options: Options, display: Display, held: Fence) -> tuple[Version, Manifest]:
+    """Run what remains on Ray, verify (without bodies) and publish; and again, should finished work turn out to be
+    damaged. `held` is the fence, taken before `prepare`. Raises Failed, or as `finish`."""
     for left in reversed(range(ROUNDS)):
         if remaining := prepared.remaining():
             faults = _run(prepared, remaining, options, display)
             if faults:
                 raise Failed(faults)
         try:
-            return finish(prepared)
+            return finish(prepared, held)
         except UnitsLost as lost:
             if not left:
                 raise
@@ -78,27 +62,6 @@ def _run(prepared: Prepared, remaining: list[Unit], options: Options, display: D
             return options.remote(unit, job, hands.budget, hands.progress)
 
         return hands.run(remaining, submit, display, total, options.fail_fast)
-
-
-@contextmanager
-def lease(store: Store, build: str) -> Iterator[None]:
-    """While a build runs it touches an object once a minute, so that a sweep leaves its staged files alone."""
-    path = f"{LEASES}/{build}.json"
-    ended = threading.Event()
-
-    def touch() -> None:
-        while not ended.wait(LEASE_SECONDS):
-            store.put(path, b"{}\n")
-
-    store.put(path, b"{}\n")
-    thread = threading.Thread(target=touch, daemon=True, name="lease")
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        store.delete(path)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data import canonical, manifest
+from bamba_data import canonical, manifest, marks
 from bamba_data import store as stores
 from bamba_data.errors import (
     CorruptManifest,
@@ -195,9 +195,9 @@ def test_a_lost_race_is_a_conflict_even_if_its_reply_was_lost(
 ) -> None:
     monkeypatch.setattr(stores, "RETRY_SECONDS", 0.0)
     store, ours, theirs = open_store(bucket), named(one, "ours"), named(one, "theirs")
-    known = versions(store)
+    known = marks.known(store)
     publish(store, theirs, "theirs", LOCK)
-    monkeypatch.setattr("bamba_data.publish.versions", lambda store: known)  # an older look at the store
+    monkeypatch.setattr("bamba_data.marks.known", lambda store: known)  # an older look at the store
     flaky.faults.append(Fault(CREATE, LoseReply()))
     with pytest.raises(PublishConflict):
         publish(store, ours, "ours", LOCK)
