@@ -66,8 +66,8 @@ class Fence:
             )
 
     def check_soon(self) -> None:
-        """The same, unless it was checked so lately that nobody can have passed over us since: cheap, and for right before
-        what must not come too late. (Not by our last touch: a process that wakes up may touch before it asks.)"""
+        """The same, unless it was checked so lately that nobody can have passed over us since: for right before what
+        must not come too late. (Not by our last touch: a process that wakes up may touch before it asks.)"""
         if time.monotonic() - self._checked_at > lives_seconds(self.path) / 4:
             self.check()
 
