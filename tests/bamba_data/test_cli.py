@@ -235,7 +235,7 @@ def test_sweep_lists_first_and_removes_when_told(tiny_copy: Path, bamba: Command
 
 def test_sweep_refuses_while_a_build_runs(tiny_copy: Path, bamba: Command) -> None:
     lease = tiny_copy / "_bamba/leases/abc.json"
-    lease.parent.mkdir()
+    lease.parent.mkdir(exist_ok=True)
     lease.write_bytes(b"{}")
     assert "a build is running" in bamba("sweep", tiny_copy, "--grace-hours", 0).out
     answer = bamba("sweep", tiny_copy, "--grace-hours", 0, "--delete")

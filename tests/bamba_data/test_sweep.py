@@ -177,9 +177,13 @@ def test_old_shards_stay_while_a_young_record_names_them(certificate: Certificat
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"parts":5}', b'{"parts":[{"shard":7}]}', b'{"parts":[null]}'])
 def test_a_young_record_that_cannot_be_read_protects_nothing(tiny_copy: Path, content: bytes) -> None:
-    record = next(tiny_copy.glob("_bamba/units/*/*/unit.json"))
+    (record := tiny_copy / "_bamba/units/lines/0123/unit.json").parent.mkdir()
+    (shard := tiny_copy / "dataset=lines/00000-000-0123.parquet").write_bytes(b"PAR1")
+    age(tiny_copy, 8)
     record.write_bytes(content)
-    assert record.relative_to(tiny_copy).as_posix() in paths(find(str(tiny_copy)).young)
+    found = find(str(tiny_copy))
+    assert paths(found.young) == {record.relative_to(tiny_copy).as_posix()}
+    assert paths(found.orphans) == {shard.relative_to(tiny_copy).as_posix()}
 
 
 def test_a_sweep_killed_at_any_point_leaves_a_dataset_that_builds_the_same(
