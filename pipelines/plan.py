@@ -20,7 +20,7 @@ UNIT_VERSION = 2
 
 TEXT_BYTES_A_TOKEN = 4.2  # English prose; code has less
 SHARD_BYTES_A_TOKEN = 1.4
-INFLATED = {".gz": 2.8, ".zst": 3.0, ".parquet": 1.8}
+INFLATED = {".gz": 2.8, ".zst": 3.0, ".bz2": 3.4, ".xz": 3.6, ".parquet": 1.8}
 TEXT_BYTES_A_CORE_SECOND = 25e6  # benchmarks/tokenize_end_to_end.py, one core
 
 

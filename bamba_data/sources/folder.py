@@ -1,4 +1,4 @@
-"""Any folder of json.gz, jsonl.zst, jsonl or parquet files: the corpus for everybody's own text."""
+"""Any folder of JSON lines (plain, gzip, zstd, bzip2, xz) or parquet files: the corpus for everybody's own text."""
 
 from typing import Literal
 
