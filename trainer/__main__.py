@@ -14,10 +14,12 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler, 
 from bamba_data import edge
 from bamba_data.errors import BambaError, UserError
 from trainer.data import Planned
+from trainer.metrics import say
 from trainer.parallel import joined
 from trainer.recipe import load_recipe
 from trainer.recipe_help import epilog, resolved
 from trainer.run import train
+from trainer.vocabulary import unlearned_rows
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -55,7 +57,10 @@ def command(
     folder = metrics or (None if "://" in out else Path(out))
     try:
         with joined() as world:
-            train(loaded, Planned(loaded.data, world), world, out, folder, accept_changes=accept_changes)
+            feed = Planned(loaded.data, world)
+            if (note := unlearned_rows(loaded.model.vocab_size, feed.ids())) and world.leads:
+                say(note)
+            train(loaded, feed, world, out, folder, accept_changes=accept_changes)
     except BambaError as error:
         get_error_handler().record_exception(error)  # for the launcher, whose report then says why
         raise

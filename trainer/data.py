@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from bamba_data.canonical import dumps
+from bamba_data.dataset import open_dataset
 from bamba_data.errors import UserError
 from loader import Loader, MixPlan, build_loader
 from loader.plan import Skip, loads
@@ -44,6 +45,10 @@ class Planned:
             pad_rows=True,
             split=split,
         )
+
+    def ids(self) -> int:
+        """How many there are: the vocabulary of the tokenizer that the datasets were made with."""
+        return open_dataset(self.rule.urls[0]).manifest.tokenizer.vocab_size
 
     @property
     def sources(self) -> list[str]:

@@ -21,7 +21,7 @@ ABLE = (8, 9)  # CUDA compute capability: Ada, Hopper and later multiply float8
 
 def convert(blocks: nn.Module, kind: str, device: torch.device) -> int:
     """Replace the linears of `blocks`, in place; how many. `kind`: one scale a matrix (tensorwise), one a row or column
-    of it (rowwise), or none. `UserError` where the device cannot, or torchao is missing."""
+    of it (rowwise), or none. `UserError` where the device cannot, torchao is missing, or no linear is eligible."""
     if kind == "none":
         return 0
     cuda = device.type == "cuda"
@@ -35,6 +35,11 @@ def convert(blocks: nn.Module, kind: str, device: torch.device) -> int:
     if not cuda:
         config = dataclasses.replace(config, emulate=True)
     fit = {name for name, module in blocks.named_modules() if _fits(module)}
+    if not fit:
+        raise UserError(
+            f"compute.float8: no linear of this model has two sides of {SMALLEST} or more that are multiples of 16, so "
+            "nothing would be computed in float8: set it to none"
+        )
     swap(blocks, module_filter_fn=lambda module, name: name in fit, config=config)
     return len(fit)
 

@@ -36,7 +36,8 @@ class Data(Strict):
 
 class Schedule(Strict):
     """The learning rate over `steps`: the lower one of a warm-up (to `peak_lr` in `warmup_steps`) and a decay (from
-    `peak_lr` to `end_lr`) that both start at step 1. A quadratic warm-up is 1 - (1 - step / warmup_steps)^2."""
+    `peak_lr` to `end_lr`) that both start at step 1. A quadratic warm-up is 1 - (1 - step / warmup_steps)^2. One that
+    would not end within `steps` is shortened to min(2000, steps / 20), as the published code does, and that is said."""
 
     steps: int = Field(ge=1)
     peak_lr: float = Field(gt=0)
@@ -128,8 +129,18 @@ class Log(Strict):
     trackers: list[Literal["wandb", "mlflow", "aim"]] = Field(default_factory=list)
 
 
+class StartFrom(Strict):
+    """What begins a run: the model of the checkpoint at `run` (a run's folder or URL, or one checkpoint's), and with
+    `optimizer: keep` its moments and its count of updates too, so that a schedule in two recipes (warm-up and stable,
+    then decay) learns as one run would. `fresh` moments begin at zero, as a new kind of data may want it."""
+
+    run: str
+    optimizer: Literal["fresh", "keep"] = "fresh"
+
+
 class Recipe(Strict):
-    """The whole of it. `start_from` is a checkpoint whose model, and nothing else of it, begins the run."""
+    """The whole of it. `start_from` is a checkpoint whose model begins the run: `StartFrom`, or a URL, which means the
+    same with fresh moments. Rows and steps begin anew."""
 
     name: str
     model: ModelConfig
@@ -141,7 +152,7 @@ class Recipe(Strict):
     guard: Guard = Guard()
     log: Log = Log()
     seed: int = Field(default=1, ge=0)
-    start_from: str | None = None
+    start_from: StartFrom | str | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":

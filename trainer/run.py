@@ -23,8 +23,7 @@ from bamba_data.errors import Interrupted, OtherModel, UserError
 from bamba_data.store import open_store
 from trainer.agreement import agree, changes_in_words, gathered, saved_recipe, shape_changes_in_words
 from trainer.batch import Batch
-from trainer.checkpoint.saving import Checkpointer, FailedSave, load
-from trainer.checkpoint.start import model_of
+from trainer.checkpoint.saving import Checkpointer, FailedSave
 from trainer.evaluate import first_rows, losses_by_source
 from trainer.feed import Feed
 from trainer.guard import BadSteps, Span, Spikes
@@ -38,7 +37,8 @@ from trainer.optimizer import AdamW
 from trainer.parallel import World, distribute, scatter
 from trainer.profile import Profile
 from trainer.recipe import Recipe
-from trainer.schedule import learning_rate
+from trainer.schedule import learning_rate, shortened
+from trainer.start import begin_from
 from trainer.step import Stepper, Telltale
 
 #: Between the tries of a last save, that a run ends with; what stops a run kills it soon after.
@@ -145,11 +145,9 @@ class Run:
         if commit is not None:
             self._resume(commit)
         elif self.recipe.start_from:
-            store, name = model_of(self.recipe.start_from)
-            wanted = {name: value for name, value in self.state().items() if name.startswith("model.")}
-            begun = load(store, name, wanted)
+            begun = begin_from(self.recipe.start_from, self.state())
             self.metrics.open(self.id, 0)
-            self.say(f"begins with the model of step {begun['step']} of {store.url}")
+            self.say(begun)
         else:
             self.metrics.open(self.id, 0)
             self.say(f"no checkpoint below {self.checkpointer.store.url}: begins at step 0")
@@ -372,6 +370,8 @@ def _named(rows: Tensor) -> str:
 def train(recipe: Recipe, feed: Feed, world: World, out: str, folder: Path | None, *, accept_changes: bool) -> None:
     """Begin or go on, to the end."""
     run = Run(recipe, feed, world, out, folder)
+    if note := shortened(recipe.schedule):
+        run.say(note)
     try:
         run.begin(accept_changes=accept_changes)
         run.train()

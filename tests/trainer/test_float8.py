@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torchao.float8.float8_linear import Float8Linear
 
+from bamba_data.errors import UserError
 from tests.corpora import texts
 from tests.trainer.small import CONFIG
 from trainer import float8
@@ -85,8 +86,14 @@ def test_the_linears_of_the_blocks_are_converted_and_neither_the_head_nor_small_
     names = [f"mixer.{name}" for pair in mixers for name in pair]
     assert len(converted()) == len(names) + 4 * 2
     assert {name.split(".", 2)[2] for name in converted()} == {*names, "mlp.gate_up", "mlp.down"}
+    monkeypatch.setattr(float8, "SMALLEST", 128)
+    assert {name.split(".", 2)[2] for name in converted()} < {*names, "mlp.gate_up", "mlp.down"}
+
+
+def test_float8_for_a_model_too_small_for_it_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(float8, "SMALLEST", 1024)
-    assert converted() == []
+    with pytest.raises(UserError, match=r"compute\.float8: no linear of this model has two sides of 1024 or more"):
+        made(world, "tensorwise")
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective"])
