@@ -1,6 +1,8 @@
 """The Mamba2 kernels beside mamba_ssm's, on one GPU: errors against float64, and times.
 
     python -m benchmarks.kernels [--peer FOLDER] [--shapes 2x4096,1x32768] [--only check,time,profile]
+    python -m benchmarks.kernels [--peer FOLDER] --only causes    where an error in bfloat16 comes from, of inputs that
+                                                                  are hard for it (benchmarks/rounding.py)
     python -m benchmarks.kernels --tune    find the fastest launches on this GPU, keep them (trainer/kernels/choices.py)
 
 FOLDER holds the packages `mamba_ssm` and `causal_conv1d` as their source packages ship them, and `csrc`, the CUDA
@@ -22,6 +24,7 @@ import torch
 import triton.testing
 from torch import Tensor
 
+from benchmarks import rounding
 from trainer.kernels import choices, ops
 from trainer.kernels.launch import Launch
 
@@ -164,6 +167,56 @@ def check(batch: int, tokens: int, peers: dict[str, tuple[Callable, Callable]]) 
                 print(f"  d{name:11}" + "".join(f"{error:14.2e}" for error in errors), flush=True)
 
 
+#: Inputs that are hard for bfloat16: what becomes of those of `mix_inputs`, and of `scan_inputs`.
+HARD: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {
+    "as drawn": lambda given: given,
+    "D = 0": lambda given: [*given[:4], torch.zeros_like(given[4]), *given[5:]],
+    "inputs x 1e-3": lambda given: [given[0] * 1e-3, *given[1:]],
+    "inputs x 1e-3, D = 0": lambda given: [given[0] * 1e-3, *given[1:4], torch.zeros_like(given[4]), *given[5:]],
+    "all of x, B and C x 1e-3": lambda given: [one * 1e-3 if one.dim() > 2 else one for one in given],
+}
+
+
+def causes(batch: int, tokens: int, peers: dict[str, tuple[Callable, Callable]]) -> None:
+    """Print relative errors against float64 beside those of the exact mathematics with bfloat16 between the kernels,
+    and how much the exact result moves where the inputs are rounded once more, by 2^-9: its conditioning."""
+    docs = documents(batch, tokens)
+    for kind, (function, make, names) in enumerate(((our_mix, mix_inputs, NAMES), (our_scan, scan_inputs, SCAN_NAMES))):
+        for what, change in HARD.items():
+            tensors = change(make(batch, tokens, seed=tokens))
+            shape = (batch, tokens, INNER) if kind == 0 else (batch, tokens, HEADS, WIDTH)
+            grad = torch.randn(shape, device="cuda", generator=torch.Generator("cuda").manual_seed(1)).bfloat16()
+            wanted = results(function, tensors, docs, grad.double(), double=True)
+            rows = {"ours": results(function, tensors, docs, grad)}
+            rows |= {name: results(pair[kind], tensors, docs, grad) for name, pair in peers.items()}
+            if kind == 0:
+                with rounding.between():
+                    rows["between"] = results(function, tensors, docs, grad.double(), double=True)
+            noise = torch.Generator("cuda").manual_seed(2)
+            moved = [one * (1 + 2**-9 * torch.randn(one.shape, device="cuda", generator=noise)) for one in tensors]
+            rows["conditioning"] = results(function, moved, docs, grad.double(), double=True)
+            print(f"\n{function.__name__} {batch}x{tokens}, {what}: relative error")
+            print(f"{'':14}" + "".join(f"{name:>14}" for name in rows))
+            for name, *columns in _apart(kind, ("out", *names), wanted, list(rows.values())):
+                reference, *found = columns
+                errors = [float((one.double() - reference).norm() / reference.norm()) for one in found]
+                print(f"{name:14}" + "".join(f"{error:14.2e}" for error in errors), flush=True)
+
+
+def _apart(kind: int, names: tuple[str, ...], wanted: list[Tensor], rows: list[list[Tensor]]) -> list[tuple]:
+    """(name, wanted, of each row); of the packed projection, its columns."""
+    found = []
+    for place, name in enumerate(names):
+        columns = [wanted[place], *(row[place] for row in rows)]
+        if kind == 0 and name == "zxbcdt":
+            widths = (INNER, INNER, STATE, STATE, HEADS)
+            pieces = zip(*(one.split(widths, -1) for one in columns), strict=True)
+            found += [(f"d{part}", *piece) for part, piece in zip(("z", "x", "B", "C", "dt"), pieces, strict=True)]
+        else:
+            found.append((name, *columns))
+    return found
+
+
 def graphed(call: Callable[[], object]) -> Callable[[], object]:
     """The call as a CUDA graph: replayed, its kernels run with no gaps for launches."""
     side = torch.cuda.Stream()
@@ -301,6 +354,8 @@ def main() -> None:
             tune(batch, tokens)
         if "check" in options.only:
             check(batch, tokens, peers)
+        if "causes" in options.only:
+            causes(batch, tokens, peers)
         if "time" in options.only:
             time(batch, tokens, peers)
         if "profile" in options.only:

@@ -76,9 +76,7 @@ def test_what_is_stored_is_the_same_to_the_bit(world: World) -> None:
     assert all(torch.equal(local(value), local(theirs[name])) for name, value in ours.items())
 
 
-def test_the_linears_of_the_blocks_are_converted_and_neither_the_head_nor_small_ones(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_linears_of_the_blocks_are_converted_and_neither_the_head_nor_small_ones(world: World) -> None:
     def converted() -> list[str]:
         return [name for name, module in made(world, "tensorwise").named_modules() if isinstance(module, Float8Linear)]
 
@@ -86,8 +84,8 @@ def test_the_linears_of_the_blocks_are_converted_and_neither_the_head_nor_small_
     names = [f"mixer.{name}" for pair in mixers for name in pair]
     assert len(converted()) == len(names) + 4 * 2
     assert {name.split(".", 2)[2] for name in converted()} == {*names, "mlp.gate_up", "mlp.down"}
-    monkeypatch.setattr(float8, "SMALLEST", 128)
-    assert {name.split(".", 2)[2] for name in converted()} < {*names, "mlp.gate_up", "mlp.down"}
+    sides = {(48, 128): False, (128, 72): False, (64, 128): True}  # small, no multiple of 16, neither
+    assert {pair: float8._fits(torch.nn.Linear(*pair)) for pair in sides} == sides
 
 
 def test_float8_for_a_model_too_small_for_it_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
