@@ -51,7 +51,7 @@ def command(
     if second.returncode:
         raise typer.Exit(second.returncode)
     draw(out, out / "loss.png")
-    losses = [line["loss"] for line in _lines(out) if "loss" in line]
+    losses = [line["loss"] for line in _lines(out) if line.get("loss") is not None]
     say(f"\nloss {losses[0]:.2f} -> {losses[-1]:.2f} in {steps} steps; the curve of both parts: {out / 'loss.png'}")
 
 
@@ -73,7 +73,7 @@ def draw(out: Path, picture: Path) -> None:
     for line in _lines(out):
         if line.get("event") == "resumed":
             parts.append([])
-        elif "loss" in line:
+        elif line.get("loss") is not None:
             parts[-1].append((line["step"], line["loss"]))
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()

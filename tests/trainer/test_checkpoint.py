@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +15,10 @@ import pytest
 from bamba_data.errors import CorruptCheckpoint, UserError
 from bamba_data.store import LocalStore, open_store
 from tests.trainer.running import command, job, newest
+from tests.trainer.test_golden import GOLDEN
 from trainer.checkpoint.commits import folders, sweep
+from trainer.checkpoint.examine import faults
+from trainer.checkpoint.marks import Mark, read_mark, set_mark
 from trainer.checkpoint.start import model_of
 from trainer.checkpoint.storage import Place, read_index, read_piece
 
@@ -209,6 +214,36 @@ def test_a_piece_that_was_changed_is_never_returned(whole: Path, tmp_path: Path)
     flip(newest_folder(out) / "rank-00000.bin")
     with pytest.raises(CorruptCheckpoint, match="are not what was saved"):
         bits(out)
+
+
+def test_one_bit_flipped_anywhere_in_a_checkpoint_is_found(whole: Path, tmp_path: Path) -> None:
+    """In checkpoints of this format and of the first one."""
+    draw = random.Random(5)
+    for number, folder in enumerate([newest_folder(whole), next((GOLDEN / "run" / "checkpoints").iterdir())]):
+        name = "step-000000004-ab"
+        shutil.copytree(folder, tmp_path / str(number) / name)
+        store = LocalStore(tmp_path / str(number))
+        assert list(faults(store, name)) == []
+        for file in ("commit.json", "index.json", "rank-00000.bin"):
+            data = store.read(f"{name}/{file}")
+            for _ in range(60):
+                changed = bytearray(data)
+                changed[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+                store.put(f"{name}/{file}", bytes(changed))
+                assert list(faults(store, name)), f"{file} of {folder}"
+            store.put(f"{name}/{file}", data)
+
+
+def test_a_mark_that_is_damaged_is_a_mark_still(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    set_mark(store, "step-000000004-ab", Mark("damaged", "bytes 0 to 8"))
+    assert read_mark(store, "step-000000004-ab") == Mark("damaged", "bytes 0 to 8")
+    flip(tmp_path / "step-000000004-ab" / "torn.json")
+    assert folders(store)[0].marked
+    damaged = read_mark(store, "step-000000004-ab")
+    assert damaged is not None and damaged.kind == "unknown"
+    store.put("step-000000004-ab/torn.json", b'{"why":"as marks were"}\n')
+    assert read_mark(store, "step-000000004-ab") == Mark("damaged", "as marks were")
 
 
 @pytest.mark.s3

@@ -65,6 +65,20 @@ def test_export_then_import_keeps_every_bit(tmp_path: Path) -> None:
     assert back.config == first.config
 
 
+def test_an_import_into_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
+    """By an import before, or by a run; what a killed import left is in nobody's way."""
+    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
+    half = tmp_path / "new" / "checkpoints" / "step-000000000-0"
+    half.mkdir(parents=True)
+    (half / "rank-00000.bin").write_bytes(b"half")
+    imported(tmp_path / "hf", str(tmp_path / "new"))
+    for used in ("new", "run"):
+        before = bits(Saved(str(tmp_path / used)))
+        with pytest.raises(UserError, match=f"{used} is in use: it holds step-"):
+            imported(tmp_path / "hf", str(tmp_path / used))
+        assert bits(Saved(str(tmp_path / used))) == before
+
+
 def test_a_run_does_not_go_on_in_the_folder_of_an_imported_model(tmp_path: Path) -> None:
     export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
     imported(tmp_path / "hf", str(tmp_path / "back"))
