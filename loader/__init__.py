@@ -14,32 +14,54 @@ reads which row. This package holds that function, bottom up:
     segments      blocks as an epoch serves them, verified and cached
     rows          a batch's rows as arrays
     cursor        where a run is
-    dataset       all that for torch: build_loader, TokenDataset
+    stretches     what the entries of a plan make of the rows
+    document_transforms  other ids, or masks, for documents before they are packed
+    pieces        where a loader is, and what it hands out next
+    dataset       all that for torch: build_loader, Loader, TokenDataset
+    masks         attention within documents; model_inputs: a batch for a model of Hugging Face
     quality       the statistics that a shuffle has to pass beside Fisher-Yates
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loader.dataset import Loader, Settings, TokenDataset, build_loader
+    from loader.document_transforms import TRANSFORMS
+    from loader.model_inputs import for_transformers
+    from loader.opened import identities
     from loader.plan import MixPlan
+    from loader.rows import Share
     from loader.text_source import TextSource, text_sources
 
-__all__ = ["Loader", "MixPlan", "Settings", "TextSource", "TokenDataset", "build_loader", "text_sources"]
+__all__ = [
+    "TRANSFORMS",
+    "Loader",
+    "MixPlan",
+    "Settings",
+    "Share",
+    "TextSource",
+    "TokenDataset",
+    "build_loader",
+    "for_transformers",
+    "identities",
+    "text_sources",
+]
+
+#: Names that need no torch, by the module that has them.
+_PLAIN = {
+    "MixPlan": "plan",
+    "Share": "rows",
+    "TRANSFORMS": "document_transforms",
+    "TextSource": "text_source",
+    "for_transformers": "model_inputs",
+    "identities": "opened",
+    "text_sources": "text_source",
+}
 
 
 def __getattr__(name: str) -> Any:
     """What most people need, without importing torch for those who need only the mathematics."""
-    if name == "MixPlan":
-        from loader.plan import MixPlan
-
-        return MixPlan
-    if name in ("TextSource", "text_sources"):
-        from loader import text_source
-
-        return getattr(text_source, name)
-    if name in __all__:
-        from loader import dataset
-
-        return getattr(dataset, name)
-    raise AttributeError(name)
+    if name not in __all__:
+        raise AttributeError(name)
+    return getattr(import_module(f"loader.{_PLAIN.get(name, 'dataset')}"), name)

@@ -32,6 +32,7 @@ class Asked:
     packing: str | None = None
     window_rows: int | None = None
     shuffle: bool | None = None
+    document_transform: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in {
@@ -67,6 +68,7 @@ class Asked:
             holdout_ppm=self._holdout_ppm,
             packing=packing,
             shuffle=self.shuffle is not False,
+            transform=self.document_transform,
             window_rows=self.window_rows or (WINDOW_ROWS if packing == "chunk" else GROUPED_WINDOW_ROWS),
         )
 
@@ -77,6 +79,8 @@ class Asked:
             asked, has = getattr(self, name), getattr(header, name)
             if asked is not None and asked != has:
                 raise _contradiction(name, asked, has)
+        if self.document_transform not in (None, header.transform):
+            raise _contradiction("document_transform", self.document_transform, header.transform)
         if self.holdout is not None and self._holdout_ppm != header.holdout_ppm:
             raise _contradiction("holdout", self.holdout, header.holdout_ppm / 1e6)
         sizes = [mix.batch_rows for mix in mixes if isinstance(mix, Mix)]

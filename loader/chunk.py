@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loader.blocks import Blocks
+from loader.document_transforms import read_in
 from loader.kept import keep_in
 from loader.packing import Begin, Gone, Material, Part
 from loader.segment import Segment
@@ -31,7 +32,7 @@ class WholeBlock:
         return (self.block,)
 
     def make(self, blocks: Blocks) -> Segment:
-        stored = blocks.read(self.block)
+        stored = read_in(blocks, self.block, self.epoch, self.key)
         ends = np.cumsum(stored.counts, dtype=np.int64)
         order = document_order(self.key, self.epoch, self.block, len(stored.counts))
         if self.left_out:

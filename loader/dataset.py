@@ -93,6 +93,7 @@ def build_loader(
     packing: str | None = None,
     window_rows: int | None = None,
     shuffle: bool | None = None,
+    document_transform: str | None = None,
     pad_rows: bool = False,
     micro_rows: int | None = None,
     split: str = "train",
@@ -117,6 +118,7 @@ def build_loader(
     num_workers  threads that read ahead; 0 reads when asked. Any number gives the same batches
     plan         a MixPlan (or its file, or its JSON). What else is said of weights, row_tokens, batch_rows, seed,
                  packing, ... must then be what the plan says
+    document_transform  what is done to every document before it is packed, by its name (loader.document_transforms)
     pad_rows     all ranks get equally many rows, filled up with masked ones (row -1)
     micro_rows   hand a rank's rows of a batch out in micro-batches of exactly so many, the last filled up; every rank
                  has equally many of them
@@ -138,7 +140,18 @@ def build_loader(
         Share(rank, world_size, pad_rows), tuple(fields), folder, cache_bytes, max_epochs, at_end, max_steps, micro_rows
     )
     asked = Asked(
-        weights, row_tokens, batch_rows, seed, delimiters, bos_id, eos_id, holdout, packing, window_rows, shuffle
+        weights,
+        row_tokens,
+        batch_rows,
+        seed,
+        delimiters,
+        bos_id,
+        eos_id,
+        holdout,
+        packing,
+        window_rows,
+        shuffle,
+        document_transform,
     )
     given = None if plan is None else read_plan(plan)
     opened = open_data(data, folder)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bamba_data.errors import CorruptManifest, UserError
 from loader.blocks import Blocks
+from loader.document_transforms import read_in
 from loader.grouped_rows import Grouping, numbers_in, rows_by_group
 from loader.kept import keep_in
 from loader.packing import Begin, Documents, Gone, Longs, Material, Packed, Packer, Part
@@ -46,7 +47,7 @@ class PackedGroup:
     rows: int
 
     def make(self, blocks: Blocks) -> Segment:
-        stored = [blocks.read(block) for block in self.blocks]
+        stored = [read_in(blocks, block, self.epoch, self.key) for block in self.blocks]
         counts = np.concatenate([one.counts for one in stored]).astype(np.int64)
         lengths = counts + (len(self.before) + len(self.after))
         order = document_order(self.key, self.epoch, self.group, len(counts))

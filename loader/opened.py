@@ -8,6 +8,7 @@ from bamba_data.dataset import Dataset, open_dataset
 from bamba_data.errors import UserError
 from bamba_data.manifest import TokenizerEntry
 from loader.blocks import Blocks, open_blocks
+from loader.cache import default_cache
 from loader.text_opening import open_text
 from loader.text_source import TextSource
 
@@ -55,3 +56,9 @@ def available(opened: Sequence[Opened]) -> dict[str, Blocks]:
             raise UserError(f"two of the data have sources of one name: {twice}")
         found |= one.blocks
     return found
+
+
+def identities(data: Data | Path | Sequence[Data | Path], cache: Path | str | None = None) -> dict[str, str]:
+    """The identity of every source, by name: what `MixPlan.with_mix(sources=...)` takes for sources that join."""
+    folder = default_cache() if cache is None else Path(cache)
+    return {name: blocks.identity for name, blocks in available(open_data(data, folder)).items()}

@@ -13,6 +13,7 @@ import numpy as np
 from bamba_data.errors import UserError
 from loader.blocks import Blocks
 from loader.deviation import earlier_equal
+from loader.document_transforms import Transformed, transform_of
 from loader.mix import Rows
 from loader.packing import Documents, Gone, Material, Packing, heldout_of
 from loader.packings import packing_of
@@ -39,6 +40,8 @@ class Held:
     left_out_from: Mapping[tuple[int, int], int]  # (block, document) -> first epoch without it
     masked_from: Mapping[tuple[int, int], int]  # (block, document) -> global row from which it is masked
 
+    served: Blocks  # the same, as segments are made of them: under the plan's transform of documents, if it has one
+
     @property
     def stream(self) -> Stream:
         """Where its rows lie."""
@@ -58,7 +61,7 @@ class Order:
         dtypes = {available[name].dtype for name in plan.sources}
         if len(dtypes) > 1:
             raise UserError(f"the sources have ids of {sorted(map(str, dtypes))}: they are of different tokenizers")
-        (self.dtype,) = dtypes
+        self.dtype = dtypes.pop() if plan.header.transform is None else np.dtype("<u4")  # of segments
         self._sources = {name: hold(plan, name, available[name], cache) for name in plan.sources}
 
     def __reduce__(self) -> tuple[type["Order"], tuple[MixPlan, dict[str, Blocks], Path | None]]:
@@ -124,7 +127,9 @@ def hold(plan: MixPlan, name: str, blocks: Blocks, cache: Path | None = None) ->
             gone.append(Gone(first, entry.block, document, int(counts[document]) + material.delimiters))
         packing = packing.without(gone)
     _lasts(plan, name, packing.stream)
-    return Held(blocks, packing, heldout, left_out, masked)
+    transform = header.transform
+    served = blocks if transform is None else Transformed(blocks, transform, transform_of(transform))
+    return Held(blocks, packing, heldout, left_out, masked, served)
 
 
 def _lasts(plan: MixPlan, name: str, stream: Stream) -> None:

@@ -130,6 +130,7 @@ class Header(_Strict):
     window_rows: Annotated[int, Field(ge=1)] = WINDOW_ROWS
     shuffle: bool = True
     holdout_ppm: Annotated[int, Field(ge=0, le=5000)] = 500
+    transform: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] | None = None  # of documents
 
 
 class _Grown(NamedTuple):

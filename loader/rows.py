@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loader.blocks import Blocks
+from loader.document_transforms import IDS
 from loader.mix import Rows
 from loader.order import Order
 from loader.packing import Begin, Packing, Part
@@ -91,11 +92,12 @@ class RowReader:
         self._names = list(order.plan.source_names)
         self._held = [order.source(name) for name in self._names]
         self._row_tokens = order.plan.header.row_tokens
+        self._transformed = order.plan.header.transform is not None
         self._ahead_rows = ahead_rows
         self._ahead: dict[int, Placed] = {}
         self._placing = threading.Lock()
         self._segments: dict[tuple[int, int, int], Segment] = cache.memo()
-        self._epoch_bytes = [_epoch_bytes(held.blocks) for held in self._held]
+        self._epoch_bytes = [_epoch_bytes(held.served) for held in self._held]
 
     def read(self, batch: Batch, micro: int = 0) -> Arrays:
         """This rank's rows of a batch; or of its micro-batch of this number, which has `micro_rows`, filled up."""
@@ -155,7 +157,7 @@ class RowReader:
             if len(together) > 1 and (shared := self._shared(source, together)) is not None:
                 return shared[(epoch - together.start) * len(self._held[source].stream.lengths) + position]
             held = self._held[source]
-            found = self._cache.get(held.blocks, held.packing.layout(epoch, position))
+            found = self._cache.get(held.served, held.packing.layout(epoch, position))
             if self._cache.mapped_only:
                 self._segments[place] = found
         return found
@@ -168,8 +170,8 @@ class RowReader:
         def layouts() -> list[Layout]:
             return [packing.layout(epoch, position) for epoch in epochs for position in positions]
 
-        place = (self._held[source].blocks.identity, id(packing), epochs)
-        found = self._cache.get_shared(self._held[source].blocks, place, layouts)
+        blocks = self._held[source].served
+        found = self._cache.get_shared(blocks, (blocks.identity, id(packing), epochs), layouts)
         if found is not None:
             every = ((source, epoch, position) for epoch in epochs for position in positions)
             self._segments.update(zip(every, found, strict=True))
@@ -223,6 +225,8 @@ class RowReader:
         out: Arrays = {name: column for name, column in (("row", rows), ("source", sources)) if name in self._fields}
         if "input_ids" in self._fields:
             out["input_ids"] = buffer[:, :length].astype(np.int64) if ahead else buffer
+            if self._transformed:
+                out["input_ids"] &= int(IDS)
         if not ahead:
             return out
         begins = _begins(made, length)
@@ -239,6 +243,8 @@ class RowReader:
     ) -> NDArray[np.int64]:
         length = self._row_tokens
         labels = buffer[:, 1:].astype(np.int64)
+        if self._transformed:
+            labels[labels > int(IDS)] = MASKED
         column = begins % (length + 1)
         ends = begins[column > 0]
         labels[ends // (length + 1), ends % (length + 1) - 1] = MASKED
