@@ -33,7 +33,7 @@ from bamba_data.pure import check_pure
 from bamba_data.recipe import Recipe
 from bamba_data.sources.base import Source
 from bamba_data.tokenizer import Tokenizer
-from bamba_data.transport import hub_commit, hub_place, is_glob
+from bamba_data.transport import hub_commit, hub_place, is_pattern
 
 FORMAT = "bamba-lock/1"
 MAX_BYTES = 1 << 30
@@ -254,9 +254,9 @@ class _Place:
 def _place(source: Source, folder: Path, fetcher: Fetcher, recipe: Recipe) -> _Place:
     base, patterns = absolute(source.location.base, folder), tuple(source.location.files)
     limit = recipe.limits.files
-    if limit is not None and not any(map(is_glob, patterns)):
+    if limit is not None and not any(is_pattern(base, pattern) for pattern in patterns):
         patterns = patterns[:limit]
-    names = [pattern for pattern in patterns if not is_glob(pattern)]
+    names = [pattern for pattern in patterns if not is_pattern(base, pattern)]
     left_out = frozenset(n for n in names if is_left_out(f"{source.name}/{n}", recipe.bad_input.quarantine))
     if not base.startswith("hf://"):
         if source.location.revision is not None:
@@ -322,7 +322,11 @@ def _all_of(faults: list[_Missing], not_asked: int) -> UserError | SourceUnavail
         lines.append(f"and {len(faults) - MAX_NAMED:,} more")
     if not_asked:
         lines.append(f"and {not_asked:,} more were not looked up, because not one of the first could be")
-    names = [f"{one.source.name}/{one.pattern}" for one in faults if one.pattern and not is_glob(one.pattern)]
+    names = [
+        f"{one.source.name}/{one.pattern}"
+        for one in faults
+        if one.pattern and not is_pattern(one.source.location.base, one.pattern)
+    ]
     if names:
         ways = " ".join(f"--quarantine '{name}'" for name in names[:3])
         lines.append(

@@ -54,6 +54,12 @@ def is_glob(pattern: str) -> bool:
     return any(character in pattern for character in "*?[")
 
 
+def is_pattern(base: str, name: str) -> bool:
+    """Whether a name below `base` may mean several files. Plain https cannot list, so there `?` and `[ ]` are letters,
+    and `*`, which nobody has in a name, is refused."""
+    return "*" in name if base.startswith(("http://", "https://")) else is_glob(name)
+
+
 def is_hidden_from(path: str, pattern: str) -> bool:
     """As shells do: what begins with a dot, a file or a folder, is only found by a pattern that says the dot."""
     said = [part for part in pattern.split("/") if part.startswith(".")]
@@ -156,9 +162,10 @@ class Http:
         host = origin(address)
         reply = None if host in self._without_head else self._head(url, host)
         if reply is None or not facts_of(reply, url).size_bytes:  # some say 0 where they do not know
-            reply = self._first_byte(url) or reply
-        if reply is None:
-            return Facts(0)
+            first = self._first_byte(url)
+            if first is None:
+                return Facts(0, facts_of(reply, url).etag if reply else None)
+            reply = first
         if hub or "ETag" not in reply.response.headers:
             return facts_of(reply, url)
         with self._learning:
@@ -178,7 +185,7 @@ class Http:
     def matches(self, base: str, pattern: str) -> list[tuple[str, Facts]]:
         if base.startswith("hf://"):
             return self._hub_matches(base, pattern)
-        if is_glob(pattern):
+        if is_pattern(base, pattern):
             raise UserError(f"{base}: plain https cannot list files, so {pattern!r} matches nothing; name them")
         return [(pattern, self.facts(joined(base, pattern)))]
 
