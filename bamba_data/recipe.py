@@ -24,7 +24,8 @@ Spec = TypeVar("Spec", bound=Strict)
 
 class TokenizerRule(Strict):
     """A Hugging Face `tokenizer.json`: `package:<name>` (ships with us), a path, https://, s3:// or
-    hf://<org>/<name>@<commit>/tokenizer.json. Without `sha256` the one found when locking is pinned.
+    hf://<org>/<name>@<commit>/tokenizer.json. Without `sha256` every run takes what is there then; one that finds
+    another than the run before says so, and makes its units anew. To pin it, write the sha256, or the commit.
 
     `backend` is `auto` (the fastest that earns an identity certificate, else `tokenizers`), or one by name.
     """

@@ -88,6 +88,12 @@ class Tokenizer:
         except ImportError as error:
             raise TokenizerError(f"tokenizer.backend {name!r} is not installed ({error})") from None
 
+    def check(self, backend: str) -> None:
+        """Raise TokenizerError, before any work, if the file is no tokenizer or there is no such backend."""
+        if backend != "auto":
+            self.backend(backend)
+        self.vocab_size  # noqa: B018 - reads the file
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.reference.hf.decode(list(ids), skip_special_tokens=False))
 

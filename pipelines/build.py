@@ -30,6 +30,7 @@ from bamba_data.tokenizer import Tokenizer
 from pipelines import earlier
 from pipelines import plan as plans
 from pipelines.assemble import assemble
+from pipelines.looking_up import Tick, silent
 from pipelines.plan import Job, Plan, Unit
 from pipelines.publishing import check_published, check_unpublished
 from pipelines.staging import Staging
@@ -60,13 +61,19 @@ class Prepared:
 
 
 def prepare(
-    recipe: Recipe, folder: Path, out: str, fetcher: Fetcher, mirror: str | None = None, relock: bool = False
+    recipe: Recipe,
+    folder: Path,
+    out: str,
+    fetcher: Fetcher,
+    mirror: str | None = None,
+    relock: bool = False,
+    tick: Tick = silent,
 ) -> Prepared:
     """Lock (or find the lock), plan, choose and certify the backend. Writes only the lock, the tokenizer and a record
     of the plan; whoever builds in earnest has the fence by then."""
     store = open_store(out)
     tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
-    inputs = frozen_lock(recipe, folder, store, fetcher, mirror, relock)
+    inputs = frozen_lock(recipe, folder, store, fetcher, mirror, relock, tick)
     plan = plans.make(recipe, inputs.lock, tokenizer.sha256)
     backend, certificate, passed_over = choose(tokenizer, recipe.tokenizer.backend)
     store.put(tokenizer_path(tokenizer.sha256), tokenizer.data)
@@ -92,12 +99,16 @@ def frozen_lock(
     fetcher: Fetcher,
     mirror: str | None = None,
     relock: bool = False,
+    tick: Tick = silent,
 ) -> Frozen:
-    """The lock of this recipe in this store: the one that an earlier run froze, else resolved now and frozen."""
+    """The lock of this recipe in this store: the one that an earlier run froze, else resolved now and frozen.
+    `tick(done, total)` is told of every name that is looked up."""
+    if mirror is not None and not mirror.strip():
+        raise UserError("--mirror is empty: give the place of a mirror, or leave it out")
     pointer = f"{LOCKS}/{locks.request_key(recipe, folder)}.pointer"
     digest = earlier_one = None if relock else pointed_at(store, pointer)
     if digest is None:
-        fresh = mirrored_lock(recipe, folder, mirror) if mirror else locks.resolve(recipe, folder, fetcher)
+        fresh = mirrored_lock(recipe, folder, mirror) if mirror else locks.resolve(recipe, folder, fetcher, tick)
         digest = fresh.digest
         store.put(lock_path(digest), canonical.dumps(fresh.to_json()))
         if relock:

@@ -13,6 +13,7 @@ import typer
 from bamba_data import edge
 from bamba_data.cli import AsJson, app, console, print_json
 from loader.index import index
+from pipelines import looking_up
 from pipelines import remote_cli as remote_cli  # adds its commands to the app
 from pipelines import trace_cli as trace_cli  # and this one `trace`
 from pipelines.options import (
@@ -78,8 +79,8 @@ def lock(
 
     loaded, folder = load_recipe(recipe, overrides, limit_files)
     store = open_store(out)
-    with shared(store, say=_say):
-        frozen = frozen_lock(loaded, folder, store, _fetcher(loaded), mirror, relock)
+    with shared(store, say=_say), looking_up.shown() as tick:
+        frozen = frozen_lock(loaded, folder, store, _fetcher(loaded), mirror, relock, tick)
     if as_json:
         print_json(frozen.lock.to_json())
         return
@@ -118,8 +119,9 @@ def plan(
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
     fetcher, store = _fetcher(loaded), open_store(out)
     tokenizer = load_tokenizer(loaded, folder, fetcher)
-    with shared(store, say=_say):
-        frozen = frozen_lock(loaded, folder, store, fetcher, mirror, relock)
+    tokenizer.check(loaded.tokenizer.backend)
+    with shared(store, say=_say), looking_up.shown() as tick:
+        frozen = frozen_lock(loaded, folder, store, fetcher, mirror, relock, tick)
     made = plans.make(loaded, frozen.lock, tokenizer.sha256)
     finished = set(Staging(store).finished())
     done = sum(unit.key in finished for unit in made.units)
@@ -188,7 +190,8 @@ def build(
         recorded(run, out, retry_stopped, is_terminal, interval) as journal,
         shared(open_store(out), say=_say) as held,
     ):
-        prepared = prepare(loaded, folder, out, _fetcher(loaded), mirror, relock)
+        with looking_up.shown(interval) as tick:
+            prepared = prepare(loaded, folder, out, _fetcher(loaded), mirror, relock, tick)
         done = len(prepared.plan.units) - len(prepared.remaining())
         journal.planned(prepared.plan.digest, len(prepared.plan.units), done, prepared.plan.input_bytes)
         _say_prepared(prepared, done, is_terminal)
@@ -280,8 +283,8 @@ def download(
     loaded, folder = load_recipe(recipe, overrides, limit_files)
     with recorded(Run.of("download", loaded, None, relock), to, retry_stopped, is_terminal, interval) as journal:
         store = open_store(to)
-        with shared(store, say=_say):
-            frozen = frozen_lock(loaded, folder, store, _fetcher(loaded), relock=relock)
+        with shared(store, say=_say), looking_up.shown(interval) as tick:
+            frozen = frozen_lock(loaded, folder, store, _fetcher(loaded), relock=relock, tick=tick)
         options = Options(address, workers, fail_fast)
         shown = journal.watching(Exporting(display("download", is_terminal, interval), loaded.name, "download"))
         lock = mirroring.download(loaded, folder, frozen.lock, to, options, shown)

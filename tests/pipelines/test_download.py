@@ -7,6 +7,7 @@ import pytest
 
 from bamba_data.errors import CorruptInput, UserError
 from bamba_data.fetch import Fetcher
+from bamba_data.paths import checked, stored_name
 from bamba_data.publish import Version
 from pipelines.build import Prepared, finish, prepare, run_here
 from pipelines.options import load_recipe
@@ -17,19 +18,21 @@ from tests.servers.hub import HubServer
 
 FILES, FOREVER = 12, 1 << 30
 REQUESTS_PER_SECOND = 5
+#: One of a name that is fine for its host and for no Windows disk.
+NAMES = [*(f"{n}.json.gz" for n in range(FILES - 1)), "11: 50% off?#cafe\u0301.json.gz"]
 
 
 @pytest.fixture
 def upstream(tmp_path: Path) -> Iterator[HubServer]:
     """A plain file host, which knows no sha256, and answers 429 to whoever asks more often than it likes."""
-    for n in range(FILES):
-        write_jsonl(tmp_path / "upstream" / "files" / f"{n}.json.gz", records(10, n * 10))
+    for n, name in enumerate(NAMES):
+        write_jsonl(tmp_path / "upstream" / "files" / name, records(10, n * 10))
     with HubServer(tmp_path / "upstream", rate_limit=REQUESTS_PER_SECOND + 1) as server:
         yield server
 
 
 def asked(folder: Path, upstream: HubServer) -> list[str]:
-    path = recipe(folder, files=[f"{n}.json.gz" for n in range(FILES)], backend="tokenizers")
+    path = recipe(folder, files=NAMES, backend="tokenizers")
     network = f"network={{retry_seconds: 3, requests_per_second: {REQUESTS_PER_SECOND}, burst: 1}}"
     return [str(path), "--set", f"corpora.0.base={upstream.url}/files", "--set", network]
 
@@ -69,7 +72,9 @@ def test_a_mirror_goes_on_where_it_stopped_and_is_enough_to_build_what_its_upstr
     assert {request.path for request in upstream.requests[before:] if request.method == "GET"} == {"/files/1.json.gz"}
     assert 429 not in {request.status for request in upstream.requests}  # eight tasks at once, one budget
     for path in (tmp_path / "upstream" / "files").iterdir():
-        assert (mirror / "texts" / path.name).read_bytes() == path.read_bytes()
+        assert (mirror / stored_name(f"texts/{path.name}")).read_bytes() == path.read_bytes()
+
+    assert all(checked(path.relative_to(mirror).as_posix()) for path in mirror.rglob("*.gz"))
 
     built(prepared(words, tmp_path / "direct"))
     before = len(upstream.requests)
