@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from bamba_data.compression import Choice
+from bamba_data.errors import RecipeError
 
 #: A source's name becomes a folder `dataset=<name>` and a key in mixes, so it is short and plain.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -126,7 +127,13 @@ class Corpus(Strict, ABC):
         said = {"license": self.license, "attribution": self.attribution}
         changes: dict[str, Any] = {field: value for field, value in said.items() if value is not None}
         changes |= {"compression": self.compression}
-        return [source.model_copy(update=changes) for source in self.expand()]
+        found = self.expand()
+        if self.compression != "auto" and any(source.form == "parquet" for source in found):
+            raise RecipeError(
+                f"{found[0].corpus}.compression: {self.compression!r} is for files of lines; parquet says itself "
+                "how its pages are compressed: leave it out"
+            )
+        return [source.model_copy(update=changes) for source in found]
 
     @abstractmethod
     def expand(self) -> list[Source]:

@@ -45,7 +45,7 @@ def test_statistics_are_those_of_a_loop_over_all_documents(name: str, request: p
 
 def test_a_source_without_documents_has_zeros(tmp_path: Path, certificate: Certificate) -> None:
     write_jsonl(tmp_path / "inputs/a.json.gz", lines([{"id": "a", "text": ""}]))
-    build(tmp_path / "out", certificate, str(recipe(tmp_path)))
+    build(tmp_path / "out", certificate, str(recipe(tmp_path)), ["bad_input.empty_sources=keep"])
     (one,) = stats(open_dataset(str(tmp_path / "out")))
     assert (one.documents, one.tokens, one.shortest, one.longest, one.mean) == (0, 0, 0, 0, 0.0)
     assert set(one.quantiles.values()) == {0.0}

@@ -251,7 +251,7 @@ def test_a_base_for_an_unknown_source_is_refused(tiny: Path) -> None:
 
 def test_a_dataset_without_shards_can_be_asked(tmp_path: Path, certificate: Certificate) -> None:
     write_jsonl(tmp_path / "inputs/a.json.gz", lines([{"id": "a", "text": ""}]))
-    build(tmp_path / "out", certificate, str(recipe(tmp_path)))
+    build(tmp_path / "out", certificate, str(recipe(tmp_path)), ["bad_input.empty_sources=keep"])
     dataset = open_dataset(str(tmp_path / "out"))
     with pytest.raises(UserError, match="0 of the 0 shards"):
         locate(dataset, "x:0")

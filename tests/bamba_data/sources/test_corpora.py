@@ -113,6 +113,11 @@ def test_a_copy_of_dolma_may_have_other_files_below_the_same_folders() -> None:
     assert (source.location.base, source.location.files) == ("s3://mirror/dolma", ["c4-filtered/*.json.gz"])
 
 
+@pytest.mark.parametrize("choice", ["none", "gzip", "zstd", "bz2", "xz"])
+def test_how_files_of_lines_are_compressed_may_be_said_of_any_corpus(choice: str) -> None:
+    assert only(corpus="dolma-v1_7", datasets=["wiki"], compression=choice).compression == choice
+
+
 def test_dolma_records_are_json_lines_with_an_id_and_a_text() -> None:
     source = only(corpus="dolma-v1_7", datasets=["wiki"])
     assert (source.form, source.text, source.location.base) == ("jsonl", TextRule(), HOST)
@@ -261,6 +266,9 @@ def test_a_copy_has_revisions_only_on_the_hub(corpus: str, base: str, revision: 
         ("{corpus: folder, name: a, base: ., form: jsonl, files: [x], text: {fields: []}}", "text.fields: "),
         ("{corpus: folder, name: a, base: ., form: jsonl, files: [x], text: {fields: [t, t]}}", "['t'] stand twice"),
         ("{corpus: folder, name: a, base: ., form: jsonl, files: [x], text: {fields: [id]}}", "['id'] stand twice"),
+        ("{corpus: folder, name: a, base: ., form: jsonl, files: [x], compression: rar}", "folder.compression: "),
+        ("{corpus: cosmopedia, compression: gzip}", "cosmopedia.compression: 'gzip' is for files of lines"),
+        ("{corpus: folder, name: a, base: ., form: jsonl, files: [x], text: {text_field: []}}", "text.text_field"),
         ("{corpus: the-pile}", "'the-pile' found using 'corpus' does not match any of the expected tags: 'dolma"),
         ("{datasets: [wiki]}", "corpora.0: "),
     ],

@@ -1,15 +1,18 @@
 """A file of another form is called by its name with the way out; what only looks odd explains records that are bad."""
 
+import contextlib
 import io
 import json
 import tarfile
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bamba_data.compression import HEAD_BYTES
 from bamba_data.errors import BambaError, CorruptInput, WrongForm
-from bamba_data.sources.forms import hint, refuse_other_forms
+from bamba_data.sources.forms import hint, refuse_other_forms, refuse_other_than_parquet
 
 
 def tar() -> bytes:
@@ -57,6 +60,16 @@ def test_a_file_that_is_certainly_no_json_lines_is_refused_by_name(
 )
 def test_whatever_could_be_json_lines_is_left_to_its_records(data: bytes) -> None:
     refuse_other_forms(data, "a.jsonl")
+
+
+@given(st.binary(max_size=300) | st.text("[]{}\"',:\n\r\\ ab1", max_size=80).map(str.encode))
+@settings(max_examples=500, deadline=None)
+def test_no_beginning_of_a_file_breaks_what_looks_at_it(head: bytes) -> None:
+    assert isinstance(hint(head), str)
+    with contextlib.suppress(CorruptInput, WrongForm):
+        refuse_other_forms(head, "a")
+    with contextlib.suppress(CorruptInput, WrongForm):
+        refuse_other_than_parquet(head, "a")
 
 
 RECORDS = [{"id": str(n), "text": "it's, so\tto say,"} for n in range(5)]
