@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from bamba_data.errors import UserError
+from loader import accelerated
 from loader import cursor as cursors
 from loader.ahead import ReadAhead, process
 from loader.asked import Asked, count
@@ -33,6 +34,7 @@ from loader.pieces import START, Piece, Place, Walk
 from loader.plan import MixPlan, loads, read_plan
 from loader.rows import DEFAULT_FIELDS, FIELDS, Arrays, RowReader, Share
 from loader.segments import SegmentCache
+from loader.wrapped import check_reader
 
 LOG = logging.getLogger(__name__)
 
@@ -233,7 +235,8 @@ class TokenDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         """At once, before the first element is asked for: what a loaded state leaves out is left out of this pass, even
-        if it is never read, and of no other."""
+        if it is never read, and of no other. Raises UserError under a reader that would spoil the rows."""
+        check_reader()
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         taken, self._skip = self._skip, 0
@@ -298,6 +301,10 @@ class Loader(DataLoader[Any]):
 
     #: Accelerate's own mark: `prepare` leaves such a loader as it is, where it would deal the rows out a second time.
     _is_accelerate_prepared = True
+    #: Its mark for a loader whose state belongs into `save_state` and comes back by `load_state`.
+    use_stateful_dataloader = True
+    #: What it would take off the end of gathered metrics: nothing, no row is served twice.
+    remainder = -1
     dataset: TokenDataset
 
     def __init__(
@@ -370,7 +377,13 @@ class Loader(DataLoader[Any]):
                 self._say(f"a pass begins at row 0 again, though the last one was left at row {self._at.row:,}")
             self._seek(START)
         self._loaded = False
+        accelerated.begin(self)
         return self
+
+    @property
+    def end_of_dataloader(self) -> bool:
+        """Whether the last batch of the pass was handed out: Accelerate then makes a step of what was accumulated."""
+        return self._walk.piece(self._at) is None
 
     def _at_the_end(self, again: bool) -> None:
         if self._on_end == "raise":
@@ -392,6 +405,7 @@ class Loader(DataLoader[Any]):
         reading = self._here()
         piece = self._walk.piece(self._at)
         if piece is None:
+            accelerated.end(self)
             raise StopIteration
         following = self._walk.following(self._at, piece)
         try:
