@@ -12,8 +12,9 @@ from typing import Any
 
 from bamba_data.errors import UserError
 
-#: Classes of accelerate.data_loader that hand each process a part of what one process reads, or reads again.
-_DEALERS = ("DataLoaderDispatcher", "IterableDatasetShard")
+#: The class of accelerate.data_loader that hands each process a part of what the first one reads. (Its other way,
+#: IterableDatasetShard, fails by itself where batch_size is None.)
+_DEALER = "DataLoaderDispatcher"
 _FRAMES = 40  # a DataLoader's reader is found within a dozen
 
 
@@ -40,4 +41,4 @@ def check_reader() -> None:
 
 def _deals(reader: Any) -> bool:
     """Whether it is such a class, of a program with several processes."""
-    return type(reader).__name__ in _DEALERS and sys.modules["accelerate.state"].PartialState().num_processes > 1
+    return type(reader).__name__ == _DEALER and sys.modules["accelerate.state"].PartialState().num_processes > 1

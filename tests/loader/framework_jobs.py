@@ -115,17 +115,13 @@ def accelerate_wraps(dataset: str, folder: Path, steps: int, resume: bool) -> No
 
     from bamba_data.errors import UserError
 
-    for dispatch in (True, False):
-        accelerator = Accelerator(cpu=True)
-        accelerator.dataloader_config.dispatch_batches = dispatch
-        wrapped = accelerator.prepare(DataLoader(loader_of(dataset, folder).dataset, batch_size=None))
-        if dispatch and RANK:
-            continue  # only the first rank reads
-        try:
-            next(iter(wrapped))
-        except UserError as error:
-            with (folder / f"refused-{RANK}.txt").open("a") as file:
-                file.write(f"{error}\n")
+    wrapped = Accelerator(cpu=True).prepare(DataLoader(loader_of(dataset, folder).dataset, batch_size=None))
+    if RANK:
+        return  # the first rank reads for all
+    try:
+        next(iter(wrapped))
+    except UserError as error:
+        (folder / "refused.txt").write_text(str(error))
 
 
 def lightning(dataset: str, folder: Path, steps: int, resume: bool) -> None:

@@ -82,8 +82,7 @@ def test_two_ranks_get_the_rows_of_the_bare_loop_through_stops_and_resumes(
 
 def test_a_dataloader_that_accelerate_would_deal_out_again_is_refused(mixed: Path, tmp_path: Path) -> None:
     job("accelerate_wraps", mixed, tmp_path, 1, resume=False)
-    said = [(tmp_path / f"refused-{rank}.txt").read_text() for rank in range(2)]
-    assert said[0].count("deal the rows of this rank out") == 2 and said[1].count("deal the rows of this rank out") == 1
+    assert "deal the rows of this rank out to all ranks" in (tmp_path / "refused.txt").read_text()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
