@@ -15,7 +15,12 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="The dataset: a local path or s3://bucket/prefix.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-VersionOption = Annotated[int | None, typer.Option("--version", help="This version instead of the newest.")]
+VersionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--version", metavar="VERSION", help="This one instead of the newest: a number, a tag, or withdrawn:NUMBER."
+    ),
+]
 
 
 def print_json(value: Any) -> None:
@@ -188,3 +193,6 @@ def sweep(
         f"{len(found.orphans):,} orphans of {size(total)}, {len(found.young):,} younger than {grace_hours:g} h kept, "
         f"{found.kept:,} objects in use" + ("" if delete else "; nothing was removed (--delete removes the orphans)")
     )
+
+
+from bamba_data import versions_cli as versions_cli  # noqa: E402 - adds its commands to the app

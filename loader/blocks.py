@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bamba_data import canonical
 from bamba_data.dataset import Dataset, open_dataset
 from bamba_data.errors import CorruptManifest, CorruptShard, UserError
+from bamba_data.marks import ALSO_WITHDRAWN
 from bamba_data.shard import Footer, ShardReader, Tokens
 from loader.mapping import map_file
 from loader.whole import write_whole
@@ -158,7 +159,7 @@ def _reopened(url: str, version: int, name: str, cache: Path) -> ShardBlocks:
 
 @lru_cache(maxsize=8)
 def _opened(url: str, version: int) -> Dataset:
-    return open_dataset(url, version)
+    return open_dataset(url, f"{ALSO_WITHDRAWN}{version}")  # what is read already is not taken away from its reader
 
 
 def open_blocks(dataset: Dataset, cache: Path) -> dict[str, ShardBlocks]:
