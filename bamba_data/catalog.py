@@ -60,7 +60,7 @@ def listed(store: Store) -> list[Listed]:
 
 
 def withdraw(store: Store, number: int, why: str) -> bool:
-    """Take a version back: readers of the newest get the one before it. False if it was withdrawn already. Its own object
+    """Take a version back: readers of the newest get the one before it. False if it was withdrawn already. Its object
     may be damaged. Raises DatasetNotFound."""
     _check_exists(store, number)
     return marks.mark(store, "withdrawn", number, _manifest(store, number), why)
@@ -74,7 +74,7 @@ def offer_again(store: Store, number: int) -> bool:
 
 
 def to_expire(store: Store, keep: int | None, older_than_days: float | None) -> list[int]:
-    """The versions that a rule lets expire: not the `keep` newest that are offered, only those published so long ago, by
+    """The versions that a rule lets expire: not the `keep` newest that are offered, only those published so long ago by
     the store's clock, and never the newest that is offered nor one that is tagged."""
     known = marks.known(store)
     kept = {*known.offered[-max(1, keep or 1) :], *_tags_by_number(store)}
