@@ -25,6 +25,7 @@ from bamba_data.locked import Facts
 from bamba_data.manifest import Manifest
 from bamba_data.publish import Version, publish, read_version
 from bamba_data.recipe import Recipe
+from bamba_data.records import unseal
 from bamba_data.store import Store, open_store
 from bamba_data.tokenizer import Tokenizer
 from pipelines import earlier
@@ -38,7 +39,8 @@ from pipelines.unit import Progress, Tools, run
 
 LOCKS = "_bamba/locks"
 MIRROR = "mirror.json"
-MIRROR_FORMAT = "bamba-mirror/1"
+MIRROR_FORMAT = "bamba-mirror/2"
+UNSEALED_MIRROR = "bamba-mirror/1"  # of before 2026-11-28
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,15 @@ def mirrored_lock(recipe: Recipe, folder: Path, mirror: str) -> Lock:
         data = open_store(mirror).read(MIRROR)
     except FileNotFoundError:
         raise UserError(f"{where}: no finished mirror is there; make one with python -m pipelines.download") from None
-    raw = canonical.loads(data, where, locks.MAX_BYTES)
-    if not isinstance(raw, dict) or raw.get("format") != MIRROR_FORMAT:
+    try:
+        raw = canonical.loads(data, where, locks.MAX_BYTES)
+        if isinstance(raw, dict) and raw.get("format") == MIRROR_FORMAT:
+            raw = unseal(data, where, locks.MAX_BYTES)
+    except CorruptManifest as error:
+        raise CorruptManifest(
+            where, f"{error.detail}; python -m pipelines.download writes it anew, and fetches nothing twice"
+        ) from None
+    if not isinstance(raw, dict) or raw.get("format") not in (MIRROR_FORMAT, UNSEALED_MIRROR):
         raise UserError(f"{where}: is not a mirror of format {MIRROR_FORMAT}")
     if raw.get("request") != locks.request_key(recipe, folder):
         raise UserError(

@@ -19,6 +19,7 @@ from bamba_data.lock import Lock
 from bamba_data.locked import NOT_ASKED, Facts, LockedFile
 from bamba_data.paths import stored_name
 from bamba_data.recipe import Network, Recipe
+from bamba_data.records import seal, unseal
 from bamba_data.store import Store, open_store
 from pipelines import worker
 from pipelines.build import MIRROR, MIRROR_FORMAT
@@ -27,6 +28,7 @@ from pipelines.progress import Counts, Display
 from pipelines.unit import Progress
 
 RECORDS = "_mirror"
+RECORD_FORMAT = "bamba-mirrored/2"
 MAX_RECORD_BYTES = 1 << 16
 FETCHES_A_CORE = 4  # a fetch waits for the network most of the time
 
@@ -54,8 +56,9 @@ def bring(one: OneFile, to: str, network: Network, budget: Any, progress: Any) -
         for chunk in stream.chunks():
             out.write(chunk)
             report(Progress(input_bytes=len(chunk)))
-    record = {"identity": _identity(file), "size_bytes": stream.bytes_read, "sha256": stream.sha256}
-    store.put(_record_path(file), canonical.dumps(record))
+    learned = {"size_bytes": stream.bytes_read, "sha256": stream.sha256}
+    record = {"format": RECORD_FORMAT, "identity": _identity(file), "learned": learned}
+    store.put(_record_path(file), seal(record))
     return Counts(input_bytes=stream.bytes_read)
 
 
@@ -63,10 +66,16 @@ def mirrored(store: Store, file: LockedFile) -> Facts | None:
     """What the mirror has of a file: None unless its record is of this very file and the object has its size."""
     path = _record_path(file)
     try:
-        record = canonical.loads(store.read(path), path, MAX_RECORD_BYTES)
-        found = Facts(record["size_bytes"], None, record["sha256"])
+        data = store.read(path)
+        record = canonical.loads(data, path, MAX_RECORD_BYTES)
+        if record.keys() == {"identity", "size_bytes", "sha256"}:  # of before 2026-11-28
+            learned = record
+        else:
+            record = unseal(data, path, MAX_RECORD_BYTES)
+            learned = record["learned"]
+        found = Facts(learned["size_bytes"], None, learned["sha256"])
         is_same = record["identity"] == _identity(file)
-    except (FileNotFoundError, BambaError, KeyError, TypeError):
+    except (FileNotFoundError, BambaError, KeyError, TypeError, AttributeError):
         return None
     there = store.stat(stored_name(file.key))
     return found if is_same and there is not None and there.size_bytes == found.size_bytes else None
@@ -84,7 +93,7 @@ def _finish(request: str, lock: Lock, left_out: set[str], store: Store) -> Lock:
         files.append(LockedFile(file.source, file.path, file.url, file.facts._replace(**_known(found))))
     whole = Lock(lock.sources, lock.revisions, tuple(files))
     entry = {"format": MIRROR_FORMAT, "request": request, "lock": whole.to_json()}
-    store.put(MIRROR, canonical.dumps(entry))
+    store.put(MIRROR, seal(entry))
     return whole
 
 

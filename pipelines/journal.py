@@ -23,14 +23,24 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
-from bamba_data import canonical
 from bamba_data.edge import INTERRUPTED, exit_code_of
 from bamba_data.errors import BambaError, UserError
+from bamba_data.records import seal
 from bamba_data.store import Store, open_store
 from pipelines.progress import Display, Snapshot, SourceCounts, json_log
-from pipelines.runs import FOLDER, RETRY, Point, Run, Status, Stopped, newest, verdict_of
+from pipelines.runs import (
+    FOLDER,
+    RETRY,
+    Point,
+    Run,
+    Status,
+    Stopped,
+    age_key,
+    newest,
+    sealed,
+    status_path,
+    verdict_of,
+)
 
 INTERVAL_SECONDS = 10.0
 MAX_POINTS = 240  # of the curve in a status: when it is full every second one goes
@@ -64,7 +74,7 @@ class Journal:
         self._started = self._phase_started = self._last_shown = time.monotonic()
         self.status = Status(
             run=self._run.name,
-            attempt=f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(3)}",
+            attempt="",
             command=self._run.command,
             recipe=self._run.recipe,
             started_at=_iso(time.time()),
@@ -72,11 +82,26 @@ class Journal:
             interval_seconds=self._interval,
             place=place(),
         )
+        self._take_number(before)
         self.event("started", after=before.attempt if before else None)
         self._write()
         self._thread = threading.Thread(target=self._keep_writing, daemon=True, name="journal")
         self._thread.start()
         return self
+
+    def _take_number(self, before: Status | None) -> None:
+        """The next number that nobody has; where the store does not answer, the next one as far as we know."""
+        number = age_key(before.attempt)[0] if before else 0
+        while True:
+            number += 1
+            self.status.attempt = f"{number:06d}"
+            path, data = status_path(self._run.name, self.status.attempt), sealed(self.status)
+            try:
+                if self._store.create(path, data) or self._store.read(path) == data:
+                    return
+            except (BambaError, OSError):
+                self.status.attempt += secrets.token_hex(3)  # no number, and so older than any that is
+                return
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -170,10 +195,10 @@ class Journal:
         folder = f"{FOLDER}/{self.status.run}/{self.status.attempt}"
         with self._lock:
             self.status.updated_seconds = time.time()
-            status = canonical.dumps(msgspec.to_builtins(self.status))
+            status = sealed(self.status)
             if self._events:
                 self._event_files += 1
-                lines = b"".join(map(canonical.dumps, self._events))
+                lines = b"".join(map(seal, self._events))
                 self._unwritten.append((f"{folder}/events-{self._event_files:06d}.jsonl", lines))
                 self._events = []
         try:

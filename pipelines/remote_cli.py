@@ -135,7 +135,7 @@ def status(
     from pipelines import runs
 
     store = open_store(url) if url else None
-    known = sorted(runs.attempts(store), key=lambda status: status.attempt) if store else []
+    known = list(runs.attempts(store)) if store else []
     happened = list(runs.events(store, known[-1])) if store and events and known else []
     jobs = _jobs(cluster) if cluster else []
     if as_json:

@@ -62,7 +62,7 @@ def _moved(one: Status) -> tuple[int, int]:
 def page(url: str, price_per_core_hour: float | None = None, currency: str = "$") -> str:
     """The report of the dataset at `url` as HTML. A UserError if neither a run nor a dataset is there."""
     store = open_store(url)
-    attempts = sorted(runs.attempts(store), key=lambda one: one.attempt)
+    attempts = list(runs.attempts(store))
     dataset = _published(store)
     if not attempts and dataset is None:
         raise UserError(f"{url}: neither a dataset nor the record of a run is here")
@@ -73,7 +73,7 @@ def page(url: str, price_per_core_hour: float | None = None, currency: str = "$"
     body = [f"<h1>{_text(title)}</h1>", f"<p class=where>{_text(store.url)}</p>"]
     if dataset:
         body += _dataset(dataset)
-    for run, mine in sorted(by_run.items(), key=lambda item: item[1][-1].attempt, reverse=True):
+    for run, mine in reversed(by_run.items()):
         body += _run(run, mine, cost_of(mine, price_per_core_hour), currency)
     body.append(f"<footer>bamba-data {bamba_data.__version__}; every number is read from the store</footer>")
     return _PAGE.format(title=_text(title), body="\n".join(body))

@@ -5,8 +5,13 @@
 
 A *run* is what was asked for: the same recipe, mirror and command have the same name on every machine. An *attempt* is
 one process that works on it; a scheduler that tries again makes a new one. pipelines.journal writes them.
+
+Attempts of a run are numbered, each number created once: the newest is the one with the highest, whatever the clocks of
+their machines say. (Those of before 2026-11-28 are named by their time, and older than any number.) A status and every
+event are sealed; of a status that is damaged the events tell how it ended.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +22,14 @@ import msgspec
 from bamba_data import canonical
 from bamba_data.errors import BambaError, BudgetExceeded, CorruptManifest, IntegrityError, UserError
 from bamba_data.recipe import Recipe
-from bamba_data.store import Store
+from bamba_data.records import SEAL, seal, unseal
+from bamba_data.store import Entry, Store
 
 FOLDER = "_bamba/runs"
-FORMAT = "bamba-run/1"
+FORMAT = "bamba-run/2"
+UNSEALED_FORMAT = "bamba-run/1"  # of before 2026-11-28
+DAMAGED = "the status of this attempt is damaged; so much its events tell"
+_NUMBER = re.compile(r"\d{6,}")
 MAX_BYTES = 1 << 20
 SILENT_INTERVALS = 6  # an attempt that says nothing for so long was killed
 
@@ -135,32 +144,80 @@ def verdict_of(exit_code: int) -> Verdict:
 
 
 def attempts(store: Store, run: str | None = None) -> Iterator[Status]:
-    """Every attempt, of one run or of all, oldest first by the name of its folder."""
+    """Every attempt, of one run or of all: run by run, the run that was written to last comes last, and of a run the
+    oldest first. A status that is damaged is made up from the events."""
     folder = f"{FOLDER}/{run}" if run else FOLDER
-    found = [entry.path for entry in store.list(folder) if entry.path.endswith("/status.json")]
-    for path in sorted(found, key=lambda path: path.split("/")[-2]):
-        yield read(store, path)
+    by_run: dict[str, list[Entry]] = {}
+    for entry in store.list(folder):
+        if entry.path.endswith("/status.json"):
+            by_run.setdefault(entry.path.split("/")[-3], []).append(entry)
+    for entries in sorted(by_run.values(), key=lambda entries: max(entry.modified for entry in entries)):
+        for entry in sorted(entries, key=lambda entry: age_key(entry.path.split("/")[-2])):
+            try:
+                yield read(store, entry.path)
+            except CorruptManifest:
+                yield _from_events(store, entry)
+
+
+def age_key(attempt: str) -> tuple[int, str]:
+    """Orders the attempts of a run."""
+    return (int(attempt), "") if _NUMBER.fullmatch(attempt) else (0, attempt)
+
+
+def status_path(run: str, attempt: str) -> str:
+    return f"{FOLDER}/{run}/{attempt}/status.json"
+
+
+def sealed(status: Status) -> bytes:
+    return seal(msgspec.to_builtins(status))
 
 
 def read(store: Store, path: str) -> Status:
-    raw = canonical.loads(store.read_range(path, 0, MAX_BYTES + 1), path, MAX_BYTES)
+    data = store.read_range(path, 0, MAX_BYTES + 1)
+    raw = canonical.loads(data, path, MAX_BYTES)
+    if not isinstance(raw, dict) or raw.get("format") != UNSEALED_FORMAT:
+        raw = unseal(data, path, MAX_BYTES)
     try:
         found = msgspec.convert(raw, Status)
     except msgspec.ValidationError as error:
         raise CorruptManifest(path, f"is not the status of an attempt: {error}") from None
-    if found.format != FORMAT:
+    if found.format not in (FORMAT, UNSEALED_FORMAT):
         raise CorruptManifest(path, f"is of format {found.format!r}, not {FORMAT}")
     return found
 
 
+def _from_events(store: Store, entry: Entry) -> Status:
+    run, attempt = entry.path.split("/")[-3:-1]
+    found = Status(
+        run=run,
+        attempt=attempt,
+        command="?",
+        recipe="?",
+        started_at="",
+        updated_seconds=entry.modified,
+        interval_seconds=10.0,
+        phase="damaged",
+        reason=DAMAGED,
+    )
+    for event in events(store, found):
+        if event.get("event") == "ended":
+            found.phase, found.verdict, found.exit_code = "ended", event["verdict"], event["exit_code"]
+            found.reason = f"{event['reason']} ({DAMAGED})"
+    return found
+
+
 def events(store: Store, status: Status) -> Iterator[dict[str, Any]]:
-    """What happened in an attempt, in order."""
+    """What happened in an attempt, in order. In the place of one that is damaged is an event `damaged`."""
     folder = f"{FOLDER}/{status.run}/{status.attempt}"
     for path in sorted(entry.path for entry in store.list(folder) if entry.path.endswith(".jsonl")):
-        for line in store.read(path).splitlines():
-            yield dict(canonical.loads(line, path, MAX_BYTES))
+        for line in store.read(path).splitlines(keepends=True):
+            try:
+                raw = canonical.loads(line, path, MAX_BYTES)
+                yield unseal(line, path, MAX_BYTES) if SEAL in raw else dict(raw)
+            except (CorruptManifest, TypeError, ValueError):
+                yield {"at": "", "event": "damaged", "where": path}
 
 
 def newest(store: Store, run: str) -> Status | None:
     """The attempt that tells how a run stands: the last one that was started."""
-    return max(attempts(store, run), key=lambda status: status.attempt, default=None)
+    return max(attempts(store, run), key=lambda status: age_key(status.attempt), default=None)

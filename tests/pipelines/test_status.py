@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import random
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bamba_data import sweep
@@ -118,9 +120,9 @@ def test_an_attempt_that_was_killed_is_told_from_one_that_works(tmp_path: Path) 
     with Journal(store, RUN) as journal:
         path = f"{runs.FOLDER}/{RUN.name}/{journal.status.attempt}/status.json"
         assert runs.read(store, path).state == "running"
-        silent = json.loads(store.read(path))
-    silent["updated_seconds"] = time.time() - 3600
-    store.put(path, dumps(silent))
+        silent = runs.read(store, path)
+    silent.updated_seconds = time.time() - 3600
+    store.put(path, runs.sealed(silent))
     assert runs.read(store, path).state == "lost"
 
 
@@ -351,3 +353,65 @@ def test_a_build_of_a_damaged_input_is_not_tried_again_before_somebody_says_so(t
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     done = bamba("build", recipe, "--out", out, "--workers", "1", "--retry-stopped")
     assert done.returncode == 0, done.stderr
+
+
+# ---- clocks and damage
+
+
+def ended_at(store: LocalStore, error: BaseException | None, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: seconds)
+        attempt(store, error, retry_stopped=True)
+
+
+@pytest.mark.parametrize("ahead_seconds", [10 * 365 * 86400.0, -10 * 365 * 86400.0])
+def test_a_stop_of_a_machine_with_a_wrong_clock_does_not_outlive_a_later_attempt(
+    tmp_path: Path, ahead_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, now = LocalStore(tmp_path), time.time()
+    ended_at(store, RecipeError("x"), now + ahead_seconds, monkeypatch)
+    with pytest.raises(Stopped), Journal(store, RUN):
+        raise AssertionError
+    attempt(store, retry_stopped=True)
+    assert attempt(store).verdict == "complete"
+    assert [one.attempt for one in runs.attempts(store)] == ["000001", "000002", "000003"]
+
+
+def test_an_attempt_of_before_they_were_numbered_is_older_than_any_that_is(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    old = attempt(store, RecipeError("x"))
+    (tmp_path / runs.FOLDER / RUN.name / old.attempt).rename(
+        tmp_path / runs.FOLDER / RUN.name / "20991122T000000.0Z-abc"
+    )
+    old.attempt, old.format = "20991122T000000.0Z-abc", runs.UNSEALED_FORMAT
+    store.put(runs.status_path(RUN.name, old.attempt), dumps(msgspec.to_builtins(old)))
+    with pytest.raises(Stopped), Journal(store, RUN):
+        raise AssertionError
+    assert attempt(store, retry_stopped=True).attempt == "000001"
+    assert attempt(store).verdict == "complete"
+
+
+def test_attempts_that_start_at_once_have_numbers_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: attempt(LocalStore(tmp_path)).attempt, range(16)))
+    assert sorted(made) == [f"{number:06d}" for number in range(1, 17)]
+
+
+def test_a_flipped_bit_in_the_record_of_a_run_changes_no_verdict_and_stops_nothing(tmp_path: Path) -> None:
+    store, chance = LocalStore(tmp_path), random.Random(3)
+    attempt(store, RecipeError("field x"))
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    for _ in range(120):
+        path = chance.choice(files)
+        whole = path.read_bytes()
+        data = bytearray(whole)
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(data)
+        (found,) = runs.attempts(store)
+        assert (found.verdict, found.exit_code) == ("stop", 2) and "field x" in found.reason
+        with pytest.raises(Stopped, match="field x"), Journal(store, RUN):
+            raise AssertionError
+        path.write_bytes(whole)
+    for path in files:
+        path.write_bytes(b"")
+    assert attempt(store).verdict == "complete"  # nothing is known of it: so it may be tried
