@@ -12,6 +12,7 @@ settles the degrees of freedom below. A p-value near 1 is as bad as one near 0 (
     residues      mod 2, 3, 5, 7 and 16: in tuples of neighbours and in windows
     displacement  the mean distance of a row from its place, n/3   distances their whole distribution
     collisions    pairs of a batch that come from one block
+    cycles        their number, and the length of a row's own (cycles.py, which says what an order's parity is, too)
     epochs        correlation with the next epoch                  company   neighbours that stay neighbours in it
 """
 
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from loader.cycles import cycle_count, cycle_of_a_row
 from loader.pvalues import chi_square_tail, kolmogorov_tail, normal_tail
 
 Order = NDArray[np.int64]
@@ -202,6 +204,8 @@ OF_ONE: dict[str, Callable[[Order], float]] = {
     "displacement": displacement,
     "distances": distances,
     "collisions": collisions,
+    "cycles": cycle_count,
+    "cycle of a row": cycle_of_a_row,
 }
 #: Statistics of an order and the one of the next epoch.
 OF_TWO: dict[str, Callable[[Order, Order], float]] = {"epochs": epochs, "company": company}

@@ -23,9 +23,9 @@ def test_it_prints_the_table_and_draws_the_pictures(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loader.quality", "--n", "1500", "--keys", "20", "--out", str(tmp_path / "new")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "ours: passes all 22 statistics" in done.stdout
+    assert "ours: passes all 24 statistics" in done.stdout
     assert "a = 5: fails" in done.stdout
-    assert done.stdout.count("│") > 22 * 8
+    assert done.stdout.count("│") > 24 * 8
     pictures = sorted((tmp_path / "new").iterdir())
     assert [path.name for path in pictures] == ["displacement.png", "mix.png", "scatter.png"]
     for path in pictures:
