@@ -11,9 +11,13 @@ All leaves pickle (they cross process borders): the constructor's arguments are 
 
 
 class BambaError(Exception):
-    """The root. `exit_code` is what a process that dies of it returns."""
+    """The root. `exit_code` is what a process that dies of it returns. `of_environment` says that nothing of what was
+    asked for is wrong, only where it ran: the same attempt may succeed later. `machine` is the node of a cluster where
+    it was raised."""
 
     exit_code = 1
+    of_environment = False
+    machine = ""
 
 
 # ---- the caller must act
@@ -35,6 +39,8 @@ class TokenizerError(UserError):
 
 class SourceRefused(UserError):
     """A host will not give an input, and asking again cannot help: `url`, and what the host said."""
+
+    of_environment = True
 
     def __init__(self, url: str, detail: str) -> None:
         super().__init__(url, detail)
@@ -93,6 +99,18 @@ class Withdrawn(DatasetNotFound):
     """The version was withdrawn: the message says when and why, and how to ask for it all the same."""
 
 
+class AccessDenied(UserError):
+    """A store or a file does not let us in: credentials, rights, or a mount that this machine has otherwise."""
+
+    of_environment = True
+
+
+class ClusterRefused(UserError):
+    """The Ray cluster did not take us: a wrong token, or an address that is none."""
+
+    of_environment = True
+
+
 class BudgetExceeded(BambaError):
     """More bad records than the recipe's `max_bad_rate`; nothing was published, finished work is kept."""
 
@@ -110,6 +128,18 @@ class NoDocuments(BudgetExceeded):
 
 class TooManyBadSteps(BudgetExceeded):
     """Training met more steps without a finite gradient than its recipe allows; the message names their rows."""
+
+
+class WorkerFault(BambaError):
+    """A task ended in an error that nobody foresaw: what it said, and the place in the code. The others are not touched
+    by it."""
+
+    def __init__(self, said: str, place: str) -> None:
+        super().__init__(said, place)
+        self.said, self.place = said, place
+
+    def __str__(self) -> str:
+        return f"an error that nobody foresaw: {self.said} (at {self.place})"
 
 
 # ---- nobody must act: run again
@@ -141,6 +171,36 @@ class StoreUnavailable(Unfinished):
 
     def __str__(self) -> str:
         return f"{self.url}: the store does not answer ({self.detail}); run the same command again to go on"
+
+
+class MachineFault(Unfinished):
+    """One machine could not do its work: which, at what path if one is known, and what its system said."""
+
+    of_environment = True
+
+    def __init__(self, where: str, path: str, detail: str) -> None:
+        super().__init__(where, path, detail)
+        self.where, self.path, self.detail = where, path, detail
+
+    def __str__(self) -> str:
+        return f"on machine {self.where}: {f'{self.path}: ' if self.path else ''}{self.detail}"
+
+
+class NoMachineLeft(Unfinished):
+    """Every machine of the cluster failed several tasks in a row: `said` is the last word of each."""
+
+    of_environment = True
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(said)
+        self.said = said
+
+    def __str__(self) -> str:
+        more = f"; and {len(self.said) - 3} machines more" if len(self.said) > 3 else ""
+        return (
+            f"no machine is left that can work: {'; '.join(self.said[:3])}{more}. What is finished is kept: mend that, "
+            "and run the same command again to go on"
+        )
 
 
 class PublishConflict(Unfinished):

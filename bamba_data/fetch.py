@@ -18,7 +18,15 @@ from typing import Any, BinaryIO, TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from bamba_data.budget import Budget, LocalBudget
-from bamba_data.errors import CorruptInput, InputChanged, InputTooLarge, SourceRefused, SourceUnavailable, UserError
+from bamba_data.errors import (
+    AccessDenied,
+    CorruptInput,
+    InputChanged,
+    InputTooLarge,
+    SourceRefused,
+    SourceUnavailable,
+)
+from bamba_data.local_disk import naming
 from bamba_data.locked import Facts, LockedFile
 from bamba_data.transport import Fsspec, Http, LocalFiles, NoSuchFile, Passing, Transport, is_strong
 
@@ -97,7 +105,7 @@ class Fetcher:
         """Right size but wrong bytes are worth a bounded number of whole fetches, then a verdict."""
         for tries_left in reversed(range(STAGE_TRIES)):
             try:
-                with self.stream(file, read_ahead=False) as stream, part.open("wb") as out:
+                with self.stream(file, read_ahead=False) as stream, naming(part), part.open("wb") as out:
                     for chunk in stream.chunks():
                         out.write(chunk)
                 return stream.sha256
@@ -122,7 +130,7 @@ class Fetcher:
         except (FileNotFoundError, NotADirectoryError):
             raise SourceUnavailable(url, NO_SUCH_FILE) from None
         except PermissionError as error:
-            raise UserError(f"{url}: not allowed to read it ({error.strerror or error})") from None
+            raise AccessDenied(f"{url}: not allowed to read it ({error.strerror or error})") from None
         except OSError as error:
             raise SourceUnavailable(url, error.strerror or type(error).__name__) from None
 
@@ -176,6 +184,7 @@ class _Scratch:
     def __init__(self, folder: Path, file: LockedFile) -> None:
         version = f"{file.url} {file.facts.size_bytes} {file.facts.etag or file.facts.sha256}"
         self._folder, self._file = folder, hashlib.sha256(version.encode()).hexdigest()[:24]
+        self._size = file.facts.size_bytes
         self._owner = f"{os.getpid()}-{threading.get_ident()}"
         self.part = self.copy("part")
 
@@ -190,7 +199,8 @@ class _Scratch:
                 continue
             with contextlib.suppress(FileNotFoundError):  # another was quicker
                 mine = left.replace(self.copy(digest))
-                if digest != "part" and locked in (None, digest) and _sha256_of(mine) == digest:
+                is_whole = self._size in (None, mine.lstat().st_size) and locked in (None, digest)
+                if digest != "part" and is_whole and _sha256_of(mine) == digest:
                     return digest
                 mine.unlink()
         return None

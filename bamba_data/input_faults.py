@@ -14,6 +14,7 @@ class InputFaults(BambaError):
         super().__init__(list(faults), way_out)
         self.faults, self.way_out = list(faults), way_out
         self.exit_code = max(fault.exit_code for fault in faults)
+        self.of_environment = all(fault.of_environment for fault in faults)
 
     def __str__(self) -> str:
         more = len(self.faults) - SHOWN

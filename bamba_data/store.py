@@ -25,7 +25,8 @@ from urllib.parse import urlsplit
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from bamba_data.addresses import check_endpoint, local_path, shown
-from bamba_data.errors import StoreUnavailable, UnsafePath, UserError
+from bamba_data.errors import AccessDenied, StoreUnavailable, UnsafePath, UserError
+from bamba_data.local_disk import naming
 from bamba_data.paths import checked
 
 RETRY_SECONDS = 120.0
@@ -203,7 +204,7 @@ def _staged(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{_cut(target.name)}{_PART}{secrets.token_hex(6)}")
     try:
-        with part.open("xb") as file:
+        with naming(target), part.open("xb") as file:
             yield file, part
     finally:
         part.unlink(missing_ok=True)
@@ -357,7 +358,9 @@ class S3Store(Store):
             if _transient(error):
                 raise StoreUnavailable(self.url, " ".join(str(error).split())) from error
             if isinstance(error, PermissionError | BotoCoreError) or _code(error) == "NoSuchBucket":
-                raise UserError(f"{self.url}: {error} (credentials and endpoint: AWS_* in the environment)") from error
+                raise AccessDenied(
+                    f"{self.url}: {error} (credentials and endpoint: AWS_* in the environment)"
+                ) from error
             raise
 
 

@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,13 +27,14 @@ from bamba_data.document import Ledger
 from bamba_data.lock import Lock
 from bamba_data.locked import Facts, LockedFile
 from bamba_data.recipe import load
+from bamba_data.resources import FETCH_BYTES
 from bamba_data.shard import Block, Footer
 from bamba_data.store import open_store
 from bamba_data.tokenizer import Tokenizer
 from benchmarks.measure import machine
 from pipelines import plan as plans
 from pipelines.assemble import assemble
-from pipelines.cluster import crew
+from pipelines.cluster import Options, crew
 from pipelines.plan import Plan, Unit
 from pipelines.progress import Counts, Display, Snapshot
 from pipelines.staging import Part, Place, ReadInput, Sampled, StagedShard, Staging, UnitRecord
@@ -93,18 +94,16 @@ def drive(plan: Plan, tasks: int) -> None:
     display: Display = Quiet()
     units = plan.starting_order()[:tasks]
     total = {"units": len(units), "units_done": 0, "input_bytes": 1, "input_bytes_done": 0}
-    with crew(None, 2, plan.recipe.network) as hands:
-        import ray
+    with crew(Options(workers=2), plan.recipe.network, FETCH_BYTES) as hands:
+        task = hands.task(nothing, FETCH_BYTES)
 
-        task = ray.remote(num_cpus=1, max_retries=0)(nothing)
-
-        def submit(unit: Unit) -> Any:
-            return task.remote(unit)
+        def submit(unit: Unit, where: Mapping[str, Any], progress: Any) -> Any:
+            return task.options(num_cpus=1, **where).remote(unit, progress)
 
         assert not hands.run(units, submit, display, total)
 
 
-def nothing(unit: Unit) -> Counts:
+def nothing(unit: Unit, progress: Any) -> Counts:
     return Counts(input_bytes=unit.size_bytes)
 
 

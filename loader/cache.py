@@ -4,7 +4,10 @@ import os
 import tempfile
 from pathlib import Path
 
+from bamba_data.local_disk import private_folder
+
 
 def default_cache() -> Path:
-    """$BAMBA_CACHE, else a folder of this user below the system's temporary one."""
-    return Path(os.environ.get("BAMBA_CACHE") or Path(tempfile.gettempdir()) / f"bamba-cache-{os.getuid()}")
+    """$BAMBA_CACHE, else a folder below the system's temporary one that only this user can write."""
+    named = os.environ.get("BAMBA_CACHE")
+    return Path(named) if named else private_folder(Path(tempfile.gettempdir()) / f"bamba-cache-{os.geteuid()}")

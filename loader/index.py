@@ -6,7 +6,6 @@
 Run again, it reads only the files that are new or changed. Exit codes are those of bamba_data.errors.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,6 +52,8 @@ def index(
 ) -> None:
     """Read every file of a text source once and write down how many tokens each document and block has."""
     from bamba_data.fetch import Fetcher
+    from bamba_data.local_disk import scratch_folder
+    from bamba_data.resources import cores
     from loader.text_indexing import in_processes, make_index
     from loader.text_source import TextSource, text_sources
 
@@ -78,7 +79,7 @@ def index(
         ]
     screen = Console(stderr=True, highlight=False)
     fetcher = Fetcher()
-    each = in_processes(workers or os.cpu_count() or 1, default_cache() / "scratch", fetcher)
+    each = in_processes(workers or cores(), scratch_folder(), fetcher)
     for source in sources:
         made = make_index(
             source,

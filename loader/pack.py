@@ -7,7 +7,6 @@ Reads how many tokens every document has, and packs every group of blocks. Print
 are, by source. Loaders do the same for small data by themselves. Exit codes are those of bamba_data.errors.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from bamba_data import edge
 from bamba_data.errors import UserError
+from bamba_data.resources import cores
 from loader.blocks import Blocks
 from loader.cache import default_cache
 from loader.delimiters import KINDS
@@ -67,7 +67,7 @@ def pack(
     for heading in ("documents", "tokens", "rows of an epoch", "full"):
         table.add_column(heading, justify="right")
     for name, blocks in available(open_data(data, folder)).items():
-        table.add_row(name, *_packed(blocks, header, folder, processes or os.cpu_count() or 1))
+        table.add_row(name, *_packed(blocks, header, folder, processes or cores()))
     out = Console()
     out.print(table)
     out.print("tokens with delimiters, without held-out documents. To mix by tokens, divide each weight by `full`.")

@@ -5,27 +5,49 @@ that run here leave their results in the store, under names made of their conten
 """
 
 import contextlib
+import functools
 import os
 import random
 import signal
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
-from bamba_data.errors import BambaError, BudgetExceeded, IntegrityError, SourceUnavailable, Unfinished, UserError
+from bamba_data.errors import (
+    AccessDenied,
+    BambaError,
+    BudgetExceeded,
+    IntegrityError,
+    MachineFault,
+    SourceUnavailable,
+    StoreUnavailable,
+    Unfinished,
+    UserError,
+    WorkerFault,
+)
 from bamba_data.input_faults import InputFaults
 from bamba_data.locked import LockedFile
 from bamba_data.recipe import Network
+from bamba_data.resources import FETCH_BYTES, cores, memory_bytes
 from pipelines.budget import BudgetKeeper
-from pipelines.progress import Counts, Display, ProgressKeeper, Snapshot
+from pipelines.joining import join, not_joined, plain_line
+from pipelines.machines import MAX_FAULTS, PAUSE_SECONDS, Machines, alive, elsewhere, on_a_machine
+from pipelines.progress import Counts, Display, ProgressKeeper, Snapshot, Unheard
 
 POLL_SECONDS = 0.5
 TOLD_TOGETHER_SECONDS = 5.0
+LOOK_SECONDS = 5.0  # between looks at which machines are there
 OBJECT_STORE_BYTES = 100 << 20  # bulk data never goes through it
+RAY_BYTES = 1 << 30  # what Ray's own processes and the driver take on a machine
 MAX_CRASHES = 25  # of one task, in a row
 MAX_TRIES = 3  # of one task that answered with an error worth another try
+STRAGGLER_SECONDS = 60.0  # a task that runs for less gets no second copy
+
+#: How long a store that does not answer is asked again for one task comes from the recipe: network.retry_seconds.
+Submit = Callable[[Any, Mapping[str, Any], Any], Any]
 
 
 class Item(Protocol):
@@ -46,6 +68,7 @@ class Options:
     address: str | None = None
     workers: int | None = None
     fail_fast: bool = False
+    straggler_seconds: float = STRAGGLER_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +101,7 @@ class Failed(BambaError):
         super().__init__(faults)
         self.faults = faults
         self.exit_code = max(fault.error.exit_code for fault in faults)
+        self.of_environment = all(fault.error.of_environment for fault in faults)
 
     def __str__(self) -> str:
         lines = [f"{len(self.faults)} failed; the others are done and kept, nothing was published:"]
@@ -87,12 +111,24 @@ class Failed(BambaError):
         return "\n".join(lines)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Try:
+    """An item on its way: what went wrong with it so far, and the tasks that run it now, one or two."""
+
     item: Any
     crashes: int = 0
     tries: int = 0
     not_before: float = 0.0
+    store_lost_at: float | None = None
+    avoid: set[str] = field(default_factory=set)
+    flights: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Flight:
+    attempt: _Try
+    since: float
+    excluded: frozenset[str]
 
 
 @dataclass
@@ -102,102 +138,195 @@ class Crew:
     budget: Any
     progress: Any
     max_in_flight: int | None
+    retry_seconds: float = 900.0
+    straggler_seconds: float = STRAGGLER_SECONDS
+    _machines: Machines = field(default_factory=Machines)
+    _usable: set[str] = field(default_factory=set)
+    _next_look: float = 0.0
+    _flying: dict[Any, _Flight] = field(default_factory=dict)
+    _seconds: list[float] = field(default_factory=list)
     _interrupted: list[str] = field(default_factory=list)
+
+    def task(self, work: Callable[..., Counts], task_bytes: int) -> Any:
+        """`work(item, …, budget, progress)` as a remote function that says where it ran and asks for its memory, as far
+        as any machine has that much."""
+        import ray
+
+        largest = max((int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+        if 0 < largest < task_bytes:
+            self.progress.remark.remote(
+                f"a task may need {task_bytes >> 20:,} MiB, the largest machine offers {largest >> 20:,}: one runs "
+                "there at a time, and may be killed for memory; give the machines more, or lower "
+                "bad_input.max_document_bytes"
+            )
+        return ray.remote(max_retries=0, memory=min(task_bytes, largest))(on_a_machine(work))
 
     def run(
         self,
         items: Sequence[Item],
-        submit: Callable[[Any], Any],
+        submit: Submit,
         display: Display,
         total: Mapping[str, int],
         fail_fast: bool = False,
     ) -> list[Fault]:
-        """Run every item to its end; the faults of those that cannot be. `submit(item)` starts a task whose result
-        is the item's exact Counts. Raises Unfinished if the process is told to stop."""
+        """Run every item to its end; the faults of those that cannot be. `submit(item, options, progress)` starts a
+        task made by `task`, whose result is the item's exact Counts. Raises Unfinished if the process is told to stop,
+        or if no machine is left that can work."""
         import ray
 
         waiting = [_Try(item) for item in reversed(items)]  # from the end: the first item is the next
-        flying: dict[Any, _Try] = {}
         faults: list[Fault] = []
         next_show = 0.0
-        while waiting or flying:
-            self._launch(waiting, flying, submit)
-            done, _ = ray.wait(list(flying), num_returns=1, timeout=POLL_SECONDS) if flying else ([], [])
-            if not flying:
-                time.sleep(POLL_SECONDS)
-            for ref in done:
-                attempt = flying.pop(ref)
-                if fault := self._land(ref, attempt, waiting):
-                    faults.append(fault)
-            if time.monotonic() >= next_show:
-                next_show = time.monotonic() + POLL_SECONDS
-                display.show(self._snapshot(total))
-            hopeless = any(isinstance(fault.error, BudgetExceeded) for fault in faults)
-            if self._interrupted or hopeless or (faults and fail_fast):
-                if hopeless and not self._interrupted:
-                    faults += self._told_with_it(flying)
-                for ref in flying:
-                    ray.cancel(ref, force=True)
+        try:
+            while waiting or self._flying:
+                self._look()
+                self._launch(waiting, submit)
+                if not waiting:
+                    self._launch_copies(submit)
+                flying = list(self._flying)
+                done, _ = ray.wait(flying, num_returns=1, timeout=POLL_SECONDS) if flying else ([], [])
+                if not flying:
+                    time.sleep(POLL_SECONDS)
+                landed = [self._land(ref, waiting) for ref in done if ref in self._flying]
+                faults += [fault for fault in landed if fault]
+                if time.monotonic() >= next_show:
+                    next_show = time.monotonic() + POLL_SECONDS
+                    display.show(self._snapshot(total))
                 if self._interrupted:
                     raise Unfinished(f"stopped by {self._interrupted[0]}; run the same command again to go on")
-                return faults
+                if any(isinstance(fault.error, BudgetExceeded) for fault in faults):
+                    return faults + self._told_with_it()
+                if faults and fail_fast:
+                    return faults
+        finally:
+            for ref in self._flying:
+                ray.cancel(ref, force=True)
+            self._flying.clear()
         display.show(self._snapshot(total))
         return faults
 
-    def _told_with_it(self, flying: dict[Any, _Try]) -> list[Fault]:
+    def _told_with_it(self) -> list[Fault]:
         """Where one input is hopeless nothing can be published, so nothing more is started. What else fails within a
         few seconds is told in the same run."""
         import ray
 
-        done, _ = ray.wait(list(flying), num_returns=len(flying), timeout=TOLD_TOGETHER_SECONDS) if flying else ([], [])
-        found = [self._land(ref, flying.pop(ref), []) for ref in done]
+        flying = list(self._flying)
+        done, _ = ray.wait(flying, num_returns=len(flying), timeout=TOLD_TOGETHER_SECONDS) if flying else ([], [])
+        found = [self._land(ref, []) for ref in done if ref in self._flying]
         return [fault for fault in found if fault]
 
-    def _launch(self, waiting: list[_Try], flying: dict[Any, _Try], submit: Callable[[Any], Any]) -> None:
+    def _look(self, now: bool = False) -> None:
+        """See which machines are there, and call back what waits for others."""
+        import ray
+
+        if not now and time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        there = alive()
+        self._usable = self._machines.usable(there)
+        for ref, flight in self._flying.items():
+            if flight.excluded and there and not there - flight.excluded:
+                flight.attempt.avoid.clear()
+                ray.cancel(ref, force=True)
+
+    def _launch(self, waiting: list[_Try], submit: Submit) -> None:
         slots = self.max_in_flight or 2 * _cluster_cpus() + 1  # Ray starts what has a core, the rest waits there
         now = time.monotonic()
         held = []
-        while waiting and len(flying) < slots:
+        while waiting and len(self._flying) < slots:
             attempt = waiting.pop()
             if attempt.not_before > now:
                 held.append(attempt)
                 continue
-            flying[submit(attempt.item)] = attempt
+            self._start(attempt, submit, self.progress, attempt.avoid)
         waiting.extend(reversed(held))
 
-    def _land(self, ref: Any, attempt: _Try, waiting: list[_Try]) -> Fault | None:
+    def _launch_copies(self, submit: Submit) -> None:
+        """The last tasks run a second time where cores are idle: the first of two to end is the one that counts, and
+        the results are the same bytes."""
+        import ray
+
+        usual = statistics.median(self._seconds) if self._seconds else 0.0
+        late = time.monotonic() - max(self.straggler_seconds, 2 * usual)
+        for flight in sorted(self._flying.values(), key=lambda flight: flight.since):
+            if len(self._flying) >= min(_cluster_cpus(), self.max_in_flight or 1 << 30) or flight.since > late:
+                return
+            if len(flight.attempt.flights) > 1:
+                continue
+            name = flight.attempt.item.name
+            if node := ray.get(self.progress.place_of.remote(name)):  # it runs: it does not wait for a core
+                self.progress.retried.remote("second copy")
+                others = self._usable - {node}
+                self._start(flight.attempt, submit, Unheard(), {node} if others else set())
+
+    def _start(self, attempt: _Try, submit: Submit, progress: Any, avoid: set[str]) -> None:
+        excluded = self._machines.left_out()
+        if self._usable - excluded - avoid:
+            excluded = excluded | avoid
+        ref = submit(attempt.item, elsewhere(excluded), progress)
+        attempt.flights.append(ref)
+        self._flying[ref] = _Flight(attempt, time.monotonic(), frozenset(excluded))
+
+    def _land(self, ref: Any, waiting: list[_Try]) -> Fault | None:
         """Take the result of a task, or queue it again, or give it up."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        name = attempt.item.name
+        flight = self._flying.pop(ref)
+        attempt, name = flight.attempt, flight.attempt.item.name
+        attempt.flights.remove(ref)
         try:
-            counts: Counts = ray.get(ref)
+            node, counts = ray.get(ref)
         except RayTaskError as error:
             cause = error.cause
-            if not isinstance(cause, BambaError):
-                raise
-            attempt.tries += 1
-            causes = cause.faults if isinstance(cause, InputFaults) else [cause]
-            passing = attempt.item.is_remote and any(
-                isinstance(one, SourceUnavailable | IntegrityError) for one in causes
-            )
-            if not passing or attempt.tries >= MAX_TRIES:
-                self.progress.ended.remote(name, None)
-                return Fault(name, cause)
-            self._again(attempt, waiting, type(cause).__name__)
+            if not isinstance(cause, BambaError):  # it could not even be unpickled here or there
+                cause = WorkerFault(plain_line(cause or error), "ray")
+            return self._failed(attempt, cause, waiting)
         except RayError as error:  # worker killed, node lost, out of memory
             attempt.crashes += 1
-            if attempt.crashes >= MAX_CRASHES:
-                self.progress.ended.remote(name, None)
-                return Fault(name, Unfinished(f"{name}: its worker died {MAX_CRASHES} times ({type(error).__name__})"))
+            if attempt.crashes >= MAX_CRASHES and not attempt.flights:
+                said = f"{name}: its worker died {MAX_CRASHES} times ({type(error).__name__})"
+                return self._given_up(name, Unfinished(said))
             self._again(attempt, waiting, type(error).__name__)
-        else:
-            self.progress.ended.remote(name, counts)
+            return None
+        self._machines.worked(node)
+        self._seconds.append(time.monotonic() - flight.since)
+        for other in attempt.flights:
+            self._flying.pop(other, None)
+            ray.cancel(other, force=True)
+        self.progress.ended.remote(name, counts)
         return None
+
+    def _failed(self, attempt: _Try, cause: BambaError, waiting: list[_Try]) -> Fault | None:
+        attempt.tries += 1
+        node, alone = cause.machine, not self._usable - attempt.avoid - {cause.machine}
+        if isinstance(cause, MachineFault) and self._machines.failed(node, str(cause)):
+            self.progress.remark.remote(
+                f"left out for {PAUSE_SECONDS / 60:.0f} minutes after {MAX_FAULTS} faults: {cause}"
+            )
+            self._look(now=True)
+        if isinstance(cause, StoreUnavailable):
+            attempt.store_lost_at = attempt.store_lost_at or time.monotonic()
+            passing = time.monotonic() - attempt.store_lost_at < self.retry_seconds
+        elif isinstance(cause, MachineFault) or (attempt.item.is_remote and _is_of(cause, _MAY_PASS)):
+            passing = attempt.tries < MAX_TRIES
+        else:  # a mount, a right or a module that only this machine lacks
+            passing = _is_of(cause, _MAY_BE_HERE_ONLY) and not alone and attempt.tries < MAX_TRIES
+        if not isinstance(cause, StoreUnavailable):
+            attempt.avoid.add(node)
+        if passing or attempt.flights:
+            self._again(attempt, waiting, type(cause).__name__)
+            return None
+        return self._given_up(attempt.item.name, cause)
+
+    def _given_up(self, name: str, cause: BambaError) -> Fault:
+        self.progress.ended.remote(name, None)
+        return Fault(name, cause)
 
     def _again(self, attempt: _Try, waiting: list[_Try], cause: str) -> None:
         self.progress.retried.remote(cause)
+        if attempt.flights:  # its other copy goes on
+            return
         attempt.not_before = time.monotonic() + random.uniform(0.2, 1.0) * min(30, 2**attempt.tries)
         waiting.append(attempt)
 
@@ -213,14 +342,25 @@ class Crew:
         return snapshot
 
 
+_MAY_PASS = (SourceUnavailable, IntegrityError)
+_MAY_BE_HERE_ONLY = (SourceUnavailable, AccessDenied, WorkerFault)
+
+
+def _is_of(cause: BambaError, kinds: tuple[type[BambaError], ...]) -> bool:
+    """Whether it, or any of those that it tells together, is of these kinds."""
+    return any(isinstance(one, kinds) for one in (cause.faults if isinstance(cause, InputFaults) else [cause]))
+
+
 @contextlib.contextmanager
-def crew(options: Options, network: Network) -> Iterator[Crew]:
-    """Join the cluster of the options (or RAY_ADDRESS), or start Ray on this machine with so many workers as cores.
+def crew(options: Options, network: Network, task_bytes: int) -> Iterator[Crew]:
+    """Join the cluster of the options (or RAY_ADDRESS), or start Ray on this machine with so many workers as cores, and
+    memory for at least one task.
 
     While it lasts, SIGTERM and SIGINT end the run cleanly: what is in flight is dropped, what is finished is kept.
     """
     try:
         import ray
+        from ray.exceptions import RayError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
     except ModuleNotFoundError:
         raise UserError("Ray is not installed, which builds run on: pip install 'bamba-data[ray]'") from None
@@ -231,15 +371,21 @@ def crew(options: Options, network: Network) -> Iterator[Crew]:
     else:
         where = {
             "address": "local",  # without it Ray would join whatever `ray start` left on this machine
-            "num_cpus": options.workers or os.cpu_count(),
+            "num_cpus": options.workers or cores(),
+            "_memory": max(task_bytes, memory_bytes() - OBJECT_STORE_BYTES - RAY_BYTES),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }
     on_term = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**where, log_to_driver=False, logging_level="error")
+        start = functools.partial(ray.init, **where, log_to_driver=False, logging_level="error")
+        join(joined, start) if joined else start()
     except SystemExit:  # Ray's own answer to SIGTERM, which would end the process by code 15 and say nothing
         raise KeyboardInterrupt from None
+    except BambaError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Ray has no one type for it
+        raise not_joined(joined, error) from None
     finally:
         signal.signal(signal.SIGTERM, on_term)
     try:
@@ -250,9 +396,15 @@ def crew(options: Options, network: Network) -> Iterator[Crew]:
             budget=keep(BudgetKeeper).remote(network),
             progress=keep(ProgressKeeper).remote(),
             max_in_flight=options.workers if joined else None,
+            retry_seconds=network.retry_seconds,
+            straggler_seconds=options.straggler_seconds,
         )
         with _told_to_stop(made._interrupted):
             yield made
+    except RayError as error:
+        raise Unfinished(
+            f"the Ray cluster was lost ({plain_line(error)}); run the same command again to go on"
+        ) from None
     finally:
         ray.shutdown()
 
@@ -265,7 +417,8 @@ def for_each_file(
     network: Network,
     options: Options,
     display: Display,
-    cores: float = 1.0,
+    task_cores: float = 1.0,
+    task_bytes: int = FETCH_BYTES,
 ) -> None:
     """A task `work(OneFile, shared, network, budget, progress)` for every file that is not done, the largest first.
     Raises Failed when some could not be; the others are done and kept."""
@@ -279,14 +432,14 @@ def for_each_file(
         "input_bytes": size,
         "input_bytes_done": size - left,
     }
-    with crew(options, network) as hands, display:
+    with crew(options, network, task_bytes) as hands, display:
         import ray
 
         once = ray.put(shared)
-        task = ray.remote(num_cpus=cores, max_retries=0)(work)
+        task = hands.task(work, task_bytes)
 
-        def submit(one: OneFile) -> Any:
-            return task.remote(one, once, network, hands.budget, hands.progress)
+        def submit(one: OneFile, where: Mapping[str, Any], progress: Any) -> Any:
+            return task.options(num_cpus=task_cores, **where).remote(one, once, network, hands.budget, progress)
 
         if faults := hands.run([OneFile(file) for file in missing], submit, display, total, options.fail_fast):
             raise Failed(faults)

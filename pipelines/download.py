@@ -42,7 +42,7 @@ def download(recipe: Recipe, folder: Path, lock: Lock, to: str, options: Options
 
     left_out = quarantined(recipe.bad_input.quarantine, (file.key for file in lock.files))
     wanted = [file for file in lock.files if file.key not in left_out]
-    for_each_file(wanted, is_done, bring, to, recipe.network, options, display, cores=1 / FETCHES_A_CORE)
+    for_each_file(wanted, is_done, bring, to, recipe.network, options, display, task_cores=1 / FETCHES_A_CORE)
     return _finish(locks.request_key(recipe, folder), lock, left_out, store)
 
 

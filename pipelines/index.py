@@ -15,8 +15,10 @@ import typer
 
 from bamba_data.errors import Unfinished, UserError
 from bamba_data.fetch import Fetcher
+from bamba_data.local_disk import scratch_folder
 from bamba_data.locked import LockedFile
-from bamba_data.recipe import Network, named
+from bamba_data.recipe import Network, Recipe, named
+from bamba_data.resources import unit_memory_bytes
 from loader.text_index import IndexedFile
 from loader.text_indexing import Each, Job, finished, index_file, make_index
 from loader.text_source import text_sources
@@ -42,19 +44,20 @@ def index(
         raise UserError(f"--index {at}: a relative path means nothing on a cluster; s3://, or an absolute shared path")
     options = Options(address, workers, fail_fast)
     for source in text_sources(named(recipe, RECIPES), at):
-        each = on_cluster(options, display("index", sys.stdout.isatty(), interval), source.recipe.network)
+        each = on_cluster(options, display("index", sys.stdout.isatty(), interval), source.recipe)
         made = make_index(source, at, Fetcher(), each)
         typer.echo(f"{source.name}: {made.summary}")
 
 
-def on_cluster(options: Options, shown: Display, network: Network) -> Each:
+def on_cluster(options: Options, shown: Display, recipe: Recipe) -> Each:
     """Every file a task. Raises Failed when some could not be indexed; the others are done and kept."""
 
     def each(job: Job, files: Sequence[LockedFile]) -> Iterator[IndexedFile]:
         def is_done(file: LockedFile) -> bool:
             return finished(job, file) is not None
 
-        for_each_file(files, is_done, index_one, job.fresh(), network, options, shown)
+        memory = unit_memory_bytes(recipe)
+        for_each_file(files, is_done, index_one, job.fresh(), recipe.network, options, shown, task_bytes=memory)
         for file in files:
             if (found := finished(job, file)) is None:
                 raise Unfinished(f"{job.at}: {file.key} is not indexed yet; run the same command again")
@@ -67,7 +70,7 @@ def index_one(one: OneFile, job: Job, network: Network, budget: Any, progress: A
     """Runs in a worker; its result is in the store."""
     progress.started.remote(one.name)
     fetcher = worker.make_fetcher(network, budget, progress)
-    made = index_file(job, one.file, fetcher, worker.scratch_folder())
+    made = index_file(job, one.file, fetcher, scratch_folder())
     account, bad = made.account, sum(made.account.dead_lettered.values())
     return Counts(made.size_bytes, account.text_bytes, account.kept, account.tokens, bad)
 

@@ -110,7 +110,7 @@ class Journal:
             self._close_phase()
             self.status.phase = "ended"
             self.status.exit_code = exit_code_of(error)
-            self.status.verdict = verdict_of(self.status.exit_code)
+            self.status.verdict = verdict_of(self.status.exit_code, error)
             self.status.reason = "" if error is None else reason_of(error)
             if error is not None and self.status.verdict == "stop":
                 error.add_note(RETRY)
@@ -230,7 +230,9 @@ def recorded(run: Run, url: str, retry_stopped: bool, is_terminal: bool, interva
     except BaseException as error:
         if not is_terminal:
             code = exit_code_of(error)
-            json_log().error("verdict", verdict=verdict_of(code), exit_code=code, run=run.name, reason=reason_of(error))
+            json_log().error(
+                "verdict", verdict=verdict_of(code, error), exit_code=code, run=run.name, reason=reason_of(error)
+            )
         raise
 
 

@@ -12,6 +12,7 @@ is started again; and as of a build, the verdict lies in --out, so that a schedu
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import socket
@@ -27,6 +28,8 @@ import typer
 
 from bamba_data import canonical
 from bamba_data.errors import BambaError, Unfinished, UserError
+from bamba_data.local_disk import private_folder
+from pipelines.joining import join
 from pipelines.journal import INTERVAL_SECONDS, recorded
 from pipelines.options import RetryStopped
 from pipelines.runs import Run, verdict_of
@@ -134,7 +137,10 @@ def fit(asked: Asked, ranks: int, least: int, gpu: bool, cores: float, address: 
     except ModuleNotFoundError as missing:
         raise UserError(f"Ray Train needs {missing.name}: pip install 'bamba-data[pretrain]'") from None
 
-    ray.init(address=address or os.environ.get("RAY_ADDRESS"), logging_level="error")
+    joined = address or os.environ.get("RAY_ADDRESS")
+    start = functools.partial(ray.init, address=joined, logging_level="error")
+    join(joined, start) if joined else start()
+    record = private_folder(Path(tempfile.gettempdir()) / f"bamba-ray-train-{os.geteuid()}")
     try:
         beside = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # the driver: lost with it, not before
         stop = ray.remote(num_cpus=0, label_selector=beside)(Stop).remote()
@@ -148,7 +154,7 @@ def fit(asked: Asked, ranks: int, least: int, gpu: bool, cores: float, address: 
                 elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             ),
             # Ray's own record of the group; the trainer's checkpoints lie in --out.
-            run_config=RunConfig(storage_path="/tmp/bamba-ray-train", failure_config=FailureConfig(restarts)),
+            run_config=RunConfig(storage_path=str(record), failure_config=FailureConfig(restarts)),
         )
         code = 0
         try:

@@ -66,6 +66,7 @@ class ProgressKeeper:
         self._done_counts = Counts()
         self._retries: dict[str, int] = {}
         self._lines: list[str] = []
+        self._places: dict[str, str] = {}
 
     def started(self, unit: str) -> None:
         self._units[unit] = Counts()
@@ -77,6 +78,7 @@ class ProgressKeeper:
 
     def ended(self, unit: str, exact: Counts | None) -> None:
         self._units.pop(unit, None)
+        self._places.pop(unit, None)
         if exact is None:
             self._failed.add(unit)
         elif unit not in self._done:
@@ -85,6 +87,16 @@ class ProgressKeeper:
             of_source = self._by_source.setdefault(unit.partition("/")[0], SourceCounts())
             of_source.add(exact)
             of_source.units += 1
+
+    def placed(self, unit: str, node: str) -> None:
+        """It runs on this node."""
+        self._places[unit] = node
+
+    def place_of(self, unit: str) -> str | None:
+        return self._places.get(unit)
+
+    def remark(self, line: str) -> None:
+        self._lines.append(line)
 
     def retried(self, cause: str) -> None:
         self._retries[cause] = self._retries.get(cause, 0) + 1
@@ -103,6 +115,18 @@ class ProgressKeeper:
             retries=dict(self._retries),
             lines=lines,
         )
+
+
+class Unheard:
+    """Takes the place of the keeper's handle for the second copy of a unit: the first one is counted already."""
+
+    def __getattr__(self, name: str) -> "Unheard":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def remote(self, *arguments: object) -> None:
+        pass
 
 
 class Meter:

@@ -135,10 +135,13 @@ class Run:
         return cls(f"{recipe.name}-{canonical.digest(asked)[:12]}", command, recipe.name)
 
 
-def verdict_of(exit_code: int) -> Verdict:
-    """`stop` means that the same attempt again would end the same way."""
+def verdict_of(exit_code: int, error: BaseException | None = None) -> Verdict:
+    """`stop` means that the same attempt again would end the same way; what a machine, a disk or a cluster says is
+    never that."""
     if exit_code == 0:
         return "complete"
+    if isinstance(error, OSError) or (isinstance(error, BambaError) and error.of_environment):
+        return "unfinished"
     stops = (UserError.exit_code, BudgetExceeded.exit_code, IntegrityError.exit_code)
     return "stop" if exit_code in stops else "unfinished"
 

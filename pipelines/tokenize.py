@@ -8,11 +8,13 @@ arguments, 3 error budget exceeded, 4 incomplete but resumable, 5 integrity fail
 """
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from bamba_data.fence import Fence
 from bamba_data.manifest import Manifest
 from bamba_data.publish import Version
+from bamba_data.resources import unit_memory_bytes
 from pipelines import worker
 from pipelines.assemble import UnitsLost
 from pipelines.build import Prepared, finish
@@ -49,17 +51,18 @@ def _run(prepared: Prepared, remaining: list[Unit], options: Options, display: D
         "input_bytes": plan.input_bytes,
         "input_bytes_done": plan.input_bytes - left,
     }
-    with crew(options, plan.recipe.network) as hands, display:
+    memory = unit_memory_bytes(plan.recipe)
+    with crew(options, plan.recipe.network, memory) as hands, display:
         import ray
 
         job = ray.put(prepared.job)
-        run_unit = ray.remote(max_retries=0)(worker.run_unit)
+        run_unit = hands.task(worker.run_unit, memory)
 
-        def submit(unit: Unit) -> Any:
+        def submit(unit: Unit, where: Mapping[str, Any], progress: Any) -> Any:
             # A unit that is staged first leaves its core idle meanwhile: two share one.
             staged = unit.is_remote and plan.lock.sources[unit.source].form == "parquet"
-            options = run_unit.options(num_cpus=0.5 if staged else 1)
-            return options.remote(unit, job, hands.budget, hands.progress)
+            options = run_unit.options(num_cpus=0.5 if staged else 1, **where)
+            return options.remote(unit, job, hands.budget, progress)
 
         return hands.run(remaining, submit, display, total, options.fail_fast)
 

@@ -1,15 +1,14 @@
 """What runs in a Ray worker: one unit, with tools made for this process."""
 
 import functools
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from bamba_data.canonical import sha256
 from bamba_data.dataset import tokenizer_path
 from bamba_data.errors import CorruptManifest
 from bamba_data.fetch import Fetcher
+from bamba_data.local_disk import scratch_folder
 from bamba_data.recipe import Network
 from bamba_data.store import Store, open_store
 from bamba_data.tokenizer import Backend, Tokenizer
@@ -45,10 +44,6 @@ def make_fetcher(network: Network, budget: Any, progress: Any) -> Fetcher:
         progress.retried.remote(cause)
 
     return Fetcher(SharedBudget(budget), network.retry_seconds, on_retry)
-
-
-def scratch_folder() -> Path:
-    return Path(tempfile.gettempdir()) / "bamba-data-scratch"
 
 
 class Reporter:

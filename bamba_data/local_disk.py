@@ -1,0 +1,53 @@
+"""What we keep on a local disk for ourselves: folders that no other user can have put anything into, and errors that
+name the path."""
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bamba_data.errors import AccessDenied
+
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def private_folder(path: Path) -> Path:
+    """The folder, made if it is not there: ours, no symbolic link, of mode 0700. Raises AccessDenied if another user
+    could have written into it, or could put another in its place."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700, parents=True)
+    found, above = path.lstat(), path.parent.stat()
+    wrong = None
+    if not stat.S_ISDIR(found.st_mode):
+        wrong = "is a symbolic link" if stat.S_ISLNK(found.st_mode) else "is no folder"
+    elif found.st_uid != os.geteuid():
+        wrong = f"belongs to user {found.st_uid}, not to {os.geteuid()}"
+    elif found.st_mode & OTHERS_WRITE:
+        wrong = f"can be written by others (mode {stat.S_IMODE(found.st_mode):o})"
+    elif above.st_mode & OTHERS_WRITE and not above.st_mode & stat.S_ISVTX:
+        wrong = f"lies in {path.parent}, where others can replace it (mode {stat.S_IMODE(above.st_mode):o}, not sticky)"
+    if wrong:
+        raise AccessDenied(
+            f"{path}: {wrong}: what is in it cannot be trusted; remove it, or set TMPDIR to a folder of yours"
+        )
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        path.chmod(0o700)
+    return path
+
+
+def scratch_folder() -> Path:
+    """This user's, below the system's temporary folder."""
+    return private_folder(Path(tempfile.gettempdir()) / f"bamba-data-scratch-{os.geteuid()}")
+
+
+@contextlib.contextmanager
+def naming(path: object) -> Iterator[None]:
+    """An OSError of a write, which knows no name of its own, is given that of its file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise

@@ -1,0 +1,61 @@
+"""What Ray says when it cannot be started or joined, as one of our errors: one line, without colours or a traceback."""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+
+from bamba_data.errors import BambaError, ClusterRefused, Unfinished
+
+
+def join(address: str, start: Callable[[], object]) -> None:
+    """Call `start`, which joins the cluster. Raises one of our errors if that fails: what Ray's C++ says of it goes to
+    stderr, dozens of lines, and only there does it stand that a token is wrong."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as heard:
+        os.dup2(heard.fileno(), 2)
+        failed: Exception | None = None
+        try:
+            start()
+        except Exception as error:  # noqa: BLE001 - Ray has no one type for it
+            failed = error
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+        heard.seek(0)
+        said = heard.read(1 << 20)
+    if failed is not None:
+        raise not_joined(address, failed, said.decode("utf-8", "replace")) from None
+    with contextlib.suppress(OSError):
+        os.write(2, said)
+
+
+def not_joined(joined: str | None, error: Exception, heard: str = "") -> BambaError:
+    """Ray did not start, or the cluster did not take us: whose turn it is, in a line. `heard` is what it wrote."""
+    from ray.exceptions import AuthenticationError
+
+    said = plain_line(error)
+    is_token = isinstance(error, AuthenticationError) or "authentication" in said.lower()
+    if is_token or "InvalidAuthToken" in heard or "Unauthenticated" in heard:
+        return ClusterRefused(
+            f"the Ray cluster at {joined or 'this machine'} does not take our token ({said}); set RAY_AUTH_TOKEN, or "
+            "~/.ray/auth_token and RAY_AUTH_MODE=token, as the cluster has it"
+        )
+    if joined and isinstance(error, ValueError):
+        return ClusterRefused(f"{joined!r} is no address of a Ray cluster ({said}); expected HOST:PORT")
+    where = f"the Ray cluster at {joined} does not answer" if joined else "Ray does not start on this machine"
+    return Unfinished(f"{where} ({said}); run the same command again")
+
+
+def plain_line(error: BaseException) -> str:
+    """What an error says, in one line without colours: the last line of it, where Ray's messages carry a traceback."""
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    said = lines[-1] if lines and "Traceback" in str(error) else " ".join(lines)
+    return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
