@@ -176,7 +176,7 @@ def test_micro_batches_are_of_one_shape_and_hold_every_row_once() -> None:
 
 
 def outcome(loss: float, healthy: bool = True) -> Outcome:
-    return Outcome(loss, 1.0, healthy, False, [loss], [1])
+    return Outcome(loss, 1.0, healthy, False, False, [loss], [1])
 
 
 def test_bad_steps_are_counted_until_there_are_too_many() -> None:
