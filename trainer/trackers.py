@@ -125,7 +125,11 @@ class Aim:
             raise UserError("AIM_REPO is not set, and the run has no local folder")
         if not aim.Repo.exists(place):
             aim.Repo.from_path(place, init=True)
-        found = [one.run for one in aim.Repo(place).query_runs(f"run.bamba_run == '{opening.run}'").iter_runs()]
+        name = (
+            f"{opening.name} {opening.run}"  # attributes of a run are found only once it was indexed, its name at once
+        )
+        asked = aim.Repo(place).query_runs(f"run.name == '{name}'", report_mode=aim.sdk.types.QueryReportMode.DISABLED)
+        found = [one.run for one in asked.iter_runs()]
         self._run: Any = aim.Run(
             run_hash=found[0].hash if found else None,
             repo=place,
@@ -133,7 +137,7 @@ class Aim:
             system_tracking_interval=None,
             capture_terminal_logs=False,
         )
-        self._run["bamba_run"] = opening.run
+        self._run.name = name
         self._run["recipe"] = dict(opening.recipe)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
