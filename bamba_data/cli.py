@@ -131,6 +131,11 @@ def verify(
             + (f"; {report.reencoded:,} documents encoded again" if full else "")
             + (f"; {report.unlisted:,} objects of other versions, or of none" if report.unlisted else "")
         )
+        if report.faults:
+            console().print(
+                "to repair it: remove the damaged files that are named, then run the build that made it again, which "
+                "makes them anew; what is sound is not made again"
+            )
     if report.faults:
         raise typer.Exit(5)
 

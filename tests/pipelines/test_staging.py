@@ -124,3 +124,16 @@ def test_two_results_of_one_unit_are_an_error_but_a_damaged_record_is_no_result(
     with pytest.raises(NotReproducible, match="two different results"):
         staging.finish(unit.source, record)
     assert (mine / "out" / part_path(unit.source, unit.key, 0)).exists()
+
+
+def test_a_published_shard_that_is_damaged_is_repaired_as_verify_says(mine: Path, certificate: Certificate) -> None:
+    """Removed, it is made anew by the same build, under the same version."""
+    wanted = published(mine, certificate)
+    shard = next((mine / "out").glob("dataset=lines/*"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:200] + bytes([whole[200] ^ 4]) + whole[201:])
+    assert {fault.where for fault in verify(str(mine / "out"), full=True).faults} == {f"dataset=lines/{shard.name}"}
+    shard.unlink()
+    assert published(mine, certificate) == wanted
+    assert shard.read_bytes() == whole and verify(str(mine / "out"), full=True).faults == []
+    assert len(list((mine / "out/_bamba/versions").iterdir())) == 1
