@@ -14,8 +14,8 @@ loader.permutation does
 so a round is odd and six of them are even: of n = 2**k rows every order is. For another n, r = 2**k - n numbers are
 walked over, which takes r out of their cycles; the order is as odd as r and the number of cycles that lie wholly among
 those r. With f = r / 2**k their number is nearly Poisson of mean -ln(1 - f), which is odd with chance
-(1 - (1 - f)²) / 2: nothing at a power of two, 3/8 just above one. It is one bit of all that n! orders may say, and is seen by nobody who
-has not seen every one of the n places.
+(1 - (1 - f)²) / 2: nothing at a power of two, 3/8 just above one. It is one bit of all that n! orders may say, and is
+seen by nobody who has not seen every one of the n places.
 """
 
 import math

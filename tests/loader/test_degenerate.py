@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bamba_data.errors import BambaError, UserError
@@ -285,3 +286,48 @@ def test_a_plan_is_what_pydantic_dumps_of_it(mixed: Path, cache: Path) -> None:
         made.to_json(),
     ):
         assert build_loader(str(mixed), plan=given, cache=cache).plan == made
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_plan_that_grew_is_the_plan_that_was_read_and_loses_no_row(seed: int) -> None:
+    """Entry by entry, or all at once: the same rows, and every source's rows in order from its first."""
+    dice = random.Random(seed)
+    names = "abcd"
+    identities = dict.fromkeys(names, "x")
+    first = {name: dice.randint(1, 9) for name in dice.sample(names, dice.randint(1, 4))}
+    made = MixPlan.create(first, identities, dice.randint(1, 9), seed=seed, row_tokens=8, before=[], after=[])
+    row, batch_rows = 0, made.header.step_rows
+    for _ in range(dice.randint(1, 10)):
+        row += dice.choice([0, 1, 2, 30]) * batch_rows
+        weights = {name: dice.randint(0, 5) for name in names} | {dice.choice(names): 2}
+        kind = dice.choice(["mix", "batch", "skip", "ramp", "cap"])
+        try:
+            if kind == "mix":
+                made = made.with_mix(row, weights, sources=identities)
+            elif kind == "batch":
+                made = made.with_mix(row, batch_rows=dice.randint(1, 9))
+                batch_rows = made.entries[-1].batch_rows  # type: ignore[union-attr]
+            elif kind == "skip":
+                made = made.with_skip(row, batch_rows)
+                row += batch_rows
+            elif kind == "ramp":
+                made = made.with_ramp(row, dice.randint(1, 300), weights, dice.randint(1, 9), sources=identities)
+            else:
+                made = made.with_cap(row, dice.choice(sorted(made.sources)), dice.randint(1, 3), dice.randint(0, 200))
+        except UserError as error:  # such as a skip over the next step of a ramp, or a cap on the last source
+            assert "\n" not in str(error)
+    read = loads(made.dumps(), "plan.json")
+    assert read == made and (read.mixes, read.stretches) == (made.mixes, made.stretches)
+    assert [one.end for one in made.mixes[:-1]] == [one.first_row for one in made.mixes[1:]]
+    counts: dict[str, int] = {}
+    for mix in made.mixes:
+        rows = np.arange(mix.first_row, min(mix.end, mix.first_row + 2000))
+        sources, ordinals = mix.lattice.sources(rows), mix.lattice.ordinals(rows)
+        for number, name in enumerate(mix.sources):
+            mine = ordinals[sources == number].tolist()
+            assert mine == list(range(counts.get(name, 0), counts.get(name, 0) + len(mine)))
+            counts[name] = counts.get(name, 0) + len(mine)
+        if mix.end - mix.first_row > 2000:
+            break
+    else:
+        raise AssertionError("the last mix has an end")
