@@ -18,16 +18,23 @@ def join(address: str, start: Callable[[], object]) -> None:
     with tempfile.TemporaryFile() as heard:
         os.dup2(heard.fileno(), 2)
         failed: Exception | None = None
+        ended: SystemExit | None = None
         try:
             start()
         except Exception as error:  # noqa: BLE001 - Ray has no one type for it
             failed = error
+        except SystemExit as exit_of_ray:  # its answer to SIGTERM, which it sends itself after two minutes in vain
+            ended = exit_of_ray
         finally:
             sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
         heard.seek(0)
         said = heard.read(1 << 20)
+    if ended is not None and b"TimedOut" not in said:
+        raise ended
+    if ended is not None:
+        failed = TimeoutError("no answer in two minutes")
     if failed is not None:
         raise not_joined(address, failed, said.decode("utf-8", "replace")) from None
     with contextlib.suppress(OSError):
