@@ -45,6 +45,12 @@ class Asked:
         }.items():
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, count(name, value, least))
+        for name in ("packing", "delimiters", "document_transform"):
+            if not isinstance(getattr(self, name), str | None):
+                raise UserError(f"{name} is {getattr(self, name)!r}: it must be a name")
+        switch("shuffle", self.shuffle is None or self.shuffle)
+        if not isinstance(self.weights, Mapping | None):
+            raise UserError(f"weights are {self.weights!r:.80}: they must be numbers by source, such as {{'web': 3}}")
         if self.weights is not None and not self.weights:
             raise UserError("weights are {}: name sources, or give None for all of them by their tokens")
         if self.holdout is not None and not 0 <= _number("holdout", self.holdout) <= MAX_HOLDOUT:
@@ -126,6 +132,12 @@ def count(name: str, value: Any, least: int) -> int:
     if found < least:
         raise UserError(f"{name} is {found:,}: it must be {least:,} or more")
     return found
+
+
+def switch(name: str, value: Any) -> None:
+    """Raises UserError for what is neither True nor False: text that says "no" is true to Python."""
+    if not isinstance(value, bool):
+        raise UserError(f"{name} is {value!r}: it must be True or False")
 
 
 def _number(name: str, value: Any) -> float:

@@ -23,7 +23,7 @@ from bamba_data.errors import UserError
 from loader import accelerated
 from loader import cursor as cursors
 from loader.ahead import ReadAhead, process
-from loader.asked import Asked, count
+from loader.asked import Asked, count, switch
 from loader.cache import default_cache
 from loader.cursor import Cursor
 from loader.ending import steps_until
@@ -68,8 +68,9 @@ class Settings:
         for name, least in numbers.items():
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, count(name, value, least))
+        switch("pad_rows", self.share.pad)
         object.__setattr__(self, "share", replace(self.share, rank=rank, world_size=world_size))
-        object.__setattr__(self, "fields", tuple(self.fields))
+        object.__setattr__(self, "fields", _names(self.fields))
         object.__setattr__(self, "cache", None if self.cache is None else Path(self.cache))
         if unknown := sorted(set(self.fields) - set(FIELDS)):
             raise UserError(f"fields {unknown} are none of {FIELDS}")
@@ -137,9 +138,16 @@ def build_loader(
     """
     if split not in ("train", "holdout"):
         raise UserError(f"split is {split!r}: it can be 'train' or 'holdout'")
-    folder = Path(cache) if cache is not None else default_cache()
+    folder, names = Path(cache) if cache is not None else default_cache(), _names(fields)
     settings = Settings(
-        Share(rank, world_size, pad_rows), tuple(fields), folder, cache_bytes, max_epochs, at_end, max_steps, micro_rows
+        Share(rank, world_size, pad_rows),
+        _names(fields),
+        folder,
+        cache_bytes,
+        max_epochs,
+        at_end,
+        max_steps,
+        micro_rows,
     )
     asked = Asked(
         weights,
@@ -171,6 +179,12 @@ def build_loader(
     return Loader(
         order, settings, num_workers, prefetch_tokens, transform, on_end=on_end, plan_is_given=given is not None
     )
+
+
+def _names(fields: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(fields, str):
+        raise UserError(f"fields are {fields!r}: they must be a list of names")
+    return tuple(fields)
 
 
 class _Reading:
@@ -318,6 +332,8 @@ class Loader(DataLoader[Any]):
         on_end: OnEnd | None = None,
         plan_is_given: bool = True,
     ) -> None:
+        if transform is not None and not callable(transform):
+            raise UserError(f"transform is {transform!r:.80}: it must be a function of a batch")
         if on_end not in ("stop", "again", "raise", None):
             raise UserError(f"on_end is {on_end!r}: it can be 'stop', 'again' or 'raise'")
         self._threads = count("num_workers", num_workers, 0)
@@ -463,7 +479,7 @@ class Loader(DataLoader[Any]):
         add to the one of the state. Raises CursorMismatch if the rows before it are not of this order;
         `accept_other_order` says why to go on all the same, and stays in the state.
         """
-        cursor = cursors.from_json(dict(state))
+        cursor = cursors.from_json(dict(state) if isinstance(state, Mapping) else state)
         recorded = state.get("accepted", "")
         if not isinstance(recorded, str):
             raise UserError("the state of the loader is damaged: accepted is no text")
@@ -496,7 +512,7 @@ class Loader(DataLoader[Any]):
 
     def with_plan(self, plan: MixPlan) -> "Loader":
         """This loader where it is, under a plan that adds to its own. Raises CursorMismatch if it changes the past."""
-        order = Order(plan, self.order.available, self.settings.cache)
+        order = Order(read_plan(plan), self.order.available, self.settings.cache)
         transform = self.dataset.transform
         other = Loader(order, self.settings, self._threads, self._prefetch_tokens, transform, on_end=self._on_end)
         other.load_state_dict(self.cursor())

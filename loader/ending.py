@@ -1,5 +1,6 @@
 """Where a run ends: the number of its batches, known before the first."""
 
+from bamba_data.errors import UserError
 from loader.order import Order
 from loader.stretches import Stretch
 
@@ -29,5 +30,8 @@ def _step_of(stretch: Stretch, number: int, rows: int) -> int:
     before = int(stretch.lattice.counts(stretch.first_row)[number])
     if rows <= before:
         return -1
-    row = stretch.lattice.row_of(number, rows - 1)
+    try:
+        row = stretch.lattice.row_of(number, rows - 1)
+    except IndexError:
+        raise UserError("so many max_epochs end beyond row 2**62: give fewer, or none") from None
     return (row - stretch.first_row) // stretch.batch_rows

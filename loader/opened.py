@@ -27,6 +27,8 @@ class Opened:
 
 def open_data(data: Data | Path | Sequence[Data | Path], cache: Path) -> list[Opened]:
     """Each of `data`. Raises UserError where their ids do not mean the same."""
+    if not isinstance(data, Data | Path | Sequence):
+        raise UserError(f"the data is {data!r}: it can be a URL, a path, a Dataset, a TextSource, or a list of these")
     listed: Sequence[Data | Path] = [data] if isinstance(data, Data | Path) else data
     opened = [_open(str(one) if isinstance(one, Path) else one, cache) for one in listed]
     first: dict[str, Opened] = {}

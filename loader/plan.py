@@ -454,7 +454,10 @@ def read_plan(plan: "MixPlan | Path | str | bytes | Mapping[str, Any]") -> MixPl
     if isinstance(plan, MixPlan):
         return plan
     if isinstance(plan, Mapping):
-        return loads(canonical.dumps(dict(plan)), "the plan")
+        try:
+            return loads(canonical.dumps(dict(plan)), "the plan")
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the plan is no JSON: {error}") from None
     if isinstance(plan, bytes):
         return loads(plan, "the plan")
     if isinstance(plan, str) and plan.lstrip().startswith("{"):

@@ -267,6 +267,15 @@ def test_a_state_inside_a_batch_is_refused_by_other_micro_batches(mixed: Path, c
         ({"on_end": "repeat"}, "on_end is 'repeat'"),
         ({"packing": "tetris"}, "tetris"),
         ({"plan": 5}, "plan is a int"),
+        ({"plan": {"a": float("nan")}}, "the plan is no JSON"),
+        ({"weights": ["code"]}, "weights are ['code']"),
+        ({"fields": "input_ids"}, "fields are 'input_ids'"),
+        ({"shuffle": "no"}, "shuffle is 'no': it must be True or False"),
+        ({"pad_rows": 1}, "pad_rows is 1: it must be True or False"),
+        ({"packing": 3}, "packing is 3"),
+        ({"delimiters": ["eos"]}, "delimiters is ['eos']"),
+        ({"transform": 3}, "transform is 3"),
+        ({"max_epochs": 10**30}, "beyond row 2**62"),
     ],
     ids=str,
 )
@@ -274,6 +283,14 @@ def test_an_argument_that_cannot_be_is_refused_in_one_line(mixed: Path, cache: P
     with pytest.raises(UserError) as caught:
         made(mixed, cache, **more)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("state", [None, "x", {}, [1]])
+def test_what_is_no_state_is_refused(mixed: Path, cache: Path, state: Any) -> None:
+    with pytest.raises(UserError, match="no state of a loader"):
+        made(mixed, cache).load_state_dict(state)
+    with pytest.raises(UserError, match="the data is None"):
+        build_loader(None, cache=cache)  # type: ignore[arg-type]
 
 
 def test_numbers_of_numpy_and_paths_are_what_they_say(mixed: Path, cache: Path) -> None:
