@@ -138,7 +138,7 @@ def build_loader(
     """
     if split not in ("train", "holdout"):
         raise UserError(f"split is {split!r}: it can be 'train' or 'holdout'")
-    folder, names = Path(cache) if cache is not None else default_cache(), _names(fields)
+    folder = Path(cache) if cache is not None else default_cache()
     settings = Settings(
         Share(rank, world_size, pad_rows),
         _names(fields),

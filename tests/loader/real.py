@@ -33,7 +33,8 @@ def publish(
     path.write_text(
         f"name: made\ntokenizer: {{url: package:{TOKENIZER.name}}}\ncorpora:\n"
         + "\n".join(corpora)
-        + f"\nshards: {{block_tokens: {block_tokens}, blocks_per_shard: 3}}\nunit_bytes: 1\n",
+        + f"\nshards: {{block_tokens: {block_tokens}, blocks_per_shard: 3}}\n"
+        "unit_bytes: 1\nbad_input: {empty_sources: keep, empty_files: keep}\n",
         encoding="utf-8",
     )
     build(folder / "dataset", certificate, str(path))
