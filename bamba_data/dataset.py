@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from bamba_data import canonical
 from bamba_data import manifest as manifests
 from bamba_data.errors import CorruptManifest
-from bamba_data.manifest import Manifest, TableEntry
+from bamba_data.identity import SourceIdentity, of_dataset, of_tables
+from bamba_data.manifest import FIRST_FORMAT, Manifest, TableEntry
 from bamba_data.paths import checked, distinct
 from bamba_data.publish import Version, read_version
 from bamba_data.records import seal, unseal
@@ -34,13 +35,38 @@ class Dataset:
     version: Version
     manifest: Manifest
 
+    @property
+    def identity(self) -> str:
+        """What the dataset is, whoever wrote it: see identity.py."""
+        tokenizer = self.manifest.tokenizer
+        return self.manifest.identity or of_dataset(tokenizer.sha256, tokenizer.token_dtype, self.identities)
+
+    @cached_property
+    def identities(self) -> dict[str, SourceIdentity]:
+        """Of every source: as the manifest states them, or in the first format as its tables have them."""
+        if self.manifest.format == FIRST_FORMAT:
+            return self.identities_of_tables
+        return {
+            one.name: SourceIdentity(one.identity.content, one.identity.document_ids)
+            for one in self.manifest.sources
+            if one.identity
+        }
+
+    @cached_property
+    def identities_of_tables(self) -> dict[str, SourceIdentity]:
+        return of_tables([source.name for source in self.manifest.sources], self.blocks, self.candidates)
+
     @cached_property
     def files(self) -> "pl.DataFrame":
         return self._table("files", self.manifest.tables.files)
 
     @cached_property
     def shards(self) -> "pl.DataFrame":
-        return _safe(self._table("shards", self.manifest.tables.shards))
+        """The first format says `file` by its place in the source: from 0."""
+        import polars as pl
+
+        frame = _safe(self._table("shards", self.manifest.tables.shards))
+        return frame if "first_file" in frame.columns else frame.with_columns(first_file=pl.lit(0, pl.UInt32))
 
     @cached_property
     def blocks(self) -> "pl.DataFrame":
@@ -72,12 +98,12 @@ class Dataset:
     def _table(self, name: str, entry: TableEntry) -> "pl.DataFrame":
         import polars as pl
 
-        from bamba_data.tables import read_bounded
+        from bamba_data.tables import read_bounded, schemas_of
 
         path = manifests.table_path(entry.sha256)
         data = read_named(self.store, path, entry.sha256, entry.size_bytes)
         try:
-            frame = pl.from_arrow(read_bounded(data, name, entry.rows, path))
+            frame = pl.from_arrow(read_bounded(data, schemas_of(self.manifest.format)[name], name, entry.rows, path))
         except pl.exceptions.PolarsError as error:
             raise CorruptManifest(path, f"the table of {name} is not readable ({error})") from None
         assert isinstance(frame, pl.DataFrame)
@@ -129,6 +155,13 @@ def open_dataset(url: str, version: int | str | None = None) -> Dataset:
     path = manifests.path_of(found.manifest)
     data = read_named(store, path, found.manifest, manifests.MAX_BYTES)
     return Dataset(store, found, manifests.loads(data, path))
+
+
+def dataset_of(store: Store, digest: str) -> Dataset:
+    """A publication by the digest of its manifest, whether or not a version names it (any more)."""
+    path = manifests.path_of(digest)
+    manifest = manifests.loads(read_named(store, path, digest, manifests.MAX_BYTES), path)
+    return Dataset(store, Version(0, digest, "", "", ""), manifest)
 
 
 def read_named(store: Store, path: str, digest: str, max_bytes: int) -> bytes:

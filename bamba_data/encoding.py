@@ -1,7 +1,7 @@
 """Texts into ids, a batch at a time; or, for a text that must not become a row, the reason."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -42,21 +42,28 @@ class Encoder:
     def __init__(self, backend: Backend, vocab_size: int, rules: BadInput, seen: SeenIds) -> None:
         self._backend, self._vocab_size, self._rules, self._seen = backend, vocab_size, rules, seen
 
-    def encode(self, batch: Sequence[Document | Reject]) -> list[Ids | Reject]:
-        """For every item, in order, its ids or why it has none."""
-        outcomes: list[Ids | Reject | None] = [self._refuse(item) for item in batch]
+    def encode(self, batch: list[Document | Reject]) -> list[Ids | Reject]:
+        """For every item, in order, its ids or why it has none.
+
+        A document that is kept in spite of a reason gets that as a note: it is replaced in `batch`.
+        """
+        outcomes: list[Ids | Reject | None] = [self._refuse(n, batch) for n in range(len(batch))]
         chosen = [n for n, outcome in enumerate(outcomes) if outcome is None]
         for n, ids in zip(chosen, self._ids([batch[n] for n in chosen]), strict=True):
             outcomes[n] = ids
-        if self._rules.action("duplicate_id") != "keep":
-            chosen = [n for n in chosen if not isinstance(outcomes[n], Reject)]
-            is_new = self._seen.add([batch[n].id for n in chosen])  # type: ignore[union-attr]
-            for n, new in zip(chosen, is_new, strict=True):
-                if not new:
-                    outcomes[n] = reject(batch[n], "duplicate_id", "an earlier document of the file has it")
+        chosen = [n for n in chosen if not isinstance(outcomes[n], Reject)]
+        is_new = self._seen.add([batch[n].id for n in chosen])  # type: ignore[union-attr]
+        for n, new in zip(chosen, is_new, strict=True):
+            if new:
+                continue
+            if self._rules.action("duplicate_id") == "keep":
+                batch[n] = _noted(batch[n], "duplicate_id")
+            else:
+                outcomes[n] = reject(batch[n], "duplicate_id", "an earlier document of the file has it")
         return outcomes  # type: ignore[return-value]
 
-    def _refuse(self, item: Document | Reject) -> Reject | None:
+    def _refuse(self, n: int, batch: list[Document | Reject]) -> Reject | None:
+        item = batch[n]
         if isinstance(item, Reject):
             return item
         if not item.text:
@@ -64,7 +71,10 @@ class Encoder:
         limit = self._rules.max_document_bytes
         if len(item.text) * 4 > limit and len(item.text.encode()) > limit:
             return reject(item, "document_too_large", f"{len(item.text):,} characters (bad_input.max_document_bytes)")
-        if "\0" in item.text and self._rules.action("nul") != "keep":
+        if "\0" in item.text:
+            if self._rules.action("nul") == "keep":
+                batch[n] = _noted(item, "nul")
+                return None
             return reject(item, "nul", f"at character {item.text.index(chr(0))}")
         return None
 
@@ -83,6 +93,11 @@ class Encoder:
         ids = encoded.ids.astype(np.uint16) if self._vocab_size <= 1 << 16 else encoded.ids
         ends = np.cumsum(encoded.lengths).tolist()
         return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _noted(document: Any, reason: str) -> Document:
+    noted: Document = document._replace(notes=(*document.notes, reason))
+    return noted
 
 
 def reject(document: Any, reason: str, detail: str) -> Reject:

@@ -1,22 +1,26 @@
-"""The manifest: a small canonical JSON that says what a dataset is, and by its sha256 names it.
+"""The manifest: a small canonical JSON that says what a dataset is; its sha256 names one publication of it.
 
-It holds the recipe, the tokenizer and its certificate, every source with its licence and account, and the sha256s
-of the tables (parquet, one row an input, a shard, a block, a file of dead letters). Nothing in it depends on the
-cluster, the time, or the machine. Read strictly: an unknown field, a wrong type or sum is a CorruptManifest.
+It holds the identity (see identity.py), the recipe, the tokenizer and the certificates of what made the ids, every
+source with its licence and account, the software that wrote the shards, and the sha256s of the tables (parquet, one
+row an input, a shard, a block, a file of dead letters). Nothing in it depends on the cluster, the time, or the machine.
+Read strictly: an unknown field, a wrong type or sum is a CorruptManifest. The first format is read, too
+(manifest_first.py); it states no identity.
 """
 
 from collections import Counter
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError
 
 from bamba_data import canonical
 from bamba_data.document import Ledger
 from bamba_data.errors import CorruptManifest
+from bamba_data.identity import SourceIdentity, of_dataset
 from bamba_data.sources.base import Name
 
-FORMAT: Literal["bamba-data/1"] = "bamba-data/1"
+FORMAT: Literal["bamba-data/2"] = "bamba-data/2"
+FIRST_FORMAT: Literal["bamba-data/1"] = "bamba-data/1"
 MAX_BYTES = 64 << 20
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -59,10 +63,19 @@ class Account(_Model):
         )
 
 
+class IdentityEntry(_Model):
+    """See identity.SourceIdentity."""
+
+    content: Sha256
+    document_ids: Sha256
+
+
 class SourceEntry(_Model):
-    """`revision` is the commit of a hub source. `quarantined` inputs were left out, by the recipe's word."""
+    """`revision` is the commit of a hub source. `quarantined` inputs were left out, by the recipe's word. `identity` is
+    None in the first format alone."""
 
     name: Name
+    identity: IdentityEntry | None = None
     corpus: str
     base: str
     revision: str | None
@@ -99,20 +112,29 @@ class CertificateEntry(_Model):
 
 
 class BackendEntry(_Model):
-    """What made the ids, the certificate that it makes the reference's, and the sample taken while it ran."""
+    """The certificates that what made the ids makes the reference's, and the sample taken while it ran."""
 
-    certificate: CertificateEntry
+    certificates: list[CertificateEntry]
     sampled_documents: Count
     sampled_tokens: Count
     parts_redone: Count
 
 
+class SoftwareEntry(_Model):
+    """What wrote so many of the shards, with versions, as it was when they were written."""
+
+    versions: dict[str, str]
+    shards: Count
+
+
 class TableEntry(_Model):
-    """A parquet file at `_bamba/tables/<sha256>.parquet`."""
+    """A parquet file at `_bamba/tables/<sha256>.parquet`. `content` is of its rows, whatever wrote them (see
+    tables.row_digest); None in the first format alone."""
 
     sha256: Sha256
     size_bytes: Count
     rows: Count
+    content: Sha256 | None = None
 
 
 class Tables(_Model):
@@ -124,24 +146,38 @@ class Tables(_Model):
 
 
 class Manifest(_Model):
-    format: Literal["bamba-data/1"]
+    format: Literal["bamba-data/1", "bamba-data/2"]
+    identity: Sha256 | None = None
     name: str
     recipe: dict[str, Any]
     tokenizer: TokenizerEntry
     backend: BackendEntry
-    software: dict[str, str]
+    software: list[SoftwareEntry]
     sources: list[SourceEntry]
     totals: Account
     tables: Tables
 
+    _written: bytes | None = PrivateAttr(None)
+
     @cached_property
     def data(self) -> bytes:
-        return canonical.dumps(self.model_dump(mode="json"))
+        """Its JSON; of the first format, as it was written."""
+        return self._written or canonical.dumps(self.model_dump(mode="json"))
 
     @cached_property
     def digest(self) -> str:
-        """The name of the dataset."""
+        """The name of this publication."""
         return canonical.sha256(self.data)
+
+    @cached_property
+    def provenance(self) -> str | None:
+        """sha256 of all that the manifest says, but not of the bytes that its tables are written in: what another
+        version of pyarrow writes of the same rows is no other publication. None in the first format."""
+        if self.format == FIRST_FORMAT:
+            return None
+        said = self.model_dump(mode="json")
+        said["tables"] = {name: [table["rows"], table["content"]] for name, table in said["tables"].items()}
+        return canonical.digest(said)
 
     def source(self, name: str) -> SourceEntry | None:
         return next((source for source in self.sources if source.name == name), None)
@@ -158,26 +194,59 @@ def table_path(sha256: str) -> str:
 def loads(data: bytes, where: str) -> Manifest:
     """Parse and check a manifest that somebody else may have written."""
     raw = canonical.loads(data, where, MAX_BYTES)
-    if isinstance(raw, dict) and raw.get("format") != FORMAT:
-        raise CorruptManifest(where, f"format is {str(raw.get('format'))[:40]!r}, this version reads {FORMAT!r}")
+    if isinstance(raw, dict) and raw.get("format") not in (FORMAT, FIRST_FORMAT):
+        form = str(raw.get("format"))[:40]
+        raise CorruptManifest(where, f"format is {form!r}, this version reads {FIRST_FORMAT!r} and {FORMAT!r}")
     try:
-        manifest = Manifest.model_validate(raw)
+        if isinstance(raw, dict) and raw.get("format") == FIRST_FORMAT:
+            manifest = _converted(raw)
+        else:
+            manifest = Manifest.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise CorruptManifest(where, f"field {place[:120]}: {first['msg']}") from None
-    if not _is_canonical(manifest, data):
+    if not _is_canonical(raw, data):
         raise CorruptManifest(where, "is not written in canonical form")
     _check_sums(manifest, where)
+    if manifest.format == FORMAT:
+        _check_identity(manifest, where)
     return manifest
 
 
-def _is_canonical(manifest: Manifest, data: bytes) -> bool:
-    """Otherwise one dataset would have two names."""
-    try:
-        return manifest.data == data
-    except ValueError:  # nested deeper than can be written
-        return False
+def _converted(raw: dict[str, Any]) -> Manifest:
+    """A manifest of the first format in the form of today's, but with its own bytes."""
+    from bamba_data.manifest_first import First
+
+    manifest = First.model_validate(raw).converted()
+    manifest._written = canonical.dumps(raw)
+    return manifest
+
+
+def _is_canonical(raw: Any, data: bytes) -> bool:
+    """Otherwise one publication would have two names."""
+    return canonical.dumps(raw) == data
+
+
+def _check_identity(manifest: Manifest, where: str) -> None:
+    """What stands in one format alone."""
+    tables = manifest.tables
+    for field, value in [
+        ("identity", manifest.identity),
+        *((f"sources.{one.name}.identity", one.identity) for one in manifest.sources),
+        *((f"tables.{name}.content", getattr(tables, name).content) for name in Tables.model_fields),
+    ]:
+        if value is None:
+            raise CorruptManifest(where, f"field {field}: is missing")
+    named = {
+        one.name: SourceIdentity(one.identity.content, one.identity.document_ids)
+        for one in manifest.sources
+        if one.identity
+    }
+    if manifest.identity != of_dataset(manifest.tokenizer.sha256, manifest.tokenizer.token_dtype, named):
+        raise CorruptManifest(where, "field identity: is not that of the tokenizer and the sources")
+    if sum(one.shards for one in manifest.software) != tables.shards.rows:
+        raise CorruptManifest(where, "field software: its shards do not sum to those of the dataset")
 
 
 def _check_sums(manifest: Manifest, where: str) -> None:

@@ -147,18 +147,21 @@ def publish(
     """Make `manifest` the newest version, once. Everything that it names must be in the store already: the manifest is
     read back as readers do, then `check` is called, and raises if anything is amiss, before the version is made.
 
-    Publishing what is the newest version already returns that version. Raises PublishConflict if somebody else
-    took the number for another dataset, PublishUnknown if the store leaves us in doubt, UserError if this very dataset
-    was withdrawn; deletes nothing, ever.
+    Publishing what is the newest version already, the same identity with the same provenance (manifest.provenance),
+    returns that version: its `build` is not ours. Raises PublishConflict if somebody else took the number for another
+    dataset, PublishUnknown if the store leaves us in doubt, UserError if this very dataset was withdrawn; deletes
+    nothing, ever.
     """
-    store.put(path_of(manifest.digest), manifest.data)
-    _read_back(store, manifest)
     known = marks.known(store)
     if known.offered:
         newest = published(store, known.offered[-1])
-        if newest.manifest == manifest.digest:
-            check()
+        if _says_the_same(store, newest, manifest):
             return newest
+    store.put(path_of(manifest.digest), manifest.data)
+    _read_back(store, manifest)
+    if known.offered and newest.manifest == manifest.digest:
+        check()
+        return newest
     _check_not_withdrawn(store, known, manifest)
     check()
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -209,3 +212,17 @@ def _check_not_withdrawn(store: Store, known: marks.Known, manifest: Manifest) -
                 f"{marks.describe(store, 'withdrawn', number)}. To offer it again: "
                 f"bamba-data withdraw {store.url} {number} --undo"
             )
+
+
+def _says_the_same(store: Store, version: Version, manifest: Manifest) -> bool:
+    """Whether a version is another publication of all that `manifest` says: what other libraries write of it."""
+    if version.manifest == manifest.digest or manifest.provenance is None:
+        return False
+    path = path_of(version.manifest)
+    try:
+        data = store.read_range(path, 0, manifests.MAX_BYTES + 1)
+    except FileNotFoundError:
+        return False
+    if canonical.sha256(data) != version.manifest:
+        return False
+    return manifests.loads(data, path).provenance == manifest.provenance

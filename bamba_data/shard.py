@@ -2,12 +2,16 @@
 
     tokens       binary   the ids, little-endian uint16 (or uint32 where the vocabulary needs it), end to end
     token_count  uint32   how many they are
-    document_id  string   unique within its source
-    file         uint32   row of the manifest's `files` table: which input
+    document_id  string   as upstream has it: unique within its file, unless the recipe keeps duplicates
+    file         uint32   which input: its place among those of the shard, see below
     row          uint64   line or row of that input, from 0
 
 No special tokens are stored: delimiters are the reader's choice. Why binary and not a list: docs/log.md. To read
 a row anywhere: `numpy.frombuffer(tokens, "<u2")`; the dtype stands in the metadata of the column and the file.
+
+`file` counts from the first input of the unit that wrote the shard, so that its bytes do not depend on what else the
+source has; the manifest's table of shards says which row of `files` that is (`first_file`). In shards of the first
+format, `bamba-shard/1`, it counts from the first input of the source.
 
 A block's digest is xxh3-128 over its token bytes followed by its token counts (uint32, little-endian); a footer's is
 over its bytes, to the file's end. It is checked before pyarrow may parse them: of some damaged footers it aborts.
@@ -30,8 +34,10 @@ import xxhash
 from bamba_data.candidates import LIMIT, Candidate, id_hash
 from bamba_data.canonical import sha256
 from bamba_data.errors import CorruptShard
+from bamba_data.identity import ids_digest
 
-FORMAT = "bamba-shard/1"
+FORMAT = "bamba-shard/2"
+FIRST_FORMAT = "bamba-shard/1"  # of another meaning of `file`, else the same
 COMPRESSION_LEVEL = 3  # zstd; measured in benchmarks/shard_format.py
 MAX_BLOCK_DOCUMENTS = 1 << 24  # as many as the largest `block_tokens` of a recipe; a small file can state any number
 BATCH_ROWS = 1 << 16
@@ -39,13 +45,14 @@ BATCH_ROWS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One row group: where it lies in the file and what is in it."""
+    """One row group: where it lies in the file and what is in it. `ids_digest` is of its document ids."""
 
     documents: int
     tokens: int
     offset: int
     size_bytes: int
     digest: str
+    ids_digest: str
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,7 +84,7 @@ class Finished(NamedTuple):
 
 
 @lru_cache
-def schema(dtype: np.dtype[Any]) -> pa.Schema:
+def schema(dtype: np.dtype[Any], form: str = FORMAT) -> pa.Schema:
     kind = {"token_dtype": dtype.str}
     return pa.schema(
         [
@@ -87,7 +94,7 @@ def schema(dtype: np.dtype[Any]) -> pa.Schema:
             pa.field("file", pa.uint32(), nullable=False),
             pa.field("row", pa.uint64(), nullable=False),
         ],
-        metadata={"bamba_format": FORMAT, **kind},
+        metadata={"bamba_format": form, **kind},
     )
 
 
@@ -139,7 +146,7 @@ class ShardWriter:
         self._open = _Open()
         self._documents = 0
         self._candidates: list[Candidate] = []
-        self._counts: list[tuple[int, int, str]] = []  # documents, tokens, digest of each block
+        self._counts: list[tuple[int, int, str, str]] = []  # documents, tokens, digest, ids_digest of each block
 
     @property
     def documents(self) -> int:
@@ -168,8 +175,8 @@ class ShardWriter:
         data = self._out.getvalue()
         meta = pq.read_metadata(io.BytesIO(data))
         blocks = [
-            Block(documents, tokens, *row_group_range(meta.row_group(index)), digest)
-            for index, (documents, tokens, digest) in enumerate(self._counts)
+            Block(documents, tokens, *row_group_range(meta.row_group(index)), digest, ids)
+            for index, (documents, tokens, digest, ids) in enumerate(self._counts)
         ]
         return Finished(
             data,
@@ -201,7 +208,8 @@ class ShardWriter:
         )
         self._writer.write_table(table, row_group_size=len(counts))
         self._documents += len(counts)
-        self._counts.append((len(counts), block.tokens, block_digest(tokens.data, counts)))
+        ids = ids_digest(block.document_ids).hex()
+        self._counts.append((len(counts), block.tokens, block_digest(tokens.data, counts), ids))
 
 
 def row_group_range(row_group: Any) -> tuple[int, int]:
@@ -243,8 +251,14 @@ class ShardReader:
         except _UNREADABLE as error:
             _raise_if_memory(error, path)
             raise CorruptShard(path, f"not a readable parquet file ({_line(error)})") from None
-        stated = (found.metadata or {}).get(b"token_dtype", b"").decode("ascii", "replace")
-        if stated not in ("<u2", "<u4") or not found.equals(schema(np.dtype(stated)), check_metadata=True):
+        stated, form = (
+            (found.metadata or {}).get(key, b"").decode("ascii", "replace") for key in (b"token_dtype", b"bamba_format")
+        )
+        if (
+            stated not in ("<u2", "<u4")
+            or form not in (FORMAT, FIRST_FORMAT)
+            or not found.equals(schema(np.dtype(stated), form), check_metadata=True)
+        ):
             raise CorruptShard(path, "its columns or metadata are not those of a shard")
         self.dtype = np.dtype(stated)
 

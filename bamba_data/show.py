@@ -13,17 +13,25 @@ def tree(dataset: Dataset, shards: bool = False) -> Tree:
     root = Tree(
         f"[bold]{escape(manifest.name)}[/]  version {dataset.version.number}, "
         f"published {escape(dataset.version.published_at)}\n"
-        f"dataset [cyan]{manifest.digest}[/]\n{_account(manifest.totals)}"
+        f"dataset [cyan]{manifest.digest}[/]\n"
+        f"identity [cyan]{manifest.identity or 'not stated in this format'}[/]\n{_account(manifest.totals)}"
     )
-    tokenizer, certificate = manifest.tokenizer, manifest.backend.certificate
+    tokenizer = manifest.tokenizer
     root.add(
         f"tokenizer {escape(tokenizer.url)}  {tokenizer.vocab_size:,} ids as {tokenizer.token_dtype}\n"
         f"sha256 [cyan]{tokenizer.sha256}[/]"
     )
+    for certificate in manifest.backend.certificates:
+        root.add(
+            f"ids by {escape(certificate.backend)} {escape(certificate.version)}, certified equal to tokenizers "
+            f"{escape(certificate.reference_version)} on {certificate.tokens:,} tokens"
+        )
+    for entry in manifest.software:
+        versions = ", ".join(f"{name} {version}" for name, version in entry.versions.items())
+        root.add(f"{entry.shards:,} shards written by {escape(versions)}")
     root.add(
-        f"ids by {escape(certificate.backend)} {escape(certificate.version)}, certified equal to tokenizers "
-        f"{escape(certificate.reference_version)} on {certificate.tokens:,} tokens; while running on "
-        f"{manifest.backend.sampled_tokens:,} more, {manifest.backend.parts_redone} parts redone"
+        f"while running {manifest.backend.sampled_tokens:,} tokens were compared with the reference, "
+        f"{manifest.backend.parts_redone} parts redone"
     )
     for source in manifest.sources:
         branch = root.add(_source(source))

@@ -1,11 +1,13 @@
 """The tables behind a manifest, as schemas, as writers that never hold more than a few thousand rows, and as a reader
 that no small file can make hold much.
 
-files         one row an input: what it is, and its account
-shards        one row a shard
-blocks        one row a block (row group): byte range, counts, digest; `shard` is a row of `shards`
+files         one row an input: what it is, and its account; `file` counts within the source
+shards        one row a shard; what it says of a row's `file` counts from `first_file`, and `software` wrote it
+blocks        one row a block (row group): byte range, counts, digests; `shard` is a row of `shards`
 candidates    one row a document that may be held out (see candidates.py); `shard` is a row of `shards`
 dead_letters  one row a file of dead letters
+
+In the first format of the manifest `first_file`, `ids_digest` and `software` are missing.
 """
 
 import hashlib
@@ -18,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from bamba_data import canonical
 from bamba_data.errors import CorruptManifest
-from bamba_data.manifest import TableEntry, table_path
+from bamba_data.manifest import FIRST_FORMAT, TableEntry, table_path
 from bamba_data.store import Store
 
 FLUSH_ROWS = 1 << 16
@@ -80,6 +83,8 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         backend=pa.string(),
         footer_bytes=pa.uint32(),
         footer_digest=pa.binary(16),
+        first_file=pa.uint32(),
+        software=pa.string(),
     ),
     "blocks": _schema(
         source=pa.string(),
@@ -90,6 +95,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         offset=pa.uint64(),
         size_bytes=pa.uint64(),
         digest=pa.binary(16),
+        ids_digest=pa.binary(16),
     ),
     "candidates": _schema(
         source=pa.string(),
@@ -105,16 +111,31 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         sha256=pa.string(),
         size_bytes=pa.uint64(),
         records=pa.uint64(),
+        software=pa.string(),
     ),
 }
+_LATER = {"first_file", "ids_digest", "software"}
 
 
-def read_bounded(data: bytes, name: str, rows: int, where: str) -> pa.Table:
+def schemas_of(form: str) -> Mapping[str, pa.Schema]:
+    """Of the tables of a manifest of this format."""
+    if form != FIRST_FORMAT:
+        return SCHEMAS
+    return {name: pa.schema([one for one in kind if one.name not in _LATER]) for name, kind in SCHEMAS.items()}
+
+
+def row_digest(row: Mapping[str, Any]) -> bytes:
+    """sha256 of the canonical JSON of a row's values, in the order of their names; bytes in hex."""
+    values = [value.hex() if isinstance(value, bytes) else value for _, value in sorted(row.items())]
+    return hashlib.sha256(canonical.dumps(values)).digest()
+
+
+def read_bounded(data: bytes, schema: pa.Schema, name: str, rows: int, where: str) -> pa.Table:
     """The table `name` that the bytes of a parquet file hold, which has so many rows. Raises CorruptManifest, before
     much is decoded, if it has others, or if it would expand beyond the limits above."""
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        if not file.schema_arrow.equals(SCHEMAS[name]):
+        if not file.schema_arrow.equals(schema):
             raise CorruptManifest(where, f"the table of {name} does not have the columns of one")
         groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
         found = sum(group.num_rows for group in groups)
@@ -125,14 +146,14 @@ def read_bounded(data: bytes, name: str, rows: int, where: str) -> pa.Table:
         limit = max(EXPANDED_BYTES, MAX_RATIO * len(data))
         if sum(group.total_byte_size for group in groups) > limit:
             raise CorruptManifest(where, f"the table of {name} expands to more than {limit:,} bytes")
-        return pa.Table.from_batches(_batches(data, name, where, limit), SCHEMAS[name])
+        return pa.Table.from_batches(_batches(data, schema, name, where, limit), schema)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptManifest(where, f"the table of {name} is not readable parquet ({_line(error)})") from None
 
 
-def _batches(data: bytes, name: str, where: str, limit: int) -> Iterator[pa.RecordBatch]:
+def _batches(data: bytes, schema: pa.Schema, name: str, where: str, limit: int) -> Iterator[pa.RecordBatch]:
     """Texts come as dictionaries, each value once in memory, and are written out only when their sum is known."""
-    texts = [column.name for column in SCHEMAS[name] if pa.types.is_string(column.type)]
+    texts = [column.name for column in schema if pa.types.is_string(column.type)]
     file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
     held = 0
     for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
@@ -146,7 +167,7 @@ def _batches(data: bytes, name: str, where: str, limit: int) -> Iterator[pa.Reco
         if held > limit:
             raise CorruptManifest(where, f"the table of {name} expands to more than {limit:,} bytes")
         plain = [column.dictionary_decode() if column.type in _DICTIONARIES else column for column in batch.columns]
-        yield pa.RecordBatch.from_arrays(plain, schema=SCHEMAS[name])
+        yield pa.RecordBatch.from_arrays(plain, schema=schema)
 
 
 _DICTIONARIES = (pa.dictionary(pa.int32(), pa.string()),)
@@ -157,12 +178,14 @@ def _line(error: BaseException) -> str:
 
 
 class TableWriter:
-    """Rows in, one content-named parquet file in the store out. Same rows, same bytes."""
+    """Rows in, one content-named parquet file in the store out. Same rows and pyarrow, same bytes; same rows, same
+    `content` (sha256 over the digests of all rows, see row_digest), whatever wrote them."""
 
     def __init__(self, name: str) -> None:
         self.rows = 0
         self._schema = SCHEMAS[name]
         self._held: list[Mapping[str, Any]] = []
+        self._content = hashlib.sha256()
         self._folder = tempfile.TemporaryDirectory(prefix="bamba-table-")
         self._path = Path(self._folder.name) / "table.parquet"
         self._writer = pq.ParquetWriter(
@@ -178,6 +201,7 @@ class TableWriter:
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self._held.extend(rows)
+        self._content.update(b"".join(map(row_digest, rows)))
         self.rows += len(rows)
         if len(self._held) >= FLUSH_ROWS:
             self._flush()
@@ -192,7 +216,8 @@ class TableWriter:
             with store.writer(table_path(digest)) as out:
                 while chunk := file.read(8 << 20):
                     out.write(chunk)
-        return TableEntry(sha256=digest, size_bytes=self._path.stat().st_size, rows=self.rows)
+        size = self._path.stat().st_size
+        return TableEntry(sha256=digest, size_bytes=size, rows=self.rows, content=self._content.hexdigest())
 
     def _flush(self) -> None:
         self._writer.write_table(pa.Table.from_pylist(self._held, schema=self._schema))

@@ -89,12 +89,7 @@ def trace(dataset: Dataset, row: Row, fetcher: Fetcher, moved: Mapping[str, str]
     entry = _only(dataset.shards.filter(pl.col("path") == path), f"the table of shards has no {path}")
     tokenizer = Tokenizer(dataset.tokenizer_json())
     block, ids, values = _read_row(dataset, path, number)
-    read_from = (pl.col("source") == entry["source"]) & (pl.col("file") == values["file"])
-    file = _only(
-        dataset.files.filter(read_from),
-        f"the table of files has no input {values['file']} of source {entry['source']}, which row {number} of {path} "
-        "comes from",
-    )
+    file = _file_of(dataset, entry, values["file"], number)
     decoded = tokenizer.decode(ids)
     text, why = _upstream_text(dataset, file, values["row"], fetcher, moved or {})
     same = None
@@ -125,6 +120,15 @@ def _only(frame: pl.DataFrame, missing: str) -> dict[str, Any]:
     if not len(frame):
         raise CorruptManifest("tables", missing)
     return frame.row(0, named=True)
+
+
+def _file_of(dataset: Dataset, shard: Mapping[str, Any], file: int, row: int) -> dict[str, Any]:
+    """The input that a row of a shard calls `file`: it counts from the first input of the shard's unit."""
+    number, source = shard["first_file"] + file, shard["source"]
+    return _only(
+        dataset.files.filter((pl.col("source") == source) & (pl.col("file") == number)),
+        f"the table of files has no input {number} of source {source}, which row {row} of {shard['path']} comes from",
+    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ versions need them, or `sweep` finds them.
 """
 
 import contextlib
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Callable
@@ -23,9 +24,11 @@ from bamba_data.candidates import LIMIT, Candidate, id_hash
 from bamba_data.canonical import sha256
 from bamba_data.dataset import Dataset, open_dataset
 from bamba_data.errors import CorruptManifest, CorruptShard, TokenizerError, UnsafePath
+from bamba_data.identity import IdsDigest
+from bamba_data.manifest import FIRST_FORMAT
 from bamba_data.shard import Footer, ShardReader, row_group_range
 from bamba_data.store import Entry, Store
-from bamba_data.tables import SCHEMAS
+from bamba_data.tables import SCHEMAS, row_digest
 from bamba_data.tokenizer import Tokenizer
 
 THREADS = 16
@@ -108,6 +111,7 @@ def _check_tables(dataset: Dataset, report: Report) -> None:
     if not blocks["shard"].is_sorted() or not blocks.select(_BLOCKS_IN_ORDER).item():
         report.fault("table blocks", "its rows are not in the order of the shards and their blocks")
     _check_candidates(dataset, report)
+    _check_identity(dataset, report)
     if files.select("source", "file").is_duplicated().any():
         report.fault("table files", "two inputs of a source have one number")
     unbalanced = files.filter(pl.col("read") != pl.col("kept") + pl.col("dropped") + pl.col("dead_lettered"))
@@ -160,6 +164,25 @@ def _check_tables(dataset: Dataset, report: Report) -> None:
     for row in joined.iter_rows(named=True):
         if any(row[name] != row[f"{name}_found"] for name in ("documents", "tokens", "blocks")):
             report.fault(str(row["path"]), "the tables of shards and blocks disagree about it")
+
+
+def _check_identity(dataset: Dataset, report: Report) -> None:
+    """What the manifest states of each source is what the tables have; in full, of each row of every table, too."""
+    if dataset.manifest.format == FIRST_FORMAT:
+        return
+    found, stated = dataset.identities_of_tables, dataset.identities
+    for name, wanted in stated.items():
+        for kind in ("content", "document_ids"):
+            there, said = getattr(found[name], kind), getattr(wanted, kind)
+            if there != said:
+                report.fault(f"source {name}", f"{kind} is {there[:16]} by its tables, the manifest says {said[:16]}")
+    if report.full:
+        for name in SCHEMAS:
+            content = hashlib.sha256()
+            for row in getattr(dataset, name).iter_rows(named=True):
+                content.update(row_digest(row))
+            if content.hexdigest() != getattr(dataset.manifest.tables, name).content:
+                report.fault(f"table {name}", "its rows do not have the manifest's digest (content)")
 
 
 _BLOCKS_IN_ORDER = (pl.col("block") == pl.int_range(pl.len()).over("shard")).all()
@@ -243,7 +266,7 @@ def _check_shards(
     candidates = dataset.candidates.partition_by("shard", as_dict=True) if len(dataset.candidates) else {}
     missing = {fault.where for fault in report.faults}
     kept: Counter[tuple[str, int]] = Counter()
-    if not dataset.manifest.backend.certificate.round_trips:
+    if not all(one.round_trips for one in dataset.manifest.backend.certificates):
         tokenizer = None
     numbered = [(number, row) for number, row in enumerate(shards) if row["path"] not in missing]
 
@@ -380,16 +403,19 @@ def _check_block(
         )
     found.documents += len(tokens.counts)
     found.tokens += len(tokens.ids)
-    first = 0
+    first, named = 0, IdsDigest()
     for batch in reader.batches(number, ["file", "document_id"]):
         lineage = batch.to_pydict()
-        found.kept.update((row["source"], file) for file in lineage["file"])
+        found.kept.update((row["source"], row["first_file"] + file) for file in lineage["file"])
         found.candidates += [
             Candidate(number, document, int(tokens.counts[document]), hashed)
             for document, name in enumerate(lineage["document_id"], first)
             if (hashed := id_hash(name)) < LIMIT
         ]
+        named.update(lineage["document_id"])
         first += batch.num_rows
+    if "ids_digest" in block and named.digest() != block["ids_digest"]:
+        raise CorruptShard(row["path"], f"block {number}: its document ids do not have the manifest's digest")
     if tokenizer is not None and number == 0:
         ids = tokens.documents()[0]
         text = tokenizer.decode(ids.tolist())

@@ -37,7 +37,7 @@ from pipelines.assemble import assemble
 from pipelines.cluster import Options, crew
 from pipelines.plan import Plan, Unit
 from pipelines.progress import Counts, Display, Snapshot
-from pipelines.staging import Part, Place, ReadInput, Sampled, StagedShard, Staging, UnitRecord
+from pipelines.staging import MadeBy, Part, Place, ReadInput, Sampled, StagedShard, Staging, UnitRecord
 
 TOKENIZER = Path(__file__).parent.parent / "bamba_data" / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
 RECIPE = """
@@ -57,9 +57,12 @@ def step(name: str) -> Iterator[None]:
     print(f"{name:28s} {time.perf_counter() - began:8.1f} s   peak {peak:7.0f} MiB   now {now:7.0f} MiB", flush=True)
 
 
+MADE_BY = MadeBy({"pyarrow": "0"}, Certificate("gigatoken", "0", "0", "0" * 64, 0, 0, True))
+
+
 def record(unit: Unit) -> UnitRecord:
     digest = f"{unit.number:032x}"
-    blocks = [Block(256, 262_144, 1000 * n, 352_000, digest) for n in range(20)]
+    blocks = [Block(256, 262_144, 1000 * n, 352_000, digest, digest) for n in range(20)]
     candidates = [Candidate(n % 20, n, 1000, 12345678901234567 + n) for n in range(26)]
     shard = StagedShard(
         f"dataset=x/{unit.number:05d}-000-{digest[:16]}.parquet",
@@ -74,7 +77,7 @@ def record(unit: Unit) -> UnitRecord:
     ledger = Ledger(read=5120, kept=5120, tokens=5_242_880, text_bytes=22_000_000)
     proof = ReadInput(0, digest * 2, 8_000_000, True)
     return UnitRecord(
-        unit.key, [Part(0, Place(1, 0, ""), "gigatoken", shard, None, {0: ledger}, [proof], Sampled(5, 5000))]
+        unit.key, [Part(0, Place(1, 0, ""), "gigatoken", shard, None, {0: ledger}, [proof], Sampled(5, 5000), MADE_BY)]
     )
 
 
@@ -148,8 +151,7 @@ def main() -> None:
         with step("which are finished"):
             assert len(set(Staging(store).finished())) == arguments.units
         with step("assemble"):
-            certificate = Certificate("gigatoken", "0", "0", "0" * 64, 0, 0, True)
-            manifest = assemble(plan, store, tokenizer, certificate)
+            manifest = assemble(plan, store, tokenizer)
         tables = manifest.tables
         size = sum(table.size_bytes for table in (tables.files, tables.shards, tables.blocks)) / 1e6
         print(f"{manifest.totals.tokens / 1e12:.2f} T tokens, {tables.blocks.rows:,} blocks, {size:,.0f} MB of tables")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bamba_data import canonical
 from bamba_data.dataset import Dataset, open_dataset
 from bamba_data.errors import CorruptManifest, CorruptShard, UserError
+from bamba_data.identity import Identifying
 from bamba_data.marks import ALSO_WITHDRAWN
 from bamba_data.shard import Footer, ShardReader, Tokens
 from loader.mapping import map_file
@@ -50,7 +51,8 @@ FIELDS: Mapping[str, str] = {
 class Blocks(Protocol):
     """What the order is made of. `documents` and `tokens` have an element a block; `read(n)` gives block n, verified.
 
-    `identity` changes with any token; `candidates` are the documents that may be held out.
+    `identity` changes with any token, document border or candidate, and with nothing else; `candidates` are the
+    documents that may be held out.
     """
 
     @property
@@ -108,13 +110,14 @@ class ShardBlocks(Indexed):
     name: str
     arrays: Mapping[str, NDArray[Any]]
     cache: Path  # where they are mapped from
+    content: str  # see bamba_data.identity
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self.dataset.store.url, self.dataset.version.number, self.name, self.cache)
 
     @property
     def identity(self) -> str:
-        return f"{self.dataset.manifest.digest}/{self.name}"
+        return content_name(self.content, self.dataset)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -152,6 +155,15 @@ class ShardBlocks(Indexed):
         return reader.table(row_group, ["token_count"]).column("token_count").to_numpy()  # type: ignore[no-any-return]
 
 
+def content_name(content: str, dataset: Dataset) -> str:
+    """What the loader calls the data of a source in plans and states: the same for every dataset that has it.
+
+    By content (bamba_data.identity) and tokenizer: rows do not depend on ids of documents, but for the hold-out, and
+    the candidates for that are in the content.
+    """
+    return f"content:{content}/{dataset.manifest.tokenizer.sha256[:16]}"
+
+
 def _reopened(url: str, version: int, name: str, cache: Path) -> ShardBlocks:
     """In another process. Whether it is the same data, the order checks."""
     return open_blocks(_opened(url, version), cache)[name]
@@ -163,7 +175,7 @@ def _opened(url: str, version: int) -> Dataset:
 
 
 def open_blocks(dataset: Dataset, cache: Path) -> dict[str, ShardBlocks]:
-    """All sources of a dataset, by name."""
+    """All sources of a dataset, by name. Raises CorruptManifest where its tables are not what the manifest states."""
     digest = canonical.digest([dataset.manifest.tables.blocks.sha256, dataset.manifest.tables.candidates.sha256])
     folder = cache / "index" / digest[:32]
     _ = dataset.shards  # now: in a fork, such as a DataLoader's worker, Polars has no threads to read a table with
@@ -182,11 +194,21 @@ def open_blocks(dataset: Dataset, cache: Path) -> dict[str, ShardBlocks]:
     if index is None:
         raise UserError(f"the cache folder {cache} loses what is written to it: name another by cache= or $BAMBA_CACHE")
     found: dict[str, ShardBlocks] = {}
-    for source, arrays in zip(dataset.manifest.sources, index, strict=True):
+    for source, (content, arrays) in zip(dataset.manifest.sources, index, strict=True):
         if len(arrays["tokens"]) != source.blocks or int(arrays["tokens"].sum()) != source.account.tokens:
             raise CorruptManifest(dataset.store.url, f"the blocks of source {source.name} are not what it says of them")
-        found[source.name] = ShardBlocks(dataset, source.name, arrays, cache)
+        if source.identity is not None and source.identity.content != content:
+            raise CorruptManifest(dataset.store.url, f"the content of source {source.name} is not what it states")
+        found[source.name] = ShardBlocks(dataset, source.name, arrays, cache, content)
     return found
+
+
+def _content_of(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Of the arrays of a source: what is served is then what the plan and the caches are named for."""
+    made, digests = Identifying(), arrays["digest"].tobytes()
+    made.add_blocks(arrays["documents"], arrays["tokens"], [digests], None)
+    made.add_candidates(*(arrays[f"candidate_{name}"] for name in ("block", "document", "tokens", "hash")))
+    return made.done().content
 
 
 def _again(read: Callable[[], T]) -> T:
@@ -202,12 +224,15 @@ def _again(read: Callable[[], T]) -> T:
     raise AssertionError
 
 
-def _read_index(folder: Path, sources: int) -> list[dict[str, NDArray[Any]]] | None:
-    """The arrays of every source; None if there are none, or one is damaged."""
+def _read_index(folder: Path, sources: int) -> list[tuple[str, dict[str, NDArray[Any]]]] | None:
+    """Content and arrays of every source; None if there are none, or one is damaged."""
     try:
         listed = canonical.loads((folder / "index.json").read_bytes(), str(folder), 1 << 24)
         return [
-            {field: _mapped(folder / f"{number}.{field}", dtype, listed) for field, dtype in FIELDS.items()}
+            (
+                _entry(listed, f"{number}.content")[1],
+                {field: _mapped(folder / f"{number}.{field}", dtype, listed) for field, dtype in FIELDS.items()},
+            )
             for number in range(sources)
         ]
     except (OSError, CorruptManifest, _Damaged):
@@ -218,12 +243,16 @@ class _Damaged(Exception):
     """A file of the index is not what index.json says, or that is no list of them: all are made anew."""
 
 
-def _mapped(path: Path, dtype: str, listed: Any) -> NDArray[Any]:
-    entry = listed.get(path.name) if isinstance(listed, dict) else None
-    if not isinstance(entry, list) or len(entry) != 2:
+def _entry(listed: Any, name: str) -> list[Any]:
+    entry = listed.get(name) if isinstance(listed, dict) else None
+    if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], str):
         raise _Damaged
+    return entry
+
+
+def _mapped(path: Path, dtype: str, listed: Any) -> NDArray[Any]:
     found = map_file(path)
-    if [len(found), xxhash.xxh3_128_hexdigest(found.data)] != entry:
+    if [len(found), xxhash.xxh3_128_hexdigest(found.data)] != _entry(listed, path.name):
         raise _Damaged
     return np.frombuffer(found, dtype)
 
@@ -252,6 +281,7 @@ def _write_index(dataset: Dataset, folder: Path) -> None:
             data = np.ascontiguousarray(arrays[field], dtype).tobytes()
             listed[f"{number}.{field}"] = (len(data), xxhash.xxh3_128_hexdigest(data))
             _replace(folder / f"{number}.{field}", data)
+        listed[f"{number}.content"] = (0, _content_of(arrays))
     _replace(folder / "index.json", canonical.dumps(listed))
 
 

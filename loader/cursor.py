@@ -1,8 +1,11 @@
 """Where a run is: one integer and a digest of the plan so far (which names the data). The same on every rank."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from bamba_data import canonical
 from bamba_data.errors import UserError
 from loader.mix import MAX_ROW
 from loader.plan import MixPlan
@@ -43,16 +46,60 @@ def from_json(raw: Any) -> Cursor:
     return Cursor(row, steps, prefix)
 
 
-def check(cursor: Cursor, plan: MixPlan) -> None:
-    """That all rows before the cursor are the same under `plan`. Raises CursorMismatch, which names both."""
+def check(cursor: Cursor, plan: MixPlan, former: Iterable[MixPlan] = (), saved: MixPlan | None = None) -> None:
+    """That all rows before the cursor are the same under `plan`. Raises CursorMismatch, which names both.
+
+    `former` are plans of the same order under names of the first format, for states of that; `saved` is the plan that
+    the state was of, if it is known: then the error names what differs, with both values.
+    """
     mine = plan.prefix_digest(cursor.row)
     if mine != cursor.prefix and not (cursor.row == 0 and plan.begins_as(cursor.prefix)):
-        header = plan.header
+        if any(one.prefix_digest(cursor.row) == cursor.prefix for one in former):
+            plan.begin(cursor.row)
+            return
         raise CursorMismatch(
             f"this state is of another order: its {cursor.row:,} rows were served under plan {cursor.prefix[:16]}, "
-            f"this plan is {mine[:16]} up to there (seed {header.seed}, {header.row_tokens:,} tokens a row, sources "
-            f"{', '.join(sorted(plan.sources))}). Data, tokenizer, seed, row length, delimiters, hold-out or an entry "
-            "before that row differ: give the loader the plan that was saved beside the state, or go on all the same "
-            "with load_state_dict(state, accept_other_order='why'), which is recorded"
+            f"this plan is {mine[:16]} up to there. {_differences(plan, saved)}. Give the loader the plan that was "
+            "saved beside the state, or go on all the same with load_state_dict(state, accept_other_order='why'), "
+            "which is recorded"
         )
     plan.begin(cursor.row)
+
+
+def _differences(plan: MixPlan, saved: MixPlan | None) -> str:
+    """What differs between an order and the one that a state is of: each field with both values."""
+    here = _said(plan)
+    if saved is None:
+        values = ", ".join(f"{name}: {value}" for name, value in here.items())
+        return f"Data, a setting or an entry before that row differ; here {values}"
+    there = _said(saved)
+    found = [
+        f"{name}: {here.get(name, 'none')} here, {there.get(name, 'none')} in the state"
+        for name in [*here, *(name for name in there if name not in here)]
+        if here.get(name) != there.get(name)
+    ]
+    return f"What differs: {'; '.join(found) if found else 'the entries of the plan before that row'}"
+
+
+def _said(plan: MixPlan) -> dict[str, str]:
+    """What decides the order: the tokenizer, the content of every source, and the header's fields."""
+    parts = {name: parts_of(identity) for name, identity in sorted(plan.sources.items())}
+    header = plan.header.model_dump(mode="json", exclude={"format"}, exclude_none=True)
+    tokenizers = {tokenizer for _, tokenizer in parts.values() if tokenizer}
+    return {
+        "tokenizer": ", ".join(sorted(tokenizers)) or "unknown",
+        **{f"content of source {name!r}": content[:16] for name, (content, _) in parts.items()},
+        **{name: str(value) for name, value in header.items()},
+    }
+
+
+def parts_of(identity: str) -> tuple[str, str]:
+    """The content and the tokenizer that the name of a source's data has, in hex; of any other name its digest."""
+    match = _PARTS.match(identity)
+    if match is None:
+        return canonical.digest(identity), ""
+    content, tokenizer, rest = match.groups()
+    return (canonical.digest([content, rest]) if rest else content), tokenizer
+
+
+_PARTS = re.compile(r"^(?:content|text):([0-9a-f]{64})/([0-9a-f]{16})(#.*)?$")

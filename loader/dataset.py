@@ -27,6 +27,7 @@ from loader.asked import Asked, count, switch
 from loader.cache import default_cache
 from loader.cursor import Cursor
 from loader.ending import steps_until
+from loader.former import former_plans, renamed
 from loader.holdout import holdout_order
 from loader.opened import Data, available, open_data
 from loader.order import Order
@@ -242,7 +243,7 @@ class TokenDataset(IterableDataset[Any]):
         self._begin(cursors.cursor_at(order.plan, 0, 0), "")
 
     def _begin(self, start: Cursor, micro: str, taken: int = 0) -> None:
-        cursors.check(start, self.order.plan)
+        cursors.check(start, self.order.plan, former_plans(self.order))
         self._first = Place(start.row, start.steps, self._walk.micro_of(micro))
         self.start, self._micro = start, micro
         self._taken = self._skip = taken
@@ -485,16 +486,18 @@ class Loader(DataLoader[Any]):
             raise UserError("the state of the loader is damaged: accepted is no text")
         accepted = recorded.splitlines()
         order, walk = self.order, self._walk
-        saved = state.get("plan")
-        if saved is not None and not self._plan_is_given:
-            if not isinstance(saved, str):
+        saved: MixPlan | None = None
+        if (text := state.get("plan")) is not None:
+            if not isinstance(text, str):
                 raise UserError("the state of the loader is damaged: plan is no text")
-            plan = loads(saved.encode(), "the plan in the state of the loader")
+            saved = loads(text.encode(), "the plan in the state of the loader")
+        if saved is not None and not self._plan_is_given:
+            plan = renamed(saved, order.available)
             if plan != self.plan and plan.extends(self.plan):
                 order = Order(plan, order.available, self.settings.cache)
                 walk = _walk(order, self.settings)
         try:
-            cursors.check(cursor, order.plan)
+            cursors.check(cursor, order.plan, former_plans(order), saved)
         except cursors.CursorMismatch:
             if not accept_other_order:
                 raise

@@ -14,6 +14,7 @@ from bamba_data.errors import UserError
 from loader.blocks import Blocks
 from loader.deviation import earlier_equal
 from loader.document_transforms import Transformed, transform_of
+from loader.former import difference, renamed
 from loader.mix import Rows
 from loader.packing import Documents, Gone, Material, Packing, heldout_of
 from loader.packings import packing_of
@@ -52,7 +53,7 @@ class Order:
     """`available` are the blocks by source name; `cache` keeps the orders of large epochs for other processes."""
 
     def __init__(self, plan: MixPlan, available: Mapping[str, Blocks], cache: Path | None = None) -> None:
-        self.plan = plan
+        self.plan = plan = renamed(plan, available)
         self.available = available
         self._cache = cache
         for name in plan.sources:
@@ -94,8 +95,8 @@ def hold(plan: MixPlan, name: str, blocks: Blocks, cache: Path | None = None) ->
     header = plan.header
     if blocks.identity != plan.sources[name]:
         raise UserError(
-            f"source {name!r} is {blocks.identity}, the plan was made for {plan.sources[name]}: open the "
-            "version that it was made for, or give the new data another name in a new mix"
+            f"source {name!r} is other data: {difference(blocks.identity, plan.sources[name], 'in the plan')}; open "
+            "the version that it was made for, or give the new data another name in a new mix"
         )
     most = np.iinfo(blocks.dtype).max
     for token in (*header.before, *header.after):

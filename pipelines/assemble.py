@@ -1,21 +1,24 @@
 """From the records of finished units to a manifest: in the order of the plan, a few units in memory at a time."""
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import bamba_data
 from bamba_data.certificate import Certificate
 from bamba_data.document import Ledger
 from bamba_data.errors import CorruptInput, CorruptManifest, Unfinished
+from bamba_data.identity import Identifying, SourceIdentity, of_dataset
 from bamba_data.manifest import (
     FORMAT,
     Account,
     BackendEntry,
     CertificateEntry,
+    IdentityEntry,
     Manifest,
+    SoftwareEntry,
     SourceEntry,
     TableEntry,
     Tables,
@@ -26,7 +29,7 @@ from bamba_data.tables import SCHEMAS, TableWriter
 from bamba_data.tokenizer import Tokenizer
 from pipelines import verdict
 from pipelines.plan import Plan, Unit
-from pipelines.staging import Sampled, Staging, UnitRecord, unit_path
+from pipelines.staging import Part, Sampled, StagedShard, Staging, UnitRecord, unit_path
 
 RECORDS_AT_ONCE = 32
 
@@ -59,28 +62,36 @@ class _Sum:
     blocks: int = 0
     size_bytes: int = 0
     letters: tuple[int, str] | None = None
+    identifying: Identifying = field(default_factory=Identifying)
+
+    @property
+    def identity(self) -> SourceIdentity:
+        return self.identifying.done()
 
 
-def assemble(plan: Plan, store: Store, tokenizer: Tokenizer, certificate: Certificate) -> Manifest:
+def assemble(plan: Plan, store: Store, tokenizer: Tokenizer) -> Manifest:
     """Write the tables and make the manifest; publishing it is the caller's. Raises BudgetExceeded when there are
     more bad records than the recipe allows, UnitsLost if a unit has no record, or a damaged one, or one that names
     files that are not there whole: to run again makes those units anew."""
     sums = {name: _Sum() for name in plan.lock.sources}
-    sampled = Sampled()
+    sampled, made = Sampled(), _Made()
     with ExitStack() as stack:
         tables = {name: stack.enter_context(TableWriter(name)) for name in SCHEMAS}
         there = _sizes(plan, store)
         for unit, record in _records(plan, store, there):
             for part in record.parts:
                 sampled.add(part.sampled)
+                made.add(part)
             _add(unit, record, plan, sums[unit.source], tables)
         totals = Ledger()
         for one in sums.values():
             totals.add(one.ledger)
         verdict.check(plan.recipe.bad_input, sums, store)
         saved: dict[str, TableEntry] = {name: table.save(store) for name, table in tables.items()}
+    identities = {name: one.identity for name, one in sums.items()}
     return Manifest(
         format=FORMAT,
+        identity=of_dataset(tokenizer.sha256, tokenizer.dtype.str, identities),
         name=plan.recipe.name,
         recipe=plan.recipe.model_dump(mode="json", exclude={"network"}),
         tokenizer=TokenizerEntry(
@@ -90,12 +101,12 @@ def assemble(plan: Plan, store: Store, tokenizer: Tokenizer, certificate: Certif
             token_dtype=tokenizer.dtype.str,  # type: ignore[arg-type]
         ),
         backend=BackendEntry(
-            certificate=CertificateEntry(**certificate.to_json()),
+            certificates=[CertificateEntry(**one.to_json()) for one in sorted(made.certificates, key=str)],
             sampled_documents=sampled.documents,
             sampled_tokens=sampled.tokens,
             parts_redone=sampled.redone,
         ),
-        software=_software(),
+        software=[SoftwareEntry(versions=dict(one), shards=made.shards[one]) for one in sorted(made.shards)],
         sources=[_entry(plan, name, one) for name, one in sums.items()],
         totals=Account.of(totals),
         tables=Tables(**saved),
@@ -169,6 +180,8 @@ def _add(unit: Unit, record: UnitRecord, plan: Plan, total: _Sum, tables: dict[s
                         "backend": part.backend,
                         "footer_bytes": shard.footer.size_bytes,
                         "footer_digest": bytes.fromhex(shard.footer.digest),
+                        "first_file": unit.files[0].number,
+                        "software": _software(part),
                     }
                 ]
             )
@@ -180,6 +193,7 @@ def _add(unit: Unit, record: UnitRecord, plan: Plan, total: _Sum, tables: dict[s
                         "block": number,
                         **block.to_json(),
                         "digest": bytes.fromhex(block.digest),
+                        "ids_digest": bytes.fromhex(block.ids_digest),
                     }
                     for number, block in enumerate(shard.blocks)
                 ]
@@ -187,6 +201,7 @@ def _add(unit: Unit, record: UnitRecord, plan: Plan, total: _Sum, tables: dict[s
             tables["candidates"].add(
                 [{"source": unit.source, "shard": row, **one._asdict()} for one in shard.candidates]
             )
+            _identify(total.identifying, shard)
             total.shards += 1
             total.blocks += len(shard.blocks)
             total.size_bytes += shard.size_bytes
@@ -201,6 +216,7 @@ def _add(unit: Unit, record: UnitRecord, plan: Plan, total: _Sum, tables: dict[s
                         "sha256": letters.sha256,
                         "size_bytes": letters.size_bytes,
                         "records": letters.records,
+                        "software": _software(part),
                     }
                 ]
             )
@@ -248,6 +264,7 @@ def _entry(plan: Plan, name: str, total: _Sum) -> SourceEntry:
     source = plan.lock.sources[name]
     return SourceEntry(
         name=name,
+        identity=IdentityEntry(content=total.identity.content, document_ids=str(total.identity.document_ids)),
         corpus=source.corpus,
         base=source.location.base,
         revision=plan.lock.revisions.get(name),
@@ -263,8 +280,34 @@ def _entry(plan: Plan, name: str, total: _Sum) -> SourceEntry:
     )
 
 
-def _software() -> dict[str, str]:
-    """What could change the bytes; the tokenizer's libraries stand in its certificate."""
-    import pyarrow
+def _identify(identifying: Identifying, shard: StagedShard) -> None:
+    first, blocks, held = identifying.blocks, shard.blocks, shard.candidates
+    identifying.add_blocks(
+        [block.documents for block in blocks],
+        [block.tokens for block in blocks],
+        [bytes.fromhex(block.digest) for block in blocks],
+        [bytes.fromhex(block.ids_digest) for block in blocks],
+    )
+    identifying.add_candidates(
+        [first + one.block for one in held],
+        [one.document for one in held],
+        [one.tokens for one in held],
+        [one.hash for one in held],
+    )
 
-    return {"bamba-data": bamba_data.__version__, "pyarrow": pyarrow.__version__}
+
+@dataclass
+class _Made:
+    """What wrote the parts: the certificates, and how many shards each set of versions."""
+
+    certificates: set[Certificate] = field(default_factory=set)
+    shards: Counter[tuple[tuple[str, str], ...]] = field(default_factory=Counter)
+
+    def add(self, part: Part) -> None:
+        self.certificates.add(part.made_by.certificate)
+        if part.shard:
+            self.shards[tuple(sorted(part.made_by.software.items()))] += 1
+
+
+def _software(part: Part) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(part.made_by.software.items()))

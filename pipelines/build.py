@@ -34,6 +34,7 @@ from pipelines.assemble import assemble
 from pipelines.looking_up import Tick, silent
 from pipelines.plan import Job, Plan, Unit
 from pipelines.publishing import check_published, check_unpublished
+from pipelines.reuse import taken_over
 from pipelines.staging import Staging
 from pipelines.unit import Progress, Tools, run
 
@@ -76,12 +77,12 @@ def prepare(
     store = open_store(out)
     tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
     inputs = frozen_lock(recipe, folder, store, fetcher, mirror, relock, tick)
-    plan = plans.make(recipe, inputs.lock, tokenizer.sha256)
-    backend, certificate, passed_over = choose(tokenizer, recipe.tokenizer.backend)
+    plan = taken_over(plans.make(recipe, inputs.lock, tokenizer.sha256), store)
+    _, certificate, passed_over = choose(tokenizer, recipe.tokenizer.backend)
     store.put(tokenizer_path(tokenizer.sha256), tokenizer.data)
     changed = earlier.remark(store, plan, tokenizer.sha256, inputs.digest)
     remarks = (*passed_over, *(remark for remark in (inputs.remark, changed) if remark))
-    job = Job(recipe, inputs.lock.sources, tokenizer.sha256, backend.name, out)
+    job = Job(recipe, inputs.lock.sources, tokenizer.sha256, certificate, out)
     return Prepared(store, tokenizer, certificate, plan, inputs.digest, job, secrets.token_hex(8), remarks)
 
 
@@ -184,7 +185,7 @@ def finish(prepared: Prepared, held: Fence | None = None) -> tuple[Version, Mani
         with shared(prepared.store) as taken:
             return finish(prepared, taken)
     store = prepared.store
-    manifest = assemble(prepared.plan, store, prepared.tokenizer, prepared.certificate)
+    manifest = assemble(prepared.plan, store, prepared.tokenizer)
 
     def check() -> None:
         if not earlier.is_recorded(store, prepared.plan):

@@ -114,6 +114,7 @@ def plan(
     from bamba_data.store import open_store
     from pipelines import plan as plans
     from pipelines.build import frozen_lock
+    from pipelines.reuse import taken_over
     from pipelines.staging import Staging
 
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
@@ -122,7 +123,7 @@ def plan(
     tokenizer.check(loaded.tokenizer.backend)
     with shared(store, say=_say), looking_up.shown() as tick:
         frozen = frozen_lock(loaded, folder, store, fetcher, mirror, relock, tick)
-    made = plans.make(loaded, frozen.lock, tokenizer.sha256)
+    made = taken_over(plans.make(loaded, frozen.lock, tokenizer.sha256), store)
     finished = set(Staging(store).finished())
     done = sum(unit.key in finished for unit in made.units)
     if as_json:
@@ -199,7 +200,7 @@ def build(
         shown = journal.watching(Exporting(display("tokenize", is_terminal, interval), loaded.name, "tokenize"))
         version, manifest = tokenize.build(prepared, options, shown, held)
         journal.published(manifest.digest, version.number, sum(source.size_bytes for source in manifest.sources))
-    _say_published(prepared.store.url, version, manifest, is_terminal)
+    _say_published(prepared.store.url, version, manifest, version.build == prepared.build, is_terminal)
 
 
 def _say(line: str) -> None:
@@ -232,15 +233,17 @@ def _say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
         )
 
 
-def _say_published(url: str, version: "Version", manifest: "Manifest", is_terminal: bool) -> None:
+def _say_published(url: str, version: "Version", manifest: "Manifest", is_new: bool, is_terminal: bool) -> None:
     from bamba_data.show import size
     from pipelines.progress import json_log
 
     if is_terminal:
         stored = sum(source.size_bytes for source in manifest.sources)
+        did = "[green]published[/]" if is_new else "[yellow]nothing new[/], this dataset is there already:"
         console().print(
-            f"[green]published[/] {url} version {version.number}: {manifest.totals.tokens:,} tokens in "
-            f"{manifest.totals.kept:,} documents, {size(stored)}; verified\ndataset [cyan]{manifest.digest}[/]"
+            f"{did} {url} version {version.number}: {manifest.totals.tokens:,} tokens in "
+            f"{manifest.totals.kept:,} documents, {size(stored)}; verified\n"
+            f"dataset [cyan]{version.manifest}[/]\nidentity [cyan]{manifest.identity}[/]"
         )
     else:
         json_log().info(
@@ -248,7 +251,9 @@ def _say_published(url: str, version: "Version", manifest: "Manifest", is_termin
             verdict="complete",
             url=url,
             version=version.number,
-            dataset=manifest.digest,
+            published=is_new,
+            dataset=version.manifest,
+            identity=manifest.identity,
             tokens=manifest.totals.tokens,
             documents=manifest.totals.kept,
         )

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+import bamba_data
 from bamba_data.canonical import sha256
 from bamba_data.document import Document, Ledger, Reject
 from bamba_data.encoding import BackendDiffers, Ids
-from bamba_data.recipe import Recipe
 from bamba_data.shard import ShardWriter
 from bamba_data.store import Store
-from bamba_data.tokenizer import REFERENCE, Tokenizer, TooLongToEncode
-from pipelines.plan import Unit
-from pipelines.staging import Part, Place, ReadInput, Sampled, StagedLetters, StagedShard
+from bamba_data.tokenizer import REFERENCE, Backend, Tokenizer, TooLongToEncode
+from pipelines.plan import Job, Unit
+from pipelines.staging import MadeBy, Part, Place, ReadInput, Sampled, StagedLetters, StagedShard
 
 LETTER_BYTES = 64 << 20  # a part ends early rather than hold more dead letters than this
 SAMPLE_ONE_IN = 1000
@@ -44,14 +44,10 @@ LETTERS = pa.schema(
 class PartBuilder:
     """`tokenizer` is what `backend` must agree with. Used once: `finish` ends it."""
 
-    def __init__(self, unit: Unit, number: int, recipe: Recipe, tokenizer: Tokenizer, backend: str) -> None:
-        self._unit, self._number, self._recipe, self._tokenizer, self._backend = (
-            unit,
-            number,
-            recipe,
-            tokenizer,
-            backend,
-        )
+    def __init__(self, unit: Unit, number: int, job: Job, tokenizer: Tokenizer, backend: Backend) -> None:
+        recipe = job.recipe
+        self._unit, self._number, self._recipe, self._tokenizer = unit, number, recipe, tokenizer
+        self._backend, self._made_by = backend.name, MadeBy(software(tokenizer, backend), job.certificate)
         rule = recipe.shards
         self._shard = ShardWriter(tokenizer.dtype, rule.block_tokens, rule.blocks_per_shard)
         self._ledgers: dict[int, Ledger] = {}
@@ -90,7 +86,7 @@ class PartBuilder:
         place = f"{self._unit.files[position].locked.key}#{document.row}"
         if xxhash.xxh3_64_intdigest(place.encode()) % SAMPLE_ONE_IN == 0:
             self._compare(document, ids)
-        self._shard.add(ids, document.id, self._unit.files[position].number, document.row)
+        self._shard.add(ids, document.id, position, document.row)
         text = document.text
         ledger.kept += 1
         ledger.tokens += len(ids)
@@ -142,7 +138,9 @@ class PartBuilder:
             )
         if self.letters:
             letters = self.save_letters(store)
-        return Part(self._number, end, self._backend, shard, letters, self._ledgers, self.inputs, self.sampled)
+        return Part(
+            self._number, end, self._backend, shard, letters, self._ledgers, self.inputs, self.sampled, self._made_by
+        )
 
     def save_letters(self, store: Store) -> StagedLetters:
         data = _letters_file(self.letters)
@@ -153,7 +151,18 @@ class PartBuilder:
 
     @property
     def _stem(self) -> str:
-        return f"{self._unit.number:05d}-{self._number:03d}"
+        return f"{self._unit.key[:12]}-{self._number:03d}"
+
+
+def software(tokenizer: Tokenizer, backend: Backend) -> dict[str, str]:
+    """The versions of all that can change the bytes of a shard, in this process."""
+    reference = tokenizer.reference
+    return {
+        "bamba-data": bamba_data.__version__,
+        "pyarrow": pa.__version__,
+        reference.name: reference.version,
+        backend.name: backend.version,
+    }
 
 
 def _letters_file(letters: list[dict[str, Any]]) -> bytes:

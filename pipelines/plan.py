@@ -1,14 +1,20 @@
 """The plan: work units, fixed before the run and the same whatever the cluster.
 
 A unit is one large input file, or several small neighbours of one source up to `unit_bytes`. It is a pure
-function of its key: the inputs as locked and everything in the recipe that can change the bytes that come out.
+function of its key: the inputs as locked and everything in the recipe that can change the bytes that come out. Where
+its files stand among those of the source is no part of it, and where neighbours are parted depends on them alone: a
+file that comes or goes changes the unit that it is in, or one or two around it, and no other.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import xxhash
+
 from bamba_data import canonical
+from bamba_data.certificate import Certificate
+from bamba_data.document import REASONS
 from bamba_data.left_out import quarantined, refuse_empty, refuse_unasked
 from bamba_data.lock import Lock
 from bamba_data.locked import LockedFile
@@ -16,7 +22,7 @@ from bamba_data.recipe import BadInput, Recipe
 from bamba_data.sources.base import Source
 
 #: Raise it when code changes what a unit's bytes are: staged work of older code is then ignored.
-UNIT_VERSION = 2
+UNIT_VERSION = 3
 
 TEXT_BYTES_A_TOKEN = 4.2  # English prose; code has less
 SHARD_BYTES_A_TOKEN = 1.4
@@ -26,7 +32,7 @@ TEXT_BYTES_A_CORE_SECOND = 25e6  # benchmarks/tokenize_end_to_end.py, one core
 
 @dataclass(frozen=True, slots=True)
 class UnitFile:
-    """An input of a unit. `number` is its place among the files of its source; shards say `file` by it."""
+    """An input of a unit. `number` is its place among the files of its source: shards say `file` from the first on."""
 
     number: int
     locked: LockedFile
@@ -35,11 +41,13 @@ class UnitFile:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """`number` counts within the source. `key` names its staged work."""
+    """`number` counts within the source. `key` names its staged work and begins the names of its shards; `base` is what
+    the unit is apart from the rules for bad input (see reuse.py)."""
 
     source: str
     number: int
     key: str
+    base: str
     files: tuple[UnitFile, ...]
     size_bytes: int
 
@@ -59,8 +67,12 @@ class Job:
     recipe: Recipe
     sources: dict[str, Source]
     tokenizer_sha256: str
-    backend: str
+    certificate: Certificate
     out: str
+
+    @property
+    def backend(self) -> str:
+        return self.certificate.backend
 
 
 @dataclass(frozen=True)
@@ -112,11 +124,13 @@ def make(recipe: Recipe, lock: Lock, tokenizer_sha256: str) -> Plan:
     units: list[Unit] = []
     for name, source in lock.sources.items():
         for number, files in enumerate(_groups(lock.by_source[name], left_out, recipe.unit_bytes)):
+            base = unit_base(recipe, source, tokenizer_sha256, files)
             units.append(
                 Unit(
                     source=name,
                     number=number,
-                    key=_key(recipe, source, tokenizer_sha256, number, files),
+                    key=unit_key(base, recipe.bad_input),
+                    base=base,
                     files=files,
                     size_bytes=sum(file.locked.facts.size_bytes or 0 for file in files),
                 )
@@ -125,12 +139,16 @@ def make(recipe: Recipe, lock: Lock, tokenizer_sha256: str) -> Plan:
 
 
 def _groups(files: list[LockedFile], left_out: set[str], unit_bytes: int) -> Iterator[tuple[UnitFile, ...]]:
-    """Neighbours together, up to `unit_bytes`. A quarantined file keeps its place, so no other unit changes."""
+    """Neighbours together, up to `unit_bytes`. A quarantined file keeps its place, so no other unit changes.
+
+    From half of that on a group may end early, before a file whose path says so by its hash: so groups fall into step
+    again soon after a file that came or went, and are not all shifted.
+    """
     group: list[UnitFile] = []
     held = 0
     for number, file in enumerate(files):
         size = file.facts.size_bytes or 0
-        if group and held + size > unit_bytes:
+        if group and (held + size > unit_bytes or (held >= unit_bytes // 2 and _parts_here(file, unit_bytes))):
             yield tuple(group)
             group, held = [], 0
         group.append(UnitFile(number, file, file.key in left_out))
@@ -139,16 +157,29 @@ def _groups(files: list[LockedFile], left_out: set[str], unit_bytes: int) -> Ite
         yield tuple(group)
 
 
-def _key(recipe: Recipe, source: Source, tokenizer: str, number: int, files: tuple[UnitFile, ...]) -> str:
+def _parts_here(file: LockedFile, unit_bytes: int) -> bool:
+    """Once in a quarter of `unit_bytes`, on average; sure before a file of that size."""
+    share = 4 * (file.facts.size_bytes or 0) / unit_bytes
+    return bool(xxhash.xxh3_64_intdigest(file.path.encode()) < share * 2**64)
+
+
+def unit_key(base: str, rules: BadInput) -> str:
+    """What the bytes of a unit depend on, and nothing else: sha256, its first 32 hex digits. Of the rules those that
+    some record may meet; whether one did is known only afterwards."""
+    matters = rules.model_dump(mode="json", exclude={"quarantine", "policy", *BadInput.verdict_only})
+    actions = {reason: rules.action(reason) for reason in sorted(REASONS)}
+    return canonical.digest([base, matters, actions])[:32]
+
+
+def unit_base(recipe: Recipe, source: Source, tokenizer: str, files: tuple[UnitFile, ...]) -> str:
+    """The same without the rules for bad input."""
     depends_on: list[Any] = [
         UNIT_VERSION,
-        number,
         source.model_dump(mode="json", include={"name", "form", "text", "compression"}),
         tokenizer,
         recipe.shards.model_dump(mode="json"),
-        recipe.bad_input.model_dump(mode="json", exclude={"quarantine", *BadInput.verdict_only}),
         recipe.limits.documents,
-        [[f.number, f.locked.path, f.locked.facts.size_bytes, _identity(f.locked), f.quarantined] for f in files],
+        [[f.locked.path, f.locked.facts.size_bytes, _identity(f.locked), f.quarantined] for f in files],
     ]
     return canonical.digest(depends_on)[:32]
 

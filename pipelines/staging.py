@@ -14,6 +14,7 @@ from typing import Any
 
 from bamba_data.candidates import Candidate
 from bamba_data.canonical import sha256
+from bamba_data.certificate import Certificate
 from bamba_data.document import Ledger
 from bamba_data.errors import BambaError, CorruptManifest, NotReproducible
 from bamba_data.paths import checked
@@ -84,6 +85,14 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
+class MadeBy:
+    """What wrote a part: versions by library, and the certificate of the backend that made its ids."""
+
+    software: dict[str, str]
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """The resumable piece of a unit: at most one shard and one file of dead letters, and its share of the
     account, by position of the file in the unit."""
@@ -96,6 +105,7 @@ class Part:
     ledgers: dict[int, Ledger]
     inputs: list[ReadInput]
     sampled: Sampled
+    made_by: MadeBy
 
     @property
     def files(self) -> list[StagedShard | StagedLetters]:
@@ -151,16 +161,20 @@ class Staging:
         self._store.put(part_path(source, key, part.number), seal(fields))
 
     def finish(self, source: str, record: UnitRecord) -> UnitRecord:
-        """Create the unit record. One that is there already must be the same, byte for byte, unless it is damaged: then
-        it is set aside."""
+        """Create the unit record. If one is there already, the other one's result counts, and must be of the same
+        content: other libraries may have written other bytes of it. A damaged one is set aside."""
         path, parts = unit_path(source, record.key), [_to_json(part) for part in record.parts]
         data = seal({"format": UNIT_FORMAT, "source": source, "key": record.key, "parts": parts})
         while not self._store.create(path, data) and self._store.read(path) != data:
             try:
-                self.unit(source, record.key)
+                first = self.unit(source, record.key)
             except CorruptManifest:
                 self.set_aside(path)
                 continue
+            if first is None:
+                continue
+            if _content(first) == _content(record):
+                return first
             raise NotReproducible(
                 f"unit {source}/{record.key} gave two different results ({path}); compare the machines that ran it, "
                 "remove that record and run again"
@@ -199,6 +213,24 @@ class Staging:
         for entry in self._store.list(FOLDER):
             if entry.path.endswith("/unit.json"):
                 yield entry.path.split("/")[-2]
+
+
+def _content(record: UnitRecord) -> list[Any]:
+    """What a unit's result is, whatever wrote it: not the bytes of its files, nor how they lie in them."""
+    return [
+        [
+            part.end,
+            [
+                [[(b.documents, b.tokens, b.digest, b.ids_digest) for b in part.shard.blocks], part.shard.candidates]
+                if part.shard
+                else None
+            ],
+            part.letters.records if part.letters else 0,
+            part.ledgers,
+            part.inputs,
+        ]
+        for part in record.parts
+    ]
 
 
 def unit_path(source: str, key: str) -> str:
@@ -241,6 +273,7 @@ def _part(raw: Any, where: str) -> Part:
             ledgers={int(file): Ledger(**ledger) for file, ledger in raw["ledgers"].items()},
             inputs=[ReadInput(**one) for one in raw["inputs"]],
             sampled=Sampled(**raw["sampled"]),
+            made_by=MadeBy(dict(raw["made_by"]["software"]), Certificate(**raw["made_by"]["certificate"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptManifest(where, f"record field {error}") from None

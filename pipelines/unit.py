@@ -22,6 +22,7 @@ from bamba_data.seen import SeenIds
 from bamba_data.shard import ShardReader
 from bamba_data.store import Store
 from bamba_data.tokenizer import REFERENCE, Backend, Tokenizer
+from pipelines import reuse
 from pipelines.inputs import PrefixDiffers, open_input
 from pipelines.parts import PartBuilder
 from pipelines.plan import Job, Unit
@@ -59,7 +60,7 @@ def run(unit: Unit, job: Job, tools: Tools) -> UnitRecord:
     staging = Staging(tools.store)
     try:
         if done := staging.unit(unit.source, unit.key):
-            return done
+            return _noted(unit, job, tools, done)
     except CorruptManifest as damage:
         staging.set_aside(damage.where)
         tools.report(Progress(lines=[f"{unit.name}: {damage}; it is set aside and the unit made anew"]))
@@ -77,7 +78,12 @@ def run(unit: Unit, job: Job, tools: Tools) -> UnitRecord:
         except PrefixDiffers as difference:
             tools.report(Progress(lines=[f"{unit.name}: {difference}; they are made again"]))
             parts = []
-    return staging.finish(unit.source, UnitRecord(unit.key, parts))
+    return _noted(unit, job, tools, staging.finish(unit.source, UnitRecord(unit.key, parts)))
+
+
+def _noted(unit: Unit, job: Job, tools: Tools, record: UnitRecord) -> UnitRecord:
+    reuse.note(tools.store, unit, job.recipe.bad_input, record.ledger)
+    return record
 
 
 def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[Part]) -> Iterator[Part]:
@@ -87,7 +93,7 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
     number = len(finished)
 
     def new_part() -> PartBuilder:
-        return PartBuilder(unit, number, recipe, tools.tokenizer, backend.name)
+        return PartBuilder(unit, number, job, tools.tokenizer, backend)
 
     part, watch = new_part(), Watch(unit, recipe.bad_input, finished)
     for position in range(start.file, len(unit.files)):
@@ -99,7 +105,7 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
         begin = start if position == start.file else Place(position, 0, "")
         with ExitStack() as stack, _all_told(position, unit, job, tools):
             opened = open_input(stack, file.locked, begin, source, recipe, tools.fetcher, tools.scratch)
-            seen = _ids_kept(tools.store, finished, position, file.number) if begin.row else SeenIds()
+            seen = _ids_kept(tools.store, finished, position) if begin.row else SeenIds()
             encoder = Encoder(backend, tools.tokenizer.vocab_size, recipe.bad_input, seen)
             bytes_told = 0
             for batch in batches(opened.items()):
@@ -140,7 +146,7 @@ def _progress(batch: list[Document | Reject], outcomes: list[Ids | Reject], inpu
     )
 
 
-def _ids_kept(store: Store, finished: list[Part], position: int, number: int) -> SeenIds:
+def _ids_kept(store: Store, finished: list[Part], position: int) -> SeenIds:
     """The ids of a file's documents in the shards of finished parts."""
     seen = SeenIds()
     for part in finished:
@@ -148,5 +154,5 @@ def _ids_kept(store: Store, finished: list[Part], position: int, number: int) ->
             reader = ShardReader(io.BytesIO(store.read(part.shard.path)), part.shard.path)
             for block in range(reader.blocks):
                 table = reader.table(block, ["document_id", "file"])
-                seen.add(table.filter(pc.equal(table["file"], number))["document_id"].to_pylist())
+                seen.add(table.filter(pc.equal(table["file"], position))["document_id"].to_pylist())
     return seen

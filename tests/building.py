@@ -16,6 +16,7 @@ from pipelines import plan as plans
 from pipelines.build import Prepared, finish, frozen_lock, run_here
 from pipelines.cli import load_recipe
 from pipelines.plan import Job
+from pipelines.reuse import taken_over
 from tests.corpora import TOKENIZER, lines, records, write_jsonl, write_parquet
 
 
@@ -28,8 +29,8 @@ def prepared(
     tokenizer = _loaded_once(load_tokenizer(loaded, folder, fetcher))
     frozen = frozen_lock(loaded, folder, store, fetcher)
     store.put(tokenizer_path(tokenizer.sha256), tokenizer.data)
-    job = Job(loaded, frozen.lock.sources, tokenizer.sha256, certificate.backend, str(out))
-    plan = plans.make(loaded, frozen.lock, tokenizer.sha256)
+    job = Job(loaded, frozen.lock.sources, tokenizer.sha256, certificate, str(out))
+    plan = taken_over(plans.make(loaded, frozen.lock, tokenizer.sha256), store)
     return Prepared(store, tokenizer, certificate, plan, frozen.digest, job, "build-of-tests", ())
 
 

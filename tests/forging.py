@@ -3,17 +3,21 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bamba_data import canonical
+from bamba_data.identity import ids_digest, of_dataset, of_tables
 from bamba_data.manifest import path_of, table_path
 from bamba_data.publish import Version
 from bamba_data.shard import Footer, block_digest, row_group_range
-from bamba_data.tables import SCHEMAS
+from bamba_data.tables import SCHEMAS, row_digest
 
 
 class Forger:
@@ -42,15 +46,32 @@ class Forger:
 
     def save(self) -> None:
         for name, rows in self.tables.items():
-            out = pa.BufferOutputStream()
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[name]), out)
-            self.save_table(name, out.getvalue().to_pybytes(), len(rows))
+            out, table = pa.BufferOutputStream(), pa.Table.from_pylist(rows, schema=SCHEMAS[name])
+            pq.write_table(table, out)
+            content = sha256(b"".join(map(row_digest, table.to_pylist()))).hexdigest()
+            self.save_table(name, out.getvalue().to_pybytes(), len(rows), content)
+        self._identify()
         self.save_manifest(canonical.dumps(self.manifest))
 
-    def save_table(self, name: str, data: bytes, rows: int) -> None:
+    def save_table(self, name: str, data: bytes, rows: int, content: str = "0" * 64) -> None:
         digest = canonical.sha256(data)
         (self.root / table_path(digest)).write_bytes(data)
-        self.manifest["tables"][name] = {"sha256": digest, "size_bytes": len(data), "rows": rows}
+        self.manifest["tables"][name] = {"sha256": digest, "size_bytes": len(data), "rows": rows, "content": content}
+
+    def _identify(self) -> None:
+        """State what the tables have now."""
+        blocks, candidates = (
+            pl.from_arrow(pa.Table.from_pylist(self.tables[name], schema=SCHEMAS[name]))
+            for name in ("blocks", "candidates")
+        )
+        names = [source["name"] for source in self.manifest["sources"]]
+        found = of_tables(names, blocks, candidates)
+        for source in self.manifest["sources"]:
+            source["identity"] = asdict(found[source["name"]])
+        tokenizer = self.manifest["tokenizer"]
+        self.manifest["identity"] = of_dataset(tokenizer["sha256"], tokenizer["token_dtype"], found)
+        others = sum(one["shards"] for one in self.manifest["software"][1:])
+        self.manifest["software"][0]["shards"] = len(self.shards) - others
 
     def save_manifest(self, data: bytes) -> None:
         digest = canonical.sha256(data)
@@ -78,6 +99,7 @@ class Forger:
             block["offset"], block["size_bytes"] = row_group_range(meta.row_group(group))
             tokens, counts = b"".join(part["tokens"].to_pylist()), part["token_count"].to_numpy()
             block["digest"] = bytes.fromhex(block_digest(tokens, counts))
+            block["ids_digest"] = ids_digest(part["document_id"].to_pylist())
         source = next(one for one in self.manifest["sources"] if one["name"] == row["source"])
         source["size_bytes"] += len(data) - row["size_bytes"]
         footer = Footer.of(data)

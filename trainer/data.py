@@ -9,6 +9,7 @@ from bamba_data.canonical import dumps
 from bamba_data.dataset import open_dataset
 from bamba_data.errors import UserError
 from loader import Loader, MixPlan, build_loader
+from loader.former import renamed
 from loader.plan import Skip, loads
 from trainer.parallel import World
 from trainer.recipe import Data
@@ -71,7 +72,8 @@ class Planned:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on under the plan that was saved, and from here on with the recipe's mix, if that is another one now."""
-        plan = self._continued(loads(dumps(state["plan"]), "the plan in the checkpoint"), state["cursor"]["row"])
+        saved = renamed(loads(dumps(state["plan"]), "the plan in the checkpoint"), self.loader.order.available)
+        plan = self._continued(saved, state["cursor"]["row"])
         self.loader.close()
         if plan != self.loader.plan:  # the one that was saved, and not one that adds to the recipe's
             self.loader = self._opened(plan)

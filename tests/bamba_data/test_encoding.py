@@ -116,8 +116,16 @@ def test_the_first_document_of_an_id_is_kept_also_across_batches(tokenizer: Toke
 
 
 def test_duplicates_are_kept_if_the_recipe_says_so(tokenizer: Tokenizer) -> None:
-    one = encoder(tokenizer, policy={"duplicate_id": "keep"})
-    assert reasons(one.encode(ids_of("a", "a"))) == ["", ""]
+    one, batch = encoder(tokenizer, policy={"duplicate_id": "keep"}), ids_of("a", "a", "b")
+    assert reasons(one.encode(batch)) == ["", "", ""]
+    assert [item.notes for item in batch if isinstance(item, Document)] == [(), ("duplicate_id",), ()]
+
+
+def test_what_is_kept_in_spite_of_a_reason_is_noted(tokenizer: Tokenizer) -> None:
+    batch: list[Document | Reject] = [Document(0, "a", "x\0y", notes=("id_made",)), Document(1, "a", "x\0y")]
+    assert reasons(encoder(tokenizer, policy={"nul": "keep", "duplicate_id": "keep"}).encode(batch)) == ["", ""]
+    notes = [item.notes for item in batch if isinstance(item, Document)]
+    assert notes == [("id_made", "nul"), ("nul", "duplicate_id")]
 
 
 def test_a_document_that_is_refused_for_another_reason_does_not_take_its_id(tokenizer: Tokenizer) -> None:

@@ -185,7 +185,7 @@ def test_a_damaged_shard_is_not_traced(tiny_copy: Path) -> None:
     data[forger.blocks[0]["offset"] + 300] ^= 1
     path.write_bytes(data)
     dataset = open_dataset(str(tiny_copy))
-    with pytest.raises(CorruptShard, match=r"00000-000.*block 0"):
+    with pytest.raises(CorruptShard, match=r"-000-.*block 0"):
         found(dataset, (name, 0))
     path.unlink()
     for ask in (lambda: found(dataset, (name, 0)), lambda: find_document(dataset, "lines:doc-0")):
@@ -215,9 +215,9 @@ def test_a_shard_may_be_named_by_any_part_that_only_one_has(tiny: Path) -> None:
         assert locate(dataset, f"{name}:7") == (path, 7)
 
 
-@pytest.mark.parametrize("place", ["", "x", ":", "x:", "00000-000:0", "nothing:0", "x:-1", "x:²", "x:1.5", ":0"])
+@pytest.mark.parametrize("place", ["", "x", ":", "x:", "-000-:0", "nothing:0", "x:-1", "x:²", "x:1.5", ":0"])
 def test_a_place_that_is_none_is_refused_with_an_example(tiny: Path, place: str) -> None:
-    with pytest.raises(UserError, match="dataset=lines/00000-000-"):
+    with pytest.raises(UserError, match=r"dataset=lines/[0-9a-f]{12}-000-"):
         locate(open_dataset(str(tiny)), place)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bamba_data.dataset import open_dataset
+from bamba_data.errors import UserError
 from bamba_data.fetch import Fetcher
 from bamba_data.store import open_store
 from bamba_data.trace import find_document, trace
@@ -16,6 +17,8 @@ from bamba_data.verify import verify
 from loader.blocks import open_blocks
 from loader.dataset import Loader, build_loader
 from loader.text_index import read_arrays, read_index
+from pipelines.build import finish, prepare, run_here
+from pipelines.options import load_recipe
 from tests.golden.digests import of_batches, of_first_batches, of_ids
 
 FIRST = Path(__file__).parent / "format-1"
@@ -91,3 +94,49 @@ def test_the_demo_has_the_ids_that_it_always_had(demo: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_the_demo_is_served_in_the_order_that_it_always_was(demo: Path, packing: str, tmp_path: Path) -> None:
     assert of_first_batches(str(demo), packing, tmp_path / "cache") == ABOUT["demo"]["rows"][packing]
+
+
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The dataset of the first format, and after it the same inputs built anew, as version 2."""
+    folder = tmp_path_factory.mktemp("golden") / "format-1"
+    shutil.copytree(FIRST, folder)
+    recipe, beside = load_recipe(str(folder / "golden.yaml"), [])
+    ready = prepare(recipe, beside, str(folder / "dataset"), Fetcher())
+    assert not run_here(ready, Fetcher())
+    version, _ = finish(ready)
+    assert version.number == 2
+    return str(folder / "dataset")
+
+
+def test_the_same_inputs_built_anew_have_the_content_that_they_had(rebuilt: str) -> None:
+    before, after = open_dataset(rebuilt, 1), open_dataset(rebuilt, 2)
+    assert verify(rebuilt, 1, full=True).faults == verify(rebuilt, 2, full=True).faults == []
+    assert before.manifest.digest == ABOUT["manifest"] != after.manifest.digest
+    for name in ("lines", "rows"):
+        assert before.identities[name].content == after.identities[name].content
+        assert before.identities[name].document_ids is None
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_states_and_plans_of_the_first_format_go_on_with_what_was_built_anew(
+    rebuilt: str, packing: str, tmp_path: Path
+) -> None:
+    wanted = ABOUT["packings"][packing]
+    resumed = loader_of(rebuilt, packing, tmp_path / "cache")
+    resumed.load_state_dict(state_of(packing))
+    assert of_batches(next(resumed) for _ in range(20)) == wanted["next_20"]
+    planned = build_loader(rebuilt, plan=FIRST / f"plan-{packing}.json", cache=tmp_path / "cache", num_workers=0)
+    planned.load_state_dict(state_of(packing))
+    assert of_batches(next(planned) for _ in range(20)) == wanted["next_20_of_the_plan"]
+    later = planned.state_dict()  # of today's format, from a plan of the first
+    again = build_loader(rebuilt, plan=planned.plan, cache=tmp_path / "cache", num_workers=0)
+    again.load_state_dict(later)
+
+
+def test_a_plan_whose_manifest_lies_nowhere_here_is_refused_with_the_reason(rebuilt: str, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    shutil.copytree(rebuilt, alone)
+    (alone / f"_bamba/manifests/{ABOUT['manifest']}.json").unlink()
+    with pytest.raises(UserError, match=f"manifest {ABOUT['manifest'][:16]}…, which does not lie in this store"):
+        build_loader(str(alone), plan=FIRST / "plan-chunk.json", cache=tmp_path / "cache")

@@ -133,7 +133,7 @@ def test_data_that_changed_under_a_plan_is_refused_with_both_named(mixed: Path, 
         with_plan(tiny, cache, plan)
     raw = json.loads(plan.dumps())
     raw["sources"]["code"] = "0" * 64 + "/code"
-    with pytest.raises(UserError, match="the plan was made for 0000"):
+    with pytest.raises(UserError, match="of manifest 0000000000000000…, which does not lie in this store"):
         with_plan(mixed, cache, loads(json.dumps(raw).encode(), "plan.json"))
 
 

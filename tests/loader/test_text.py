@@ -248,7 +248,7 @@ def test_a_new_index_of_changed_text_is_another_order(tmp_path: Path, texts: Pat
     state, plan = loader.state_dict(), loader.plan
     write_parquet(texts / "1.parquet", records(20, 500, 700))
     opened(one, tmp_path / "cache", certificate)
-    with pytest.raises(UserError, match=r"source 'web' is text:.*, the plan was made for text:"):
+    with pytest.raises(UserError, match=r"source 'web' is other data: content: .{16}… here, .{16}… in the plan"):
         build_loader(one, plan=plan, cache=tmp_path / "cache")
     with pytest.raises(UserError, match="this state is of another order"):
         build_loader(one, row_tokens=64, batch_rows=4, cache=tmp_path / "cache").load_state_dict(state)
