@@ -14,6 +14,7 @@ from loader.opened import Opened
 from loader.plan import GROUPED_WINDOW_ROWS, WINDOW_ROWS, Mix, MixPlan, Ramp, integers
 
 MAX_HOLDOUT = 0.005
+MAX_ID = 2**31
 USUAL_HOLDOUT = 0.0005
 
 
