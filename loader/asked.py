@@ -41,8 +41,8 @@ class Asked:
             "batch_rows": 1,
             "seed": 0,
             "window_rows": 1,
-            "bos_id": 0,
-            "eos_id": 0,
+            "bos_id": -MAX_ID,
+            "eos_id": -MAX_ID,
         }.items():
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, count(name, value, least))
