@@ -16,15 +16,14 @@ The first format of the manifest has no digests of document ids: there they are 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import xxhash
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from bamba_data import canonical
 
-Numbers = Sequence[int] | NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Numbers = Sequence[int] | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ class IdsDigest:
     its length in bytes (uint32, little-endian)."""
 
     def __init__(self) -> None:
+        import xxhash
+
         self._hashed = xxhash.xxh3_128()
 
     def update(self, document_ids: Iterable[str]) -> None:
@@ -75,7 +76,7 @@ class Identifying:
         self._ids: Any = hashlib.sha256()
 
     def add_blocks(
-        self, documents: Numbers, tokens: Numbers, digests: Sequence[bytes], ids: Sequence[bytes] | None
+        self, documents: "Numbers", tokens: "Numbers", digests: Sequence[bytes], ids: Sequence[bytes] | None
     ) -> None:
         """The next blocks; `digests` may be joined. Without `ids` (digests of document ids) those are unknown."""
         self._update(documents=documents, tokens=tokens)
@@ -86,7 +87,7 @@ class Identifying:
             self._ids.update(b"".join(ids))
         self.blocks += len(documents)
 
-    def add_candidates(self, blocks: Numbers, documents: Numbers, tokens: Numbers, hashes: Numbers) -> None:
+    def add_candidates(self, blocks: "Numbers", documents: "Numbers", tokens: "Numbers", hashes: "Numbers") -> None:
         """The next documents that may be held out; `blocks` counts within the source."""
         self._update(
             candidate_block=blocks, candidate_document=documents, candidate_tokens=tokens, candidate_hash=hashes
@@ -96,7 +97,9 @@ class Identifying:
         content = canonical.digest({name: column.hexdigest() for name, column in self._columns.items()})
         return SourceIdentity(content, self._ids.hexdigest() if self._ids is not None else None)
 
-    def _update(self, **columns: Numbers) -> None:
+    def _update(self, **columns: "Numbers") -> None:
+        import numpy as np  # here: who only shows a manifest does not wait for it
+
         for name, values in columns.items():
             self._columns[name].update(np.asarray(values, "<u8").tobytes())
 

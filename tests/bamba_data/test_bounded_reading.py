@@ -125,7 +125,7 @@ def test_a_true_table_of_many_rows_is_read(tiny_copy: Path) -> None:
     plain = {name: np.zeros(rows, np.int64) for name in ("shard", "documents", "tokens", "offset", "size_bytes")}
     dice = np.random.default_rng(1)
     digests = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), rows, [None, pa.py_buffer(dice.bytes(16 * rows))])
-    columns = {"source": ["lines"] * rows, **plain, "block": np.arange(rows), "digest": digests}
+    columns = {"source": ["lines"] * rows, **plain, "block": np.arange(rows), "digest": digests, "ids_digest": digests}
     table = pa.table({field.name: pa.array(columns[field.name]) for field in SCHEMAS["blocks"]}).cast(SCHEMAS["blocks"])
     forged(tiny_copy, "blocks", parquet(table), rows, "blocks")
     frame = open_dataset(str(tiny_copy)).blocks

@@ -96,7 +96,7 @@ def test_hostile_markup_is_printed_and_not_obeyed(tiny_copy: Path, bamba: Comman
     for field in ("license", "attribution", "base", "revision"):
         forger.manifest["sources"][0][field] = f"[/{field}] [link=x]"
     forger.manifest["name"] = "[/bold]"
-    forger.manifest["backend"]["certificate"]["backend"] = "[/cyan]"
+    forger.manifest["backend"]["certificates"][0]["backend"] = "[/cyan]"
     forger.version["published_at"] = "[/]"
     forger.save()
     answer = bamba("show", tiny_copy, "--shards")

@@ -59,13 +59,28 @@ def members(made: Plan) -> list[tuple[str, list[int]]]:
 
 
 def test_small_neighbours_stand_together_and_a_large_file_alone() -> None:
-    assert members(plan()) == [
-        ("a/00000", [0, 1]),
-        ("a/00001", [2, 3]),
-        ("a/00002", [4]),
-        ("a/00003", [5]),
+    assert members(plan({"a": [20, 20, 10, 10, 500, 30], "b": [5, 5]})) == [
+        ("a/00000", [0, 1, 2, 3]),
+        ("a/00001", [4]),
+        ("a/00002", [5]),
         ("b/00000", [0, 1]),
     ]
+
+
+def test_a_file_that_comes_first_changes_a_few_units_and_not_all() -> None:
+    chosen = recipe(unit_bytes=1000)
+    files = [LockedFile("a", f"{n:05d}.jsonl", f"/x/{n:05d}.jsonl", Facts(20, f"mtime:{n}")) for n in range(5000)]
+
+    def made(files: list[LockedFile]) -> set[str]:
+        sources = {source.name: source for source in chosen.sources() if source.name == "a"}
+        return {unit.key for unit in make(chosen, Lock(sources, {}, tuple(files)), TOKENIZER).units}
+
+    before = made(files)
+    first = LockedFile("a", "0-first.jsonl", "/x/0-first.jsonl", Facts(20, "mtime:x"))
+    assert len(before) > 100
+    assert len(made([first, *files]) - before) < 12
+    assert len(made(files[1:]) - before) < 12
+    assert len(made([*files[:2500], *files[2501:]]) - before) < 12
 
 
 @given(

@@ -67,7 +67,7 @@ def test_a_flipped_bit_in_any_record_changes_nothing_and_stops_nothing(mine: Pat
         path.write_bytes(data)
         shutil.rmtree(mine / "out/_bamba/versions", ignore_errors=True)
         assert published(mine, certificate) == wanted, path
-        assert path.name.startswith("part") or path.read_bytes() == whole
+        assert path.name.startswith(("part", "met")) or path.read_bytes() == whole
     assert verify(str(mine / "out"), full=True).faults == []
 
 
@@ -85,6 +85,9 @@ def test_a_damaged_record_is_said_set_aside_and_made_anew(mine: Path, certificat
 
 def test_a_record_as_it_was_written_before_they_were_sealed_is_made_anew(mine: Path, certificate: Certificate) -> None:
     for path in (mine / "out/_bamba/units").rglob("*.json"):
+        if path.name.startswith("met"):
+            path.unlink()
+            continue
         fields = json.loads(path.read_bytes())
         old = fields["part"] if "part" in fields else {"key": fields["key"], "parts": fields["parts"]}
         path.write_bytes(dumps(old))
@@ -120,7 +123,9 @@ def test_two_results_of_one_unit_are_an_error_but_a_damaged_record_is_no_result(
     path = mine / "out" / unit_path(unit.source, unit.key)
     path.write_bytes(path.read_bytes()[:-9])
     assert staging.finish(unit.source, record) == staging.unit(unit.source, unit.key) == record
-    record.parts[0].sampled.tokens += 1
+    record.parts[0].sampled.tokens += 1  # another library may have written it: the first record counts
+    assert staging.finish(unit.source, record) == staging.unit(unit.source, unit.key) != record
+    record.parts[0].ledgers[0].tokens += 1
     with pytest.raises(NotReproducible, match="two different results"):
         staging.finish(unit.source, record)
     assert (mine / "out" / part_path(unit.source, unit.key, 0)).exists()
