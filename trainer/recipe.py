@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from bamba_data.canonical import digest
 from bamba_data.recipe import load_file_as, named
 from bamba_data.sources.base import Strict
+from trainer.kernels.supported import unsupported
 from trainer.model.config import ModelConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -158,6 +159,11 @@ class Recipe(Strict):
     def _fits(self) -> "Recipe":
         if self.optimizer.memory == "low" and self.compute.dtype != "bfloat16":
             raise ValueError("optimizer.memory: low keeps bfloat16 weights only: set compute.dtype to bfloat16")
+        model = self.model
+        if len(model.attention_indices) < model.layers:
+            sizes = model.mamba_head_dim, model.mamba_state, model.mamba_heads
+            if why := unsupported(*sizes, self.compute.dtype):
+                raise ValueError(f"compute.dtype: {why}")
         return self
 
     def learned(self) -> dict[str, Any]:

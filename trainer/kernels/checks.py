@@ -33,7 +33,7 @@ def check_mix(
         raise UserError(f"mix: norm_weight has {inner} channels, which {heads} heads (A_log) do not divide")
     if channels <= inner or (channels - inner) % 2:
         raise UserError(f"mix: conv_bias has {channels} channels, not {inner} (norm_weight) and twice a state")
-    _block("mix", inner // heads, (channels - inner) // 2, heads)
+    _block("mix", inner // heads, (channels - inner) // 2, heads, zxbcdt)
     wanted = {
         "zxbcdt": (zxbcdt, (batch, tokens, inner + channels + heads)),
         "conv_weight": (conv_weight, (channels, CONV_WIDTH)),
@@ -60,7 +60,7 @@ def check_scan(
     _rank("scan", "B", B, 3)
     batch, tokens, heads, head_dim = x.shape
     state = B.shape[-1]
-    _block("scan", head_dim, state, heads)
+    _block("scan", head_dim, state, heads, x)
     tensors = (x, dt, B, C, A_log, D, dt_bias)
     shapes: tuple[Sequence[int], ...] = (x.shape, x.shape[:3], (batch, tokens, state), (batch, tokens, state))
     for name, tensor, shape in zip(_SCAN, tensors, (*shapes, (heads,), (heads,), (heads,)), strict=True):
@@ -106,8 +106,9 @@ def _shape(op: str, name: str, tensor: Tensor, wanted: Sequence[int]) -> None:
         raise UserError(f"{op}: {name} has the shape {tuple(tensor.shape)}, {tuple(wanted)} is due")
 
 
-def _block(op: str, head_dim: int, state: int, heads: int) -> None:
-    if why := unsupported(head_dim, state, heads):
+def _block(op: str, head_dim: int, state: int, heads: int, of: Tensor) -> None:
+    dtype = str(of.dtype).removeprefix("torch.") if of.is_cuda else "bfloat16"  # a CPU computes either in plain torch
+    if why := unsupported(head_dim, state, heads, dtype):
         raise UserError(f"{op}: {why}")
 
 

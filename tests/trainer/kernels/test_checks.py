@@ -158,6 +158,9 @@ def test_every_size_that_a_model_may_have_is_computed() -> None:
             if unsupported(head_dim, state, 1) is None:
                 out = ops.mix(*draw(rows_of_documents(1, 3, [[1]]), heads=1, head_dim=head_dim, state=state), EPS)
                 assert out.shape == (1, 3, head_dim)
+    assert (
+        unsupported(16, 256, 1, "float32") == "a state of 256 in float32: the kernels take 128 at most, 256 in bfloat16"
+    )
     assert unsupported(128, 256, 1) == "heads of 128 channels with a state of 256: 32,768 numbers, 16,384 at most fit"
 
 

