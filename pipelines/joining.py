@@ -3,16 +3,20 @@
 import contextlib
 import os
 import re
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
 
 from bamba_data.errors import BambaError, ClusterRefused, Unfinished
 
+REACH_SECONDS = 20.0
+
 
 def join(address: str, start: Callable[[], object]) -> None:
     """Call `start`, which joins the cluster. Raises one of our errors if that fails: what Ray's C++ says of it goes to
     stderr, dozens of lines, and only there does it stand that a token is wrong."""
+    _reach(address)
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as heard:
@@ -39,6 +43,17 @@ def join(address: str, start: Callable[[], object]) -> None:
         raise not_joined(address, failed, said.decode("utf-8", "replace")) from None
     with contextlib.suppress(OSError):
         os.write(2, said)
+
+
+def _reach(address: str) -> None:
+    """Raises Unfinished if nobody listens at HOST:PORT. Ray itself tries for two minutes, then ends the process from
+    its C++, and what it said is lost."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isascii() and port.isdecimal() and int(port) < 1 << 16:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+        except OSError as error:
+            raise not_joined(address, error) from None
 
 
 def not_joined(joined: str | None, error: Exception, heard: str = "") -> BambaError:
