@@ -151,7 +151,7 @@ class PartBuilder:
 
     @property
     def _stem(self) -> str:
-        return f"{self._unit.key[:12]}-{self._number:03d}"
+        return f"{self._unit.label}-{self._number:03d}"
 
 
 def software(tokenizer: Tokenizer, backend: Backend) -> dict[str, str]:

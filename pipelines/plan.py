@@ -41,8 +41,8 @@ class UnitFile:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """`number` counts within the source. `key` names its staged work and begins the names of its shards; `base` is what
-    the unit is apart from the rules for bad input (see reuse.py)."""
+    """`number` counts within the source. `key` names its staged work; `base` is what the unit is apart from the rules
+    for bad input (see reuse.py)."""
 
     source: str
     number: int
@@ -54,6 +54,12 @@ class Unit:
     @property
     def name(self) -> str:
         return f"{self.source}/{self.number:05d}"
+
+    @property
+    def label(self) -> str:
+        """Begins the names of its shards: of the paths of its inputs alone. The key would not do: an etag is in it, and
+        so the time when a local file was copied, and a manifest says nothing of the machine that made it."""
+        return canonical.digest([self.source, [file.locked.path for file in self.files]])[:12]
 
     @property
     def is_remote(self) -> bool:

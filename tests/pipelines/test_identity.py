@@ -1,6 +1,7 @@
 """A dataset is what it holds: who wrote it, how its shards are cut and what is said about it is a publication's."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.golden.digests import of_batches
 
 def made(folder: Path, certificate: Certificate, out: str, *overrides: str, edit: Any = None) -> Dataset:
     """A dataset of three small files, a unit each."""
+    folder.mkdir(exist_ok=True)
     if not (folder / "test.yaml").exists():
         for number in range(3):
             write_jsonl(folder / "inputs" / f"{number}.json.gz", records(12, 12 * number, text_chars=700))
@@ -42,6 +44,18 @@ def test_how_shards_are_cut_is_not_what_a_dataset_is(tmp_path: Path, certificate
     assert one.manifest.digest != other.manifest.digest
     assert one.identity == other.identity
     assert verify(other.store.url, full=True).faults == []
+
+
+def test_when_and_where_inputs_were_copied_is_not_in_a_manifest(tmp_path: Path, certificate: Certificate) -> None:
+    one = made(tmp_path / "here", certificate, "one")
+    other = made(tmp_path / "there", certificate, "other", edit=touched)
+    assert one.manifest.digest == other.manifest.digest
+    assert one.shards.equals(other.shards)
+
+
+def touched(inputs: Path) -> None:
+    for path in inputs.iterdir():
+        os.utime(path, (1, 1))
 
 
 @pytest.mark.parametrize(
