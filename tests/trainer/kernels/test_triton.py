@@ -177,7 +177,7 @@ def sizes_of_dtypes() -> Iterator[tuple[torch.dtype, int, int]]:
                 yield dtype, head_dim, state
 
 
-@pytest.mark.parametrize(("dtype", "head_dim", "state"), sizes_of_dtypes())
+@pytest.mark.parametrize(("dtype", "head_dim", "state"), list(sizes_of_dtypes()))
 def test_every_size_that_is_taken_is_computed(
     triton_kernels: torch.device, dtype: torch.dtype, head_dim: int, state: int
 ) -> None:
