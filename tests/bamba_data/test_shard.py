@@ -238,7 +238,7 @@ def foreign() -> dict[str, pa.Table]:
     return {
         "other columns": pa.table({"text": ["a"]}),
         "no metadata": right.replace_schema_metadata(None),
-        "other format": right.replace_schema_metadata({"bamba_format": "bamba-shard/2", "token_dtype": "<u2"}),
+        "other format": right.replace_schema_metadata({"bamba_format": "bamba-shard/9", "token_dtype": "<u2"}),
         "big-endian": right.replace_schema_metadata({"bamba_format": "bamba-shard/1", "token_dtype": ">u2"}),
         "dtype is no text": right.replace_schema_metadata({"bamba_format": "bamba-shard/1", "token_dtype": b"\xff"}),
         "one column more": right.append_column("more", pa.array([1])),
