@@ -20,6 +20,13 @@ from tests.corpora import TOKENIZER
 from tests.servers.proxy import FlakyProxy
 from tests.servers.seaweed import SeaweedServer
 
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes get their argument's name for an id. Their content would be one, and a compressed file holds the time
+    at which it was made: two workers of pytest-xdist then collect different tests, and none runs."""
+    return argname if isinstance(val, bytes) else None
+
+
 if interpreter.needed():
     interpreter.import_interpreted("triton")  # before a test's file imports what imports it
 
