@@ -31,6 +31,12 @@ class WholeBlock:
     def blocks(self) -> tuple[int]:
         return (self.block,)
 
+    def cache_key(self) -> str:
+        return (
+            f"WholeBlock(block={self.block!r}, epoch={self.epoch!r}, before={self.before!r}, after={self.after!r}, "
+            f"key={self.key!r}, left_out={self.left_out!r})"
+        )
+
     def make(self, blocks: Blocks) -> Segment:
         stored = read_in(blocks, self.block, self.epoch, self.key)
         ends = np.cumsum(stored.counts, dtype=np.int64)

@@ -10,7 +10,7 @@ by packing one group. A packed group is a segment; where a row is not full, ther
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class PackedGroup:
     does not have, in the blocks end to end, ascending."""
 
     packing: str
-    packer: Packer = field(repr=False)  # that `packing` names
+    packer: Packer  # that `packing` names
     row_tokens: int
     group: int
     blocks: range
@@ -45,6 +45,13 @@ class PackedGroup:
     key: int | None
     left_out: tuple[int, ...]
     rows: int
+
+    def cache_key(self) -> str:
+        return (
+            f"PackedGroup(packing={self.packing!r}, row_tokens={self.row_tokens!r}, group={self.group!r}, "
+            f"blocks={self.blocks!r}, epoch={self.epoch!r}, before={self.before!r}, after={self.after!r}, "
+            f"key={self.key!r}, left_out={self.left_out!r}, rows={self.rows!r})"
+        )
 
     def make(self, blocks: Blocks) -> Segment:
         stored = [read_in(blocks, block, self.epoch, self.key) for block in self.blocks]

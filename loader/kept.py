@@ -21,7 +21,8 @@ def keep_in(
     """For `Stream.keep`: epochs of one source, one key and one set of removed documents."""
 
     def keep(number: int, make: Callable[[], Epoch]) -> Epoch:
-        name = derive_key(identity, repr(key), number, repr([one for one in removed if one.epoch <= number]))
+        missing = ", ".join(part.cache_key() for part in removed if part.epoch <= number)
+        name = derive_key(identity, repr(key), number, f"[{missing}]")
         path = folder / "epochs" / f"{name:016x}.order"
         with contextlib.suppress(OSError):
             if (found := _read(path)) is not None:

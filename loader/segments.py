@@ -41,11 +41,15 @@ Found = TypeVar("Found")
 
 
 class Layout(Protocol):
-    """What a segment is made of, and how. A frozen value whose repr names all that the segment depends on beside the
-    tokens of its blocks: the repr is in the name of the segment's file."""
+    """What a segment is made of, and how. A frozen value."""
 
     @property
     def blocks(self) -> Sequence[int]: ...
+
+    def cache_key(self) -> str:
+        """All that the segment depends on beside the tokens of its blocks, as text: it names the segment's file. It
+        keeps its words when classes and fields get others: a new text leaves the caches of all hosts unused."""
+
     def make(self, blocks: Blocks) -> Segment:
         """Read and verify the blocks, and put them in order."""
 
@@ -157,7 +161,7 @@ class SegmentCache:
         """The segment, and whether it is mapped."""
         if self._folder is None:
             return self._fresh(layout, blocks), False
-        key = derive_key(*(blocks.digest(block) for block in layout.blocks), repr(layout))
+        key = derive_key(*(blocks.digest(block) for block in layout.blocks), layout.cache_key())
         made: list[Segment] = []
 
         def parts() -> list[Any]:
@@ -171,7 +175,7 @@ class SegmentCache:
 
     def _obtain_shared(self, blocks: Blocks, layouts: Sequence[Layout]) -> list[Segment] | None:
         digests = {block: blocks.digest(block) for layout in layouts for block in layout.blocks}
-        key = derive_key(*(digests[block] for block in sorted(digests)), *map(repr, layouts))
+        key = derive_key(*(digests[block] for block in sorted(digests)), *(layout.cache_key() for layout in layouts))
 
         def parts() -> list[Any]:
             with self._lock:

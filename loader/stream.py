@@ -34,6 +34,10 @@ class Removed:
     block: int
     tokens: int
 
+    def cache_key(self) -> str:
+        """In the name of a file of a kept epoch: keeps its words, see `segments.Layout.cache_key`."""
+        return f"Removed(epoch={self.epoch!r}, block={self.block!r}, tokens={self.tokens!r})"
+
 
 class Places(NamedTuple):
     """Where rows begin: epoch, position of the block in the epoch's order, and token in that block."""
