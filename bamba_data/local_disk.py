@@ -42,6 +42,13 @@ def scratch_folder() -> Path:
     return private_folder(Path(tempfile.gettempdir()) / f"bamba-data-scratch-{os.geteuid()}")
 
 
+def cache_folder() -> Path:
+    """Where a host keeps what can be made again: $BAMBA_CACHE, else a folder below the system's temporary one that only
+    this user can write."""
+    named = os.environ.get("BAMBA_CACHE")
+    return Path(named) if named else private_folder(Path(tempfile.gettempdir()) / f"bamba-cache-{os.geteuid()}")
+
+
 @contextlib.contextmanager
 def naming(path: object) -> Iterator[None]:
     """An OSError of a write, which knows no name of its own, is given that of its file."""

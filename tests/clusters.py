@@ -72,6 +72,7 @@ def ray_cluster(
 ) -> Iterator[RayCluster]:
     """A head with `cpus` cores at the address `ip` of this machine; everything is gone afterwards."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "BAMBA_"))}
+    env |= {name: os.environ[name] for name in ("BAMBA_CACHE",) if name in os.environ}  # certificates, proven before
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"  # a job says `python`: this one
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a longer path is too long for Ray's sockets
     env |= {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_TMPDIR": folder, **(extra_env or {})}

@@ -31,6 +31,14 @@ if interpreter.needed():
     interpreter.import_interpreted("triton")  # before a test's file imports what imports it
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a host keeps for all its processes is the session's own: nothing that an earlier one left is believed."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("BAMBA_CACHE", str(_shared(tmp_path_factory) / "cache"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[SeaweedServer]:
     """A real S3 server; through the environment s3fs, pyarrow and Polars reach it, in child processes too."""
@@ -100,11 +108,16 @@ def tiny_copy(tiny: Path, tmp_path: Path) -> Path:
 
 def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """The file or folder `name`, made by the first process of the session that asks for it."""
-    base = factory.getbasetemp()
-    path = (base.parent if base.name.startswith("popen-") else base) / name
+    path = _shared(factory) / name
     with FileLock(f"{path}.lock"):
         done = path.with_name(f"{name}.done")
         if not done.exists():
             make(path)
             done.touch()
     return path
+
+
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    """The folder of the session, which all its processes share."""
+    base = factory.getbasetemp()
+    return base.parent if base.name.startswith("popen-") else base
