@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := .demo/dataset
 
-.PHONY: demo test test-long test-peers check format install clean
+.PHONY: demo docs test test-long test-peers check format install clean
 
 install:
 	@$(PYTHON) .ci/install.py
@@ -33,6 +33,10 @@ test-long: install
 test-peers: install
 	$(BIN)/python -m pytest -m peers --timeout 3600
 
+# The documentation site, into .site; a broken link, page or reference fails it.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 # Style, strict types, import layers.
 check: install
 	@$(BIN)/ruff check .
@@ -44,4 +48,4 @@ format: install
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .peers .demo build dist *.egg-info
+	rm -rf .venv .peers .demo .site build dist *.egg-info

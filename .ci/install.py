@@ -63,7 +63,7 @@ def would_fetch_cuda() -> list[str]:
 
 
 def install(how: str) -> None:
-    extras = "ray,dev" if how == "none" else "ray,torch,dev"
+    extras = "ray,dev,docs" if how == "none" else "ray,torch,dev,docs"
     target = ["-c", str(CONSTRAINTS), "-e", f".[{extras}]"]
     print(f"installing .[{extras}] into .venv")
     if how != "uv":

@@ -1,0 +1,67 @@
+"""The documentation site: it builds without a warning, and its pages speak of what is there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs.hooks.excerpts import excerpt
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
+
+
+def test_the_site_builds_and_no_link_or_reference_in_it_is_broken(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the site needs the extra `docs`")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    built = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr[-2000:]
+    assert "WARNING" not in built.stderr
+    for page in ("index.html", "formats/index.html", "cli/index.html", "api/loader/index.html"):
+        assert (tmp_path / page).is_file()
+
+
+def test_links_to_elsewhere_are_https_and_whole() -> None:
+    links = [(page, link) for page in PAGES for link in re.findall(r"\]\((http[^)\s]*)\)", page.read_text("utf-8"))]
+    assert links
+    wrong = [
+        (page.name, link) for page, link in links if not re.fullmatch(r"https://[a-z0-9.-]+\.[a-z]{2,}(/\S*)?", link)
+    ]
+    assert wrong == []
+
+
+def test_links_of_the_pages_at_the_root_lead_somewhere() -> None:
+    for page in ROOT.glob("*.md"):
+        for link in re.findall(r"\]\((?!http|#)([^)#\s]+)", page.read_text("utf-8")):
+            assert (ROOT / link).exists(), f"{page.name}: {link}"
+
+
+def test_an_excerpt_is_the_code_of_today() -> None:
+    source = (ROOT / "docs" / "hooks" / "excerpts.py").read_text(encoding="utf-8")
+    shown = excerpt("docs/hooks/excerpts.py", "excerpt")
+    body = shown.removeprefix('```python title="docs/hooks/excerpts.py"\n').removesuffix("\n```")
+    assert body.startswith("def excerpt(") and body in source
+
+
+@pytest.mark.parametrize(("path", "symbol"), [("docs/hooks/gone.py", None), ("docs/hooks/excerpts.py", "Gone.away")])
+def test_an_excerpt_of_what_is_gone_is_an_error_that_names_it(path: str, symbol: str | None) -> None:
+    with pytest.raises(LookupError, match=symbol or path):
+        excerpt(path, symbol)
+
+
+def test_every_path_of_our_own_that_a_page_names_is_there() -> None:
+    """`loader/mix.py`, `tests/trainer`, `k8s/base`: in code spans. The log and the changelog speak of their day."""
+    tops = "bamba_data|benchmarks|docs|examples|k8s|loader|pipelines|tests|trainer"
+    gone = []
+    for page in PAGES:
+        if page.name in ("log.md", "CHANGELOG.md"):
+            continue
+        for span in re.findall(r"`([^`\n]+)`", page.read_text("utf-8")):
+            if re.fullmatch(rf"(?:{tops})/[\w./-]*", span) and not (ROOT / span).exists():
+                gone.append(f"{page.name}: {span}")
+    assert gone == []
