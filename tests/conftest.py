@@ -5,20 +5,22 @@ Whatever takes seconds to make is made once a session, also when pytest-xdist ru
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import s3fs
-from filelock import FileLock
 
 from bamba_data.certificate import Certificate, choose
+from bamba_data.fetch import Fetcher
 from bamba_data.tokenizer import Tokenizer
+from pipelines.build import run_here
 from tests import interpreter
-from tests.building import build, tiny_inputs
+from tests.building import build, prepared, tiny_inputs
 from tests.corpora import TOKENIZER
 from tests.servers.proxy import FlakyProxy
 from tests.servers.seaweed import SeaweedServer
+from tests.sharing import made_once, shared_folder
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
@@ -35,7 +37,7 @@ if interpreter.needed():
 def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What a host keeps for all its processes is the session's own: nothing that an earlier one left is believed."""
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("BAMBA_CACHE", str(_shared(tmp_path_factory) / "cache"))
+        environment.setenv("BAMBA_CACHE", str(shared_folder(tmp_path_factory) / "cache"))
         yield
 
 
@@ -80,13 +82,13 @@ def certificate(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) 
     def certify(path: Path) -> None:
         path.write_text(json.dumps(choose(tokenizer, "gigatoken")[1].to_json()))
 
-    return Certificate(**json.loads(_made_once(tmp_path_factory, "certificate.json", certify).read_text()))
+    return Certificate(**json.loads(made_once(tmp_path_factory, "certificate.json", certify).read_text()))
 
 
 @pytest.fixture(scope="session")
 def demo(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo dataset on disk, published as version 1. To be read only."""
-    return _made_once(tmp_path_factory, "demo", lambda path: build(path, certificate))
+    return made_once(tmp_path_factory, "demo", lambda path: build(path, certificate))
 
 
 @pytest.fixture(scope="session")
@@ -97,27 +99,23 @@ def tiny(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> 
     def make(folder: Path) -> None:
         build(folder / "dataset", certificate, str(tiny_inputs(folder)))
 
-    return _made_once(tmp_path_factory, "tiny", make) / "dataset"
+    return made_once(tmp_path_factory, "tiny", make) / "dataset"
+
+
+@pytest.fixture(scope="session")
+def staged(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny recipe, a build of it (`quiet`) and one that has run its units but not published (`out`).
+    To be read only."""
+
+    def make(folder: Path) -> None:
+        recipe = str(tiny_inputs(folder))
+        build(folder / "quiet", certificate, recipe)
+        assert run_here(prepared(folder / "out", certificate, recipe), Fetcher()) == []
+
+    return made_once(tmp_path_factory, "staged", make)
 
 
 @pytest.fixture
 def tiny_copy(tiny: Path, tmp_path: Path) -> Path:
     """A copy of the tiny dataset, inputs and all, that may be damaged."""
     return Path(shutil.copytree(tiny.parent, tmp_path / "tiny")) / "dataset"
-
-
-def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """The file or folder `name`, made by the first process of the session that asks for it."""
-    path = _shared(factory) / name
-    with FileLock(f"{path}.lock"):
-        done = path.with_name(f"{name}.done")
-        if not done.exists():
-            make(path)
-            done.touch()
-    return path
-
-
-def _shared(factory: pytest.TempPathFactory) -> Path:
-    """The folder of the session, which all its processes share."""
-    base = factory.getbasetemp()
-    return base.parent if base.name.startswith("popen-") else base

@@ -72,6 +72,17 @@ def test_the_data_pipelines_touch_the_trainer_in_one_file_only() -> None:
     assert len(touching) <= 1
 
 
+def test_what_tests_share_is_in_no_test_file() -> None:
+    """One that imports another runs its tests twice, or falls with it."""
+    shared = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files("tests")
+        for name in imported(ast.parse(path.read_bytes()))
+        if name.startswith("tests.") and any(part.startswith(("test_", "conftest")) for part in name.split("."))
+    }
+    assert shared == set()
+
+
 @pytest.mark.parametrize(
     ("place", "text"),
     [

@@ -18,17 +18,15 @@ from bamba_data.errors import (
     PublishConflict,
     PublishUnknown,
     StoreUnavailable,
-    Unfinished,
 )
 from bamba_data.manifest import Manifest, path_of
-from bamba_data.publish import FOLDER, Version, publish, read_version, versions
+from bamba_data.publish import FOLDER, publish, read_version, versions
 from bamba_data.store import Store, open_store
 from tests.forging import Forger
+from tests.publishers import LOCK, named, until_published
 from tests.servers.faults import FOREVER, Fault, LoseReply, Reset, Status
 from tests.servers.proxy import FlakyProxy
 from tests.servers.seaweed import SeaweedServer
-
-LOCK = "0" * 64
 
 
 @pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.s3)])
@@ -39,11 +37,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 @pytest.fixture(scope="module")
 def one(tiny: Path) -> Manifest:
     return manifest.loads(canonical.dumps(Forger(tiny).manifest), "tiny")
-
-
-def named(one: Manifest, name: str) -> Manifest:
-    """Another dataset."""
-    return Manifest.model_validate({**one.model_dump(mode="json"), "name": name})
 
 
 def is_sound(store: Store, manifests: list[Manifest]) -> bool:
@@ -135,16 +128,6 @@ def test_two_publishers_of_one_dataset_both_succeed_with_one_version(store: Stor
         made = list(pool.map(lambda build: publish(store, one, f"build-{build}", LOCK), range(8)))
     assert len(set(made)) == 1
     assert versions(store) == [1]
-
-
-def until_published(url: str, wanted: Manifest, build: str) -> tuple[Version, int]:
-    """As a user does it: told to run again, run again. How often it took."""
-    for tries in range(1, 100):
-        try:
-            return publish(open_store(url), wanted, build, LOCK), tries
-        except Unfinished:
-            continue
-    raise AssertionError("never published")
 
 
 @pytest.mark.parametrize("writers", [8])
@@ -262,7 +245,7 @@ PUBLISHER = """
 import sys
 from pathlib import Path
 from bamba_data import manifest
-from tests.bamba_data.test_publish import named, until_published
+from tests.publishers import named, until_published
 one = manifest.loads(Path(sys.argv[2]).read_bytes(), "tiny")
 for name in sys.argv[3:]:
     version, tries = until_published(sys.argv[1], named(one, name), name)

@@ -18,8 +18,8 @@ from bamba_data.sweep import find, remove
 from bamba_data.verify import verify
 from pipelines.cli import run
 from tests.building import build, tiny_inputs
-from tests.conftest import _made_once
 from tests.corpora import records, write_jsonl
+from tests.sharing import made_once
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def three(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) ->
             (folder / f"{number}.yaml").write_text(text)
             build(folder / "out", certificate, str(folder / f"{number}.yaml"))
 
-    return _made_once(tmp_path_factory, "three-versions", make)
+    return made_once(tmp_path_factory, "three-versions", make)
 
 
 @pytest.fixture

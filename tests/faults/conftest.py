@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bamba_data.certificate import Certificate
-from tests.conftest import _made_once
 from tests.loader.real import documents, publish
+from tests.sharing import made_once
 
 
 @pytest.fixture(scope="session")
@@ -16,4 +16,4 @@ def mixed_data(certificate: Certificate, tmp_path_factory: pytest.TempPathFactor
     def make(folder: Path) -> None:
         publish(folder, certificate, {"prose": documents(80, 700), "short": documents(60, 60, prefix="s")})
 
-    return _made_once(tmp_path_factory, "mixed-data", make) / "dataset"
+    return made_once(tmp_path_factory, "mixed-data", make) / "dataset"

@@ -20,7 +20,6 @@ from bamba_data.certificate import Certificate
 from bamba_data.store import open_store
 from bamba_data.sweep import find
 from bamba_data.verify import verify
-from tests.pipelines.test_staging import staged as staged  # an abandoned build, all its units done
 
 ROOT = Path(__file__).parents[2]
 

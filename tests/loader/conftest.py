@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bamba_data.certificate import Certificate
-from tests.conftest import _made_once
 from tests.loader.real import documents, publish
+from tests.sharing import made_once
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,7 @@ def mixed(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) ->
         }
         publish(folder, certificate, sources)
 
-    return _made_once(tmp_path_factory, "mixed", make) / "dataset"
+    return made_once(tmp_path_factory, "mixed", make) / "dataset"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from loader.mix import MAX_ROW
 from loader.order import Order
 from loader.plan import MixPlan, loads
 from tests.loader.oracle import MemoryBlocks, Oracle, Row
-from tests.loader.test_order import gone, plan_of, served, source
+from tests.loader.plans import gone, plan_of, served, source
 
 ONE = MemoryBlocks("a", [[[1, 2, 3, 4, 5], [6, 7, 8]]])
 SOURCES = {

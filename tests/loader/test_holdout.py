@@ -11,7 +11,7 @@ from loader.order import Order
 from loader.rows import FIELDS, RowReader, Share
 from loader.segments import SegmentCache
 from tests.loader.oracle import MemoryBlocks
-from tests.loader.test_order import plan_of, source
+from tests.loader.plans import plan_of, source
 
 Place = tuple[str, int, int]
 

@@ -15,7 +15,7 @@ from loader.order import Order
 from loader.plan import MixPlan
 from tests.loader.oracle import MemoryBlocks
 from tests.loader.packing_oracle import PackingOracle
-from tests.loader.test_order import gone, plan_of, random_plan, reader, served, source
+from tests.loader.plans import gone, plan_of, random_plan, reader, served, source
 
 
 def best_fit(plan: MixPlan, dice: random.Random) -> MixPlan:

@@ -20,7 +20,7 @@ from loader.plan import MixPlan
 from loader.simulate import Size, simulate
 from tests.loader.oracle import Token
 from tests.loader.packing_oracle import PackingOracle
-from tests.loader.test_order import plan_of, reader, source
+from tests.loader.plans import plan_of, reader, source
 
 LENGTHS = st.lists(st.integers(0, 60), max_size=40)
 

@@ -19,7 +19,7 @@ from loader.lengths import keep, kept, lengths_of, lengths_path
 from loader.lineage import origins
 from loader.order import Order
 from loader.packing import Material, heldout_of
-from tests.loader import test_order
+from tests.loader import plans
 from tests.loader.oracle import MemoryBlocks
 from tests.loader.packing_oracle import PackingOracle
 from tests.loader.real import all_rows, in_memory
@@ -163,7 +163,7 @@ def test_text_is_packed_by_the_lengths_in_its_index_and_none_is_tokenized_for_it
     order = Order(plan, {"web": blocks}, cache)
     oracle = PackingOracle(plan, {"web": memory}, 40)
     for batch, _ in zip(plan.batches(0), range(8), strict=False):
-        for g, row in test_order.served(order, batch, 2).items():
+        for g, row in plans.served(order, batch, 2).items():
             assert row == oracle.row(g)._replace(tokens=[])
 
 

@@ -16,23 +16,9 @@ from bamba_data.verify import verify
 from pipelines.assemble import UnitsLost
 from pipelines.build import finish, run_here
 from pipelines.staging import Staging, part_path, unit_path
-from tests.building import build, prepared, tiny_inputs
-from tests.conftest import _made_once
+from tests.building import build, prepared
 
 FLIPS = 70
-
-
-@pytest.fixture(scope="session")
-def staged(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny recipe, a build of it (`quiet`) and one that has run its units but not published (`out`).
-    To be read only."""
-
-    def make(folder: Path) -> None:
-        recipe = str(tiny_inputs(folder))
-        build(folder / "quiet", certificate, recipe)
-        assert run_here(prepared(folder / "out", certificate, recipe), Fetcher()) == []
-
-    return _made_once(tmp_path_factory, "staged", make)
 
 
 @pytest.fixture

@@ -13,8 +13,12 @@ from typing import Any
 
 import psutil
 
-from bamba_data.store import Store
+from bamba_data.store import LocalStore, Store, open_store
 from trainer.checkpoint.commits import folders, read_commit
+from trainer.checkpoint.storage import Place, read_index, read_piece
+
+#: A checkpoint that an earlier release wrote.
+GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint"
 
 Environment = Mapping[str, str] | None
 
@@ -108,3 +112,18 @@ def newest(store: Store) -> tuple[str, dict[str, Any]]:
     """Name and commit of the newest checkpoint."""
     name = next(folder.name for folder in folders(store) if folder.whole)
     return name, read_commit(store, name)
+
+
+def bits(out: str | Path) -> tuple[int, dict[str, list[str]]]:
+    """The digests of every piece of the newest checkpoint, after its step; read back and checked."""
+    store = open_store(f"{out}/checkpoints")
+    name, commit = newest(store)
+    index = read_index(store, name, commit["index"])
+    for entry in index.values():
+        for _, _, *place in entry["pieces"]:
+            read_piece(store, name, Place(*place))
+    return commit["step"], {key: [piece[-1] for piece in entry["pieces"]] for key, entry in index.items()}
+
+
+def newest_folder(out: Path) -> Path:
+    return out / "checkpoints" / newest(LocalStore(out / "checkpoints"))[0]

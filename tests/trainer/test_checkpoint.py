@@ -13,27 +13,14 @@ from pathlib import Path
 import pytest
 
 from bamba_data.errors import CorruptCheckpoint, UserError
-from bamba_data.store import LocalStore, open_store
-from tests.trainer.running import command, job, newest
-from tests.trainer.test_golden import GOLDEN
+from bamba_data.store import LocalStore
+from tests.trainer.running import GOLDEN, bits, command, job, newest_folder
 from trainer.checkpoint.commits import folders, sweep
 from trainer.checkpoint.examine import faults
 from trainer.checkpoint.marks import Mark, read_mark, set_mark
 from trainer.checkpoint.start import model_of
-from trainer.checkpoint.storage import Place, read_index, read_piece
 
 SHORT = ["schedule.steps=4", "checkpoints.every_steps=2", "data.batch_rows=2"]
-
-
-def bits(out: str | Path) -> tuple[int, dict[str, list[str]]]:
-    """The digests of every piece of the newest checkpoint, after its step; read back and checked."""
-    store = open_store(f"{out}/checkpoints")
-    name, commit = newest(store)
-    index = read_index(store, name, commit["index"])
-    for entry in index.values():
-        for _, _, *place in entry["pieces"]:
-            read_piece(store, name, Place(*place))
-    return commit["step"], {key: [piece[-1] for piece in entry["pieces"]] for key, entry in index.items()}
 
 
 def run(out: str | Path, *changes: str) -> "subprocess.CompletedProcess[str]":
@@ -52,10 +39,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(whole: Path, tmp_path: Path) -> Path:
     subprocess.run(["cp", "-r", str(whole), str(tmp_path / "run")], check=True)
     return tmp_path / "run"
-
-
-def newest_folder(out: Path) -> Path:
-    return out / "checkpoints" / newest(LocalStore(out / "checkpoints"))[0]
 
 
 def cut(file: Path) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import trainer
+from tests.trainer.learners import HALF, learner
 from tests.trainer.synthetic import Synthetic
-from tests.trainer.test_optimizer import HALF, learner
 from trainer import compiled
 from trainer.batch import Batch
 from trainer.model.rows import block_mask, same_document

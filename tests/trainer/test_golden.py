@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.running import job, losses
+from tests.trainer.running import GOLDEN, job, losses
 from trainer.checkpoint.plain import Saved
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint"
 
 
 @pytest.fixture

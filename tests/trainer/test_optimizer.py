@@ -9,27 +9,17 @@ import torch
 
 from bamba_data.errors import RecipeError
 from tests.trainer.job import RECIPE
-from tests.trainer.running import job, losses
+from tests.trainer.learners import HALF, learner
+from tests.trainer.running import bits, job, losses, newest_folder
 from tests.trainer.synthetic import Synthetic
-from tests.trainer.test_checkpoint import bits, newest_folder
 from trainer.batch import Batch
-from trainer.model.bamba import Bamba, vectors
-from trainer.optimizer import AdamW
+from trainer.model.bamba import vectors
 from trainer.parallel import World
 from trainer.recipe import Optimizer, load_recipe
 from trainer.rounded import Rates, rounded, salt, update
-from trainer.run import build, train
-from trainer.step import Stepper
+from trainer.run import train
 
 SHORT = ["schedule.steps=4", "checkpoints.every_steps=2"]
-HALF = ["compute.dtype=bfloat16", "optimizer.memory=low"]
-
-
-def learner(world: World, *changes: str) -> tuple[Bamba, AdamW, Stepper]:
-    recipe = load_recipe(RECIPE, changes)
-    model = build(recipe, world)
-    optimizer = AdamW(model, recipe.optimizer, world)
-    return model, optimizer, Stepper(model, optimizer, recipe.compute, world, 2)
 
 
 def learned(world: World, steps: int, *changes: str) -> list[float]:

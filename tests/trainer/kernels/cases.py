@@ -6,7 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm, silu, softplus
 
+from trainer.kernels import ops
+
 EPS = 1e-5
+#: A GPU gets Bamba's own tiles, the interpreter the smallest that a kernel takes.
+TILES = {"head_dim": 64, "state": 128} if torch.cuda.is_available() else {"head_dim": 16, "state": 16}
 
 
 class Case(NamedTuple):
@@ -34,6 +38,10 @@ class Case(NamedTuple):
         """A scalar with a different, fixed weight on every element of the output."""
         weights = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).sin().view(out.shape).to(out.device)
         return (out.double() * weights * 3).sum()
+
+
+#: Of the inputs that have a gradient.
+NAMES = Case._fields[:-1]
 
 
 def rows_of_documents(batch: int, tokens: int, starts: list[list[int]]) -> Tensor:
@@ -112,3 +120,25 @@ def definition(case: Case) -> Tensor:
     x, B, C = silu(torch.stack(taps, 1)).split([inner, state, state], -1)
     y = recurrence(x.unflatten(-1, (heads, -1)), dt, B, C, case.A_log, case.D, case.dt_bias, case.documents).flatten(2)
     return rms_norm(y * silu(z), (inner,), case.norm_weight, EPS)
+
+
+def gradients(case: Case, out: Tensor) -> dict[str, Tensor]:
+    """Of the case's loss, by name."""
+    return dict(zip(NAMES, torch.autograd.grad(case.loss(out), case[:-1]), strict=True))
+
+
+def relative(got: Tensor, wanted: Tensor) -> float:
+    """The norm of the difference, in that of what is wanted."""
+    return float((got.detach() - wanted.detach()).norm() / wanted.detach().norm().clamp(min=1e-300))
+
+
+def on(case: Case, device: torch.device) -> Case:
+    """The case, moved."""
+    return Case(*(t.to(device) for t in case))
+
+
+def results(case: Case, keep: bool = True) -> dict[str, Tensor]:
+    """The output of `ops.mix` and every gradient."""
+    leaves = case.leaves()
+    out = ops.mix(*leaves, EPS, keep)
+    return {"out": out.detach(), **gradients(leaves, out)}

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from bamba_data.errors import UserError
-from tests.trainer.kernels.cases import draw, rows_of_documents
-from tests.trainer.kernels.test_triton import TILES, on, results
+from tests.trainer.kernels.cases import TILES, draw, on, results, rows_of_documents
 
 pytest.importorskip("triton")
 from trainer.kernels import choices

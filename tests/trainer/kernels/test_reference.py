@@ -5,20 +5,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.trainer.kernels.cases import EPS, Case, definition, draw, rows_of_documents
+from tests.trainer.kernels.cases import EPS, NAMES, definition, draw, gradients, relative, rows_of_documents
 from trainer.kernels import ops
 
-NAMES = Case._fields[:-1]
 #: documents at a chunk's edges, one before and after them, of one token, spanning chunks, and none but one.
 STARTS = [[1, 63, 64, 65, 127, 128], [], [64], [5, 6, 7, 100, 129]]
-
-
-def gradients(case: Case, out: Tensor) -> dict[str, Tensor]:
-    return dict(zip(NAMES, torch.autograd.grad(case.loss(out), case[:-1]), strict=True))
-
-
-def relative(got: Tensor, wanted: Tensor) -> float:
-    return float((got.detach() - wanted.detach()).norm() / wanted.detach().norm().clamp(min=1e-300))
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 64, 130])

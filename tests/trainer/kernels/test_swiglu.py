@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import silu
 
-from tests.trainer.kernels.test_reference import relative
+from tests.trainer.kernels.cases import relative
 from trainer.kernels import ops
 
 

@@ -9,26 +9,18 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
 
-from tests.trainer.kernels.cases import EPS, Case, definition, draw, rows_of_documents
-from tests.trainer.kernels.test_reference import gradients, relative
+from tests.trainer.kernels.cases import EPS, TILES, Case, definition, draw, on, relative, results, rows_of_documents
 from trainer.kernels import ops
 from trainer.kernels.supported import HEAD_DIMS, STATES, unsupported
 
 #: Rounding of the products: float32 on a CPU; on a GPU three passes of tf32.
 EXACT = 2e-4 if torch.cuda.is_available() else 2e-5
-#: A GPU gets Bamba's own tiles, the interpreter the smallest that a kernel takes.
-TILES = {"head_dim": 64, "state": 128} if torch.cuda.is_available() else {"head_dim": 16, "state": 16}
 #: Every size there is a kernel for; in the interpreter, where each takes seconds, those at the edges.
 SIZES = [(width, state) for width in HEAD_DIMS for state in STATES if unsupported(width, state, 1) is None]
 if not torch.cuda.is_available():
     SIZES = [(16, 256), (32, 16), (128, 32)]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-def on(case: Case, device: torch.device) -> Case:
-    return Case(*(t.to(device) for t in case))
 
 
 def on_gpu() -> bool:
@@ -47,12 +39,6 @@ def scratch(device: torch.device) -> Iterator[None]:
     triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device=device))
     with torch.autograd.set_multithreading_enabled(False):
         yield
-
-
-def results(case: Case, keep: bool = True) -> dict[str, Tensor]:
-    leaves = case.leaves()
-    out = ops.mix(*leaves, EPS, keep)
-    return {"out": out.detach(), **gradients(leaves, out)}
 
 
 def errors(case: Case, keep: bool = True) -> dict[str, float]:
