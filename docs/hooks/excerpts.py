@@ -20,7 +20,8 @@ def excerpt(path: str, symbol: str | None = None) -> str:
     source = file.read_text(encoding="utf-8")
     if symbol is not None:
         source = _source_of(source, symbol, path)
-    return f'```python title="{path}"\n{source.rstrip()}\n```'
+    language = {".py": "python", ".yaml": "yaml"}.get(file.suffix, "text")
+    return f'```{language} title="{path}"\n{source.rstrip()}\n```'
 
 
 def _source_of(source: str, symbol: str, path: str) -> str:
