@@ -48,8 +48,8 @@ def show(
     shards: Annotated[bool, typer.Option("--shards", help="List every shard.")] = False,
 ) -> None:
     """Print a dataset as a tree: sources, shards, tokens, tokenizer, digests, licences."""
-    from bamba_data.dataset import open_dataset
-    from bamba_data.show import tree
+    from bamba_data.format.dataset import open_dataset
+    from bamba_data.inspect.show import tree
 
     dataset = open_dataset(url, version)
     if as_json:
@@ -72,8 +72,8 @@ def stats(
     """Token counts and length quantiles of every source."""
     from rich.table import Table
 
-    from bamba_data import stats as measuring
-    from bamba_data.dataset import open_dataset
+    from bamba_data.format.dataset import open_dataset
+    from bamba_data.inspect import stats as measuring
 
     dataset = open_dataset(url, version)
     found = measuring.stats(dataset)
@@ -114,7 +114,7 @@ def verify(
     """Check that a dataset is what its manifest says. Exit 5 if not, with every fault named."""
     from rich.markup import escape
 
-    from bamba_data.verify import verify as check
+    from bamba_data.inspect.verify import verify as check
 
     with _bar("verify", not as_json) as tick:
         report = check(url, version, full, tick)
@@ -156,8 +156,8 @@ def _bar(name: str, wanted: bool) -> Iterator[Callable[[int, int], None]]:
 @app.command()
 def diff(before: Url, after: Url, as_json: AsJson = False) -> None:
     """Compare two datasets by their manifests. Exit 1 if they differ."""
-    from bamba_data.dataset import open_dataset
-    from bamba_data.diff import diff as compare
+    from bamba_data.format.dataset import open_dataset
+    from bamba_data.inspect.diff import diff as compare
 
     changes = compare(open_dataset(before), open_dataset(after))
     if as_json:
@@ -181,8 +181,8 @@ def sweep(
     grace_hours: Annotated[float, typer.Option(help="Keep what is younger, by the store's clock.", min=0)] = 168.0,
 ) -> None:
     """Find objects that no published version names: left by builds that were killed or given up."""
-    from bamba_data import sweep as sweeping
-    from bamba_data.show import size
+    from bamba_data.inspect import garbage as sweeping
+    from bamba_data.inspect.show import size
 
     found = sweeping.find(url, grace_hours * 3600)
     removed = sweeping.remove(url, found) if delete else 0

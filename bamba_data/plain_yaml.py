@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from bamba_data.canonical import MAX_INT
+from bamba_data.canonical_json import MAX_INT
 from bamba_data.errors import RecipeError
 
 MAX_BYTES = 4 << 20  # some 40,000 names of files

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from bamba_data.compression import MAX_WINDOW_BYTES
 from bamba_data.document import KEEPABLE, REASONS, Action
 from bamba_data.errors import RecipeError
 from bamba_data.plain_yaml import MAX_BYTES, MAX_DEPTH, parse
 from bamba_data.sources.base import Name, Source, Strict
+from bamba_data.sources.compression import MAX_WINDOW_BYTES
 from bamba_data.sources.registry import AnyCorpus
 
 MiB = 1 << 20

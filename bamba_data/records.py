@@ -11,7 +11,7 @@ flipped bit, wherever it is, is a CorruptManifest and never another value.
 from collections.abc import Mapping
 from typing import Any
 
-from bamba_data import canonical
+from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest
 
 SEAL = "sha256"
@@ -21,7 +21,7 @@ def seal(fields: Mapping[str, Any]) -> bytes:
     """The canonical JSON of `fields` and their sha256, as the field `sha256`. One value has one text."""
     if SEAL in fields:
         raise ValueError(f"a record has no field {SEAL!r} of its own")
-    return canonical.dumps({**fields, SEAL: canonical.digest(dict(fields))})
+    return canonical_json.dumps({**fields, SEAL: canonical_json.digest(dict(fields))})
 
 
 def unseal(data: bytes, where: str, max_bytes: int) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def unseal(data: bytes, where: str, max_bytes: int) -> dict[str, Any]:
     Raises CorruptManifest, naming `where`, for what is no record, for one whose sha256 is not that of its fields,
     and for one that is written in any other way than `seal` does: a blank that becomes a tab is damage, too.
     """
-    raw = canonical.loads(data, where, max_bytes)
+    raw = canonical_json.loads(data, where, max_bytes)
     if not isinstance(raw, dict) or not isinstance(raw.get(SEAL), str):
         raise CorruptManifest(where, f"is not a record that ends with its own {SEAL}")
     fields = {name: value for name, value in raw.items() if name != SEAL}

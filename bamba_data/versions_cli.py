@@ -13,8 +13,8 @@ Why = Annotated[str, typer.Option("--why", help="The reason, which readers are t
 @app.command()
 def versions(url: Url, as_json: AsJson = False) -> None:
     """List the versions of a dataset: which are offered, withdrawn, expired, tagged."""
-    from bamba_data.catalog import listed
-    from bamba_data.store import open_store
+    from bamba_data.format.catalog import listed
+    from bamba_data.storage.store import open_store
 
     found = listed(open_store(url))
     if as_json:
@@ -37,9 +37,9 @@ def withdraw(
     undo: Annotated[bool, typer.Option("--undo", help="Offer it again.")] = False,
 ) -> None:
     """Take a version back: who asks for the newest gets another, who asks for it is told. Nothing is removed."""
-    from bamba_data.catalog import offer_again
-    from bamba_data.catalog import withdraw as take_back
-    from bamba_data.store import open_store
+    from bamba_data.format.catalog import offer_again
+    from bamba_data.format.catalog import withdraw as take_back
+    from bamba_data.storage.store import open_store
 
     store = open_store(url)
     if undo:
@@ -63,9 +63,9 @@ def expire(
 
     By number, or by a rule; no rule takes the newest, or one that is tagged.
     """
-    from bamba_data import catalog
     from bamba_data.errors import UserError
-    from bamba_data.store import open_store
+    from bamba_data.format import catalog
+    from bamba_data.storage.store import open_store
 
     has_rule = keep is not None or older_than is not None
     if bool(numbers) == has_rule:
@@ -91,9 +91,9 @@ def tag(
     remove: Annotated[bool, typer.Option("--remove", help="Remove the tag, not the version.")] = False,
 ) -> None:
     """Give a version a name, by which it is read and which keeps it from expiring."""
-    from bamba_data import catalog
     from bamba_data.errors import UserError
-    from bamba_data.store import open_store
+    from bamba_data.format import catalog
+    from bamba_data.storage.store import open_store
 
     store = open_store(url)
     if remove == (version is not None):

@@ -19,25 +19,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bamba_data import canonical
-from bamba_data import lock as locks
-from bamba_data.candidates import Candidate
-from bamba_data.certificate import Certificate
+from bamba_data import canonical_json
 from bamba_data.document import Ledger
-from bamba_data.lock import Lock
-from bamba_data.locked import Facts, LockedFile
+from bamba_data.format.holdout_candidates import Candidate
+from bamba_data.format.shard import Block, Footer
+from bamba_data.locking import lock as locks
+from bamba_data.locking.lock import Lock
 from bamba_data.recipe import load
 from bamba_data.resources import FETCH_BYTES
-from bamba_data.shard import Block, Footer
-from bamba_data.store import open_store
-from bamba_data.tokenizer import Tokenizer
+from bamba_data.storage.locked_file import Facts, LockedFile
+from bamba_data.storage.store import open_store
+from bamba_data.tokenization.conformance import Certificate
+from bamba_data.tokenization.tokenizer import Tokenizer
 from benchmarks.measure import machine
-from pipelines import plan as plans
-from pipelines.assemble import assemble
-from pipelines.cluster import Options, crew
-from pipelines.plan import Plan, Unit
-from pipelines.progress import Counts, Display, Snapshot
-from pipelines.staging import MadeBy, Part, Place, ReadInput, Sampled, StagedShard, Staging, UnitRecord
+from pipelines.dataset_build import plan as plans
+from pipelines.dataset_build.assemble import assemble
+from pipelines.dataset_build.plan import Plan, Unit
+from pipelines.dataset_build.staged_records import (
+    MadeBy,
+    Part,
+    Place,
+    ReadInput,
+    Sampled,
+    StagedShard,
+    Staging,
+    UnitRecord,
+)
+from pipelines.observe.progress import Counts, Display, Snapshot
+from pipelines.ray_jobs.executor import Options, crew
 
 TOKENIZER = Path(__file__).parent.parent / "bamba_data" / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
 RECIPE = """
@@ -130,7 +139,7 @@ def main() -> None:
                 for n in range(arguments.units)
             )
             made = Lock({"x": recipe.sources()[0]}, {}, tuple(files))
-            lock = locks.loads(canonical.dumps(made.to_json()), "lock")
+            lock = locks.loads(canonical_json.dumps(made.to_json()), "lock")
             del made
         with step("plan"):
             plan = plans.make(recipe, lock, tokenizer.sha256)

@@ -27,11 +27,11 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from benchmarks.kernels import HEADS, STATE, WIDTH
-from trainer.kernels import choices, ops, tiles, triton_backend
+from trainer.kernels import ops, tiles, triton_backend, tuned_launches
 from trainer.kernels.launch import Launch
 
 #: Compute capability, and the bytes of shared memory that a program may have.
-GPUS = {"H100": ((9, 0), choices.HOPPER_SHARED_BYTES), "A100": ((8, 0), choices.A100_SHARED_BYTES)}
+GPUS = {"H100": ((9, 0), tuned_launches.HOPPER_SHARED_BYTES), "A100": ((8, 0), tuned_launches.A100_SHARED_BYTES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> lis
 
         return launched
 
-    before = choices.current()
-    choices.apply(launches)
+    before = tuned_launches.current()
+    tuned_launches.apply(launches)
     triton.runtime.driver.set_active(OnlyCompiler(capability))
     try:
         with (
@@ -117,7 +117,7 @@ def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> lis
             gate_up = torch.zeros(2, 256, 2 * 14336, dtype=torch.bfloat16, requires_grad=True)
             ops.swiglu(gate_up).sum().backward()
     finally:
-        choices.apply(before)
+        tuned_launches.apply(before)
     return [read(name, kernel) for name, kernel in found.values()]
 
 
@@ -146,13 +146,15 @@ def main() -> None:
     others = {}
     for text in options.launch:
         name, _, numbers = text.partition("=")
-        if name not in choices.KERNELS or not re.fullmatch(r"\d+(,\d+){0,3}", numbers):
-            parser.error(f"--launch {text}: say one of {', '.join(choices.KERNELS)}, then = and up to four numbers")
+        if name not in tuned_launches.KERNELS or not re.fullmatch(r"\d+(,\d+){0,3}", numbers):
+            parser.error(
+                f"--launch {text}: say one of {', '.join(tuned_launches.KERNELS)}, then = and up to four numbers"
+            )
         others[name] = Launch(*map(int, numbers.split(",")))
     head_dim, state = map(int, options.shape.split(","))
     shape = Shape(head_dim, state, options.heads, getattr(torch, options.dtype))
     for gpu in options.gpu or GPUS:
-        found = compiled(gpu, choices.shipped(gpu, GPUS[gpu][1]) | others, shape)
+        found = compiled(gpu, tuned_launches.shipped(gpu, GPUS[gpu][1]) | others, shape)
         if options.json:
             json.dump([asdict(one) for one in found], sys.stdout)
             print()

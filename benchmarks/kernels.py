@@ -3,7 +3,7 @@
     python -m benchmarks.kernels [--peer FOLDER] [--shapes 2x4096,1x32768] [--only check,time,profile]
     python -m benchmarks.kernels [--peer FOLDER] --only causes    where an error in bfloat16 comes from, of inputs that
                                                                   are hard for it (benchmarks/rounding.py)
-    python -m benchmarks.kernels --tune    find the fastest launches on this GPU, keep them (trainer/kernels/choices.py)
+    python -m benchmarks.kernels --tune    find the fastest launches on this GPU, keep them (tuned_launches.py)
 
 FOLDER holds the packages `mamba_ssm` and `causal_conv1d` as their source packages ship them, and `csrc`, the CUDA
 sources of causal-conv1d, which are built first (docs/kernels.md says how it was filled). Without it, ours alone.
@@ -25,7 +25,7 @@ import triton.testing
 from torch import Tensor
 
 from benchmarks import rounding
-from trainer.kernels import choices, ops
+from trainer.kernels import ops, tuned_launches
 from trainer.kernels.launch import Launch
 
 HEADS, WIDTH, STATE, EPS = 128, 64, 128, 1e-5
@@ -312,20 +312,20 @@ def tune(batch: int, tokens: int) -> None:
     """Try all candidates of one kernel after the other; keep the fastest of each for every later run on this GPU."""
     both = timed(our_mix, mix_inputs(batch, tokens), documents(batch, tokens))["forward+backward"]
     both()
-    best = choices.current()
+    best = tuned_launches.current()
     for name, (kernel, *ranges) in CANDIDATES.items():
         found = {best[name]: kernel_us(both, kernel)}
         for launch in {Launch(*numbers) for numbers in itertools.product(*ranges)} - {best[name]}:
-            choices.apply({name: launch})
+            tuned_launches.apply({name: launch})
             try:
                 found[launch] = kernel_us(both, kernel)
             except triton.runtime.errors.OutOfResources:
                 continue  # too large for this device
         before, best[name] = best[name], min(found, key=lambda launch: found[launch])
-        choices.apply({name: best[name]})
+        tuned_launches.apply({name: best[name]})
         print(f"{name:24} {found[before]:8.1f} us -> {found[best[name]]:8.1f} us  {best[name]}", flush=True)
-    file = choices.file_of(torch.cuda.get_device_name())
-    choices.write(file, best)
+    file = tuned_launches.file_of(torch.cuda.get_device_name())
+    tuned_launches.write(file, best)
     print(f"kept in {file}")
 
 

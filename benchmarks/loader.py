@@ -125,8 +125,8 @@ def run_peer(name: str, work: Path) -> float:
 
 def prepare(work: Path, data: str) -> None:
     """The tokens of the dataset end to end, and the count of each document."""
-    from bamba_data.dataset import open_dataset
-    from bamba_data.shard import ShardReader
+    from bamba_data.format.dataset import open_dataset
+    from bamba_data.format.shard import ShardReader
 
     dataset = open_dataset(data)
     counts = []

@@ -20,11 +20,11 @@ from datetime import UTC, datetime
 import numpy as np
 
 from benchmarks.measure import machine
-from loader.deviation import worst_deviation
-from loader.evenness import quotients
-from loader.mix import CELL, TURN, Lattice
-from loader.permutation import Permutation, derive_key
-from loader.shares import owned, owners, turn
+from loader.order.continued_fraction import quotients
+from loader.order.deviation import worst_deviation
+from loader.order.mixture import CELL, TURN, Lattice
+from loader.order.permutation import Permutation, derive_key
+from loader.order.rank_split import owned, owners, turn
 
 WEIGHTS = (1456, 1835, 1558, 1851, 450, 1500, 300, 236, 114, 200, 100, 62, 27, 11, 51, 49, 100, 55, 45)
 BATCH_ROWS = 384

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bamba_data.shard import Tokens
+from bamba_data.format.shard import Tokens
 from benchmarks.measure import machine
-from loader.blocks import Candidates
-from loader.mapping import map_file
-from loader.order import Order
-from loader.plan import MixPlan
-from loader.rows import FIELDS, RowReader, Share
-from loader.segments import SegmentCache
+from loader.cache.mmap import map_file
+from loader.collate import FIELDS, RowReader, Share
+from loader.global_order import Order
+from loader.order.plan import MixPlan
+from loader.packing.segments import SegmentCache
+from loader.sources.shards import Candidates
 from tests.loader.bamba import NAMES, WEIGHTS
 
 NO = np.empty(0, np.int64)

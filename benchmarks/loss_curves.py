@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from matplotlib.figure import Figure
 
-from bamba_data import edge
+from bamba_data import exit_codes
 from bamba_data.errors import UserError
 
 Losses = dict[int, float]
@@ -90,4 +90,4 @@ def _smooth(losses: Losses, width: int = 10) -> Losses:
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False)
     app.command()(command)
-    sys.exit(edge.run(app))
+    sys.exit(exit_codes.run(app))

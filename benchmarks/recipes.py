@@ -27,14 +27,16 @@ from typing import Any
 import torch
 
 from benchmarks.trainer import rows
-from trainer import compiled, float8, memory
-from trainer.batch import Batch
-from trainer.memory_snapshot import MemorySnapshot
-from trainer.optimizer import AdamW
-from trainer.parallel import World, joined, local, scatter
-from trainer.recipe import RECIPES, Recipe, load_recipe
-from trainer.run import build
+from trainer import compiled
+from trainer.config import RECIPES, Recipe, load_recipe
+from trainer.data.batch import Batch
+from trainer.distributed import float8
+from trainer.distributed.fsdp import World, joined, local, scatter
+from trainer.observe import memory_estimate
+from trainer.observe.memory_snapshot import MemorySnapshot
+from trainer.optim.adamw import AdamW
 from trainer.step import Stepper
+from trainer.train import build
 
 STEPS = 3
 ROOM = 1.15  # of what memory.least counts, which is the least: 1.05 to 1.15 times that were measured
@@ -98,7 +100,7 @@ def shaped(case: Case, there_bytes: float, tiny: bool) -> tuple[Recipe, int]:
     if not rows_asked:
         asked = _with(asked, data={"batch_rows": 2 * asked.compute.micro_rows * case.ranks})
     recipe, layers = asked, asked.model.layers
-    while recipe.model.layers > 2 and memory.least(recipe, case.ranks).total * ROOM > there_bytes:
+    while recipe.model.layers > 2 and memory_estimate.least(recipe, case.ranks).total * ROOM > there_bytes:
         fewer = recipe.model.layers - 1
         mixers = asked.model.attention_layers
         kept = mixers if mixers == "all" else ([layer for layer in mixers if layer < fewer] or [fewer - 1])
@@ -158,7 +160,7 @@ def take(case: Case, world: World, tiny: bool) -> dict[str, Any]:
         "losses": [round(loss, 3) for loss in losses],
         "step_seconds": seconds,
         "gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if cuda else None,
-        "least_gib": round(memory.least(recipe, world.size).total / 2**30, 1),
+        "least_gib": round(memory_estimate.least(recipe, world.size).total / 2**30, 1),
     }
 
 

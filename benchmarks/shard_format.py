@@ -4,7 +4,7 @@
 
 Every candidate writes the same documents in the same blocks, and reads every block back to a flat array of ids;
 best of the rounds, candidates interleaved, one thread. The read of the form that we chose goes through
-bamba_data.shard.ShardReader with digests, as `ours`.
+bamba_data.format.shard.ShardReader with digests, as `ours`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bamba_data.document import Document
-from bamba_data.inflate import inflate
-from bamba_data.lines import read_lines
-from bamba_data.shard import ShardReader, ShardWriter
+from bamba_data.format.shard import ShardReader, ShardWriter
 from bamba_data.sources import jsonl
 from bamba_data.sources.base import TextRule
+from bamba_data.sources.decompress import inflate
+from bamba_data.sources.lines import read_lines
 from bamba_data.sources.parquet import ParquetRows
-from bamba_data.tokenizer import Tokenizer
+from bamba_data.tokenization.tokenizer import Tokenizer
 from benchmarks.measure import machine
 
 BLOCK_TOKENS = 1 << 18

@@ -32,16 +32,16 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from trainer.batch import Batch
-from trainer.metrics import PEAK_FLOPS
+from trainer.config import Compute, Recipe, load_recipe
+from trainer.data.batch import Batch
+from trainer.distributed.fsdp import World, joined
 from trainer.model.bamba import Bamba
 from trainer.model.config import ModelConfig
-from trainer.model.initial import fill
-from trainer.optimizer import AdamW
-from trainer.parallel import World, joined
-from trainer.recipe import Compute, Recipe, load_recipe
-from trainer.run import Run, build
+from trainer.model.init_weights import fill
+from trainer.observe.metrics import PEAK_FLOPS
+from trainer.optim.adamw import AdamW
 from trainer.step import Stepper, Telltale
+from trainer.train import Run, build
 
 LOW = ["optimizer.memory=low", "compute.micro_rows=2", "data.batch_rows=2"]
 SLICE = ["model.layers=8", "model.attention_layers=[4]", *LOW]
@@ -143,7 +143,7 @@ def parity(world: World) -> dict[str, Any]:
         for compiled in (False, True) if world.device.type == "cuda" else (False,):
             with torch.device("meta"):
                 model = Bamba(config)
-            from trainer.parallel import distribute, local
+            from trainer.distributed.fsdp import distribute, local
 
             distribute(model, Compute(dtype=dtype, compile=compiled), world)  # type: ignore[arg-type]
             with torch.no_grad():
@@ -198,7 +198,7 @@ def _mixed_by(folder: Path) -> Iterator[None]:
     """From here on, mamba_ssm computes what is between a Mamba block's linears; the models that are built meanwhile are
     compiled in pieces, as that needs."""
     from benchmarks import kernels
-    from trainer import parallel
+    from trainer.distributed import fsdp
     from trainer.model import mamba2
 
     kernels.build_peer_conv(folder)
@@ -209,7 +209,7 @@ def _mixed_by(folder: Path) -> Iterator[None]:
         return theirs([zxbcdt, weight.bfloat16(), bias.bfloat16(), *vectors], documents)  # type: ignore[no-any-return]
 
     mamba2.mix = torch._dynamo.disable(mix)
-    with mock.patch.object(parallel, "_computed", lambda forward, compute: torch.compile(forward)):
+    with mock.patch.object(fsdp, "_computed", lambda forward, compute: torch.compile(forward)):
         yield
 
 

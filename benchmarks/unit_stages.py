@@ -20,19 +20,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bamba_data.encoding import Encoder, batches
-from bamba_data.fetch import Fetcher
-from bamba_data.inflate import inflate
-from bamba_data.lines import read_lines
+from bamba_data.format.shard import ShardWriter
 from bamba_data.recipe import BadInput, Recipe, load
-from bamba_data.seen import SeenIds
-from bamba_data.shard import ShardWriter
 from bamba_data.sources import jsonl
 from bamba_data.sources.base import TextRule
+from bamba_data.sources.decompress import inflate
+from bamba_data.sources.lines import read_lines
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.tokenization.dedup import SeenIds
+from bamba_data.tokenization.encode import Encoder, batches
 from benchmarks.measure import machine
-from pipelines.build import Prepared, prepare, run_here
-from pipelines.cluster import Options
-from pipelines.tokenize import _run as run_on_ray
+from pipelines.dataset_build.driver import Prepared, prepare, run_here
+from pipelines.dataset_build.run import _run as run_on_ray
+from pipelines.ray_jobs.executor import Options
 
 RULES = BadInput()
 

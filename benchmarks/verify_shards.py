@@ -11,8 +11,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bamba_data.certificate import choose
-from bamba_data.tokenizer import Tokenizer
+from bamba_data.tokenization.conformance import choose
+from bamba_data.tokenization.tokenizer import Tokenizer
 from benchmarks.measure import machine
 from tests.building import build, tiny_inputs
 from tests.corpora import TOKENIZER

@@ -24,16 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from bamba_data.certificate import Certificate
 from bamba_data.errors import BambaError
-from bamba_data.fetch import Fetcher
-from bamba_data.lock import load_tokenizer, resolve
+from bamba_data.locking.lock import load_tokenizer, resolve
 from bamba_data.recipe import load
-from bamba_data.store import open_store
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.store import open_store
+from bamba_data.tokenization.conformance import Certificate
 from benchmarks.measure import machine
-from pipelines import plan as plans
-from pipelines.plan import Job
-from pipelines.unit import Tools, run
+from pipelines.dataset_build import plan as plans
+from pipelines.dataset_build.plan import Job
+from pipelines.dataset_build.unit import Tools, run
 
 LIMIT_GIB = 1.5
 MiB = 1 << 20

@@ -25,14 +25,18 @@ reads which row. This package holds that function, bottom up:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import bamba
+
+bamba.unite(__name__)
+
 if TYPE_CHECKING:
-    from loader.dataset import Loader, Settings, TokenDataset, build_loader
-    from loader.document_transforms import TRANSFORMS
-    from loader.model_inputs import for_transformers
-    from loader.opened import identities
-    from loader.plan import MixPlan
-    from loader.rows import Share
-    from loader.text_source import TextSource, text_sources
+    from .collate import Share
+    from .dataset import Loader, Settings, TokenDataset, build_loader
+    from .integrations.transformers import for_transformers
+    from .open_data import identities
+    from .order.plan import MixPlan
+    from .packing.document_transforms import TRANSFORMS
+    from .text.spec import TextSource, text_sources
 
 __all__ = [
     "TRANSFORMS",
@@ -50,13 +54,13 @@ __all__ = [
 
 #: Names that need no torch, by the module that has them.
 _PLAIN = {
-    "MixPlan": "plan",
-    "Share": "rows",
-    "TRANSFORMS": "document_transforms",
-    "TextSource": "text_source",
-    "for_transformers": "model_inputs",
-    "identities": "opened",
-    "text_sources": "text_source",
+    "MixPlan": "order.plan",
+    "Share": "collate",
+    "TRANSFORMS": "packing.document_transforms",
+    "TextSource": "text.spec",
+    "for_transformers": "integrations.transformers",
+    "identities": "open_data",
+    "text_sources": "text.spec",
 }
 
 
@@ -64,4 +68,4 @@ def __getattr__(name: str) -> Any:
     """What most people need, without importing torch for those who need only the mathematics."""
     if name not in __all__:
         raise AttributeError(name)
-    return getattr(import_module(f"loader.{_PLAIN.get(name, 'dataset')}"), name)
+    return getattr(import_module(f".{_PLAIN.get(name, 'dataset')}", "bamba.loader"), name)

@@ -20,22 +20,23 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from bamba_data.errors import UserError
-from loader import accelerated
-from loader import cursor as cursors
-from loader.ahead import ReadAhead, process
-from loader.asked import Asked, count, switch
-from loader.cache import default_cache
-from loader.cursor import Cursor
-from loader.ending import steps_until
-from loader.former import former_plans, renamed
-from loader.holdout import holdout_order
-from loader.opened import Data, available, open_data
-from loader.order import Order
-from loader.pieces import START, Piece, Place, Walk
-from loader.plan import MixPlan, loads, read_plan
-from loader.rows import DEFAULT_FIELDS, FIELDS, Arrays, RowReader, Share
-from loader.segments import SegmentCache
-from loader.wrapped import check_reader
+
+from .arguments import Asked, count, switch
+from .cache.location import default_cache
+from .collate import DEFAULT_FIELDS, FIELDS, Arrays, RowReader, Share
+from .global_order import Order
+from .integrations import accelerate
+from .integrations.wrappers import check_reader
+from .open_data import Data, available, open_data
+from .order import resume as cursors
+from .order.format1_names import former_plans, renamed
+from .order.plan import MixPlan, loads, read_plan
+from .order.resume import Cursor
+from .packing.segments import SegmentCache
+from .rank_batches import START, Piece, Place, Walk
+from .read_ahead import ReadAhead, process
+from .sources.holdout import holdout_order
+from .stop import steps_until
 
 LOG = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def build_loader(
     num_workers  threads that read ahead; 0 reads when asked. Any number gives the same batches
     plan         a MixPlan (or its file, or its JSON). What else is said of weights, row_tokens, batch_rows, seed,
                  packing, ... must then be what the plan says
-    document_transform  what is done to every document before it is packed, by its name (loader.document_transforms)
+    document_transform  what is done to every document before it is packed, by its name (packing/document_transforms.py)
     pad_rows     all ranks get equally many rows, filled up with masked ones (row -1)
     micro_rows   hand a rank's rows of a batch out in micro-batches of exactly so many, the last filled up; every rank
                  has equally many of them
@@ -297,14 +298,14 @@ def _length(pieces: int | None) -> int:
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader of whole batches of one rank, or of micro-batches: dicts of tensors (see loader.rows), and
+    """A DataLoader of whole batches of one rank, or of micro-batches: dicts of tensors (see loader.collate), and
     `waited_seconds`, how long the batch was waited for; or what `transform` makes of them.
 
         for batch in loader         `on_end` (see build_loader) says what a second pass is
         next(loader)                the next batch, without a pass
         len(loader)                 batches of a pass; TypeError where there is no end
         loader.dataset              a TokenDataset of the same order, settings and transform
-        loader.plan, loader.order   what decides which rows come
+        loader.order.plan, loader.global_order   what decides which rows come
         loader.state_dict()         plan and place, the same on every rank: of what was received, never of what was
                                     read ahead
         loader.load_state_dict(s)   go on there, with any world size and number of workers
@@ -394,7 +395,7 @@ class Loader(DataLoader[Any]):
                 self._say(f"a pass begins at row 0 again, though the last one was left at row {self._at.row:,}")
             self._seek(START)
         self._loaded = False
-        accelerated.begin(self)
+        accelerate.begin(self)
         return self
 
     @property
@@ -422,7 +423,7 @@ class Loader(DataLoader[Any]):
         reading = self._here()
         piece = self._walk.piece(self._at)
         if piece is None:
-            accelerated.end(self)
+            accelerate.end(self)
             raise StopIteration
         following = self._walk.following(self._at, piece)
         try:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from bamba_data.errors import UserError
-from loader.blocks import ShardBlocks
-from loader.order import Order
-from loader.rows import FIELDS, RowReader, Share, Span
-from loader.segments import SegmentCache
-from loader.text import TextBlocks
+
+from .collate import FIELDS, RowReader, Share, Span
+from .global_order import Order
+from .packing.segments import SegmentCache
+from .sources.shards import ShardBlocks
+from .text.blocks import TextBlocks
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,5 @@
-"""The packings that a plan can name."""
+"""The address that `PACKERS` had before 0.2: see loader/packing/registry.py."""
 
-from bamba_data.errors import UserError
-from loader.best_fit import best_fit
-from loader.chunk import Chunk
-from loader.groups import Groups
-from loader.packing import Material, Packer, Packing
+from .packing.registry import PACKERS
 
-#: Those that make whole rows, by the name that a plan gives. A plan does not know what a function does: if you change
-#: one that has been in use, give it another name.
-PACKERS: dict[str, Packer] = {"best-fit": best_fit}
-
-
-def packing_of(material: Material) -> Packing:
-    """Raises UserError for a name that is not known here."""
-    name = material.header.packing
-    if name == "chunk":
-        return Chunk.of(material)
-    if name not in PACKERS:
-        raise UserError(f"the plan packs by {name!r}, and there are {sorted(['chunk', *PACKERS])}")
-    return Groups.of(material, PACKERS[name])
+__all__ = ["PACKERS"]

@@ -2,3 +2,7 @@
 
 Only this package imports ray, and only inside the functions that need it.
 """
+
+import bamba
+
+bamba.unite(__name__)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bamba_data import edge
+from bamba.loader.tools.index import index
+from bamba_data import exit_codes
 from bamba_data.cli import AsJson, app, console, print_json
-from loader.index import index
-from pipelines import looking_up
-from pipelines import remote_cli as remote_cli  # adds its commands to the app
-from pipelines import trace_cli as trace_cli  # and this one `trace`
-from pipelines.options import (
+
+from . import remote_cli as remote_cli  # adds its commands to the app
+from . import trace_cli as trace_cli  # and this one `trace`
+from .observe import lock_progress
+from .options import (
     RECIPES,
     Address,
     FailFast,
@@ -35,11 +36,12 @@ from pipelines.options import (
 )
 
 if TYPE_CHECKING:
-    from bamba_data.manifest import Manifest
-    from bamba_data.publish import Version
+    from bamba_data.format.manifest import Manifest
+    from bamba_data.format.versions import Version
     from bamba_data.recipe import Recipe
-    from pipelines.build import Prepared
-    from pipelines.plan import Plan
+
+    from .dataset_build.driver import Prepared
+    from .dataset_build.plan import Plan
 
 app.command()(index)
 
@@ -72,14 +74,15 @@ def lock(
     """Resolve every input of a recipe once and freeze it in the dataset: commits, sizes, sha256s, etags."""
     from rich.markup import escape
 
-    from bamba_data.fence import shared
-    from bamba_data.show import size
-    from bamba_data.store import open_store
-    from pipelines.build import frozen_lock
+    from bamba_data.inspect.show import size
+    from bamba_data.storage.fence import shared
+    from bamba_data.storage.store import open_store
+
+    from .dataset_build.driver import frozen_lock
 
     loaded, folder = load_recipe(recipe, overrides, limit_files)
     store = open_store(out)
-    with shared(store, say=_say), looking_up.shown() as tick:
+    with shared(store, say=_say), lock_progress.shown() as tick:
         frozen = frozen_lock(loaded, folder, store, _fetcher(loaded), mirror, relock, tick)
     if as_json:
         print_json(frozen.lock.to_json())
@@ -109,19 +112,20 @@ def plan(
     """Say what a build would read, write and roughly cost; nothing but the lock is written."""
     from rich.markup import escape
 
-    from bamba_data.fence import shared
-    from bamba_data.lock import load_tokenizer
-    from bamba_data.store import open_store
-    from pipelines import plan as plans
-    from pipelines.build import frozen_lock
-    from pipelines.reuse import taken_over
-    from pipelines.staging import Staging
+    from bamba_data.locking.lock import load_tokenizer
+    from bamba_data.storage.fence import shared
+    from bamba_data.storage.store import open_store
+
+    from .dataset_build import plan as plans
+    from .dataset_build.driver import frozen_lock
+    from .dataset_build.reuse import taken_over
+    from .dataset_build.staged_records import Staging
 
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
     fetcher, store = _fetcher(loaded), open_store(out)
     tokenizer = load_tokenizer(loaded, folder, fetcher)
     tokenizer.check(loaded.tokenizer.backend)
-    with shared(store, say=_say), looking_up.shown() as tick:
+    with shared(store, say=_say), lock_progress.shown() as tick:
         frozen = frozen_lock(loaded, folder, store, fetcher, mirror, relock, tick)
     made = taken_over(plans.make(loaded, frozen.lock, tokenizer.sha256), store)
     finished = set(Staging(store).finished())
@@ -145,7 +149,7 @@ def plan(
 
 
 def _print_plan(made: "Plan", done: int) -> None:
-    from bamba_data.show import size
+    from bamba_data.inspect.show import size
 
     guess = made.estimate()
     hours = guess.core_seconds / 3600
@@ -174,15 +178,16 @@ def build(
     interval: Interval = 10.0,
 ) -> None:
     """Make a dataset: lock, plan, tokenize on Ray, publish, verify. Killed or stopped, the same command goes on."""
-    from bamba_data.fence import shared
-    from bamba_data.store import open_store
-    from pipelines import tokenize
-    from pipelines.build import prepare
-    from pipelines.cluster import Options
-    from pipelines.journal import recorded
-    from pipelines.metrics import Exporting
-    from pipelines.progress import display
-    from pipelines.runs import Run
+    from bamba_data.storage.fence import shared
+    from bamba_data.storage.store import open_store
+
+    from .dataset_build import run as tokenize
+    from .dataset_build.driver import prepare
+    from .observe.progress import display
+    from .observe.prometheus import Exporting
+    from .observe.run_log import recorded
+    from .observe.runs import Run
+    from .ray_jobs.executor import Options
 
     is_terminal = sys.stdout.isatty()
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
@@ -191,7 +196,7 @@ def build(
         recorded(run, out, retry_stopped, is_terminal, interval) as journal,
         shared(open_store(out), say=_say) as held,
     ):
-        with looking_up.shown(interval) as tick:
+        with lock_progress.shown(interval) as tick:
             prepared = prepare(loaded, folder, out, _fetcher(loaded), mirror, relock, tick)
         done = len(prepared.plan.units) - len(prepared.remaining())
         journal.planned(prepared.plan.digest, len(prepared.plan.units), done, prepared.plan.input_bytes)
@@ -210,7 +215,7 @@ def _say(line: str) -> None:
 def _say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
     from rich.markup import escape
 
-    from pipelines.progress import json_log
+    from .observe.progress import json_log
 
     certificate = prepared.certificate
     if is_terminal:
@@ -234,8 +239,9 @@ def _say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
 
 
 def _say_published(url: str, version: "Version", manifest: "Manifest", is_new: bool, is_terminal: bool) -> None:
-    from bamba_data.show import size
-    from pipelines.progress import json_log
+    from bamba_data.inspect.show import size
+
+    from .observe.progress import json_log
 
     if is_terminal:
         stored = sum(source.size_bytes for source in manifest.sources)
@@ -273,22 +279,23 @@ def download(
     interval: Interval = 10.0,
 ) -> None:
     """Make a verified raw mirror of a recipe's inputs, from which `build --mirror` needs no other network."""
-    from bamba_data.fence import shared
-    from bamba_data.show import size
-    from bamba_data.store import open_store
-    from pipelines import download as mirroring
-    from pipelines.build import frozen_lock
-    from pipelines.cluster import Options
-    from pipelines.journal import recorded
-    from pipelines.metrics import Exporting
-    from pipelines.progress import display, json_log
-    from pipelines.runs import Run
+    from bamba_data.inspect.show import size
+    from bamba_data.storage.fence import shared
+    from bamba_data.storage.store import open_store
+
+    from .dataset_build import mirror as mirroring
+    from .dataset_build.driver import frozen_lock
+    from .observe.progress import display, json_log
+    from .observe.prometheus import Exporting
+    from .observe.run_log import recorded
+    from .observe.runs import Run
+    from .ray_jobs.executor import Options
 
     is_terminal = sys.stdout.isatty()
     loaded, folder = load_recipe(recipe, overrides, limit_files)
     with recorded(Run.of("download", loaded, None, relock), to, retry_stopped, is_terminal, interval) as journal:
         store = open_store(to)
-        with shared(store, say=_say), looking_up.shown(interval) as tick:
+        with shared(store, say=_say), lock_progress.shown(interval) as tick:
             frozen = frozen_lock(loaded, folder, store, _fetcher(loaded), relock=relock, tick=tick)
         options = Options(address, workers, fail_fast)
         shown = journal.watching(Exporting(display("download", is_terminal, interval), loaded.name, "download"))
@@ -307,8 +314,8 @@ def vars_of(value: Any) -> dict[str, Any]:
 
 
 def _fetcher(recipe: "Recipe") -> Any:
-    from bamba_data.budget import LocalBudget
-    from bamba_data.fetch import Fetcher
+    from bamba_data.storage.fetch import Fetcher
+    from bamba_data.storage.rate_limit import LocalBudget
 
     network = recipe.network
     return Fetcher(LocalBudget(network.requests_per_second, network.burst), network.retry_seconds)
@@ -326,7 +333,7 @@ def run(commands: typer.Typer, arguments: list[str] | None = None) -> int:
     """The exit code of a command line; every error of ours is one message on stderr."""
     # As Ctrl-C: no Exception, for Ray, while it starts, logs those and goes on.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return edge.run(commands, arguments, "bamba-data")
+    return exit_codes.run(commands, arguments, "bamba-data")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import typer
 
 from bamba_data.cli import AsJson, Url, app, console, print_json
 from bamba_data.errors import UserError
-from pipelines.options import (
+
+from .options import (
     Address,
     FailFast,
     LimitDocuments,
@@ -25,7 +26,7 @@ from pipelines.options import (
 )
 
 if TYPE_CHECKING:
-    from pipelines.runs import Status
+    from .observe.runs import Status
 
 ClusterAddress = Annotated[
     str,
@@ -61,8 +62,8 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log to the end of the job.")] = True,
 ) -> None:
     """Build on a running cluster. The same again joins the job that runs; the exit code is the build's own."""
-    from pipelines.runs import Run
-    from pipelines.submit import Cluster, JobFailed, Submission, arguments
+    from .observe.runs import Run
+    from .ray_jobs.submit import Cluster, JobFailed, Submission, arguments
 
     inside = working_dir / recipe if working_dir and recipe.endswith((".yaml", ".yml")) else None
     loaded, _ = load_recipe(str(inside or recipe), overrides, limit_files, limit_documents, quarantine)
@@ -98,7 +99,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Go on to the end of the job.")] = False,
 ) -> None:
     """Print the log of a job. With --follow the exit code is the build's own."""
-    from pipelines.submit import Cluster, JobFailed
+    from .ray_jobs.submit import Cluster, JobFailed
 
     place = Cluster(cluster)
     submission_id = place.job(job).submission_id
@@ -111,7 +112,7 @@ def logs(
 @app.command()
 def stop(job: JobArgument, cluster: ClusterAddress) -> None:
     """Stop a job. What is finished is kept: submit the same again to go on."""
-    from pipelines.submit import Cluster
+    from .ray_jobs.submit import Cluster
 
     place = Cluster(cluster)
     submission_id = place.job(job).submission_id
@@ -131,8 +132,9 @@ def status(
     """How the runs of a dataset stand, by their record in the store, and the jobs of a cluster."""
     if not url and not cluster:
         raise UserError("status takes the URL of a dataset, or --cluster ADDRESS, or both")
-    from bamba_data.store import open_store
-    from pipelines import runs
+    from bamba_data.storage.store import open_store
+
+    from .observe import runs
 
     store = open_store(url) if url else None
     known = list(runs.attempts(store)) if store else []
@@ -168,7 +170,7 @@ def preflight(
 
     from rich.markup import escape
 
-    from pipelines import preflight as checking
+    from .ray_jobs import preflight as checking
 
     loaded, folder = load_recipe(recipe, overrides)
     found = checking.check(loaded, folder.absolute(), out, address or os.environ.get("RAY_ADDRESS"))
@@ -194,14 +196,14 @@ def report(
     currency: Annotated[str, typer.Option(help="Of that price.")] = "$",
 ) -> None:
     """One HTML page: what a dataset holds, how its runs went, core-hours, bytes moved, rates, cost."""
-    from pipelines import report as reporting
+    from .observe import report as reporting
 
     reporting.write(url, to, price, currency)
     console().print(f"written to {to}", markup=False)
 
 
 def _jobs(address: str) -> list[dict[str, Any]]:
-    from pipelines.submit import Cluster, exit_code_of, explain
+    from .ray_jobs.submit import Cluster, exit_code_of, explain
 
     return [
         {
@@ -217,7 +219,7 @@ def _jobs(address: str) -> list[dict[str, Any]]:
 
 
 def _print_attempt(one: "Status") -> None:
-    from bamba_data.show import size
+    from bamba_data.inspect.show import size
 
     out = console()
     colour = {"complete": "green", "stop": "red", "lost": "red", "running": "cyan"}.get(one.state, "yellow")

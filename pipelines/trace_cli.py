@@ -8,7 +8,7 @@ import typer
 from bamba_data.cli import AsJson, Url, VersionOption, app, console, print_json
 
 if TYPE_CHECKING:
-    from bamba_data.dataset import Dataset
+    from bamba_data.format.dataset import Dataset
 
 
 @app.command()
@@ -33,10 +33,10 @@ def trace(
     version: VersionOption = None,
 ) -> None:
     """Where a row came from: upstream file, revision, hash, line, text; and that its ids are right."""
-    from bamba_data import trace as tracing
-    from bamba_data.dataset import open_dataset
     from bamba_data.errors import UserError
-    from bamba_data.fetch import Fetcher
+    from bamba_data.format.dataset import open_dataset
+    from bamba_data.inspect import trace as tracing
+    from bamba_data.storage.fetch import Fetcher
 
     if [place, document, global_row].count(None) != 2 or (global_row is None) != (plan is None):
         raise UserError("trace takes SHARD:ROW, or --document SOURCE:ID, or --global-row G --plan FILE")
@@ -92,11 +92,11 @@ def _print_trace(one: Any) -> None:
 
 def _say_row(dataset: "Dataset", row: int, plan: Path, as_json: bool) -> "list[tuple[str, int]]":
     """Print what a served row is made of; the documents in it, as rows of shards."""
-    from loader.blocks import open_blocks
-    from loader.cache import default_cache
-    from loader.lineage import origins
-    from loader.order import Order
-    from loader.plan import load
+    from bamba.loader.cache.location import default_cache
+    from bamba.loader.global_order import Order
+    from bamba.loader.lineage import origins
+    from bamba.loader.order.plan import load
+    from bamba.loader.sources.shards import open_blocks
 
     order = Order(load(plan), open_blocks(dataset, default_cache()))
     found = origins(order, row)

@@ -4,26 +4,26 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from bamba_data.certificate import Certificate
-from bamba_data.dataset import tokenizer_path
-from bamba_data.fetch import Fetcher
-from bamba_data.lock import load_tokenizer
-from bamba_data.manifest import Manifest
-from bamba_data.publish import Version
-from bamba_data.store import open_store
-from bamba_data.tokenizer import Tokenizer
-from pipelines import plan as plans
-from pipelines.build import Prepared, finish, frozen_lock, run_here
+from bamba_data.format.dataset import tokenizer_path
+from bamba_data.format.manifest import Manifest
+from bamba_data.format.versions import Version
+from bamba_data.locking.lock import load_tokenizer
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.store import open_store
+from bamba_data.tokenization.conformance import Certificate
+from bamba_data.tokenization.tokenizer import Tokenizer
 from pipelines.cli import load_recipe
-from pipelines.plan import Job
-from pipelines.reuse import taken_over
+from pipelines.dataset_build import plan as plans
+from pipelines.dataset_build.driver import Prepared, finish, frozen_lock, run_here
+from pipelines.dataset_build.plan import Job
+from pipelines.dataset_build.reuse import taken_over
 from tests.corpora import TOKENIZER, lines, records, write_jsonl, write_parquet
 
 
 def prepared(
     out: Path | str, certificate: Certificate, recipe: str = "demo", overrides: Sequence[str] = ()
 ) -> Prepared:
-    """What `pipelines.build.prepare` makes, with a certificate that was earned before."""
+    """What `pipelines.dataset_build.driver.prepare` makes, with a certificate that was earned before."""
     loaded, folder = load_recipe(recipe, list(overrides))
     store, fetcher = open_store(out), Fetcher()
     tokenizer = _loaded_once(load_tokenizer(loaded, folder, fetcher))

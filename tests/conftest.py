@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from bamba_data.certificate import Certificate, choose
-from bamba_data.fetch import Fetcher
-from bamba_data.tokenizer import Tokenizer
-from pipelines.build import run_here
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.tokenization.conformance import Certificate, choose
+from bamba_data.tokenization.tokenizer import Tokenizer
+from pipelines.dataset_build.driver import run_here
 from tests import interpreter
 from tests.building import build, prepared, tiny_inputs
 from tests.corpora import TOKENIZER

@@ -12,12 +12,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bamba_data import canonical
-from bamba_data.identity import ids_digest, of_dataset, of_tables
-from bamba_data.manifest import path_of, table_path
-from bamba_data.publish import Version
-from bamba_data.shard import Footer, block_digest, row_group_range
-from bamba_data.tables import SCHEMAS, row_digest
+from bamba_data import canonical_json
+from bamba_data.format.identity import ids_digest, of_dataset, of_tables
+from bamba_data.format.manifest import path_of, table_path
+from bamba_data.format.shard import Footer, block_digest, row_group_range
+from bamba_data.format.tables import SCHEMAS, row_digest
+from bamba_data.format.versions import Version
 
 
 class Forger:
@@ -51,10 +51,10 @@ class Forger:
             content = sha256(b"".join(map(row_digest, table.to_pylist()))).hexdigest()
             self.save_table(name, out.getvalue().to_pybytes(), len(rows), content)
         self._identify()
-        self.save_manifest(canonical.dumps(self.manifest))
+        self.save_manifest(canonical_json.dumps(self.manifest))
 
     def save_table(self, name: str, data: bytes, rows: int, content: str = "0" * 64) -> None:
-        digest = canonical.sha256(data)
+        digest = canonical_json.sha256(data)
         (self.root / table_path(digest)).write_bytes(data)
         self.manifest["tables"][name] = {"sha256": digest, "size_bytes": len(data), "rows": rows, "content": content}
 
@@ -74,11 +74,11 @@ class Forger:
         self.manifest["software"][0]["shards"] = len(self.shards) - others
 
     def save_manifest(self, data: bytes) -> None:
-        digest = canonical.sha256(data)
+        digest = canonical_json.sha256(data)
         (self.root / path_of(digest)).write_bytes(data)
         one = self.version
         forged = Version(one["version"], digest, one["build"], one["lock"], one["published_at"])
-        self._version_path.write_bytes(canonical.dumps(forged.to_json()))
+        self._version_path.write_bytes(canonical_json.dumps(forged.to_json()))
 
     def rewrite_shard(self, number: int, edit: Callable[[pa.Table], pa.Table]) -> None:
         """Shard `number` with other rows: its bytes, its entry and those of its blocks, and the sums over them."""
@@ -103,7 +103,7 @@ class Forger:
         source = next(one for one in self.manifest["sources"] if one["name"] == row["source"])
         source["size_bytes"] += len(data) - row["size_bytes"]
         footer = Footer.of(data)
-        row |= {"sha256": canonical.sha256(data), "size_bytes": len(data)}
+        row |= {"sha256": canonical_json.sha256(data), "size_bytes": len(data)}
         row |= {"footer_bytes": footer.size_bytes, "footer_digest": bytes.fromhex(footer.digest)}
 
 

@@ -1,9 +1,9 @@
 """Publishers of datasets that differ by their name alone, each of which goes on until it has published."""
 
 from bamba_data.errors import Unfinished
-from bamba_data.manifest import Manifest
-from bamba_data.publish import Version, publish
-from bamba_data.store import open_store
+from bamba_data.format.manifest import Manifest
+from bamba_data.format.versions import Version, publish
+from bamba_data.storage.store import open_store
 
 LOCK = "0" * 64
 

@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from bamba_data import edge
+from bamba_data import exit_codes
 
 COMMANDS = [
     "loader.index",
     "loader.pack",
-    "loader.quality",
+    "loader.quality.__main__",
     "loader.simulate",
     "pipelines.cli",
-    "pipelines.pretrain",
+    "pipelines.ray_jobs.pretrain",
     "trainer.__main__",
     "trainer.demo",
     "trainer.evaluate",
@@ -29,7 +29,7 @@ COMMANDS = [
 @pytest.mark.parametrize("module", COMMANDS)
 def test_an_option_that_there_is_not_is_one_line_and_exit_2(module: str, capsys: pytest.CaptureFixture[str]) -> None:
     app = importlib.import_module(module).app
-    assert edge.run(app, ["--there-is-no-such-option"]) == 2
+    assert exit_codes.run(app, ["--there-is-no-such-option"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "--there-is-no-such-option" in said and said.count("\n") == 1
 
@@ -38,7 +38,7 @@ def test_an_option_that_there_is_not_is_one_line_and_exit_2(module: str, capsys:
     ("module", "arguments"),
     [
         ("loader.pack", ["/nowhere"]),
-        ("loader.quality", ["/nowhere"]),
+        ("loader.quality.__main__", ["/nowhere"]),
         ("loader.simulate", ["/nowhere/plan.json"]),
         ("trainer.evaluate", ["/nowhere", "--text", "/nowhere/text"]),
         ("trainer.export_hf", ["/nowhere", "/nowhere/out"]),
@@ -51,14 +51,14 @@ def test_what_is_not_there_is_named_and_ends_with_exit_2(
     module: str, arguments: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = importlib.import_module(module).app
-    assert edge.run(app, arguments) == 2
+    assert exit_codes.run(app, arguments) == 2
     said = capfd.readouterr().err
     assert "/nowhere" in said and "Traceback" not in said
 
 
 def test_whose_error_it_is_stands_before_it(capsys: pytest.CaptureFixture[str]) -> None:
     app = importlib.import_module("trainer.__main__").app
-    assert edge.run(app, ["--recipe", "no-such-recipe", "--out", "/nowhere"], who=" (rank 3)") == 2
+    assert exit_codes.run(app, ["--recipe", "no-such-recipe", "--out", "/nowhere"], who=" (rank 3)") == 2
     assert capsys.readouterr().err.startswith("error (rank 3): ")
 
 
@@ -80,7 +80,7 @@ sys.exit({run}(app, []))
 @pytest.mark.parametrize(
     ("imports", "run", "number"),
     [
-        ("from bamba_data import edge", "edge.run", signal.SIGINT),
+        ("from bamba_data import exit_codes", "exit_codes.run", signal.SIGINT),
         ("from pipelines import cli", "cli.run", signal.SIGINT),
         ("from pipelines import cli", "cli.run", signal.SIGTERM),
     ],

@@ -20,14 +20,17 @@ def files(*tops: str) -> list[Path]:
     return [path for top in tops for path in sorted((ROOT / top).rglob("*.py"))]
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
-    """All modules that a file imports, wherever in it."""
+def imported(tree: ast.AST, place: str = "") -> Iterator[str]:
+    """All modules that a file imports, wherever in it, by their short names: `loader.x` of `bamba.loader.x`."""
+    folders = place.split("/")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (alias.name.removeprefix("bamba.") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = folders[: len(folders) + 1 - node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])]).removeprefix("bamba.")
+            yield module
+            yield from (f"{module}.{alias.name}".removeprefix("bamba.") for alias in node.names)
 
 
 def called(tree: ast.AST) -> Iterator[str]:
@@ -45,7 +48,7 @@ def misplaced(place: str, tree: ast.AST) -> set[str]:
         above.add("ray")
     if floor in ("bamba_data", "pipelines") or (floor == "loader" and place not in TORCH):
         above.add("torch")
-    return {name for name in imported(tree) if name.split(".")[0] in above}
+    return {name for name in imported(tree, place) if name.split(".")[0] in above}
 
 
 def unsafe(tree: ast.AST) -> set[str]:
@@ -61,6 +64,23 @@ def test_a_file_imports_only_what_its_floor_may(path: Path) -> None:
 @pytest.mark.parametrize("path", files("bamba_data", "loader"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_unpickles_or_evaluates_what_it_reads(path: Path) -> None:
     assert unsafe(ast.parse(path.read_bytes())) == set()
+
+
+@pytest.mark.parametrize("path", files("loader", "trainer", "pipelines"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_our_code_says_no_name_that_others_may_take(path: Path) -> None:
+    """A `loader.py` beside a user's script must not be what our code finds (bamba/__init__.py)."""
+    absolute = {
+        name
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+    }
+    assert not {name for name in absolute if name.split(".")[0] in ("loader", "trainer", "pipelines")}
 
 
 def test_the_data_pipelines_touch_the_trainer_in_one_file_only() -> None:
@@ -88,11 +108,14 @@ def test_what_tests_share_is_in_no_test_file() -> None:
     [
         ("bamba_data/x.py", "import ray"),
         ("bamba_data/x.py", "def f():\n    from torch.utils import data"),
-        ("bamba_data/x.py", "from pipelines.plan import Plan"),
+        ("bamba_data/x.py", "from pipelines.dataset_build.plan import Plan"),
         ("bamba_data/sources/x.py", "import loader"),
-        ("loader/order.py", "import torch"),
+        ("loader/order/plan.py", "import torch"),
         ("loader/dataset.py", "import ray"),
         ("trainer/x.py", "import pipelines"),
+        ("trainer/x.py", "from bamba.pipelines.cli import app"),
+        ("trainer/x.py", "from bamba import pipelines"),
+        ("loader/order/x.py", "from ...trainer import config"),
         ("pipelines/x.py", "import torch"),
     ],
 )

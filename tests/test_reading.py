@@ -9,8 +9,8 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "reading.md"
 
 RUN = """
 import os, re, sys
-from bamba_data.dataset import open_dataset
-from bamba_data.shard import ShardReader
+from bamba_data.format.dataset import open_dataset
+from bamba_data.format.shard import ShardReader
 
 dataset = open_dataset(sys.argv[1])
 want = []

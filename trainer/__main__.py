@@ -11,15 +11,16 @@ from typing import Annotated
 import typer
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
-from bamba_data import edge
+from bamba_data import exit_codes
 from bamba_data.errors import BambaError, UserError
-from trainer.data import Planned
-from trainer.metrics import say
-from trainer.parallel import joined
-from trainer.recipe import load_recipe
-from trainer.recipe_help import epilog, resolved
-from trainer.run import train
-from trainer.vocabulary import unlearned_rows
+
+from .config import load_recipe
+from .config_help import epilog, resolved
+from .data.feed import Planned
+from .data.vocabulary import unlearned_rows
+from .distributed.fsdp import joined
+from .observe.metrics import say
+from .train import train
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -70,7 +71,7 @@ def command(
 def main() -> None:
     """Run the command; exit as the error says."""
     rank = os.environ.get("RANK", "0")
-    sys.exit(edge.run(app, who=f" (rank {rank})" if rank != "0" else ""))
+    sys.exit(exit_codes.run(app, who=f" (rank {rank})" if rank != "0" else ""))
 
 
 if __name__ == "__main__":

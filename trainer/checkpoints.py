@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from bamba_data import edge
+from bamba_data import exit_codes
 from bamba_data.errors import CorruptCheckpoint, UserError
-from bamba_data.store import Store, open_store
-from trainer.checkpoint.examine import Standing, faults, named, standings
-from trainer.checkpoint.marks import lift, read_mark
-from trainer.metrics import say
+from bamba_data.storage.store import Store, open_store
+
+from .checkpoint.marks import lift, read_mark
+from .checkpoint.verify import Standing, faults, named, standings
+from .observe.metrics import say
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -76,4 +77,4 @@ def _fields(standing: Standing) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(edge.run(app))
+    sys.exit(exit_codes.run(app))

@@ -16,10 +16,11 @@ from typing import Annotated, Any
 
 import typer
 
-from bamba_data import edge
+from bamba_data import exit_codes
 from bamba_data.errors import Unfinished, UserError
-from trainer.metrics import say
-from trainer.recipe import load_recipe
+
+from .config import load_recipe
+from .observe.metrics import say
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -87,4 +88,4 @@ def draw(out: Path, picture: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(edge.run(app))
+    sys.exit(exit_codes.run(app))

@@ -21,19 +21,20 @@ import typer
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bamba_data import edge
-from bamba_data.canonical import dumps
+from bamba.loader import build_loader
+from bamba.loader.order.plan import loads
+from bamba_data import exit_codes
+from bamba_data.canonical_json import dumps
 from bamba_data.errors import UserError
-from loader import build_loader
-from loader.plan import loads
-from trainer.batch import Batch
-from trainer.checkpoint.plain import Saved
-from trainer.checkpoint.saving import load
-from trainer.loss import IGNORED
-from trainer.model.bamba import Bamba
-from trainer.parallel import World, distribute, joined
-from trainer.recipe import Compute
-from trainer.run_tokenizer import of_checkpoint
+
+from .checkpoint.manager import load
+from .checkpoint.reader import Saved
+from .checkpoint.tokenizer import of_checkpoint
+from .config import Compute
+from .data.batch import Batch
+from .distributed.fsdp import World, distribute, joined
+from .loss import IGNORED
+from .model.bamba import Bamba
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -157,4 +158,4 @@ def first_rows(batches: Iterable[Mapping[str, Tensor]], rows: int, batch_rows: i
 
 if __name__ == "__main__":
     rank = os.environ.get("RANK", "0")
-    sys.exit(edge.run(app, who=f" (rank {rank})" if rank != "0" else ""))
+    sys.exit(exit_codes.run(app, who=f" (rank {rank})" if rank != "0" else ""))

@@ -12,11 +12,12 @@ import torch
 import typer
 from torch import Tensor
 
-from bamba_data import edge
+from bamba_data import exit_codes
 from bamba_data.errors import UserError
-from trainer.checkpoint.plain import Saved
-from trainer.model.bamba import Bamba
-from trainer.run_tokenizer import of_checkpoint
+
+from .checkpoint.reader import Saved
+from .checkpoint.tokenizer import of_checkpoint
+from .model.bamba import Bamba
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -66,4 +67,4 @@ def command(
 
 
 if __name__ == "__main__":
-    sys.exit(edge.run(app))
+    sys.exit(exit_codes.run(app))

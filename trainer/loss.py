@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.compiled import fused as one_kernel
+from .compiled import fused as one_kernel
 
 IGNORED = -100
 

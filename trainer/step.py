@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.batch import Batch
-from trainer.gradients import Gradients
-from trainer.model.bamba import Bamba
-from trainer.optimizer import AdamW
-from trainer.parallel import World
-from trainer.recipe import Compute
+from .config import Compute
+from .data.batch import Batch
+from .distributed.fsdp import World
+from .model.bamba import Bamba
+from .optim.adamw import AdamW
+from .optim.gradient_sync import Gradients
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from bamba_data.compression import Choice
 from bamba_data.errors import RecipeError
+from bamba_data.sources.compression import Choice
 
 #: A source's name becomes a folder `dataset=<name>` and a key in mixes, so it is short and plain.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]

@@ -6,8 +6,8 @@ explain records that turned out bad (a JSON array, records over several lines, l
 
 import json
 
-from bamba_data.compression import by_content
 from bamba_data.errors import CorruptInput, WrongForm
+from bamba_data.sources.compression import by_content
 
 _CERTAIN: tuple[tuple[bytes, str, str], ...] = (
     (b"PAR1", "a parquet file", "say `form: parquet`"),

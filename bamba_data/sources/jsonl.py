@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 
 from bamba_data.document import RAW_BYTES, Document, Reject
-from bamba_data.inflate import inflate, peek
-from bamba_data.lines import Line, read_lines
-from bamba_data.nesting import MAX_DEPTH, is_deeper, with_room
 from bamba_data.recipe import BadInput
 from bamba_data.sources.base import Source, TextRule
+from bamba_data.sources.decompress import inflate, peek
 from bamba_data.sources.fields import ABSENT, first_present, look_up
 from bamba_data.sources.forms import refuse_other_forms
+from bamba_data.sources.json_nesting import MAX_DEPTH, is_deeper, with_room
+from bamba_data.sources.lines import Line, read_lines
 
 
 def lines(

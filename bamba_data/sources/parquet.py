@@ -16,12 +16,12 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bamba_data.compression import HEAD_BYTES
 from bamba_data.document import RAW_BYTES, Document, Reject
 from bamba_data.errors import CorruptInput, InputTooLarge
-from bamba_data.inflate import RATIO_AFTER_BYTES
 from bamba_data.sources.base import TextRule
 from bamba_data.sources.columns import Columns, ids, plain_bytes
+from bamba_data.sources.compression import HEAD_BYTES
+from bamba_data.sources.decompress import RATIO_AFTER_BYTES
 from bamba_data.sources.forms import refuse_other_than_parquet
 
 BATCH_BYTES = 8 << 20

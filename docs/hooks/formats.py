@@ -178,17 +178,17 @@ def written(path: str, function: str, *more: str) -> Callable[[], Names]:
     return names
 
 
-TABLES = "bamba_data.tables:SCHEMAS"
-MANIFEST = "bamba_data.manifest"
-PLAN = "loader.plan"
-INDEX = "loader.text_index"
-STAGED = "pipelines.staging"
+TABLES = "bamba_data.format.tables:SCHEMAS"
+MANIFEST = "bamba_data.format.manifest"
+PLAN = "loader.order.plan"
+INDEX = "loader.text.index_format"
+STAGED = "pipelines.dataset_build.staged_records"
 
 RECORDS: Mapping[str, Callable[[], Names]] = {
-    "shard": columns("bamba_data.shard:schema", dtype=np.dtype("<u2")),
-    "version": written("bamba_data/publish.py", "Version.to_json"),
-    "mark": written("bamba_data/marks.py", "mark"),
-    "tag": written("bamba_data/marks.py", "write_tag"),
+    "shard": columns("bamba_data.format.shard:schema", dtype=np.dtype("<u2")),
+    "version": written("bamba_data/format/versions.py", "Version.to_json"),
+    "mark": written("bamba_data/format/version_marks.py", "mark"),
+    "tag": written("bamba_data/format/version_marks.py", "write_tag"),
     **{
         name: typed(f"{MANIFEST}:{name}")
         for name in (
@@ -197,22 +197,22 @@ RECORDS: Mapping[str, Callable[[], Names]] = {
         )
     },
     **{name: columns(f"{TABLES}.{name}") for name in ("files", "shards", "blocks", "candidates", "dead_letters")},
-    "letters": columns("pipelines.parts:LETTERS"),
-    "lock": written("bamba_data/lock.py", "Lock.to_json"),
-    "pointer": written("bamba_data/dataset.py", "pointer_to"),
-    "plan_of_units": written("bamba_data/planned.py", "Planned.facts", "format", "units"),
-    "built": written("bamba_data/planned.py", "save_built"),
-    "unit": written("pipelines/staging.py", "Staging.finish"),
-    "part": written("pipelines/staging.py", "Staging.save_part"),
+    "letters": columns("pipelines.dataset_build.part_writer:LETTERS"),
+    "lock": written("bamba_data/locking/lock.py", "Lock.to_json"),
+    "pointer": written("bamba_data/format/dataset.py", "pointer_to"),
+    "plan_of_units": written("bamba_data/format/plan_records.py", "Planned.facts", "format", "units"),
+    "built": written("bamba_data/format/plan_records.py", "save_built"),
+    "unit": written("pipelines/dataset_build/staged_records.py", "Staging.finish"),
+    "part": written("pipelines/dataset_build/staged_records.py", "Staging.save_part"),
     **{name: typed(f"{STAGED}:{name}") for name in ("Part", "StagedShard", "StagedLetters", "Place", "ReadInput")},
-    "met": written("pipelines/reuse.py", "note"),
-    "Status": typed("pipelines.runs:Status"),
-    "Point": typed("pipelines.runs:Point"),
-    "event": written("pipelines/journal.py", "Journal.event"),
-    "lease": written("bamba_data/fence.py", "Fence._touch"),
-    "mirror": written("pipelines/download.py", "_finish"),
-    "mirrored": written("pipelines/download.py", "bring"),
-    "state": written("loader/cursor.py", "Cursor.to_json"),
+    "met": written("pipelines/dataset_build/reuse.py", "note"),
+    "Status": typed("pipelines.observe.runs:Status"),
+    "Point": typed("pipelines.observe.runs:Point"),
+    "event": written("pipelines/observe/run_log.py", "Journal.event"),
+    "lease": written("bamba_data/storage/fence.py", "Fence._touch"),
+    "mirror": written("pipelines/dataset_build/mirror.py", "_finish"),
+    "mirrored": written("pipelines/dataset_build/mirror.py", "bring"),
+    "state": written("loader/order/resume.py", "Cursor.to_json"),
     **{
         name: typed(f"{PLAN}:{name}")
         for name in ("MixPlan", "Header", "Mix", "Ramp", "Cap", "Skip", "Quarantine", "Note")
@@ -220,9 +220,9 @@ RECORDS: Mapping[str, Callable[[], Names]] = {
     **{name: typed(f"{INDEX}:{name}") for name in ("Index", "IndexedFile", "Table")},
     "index_blocks": columns(f"{INDEX}:TABLE"),
     "index_part": columns(f"{INDEX}:PART"),
-    "commit": written("trainer/run.py", "Run.about", "format", "step", "world_size", "index"),
-    "tensor_index": written("trainer/checkpoint/storage.py", "_described"),
+    "commit": written("trainer/train.py", "Run.about", "format", "step", "world_size", "index"),
+    "tensor_index": written("trainer/checkpoint/dcp_storage.py", "_described"),
     "run_mark": written("trainer/checkpoint/marks.py", "set_mark"),
     "run_lease": written("trainer/checkpoint/lease.py", "Lease._record"),
-    "metrics": written("trainer/metrics.py", "Metrics.line"),
+    "metrics": written("trainer/observe/metrics.py", "Metrics.line"),
 }

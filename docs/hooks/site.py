@@ -1,6 +1,6 @@
 """What the site shows that is not written in docs/: pages made from the code, excerpts of it, and copies of files.
 
-    {{ code("loader/mix.py", "Mix") }}    the source of a function, class or method, as it is in the tree today
+    {{ code("loader/order/mixture.py", "Mix") }}    a function, class or method as it is in the tree today
     [file](../k8s/README.md)              a link out of docs/ leads to a copy of that file on the site
     formats.md, cli.md, changelog.md, …   pages that GENERATED makes; none of them lies in docs/
 

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bamba_data import canonical
-from bamba_data.dataset import open_dataset
+from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest, CorruptShard, IntegrityError
-from bamba_data.shard import MAX_BLOCK_DOCUMENTS, Footer, ShardReader, row_group_range, schema
-from bamba_data.tables import FEW_ROWS, MAX_TEXT_BYTES, SCHEMAS
-from loader.blocks import open_blocks
+from bamba_data.format.dataset import open_dataset
+from bamba_data.format.shard import MAX_BLOCK_DOCUMENTS, Footer, ShardReader, row_group_range, schema
+from bamba_data.format.tables import FEW_ROWS, MAX_TEXT_BYTES, SCHEMAS
+from loader.sources.shards import open_blocks
 from pipelines import cli
 from tests.forging import Forger
 
@@ -68,7 +68,7 @@ def forged(root: Path, name: str, data: bytes, rows: int, count: str | None = No
         for source in forger.manifest["sources"]:
             source[count] = 0
         forger.manifest["sources"][0][count] = rows
-    forger.save_manifest(canonical.dumps(forger.manifest))
+    forger.save_manifest(canonical_json.dumps(forger.manifest))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_small_table_of_thirty_million_rows_is_refused(name: str, told: bool, 
     assert len(data) < 4_000_000
     count = name if name in ("files", "shards", "blocks") and told else None
     forged(tiny_copy, name, data, BOMB_ROWS if told else before, count)
-    path = f"_bamba/tables/{canonical.sha256(data)}.parquet"
+    path = f"_bamba/tables/{canonical_json.sha256(data)}.parquet"
     found = limited("verify", tiny_copy)
     said = found.stdout + found.stderr
     assert (found.returncode, "rows" in said) == (IntegrityError.exit_code, True), said
@@ -156,7 +156,7 @@ def test_a_small_shard_of_thirty_million_documents_is_refused(told: bool, tiny_c
     forger = Forger(tiny_copy)
     forger.shard_path(0).write_bytes(data)
     row, footer = forger.shards[0], Footer.of(data)
-    row |= {"sha256": canonical.sha256(data), "size_bytes": len(data)}
+    row |= {"sha256": canonical_json.sha256(data), "size_bytes": len(data)}
     row |= {"footer_bytes": footer.size_bytes, "footer_digest": bytes.fromhex(footer.digest)}
     block = next(block for block in forger.blocks if block["shard"] == 0)
     block["offset"], block["size_bytes"] = row_group_range(meta.row_group(0))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bamba_data.budget import LocalBudget, TokenBuckets
+from bamba_data.storage.rate_limit import LocalBudget, TokenBuckets
 
 HOST = "huggingface.co"
 

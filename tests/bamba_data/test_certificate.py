@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bamba_data.certificate import Certificate, Difference, certify, choose, hard_corpus
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import TokenizerError
-from bamba_data.fetch import Fetcher
-from bamba_data.tokenizer import BACKENDS, Encoded, Gigatoken, Reference, Tokenizer
-from bamba_data.verify import verify
-from pipelines.build import finish, run_here
-from pipelines.unit import Progress
+from bamba_data.format.dataset import open_dataset
+from bamba_data.inspect.verify import verify
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.tokenization.conformance import Certificate, Difference, certify, choose, hard_corpus
+from bamba_data.tokenization.tokenizer import BACKENDS, Encoded, Gigatoken, Reference, Tokenizer
+from pipelines.dataset_build.driver import finish, run_here
+from pipelines.dataset_build.unit import Progress
 from tests.building import prepared
 from tests.corpora import TOKENIZER
 

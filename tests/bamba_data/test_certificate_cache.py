@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from bamba_data import certificate as certificates
-from bamba_data import certificate_cache
-from bamba_data.certificate import Certificate, choose
-from bamba_data.tokenizer import Gigatoken, Reference, Tokenizer
+from bamba_data.tokenization import conformance as certificates
+from bamba_data.tokenization import conformance_cache
+from bamba_data.tokenization.conformance import Certificate, choose
+from bamba_data.tokenization.tokenizer import Gigatoken, Reference, Tokenizer
 
 
 @pytest.fixture
@@ -120,13 +120,13 @@ def test_one_flipped_bit_is_proven_anew_and_mended(cache: Path, proofs: list[str
     (record,) = cache.iterdir()
     whole = record.read_bytes()
     backend = tokenizer.backend("gigatoken")
-    proof = certificate_cache.proof_of(
+    proof = conformance_cache.proof_of(
         tokenizer, backend, json.loads(whole)["premises"]["corpus"], Path(certificates.__file__)
     )
-    assert proof is not None and certificate_cache.kept(proof) is not None
+    assert proof is not None and conformance_cache.kept(proof) is not None
     for place in range(len(whole)):
         record.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        assert certificate_cache.kept(proof) is None, place
+        assert conformance_cache.kept(proof) is None, place
     record.write_bytes(whole[: len(whole) // 2])
     chosen(tokenizer)
     assert len(proofs) == 2 and record.read_bytes() == whole

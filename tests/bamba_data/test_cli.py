@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bamba_data.certificate import Certificate
 from bamba_data.cli import app
-from bamba_data.dataset import open_dataset
+from bamba_data.format.dataset import open_dataset
+from bamba_data.tokenization.conformance import Certificate
 from pipelines.cli import run
 from tests.building import build
 from tests.corpora import records, write_jsonl

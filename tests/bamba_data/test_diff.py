@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.certificate import Certificate
-from bamba_data.dataset import Dataset, open_dataset
-from bamba_data.diff import Change, diff
+from bamba_data.format.dataset import Dataset, open_dataset
+from bamba_data.inspect.diff import Change, diff
+from bamba_data.tokenization.conformance import Certificate
 from tests.building import build
 from tests.corpora import TOKENIZER, records, write_jsonl
 

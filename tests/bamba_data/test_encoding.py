@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bamba_data import encoding
 from bamba_data.document import RAW_BYTES, Document, Reject
-from bamba_data.encoding import BackendDiffers, Encoder, batches
 from bamba_data.recipe import BadInput
-from bamba_data.seen import SeenIds
-from bamba_data.tokenizer import Encoded, Reference, Tokenizer, TooLongToEncode
+from bamba_data.tokenization import encode as encoding
+from bamba_data.tokenization.dedup import SeenIds
+from bamba_data.tokenization.encode import BackendDiffers, Encoder, batches
+from bamba_data.tokenization.tokenizer import Encoded, Reference, Tokenizer, TooLongToEncode
 
 TEXTS = [
     "Call me Ishmael.",

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data import fence
 from bamba_data.errors import UserError
-from bamba_data.fence import FOLDER, FenceLost, exclusive, shared
-from bamba_data.store import Store, open_store
+from bamba_data.storage import fence
+from bamba_data.storage.fence import FOLDER, FenceLost, exclusive, shared
+from bamba_data.storage.store import Store, open_store
 from tests.running import wait_for
 from tests.servers.faults import FOREVER, Fault, Status
 from tests.servers.proxy import FlakyProxy
 
 HOLDER = """
 import sys, time
-from bamba_data import fence
-from bamba_data.store import open_store
+from bamba_data.storage import fence
+from bamba_data.storage.store import open_store
 fence.LIVES_SECONDS = fence.SWEEP_LIVES_SECONDS = float(sys.argv[3])
 with getattr(fence, sys.argv[2])(open_store(sys.argv[1])) as held:
     print("held", flush=True)
@@ -186,7 +186,7 @@ def test_a_store_that_does_not_answer_for_a_while_costs_no_fence(
     flaky: FlakyProxy, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fence, "LIVES_SECONDS", 6.0)  # touched each second
-    monkeypatch.setattr("bamba_data.store.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("bamba_data.storage.store.RETRY_SECONDS", 0.0)
     near, far = open_store(bucket), open_store(bucket)
     with shared(near) as held:
         flaky.faults.append(Fault("PUT .*_bamba/leases", Status(503), times=2))
@@ -202,7 +202,7 @@ def test_a_holder_that_the_store_shut_out_for_too_long_stops(
     flaky: FlakyProxy, bucket: str, s3: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fence, "LIVES_SECONDS", 3.0)
-    monkeypatch.setattr("bamba_data.store.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("bamba_data.storage.store.RETRY_SECONDS", 0.0)
     store = open_store(bucket)
     with shared(store, "abc") as held:
         flaky.faults.append(Fault("PUT .*_bamba/leases/abc.json$", Status(503), times=FOREVER))

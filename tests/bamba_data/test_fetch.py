@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bamba_data import transport
-from bamba_data.budget import LocalBudget
 from bamba_data.errors import CorruptInput, InputChanged, InputTooLarge, SourceRefused, SourceUnavailable, UserError
-from bamba_data.fetch import Fetcher
-from bamba_data.inflate import inflate
-from bamba_data.locked import Facts, LockedFile
+from bamba_data.sources.decompress import inflate
+from bamba_data.storage import transport
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.locked_file import Facts, LockedFile
+from bamba_data.storage.rate_limit import LocalBudget
 from tests.servers.faults import (
     FOREVER,
     Action,
@@ -394,18 +394,18 @@ def test_bytes_that_stay_wrong_are_a_verdict_after_three_fetches(
 STAGE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from bamba_data.fetch import Fetcher
-from bamba_data.locked import Facts, LockedFile
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.locked_file import Facts, LockedFile
 url, etag, size, scratch, how = sys.argv[1:]
 file = LockedFile("books", "x", url, Facts(int(size), etag))
 if how == "in the middle":
-    import bamba_data.fetch
-    class Dying(bamba_data.fetch.Stream):
+    import bamba_data.storage.fetch
+    class Dying(bamba_data.storage.fetch.Stream):
         def chunks(self):
             for chunk in super().chunks():
                 yield chunk
                 os.kill(os.getpid(), signal.SIGKILL)
-    bamba_data.fetch.Stream = Dying
+    bamba_data.storage.fetch.Stream = Dying
 staged = Fetcher().stage(file, Path(scratch))
 os.kill(os.getpid(), signal.SIGKILL)
 """

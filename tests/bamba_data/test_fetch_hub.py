@@ -52,11 +52,11 @@ def hub(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 PRELUDE = """
-from bamba_data import lock
-from bamba_data.budget import LocalBudget
+from bamba_data.locking import lock
+from bamba_data.storage.rate_limit import LocalBudget
 from bamba_data.errors import BambaError
-from bamba_data.fetch import Fetcher
-from bamba_data.locked import LockedFile
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.locked_file import LockedFile
 from bamba_data.recipe import load
 retries = []
 fetcher = Fetcher(LocalBudget(1000, 1000), 6, lambda cause, seconds: retries.append(cause))
@@ -160,8 +160,8 @@ def test_a_signed_address_that_expires_in_the_middle_is_resolved_anew(hub: HubSe
     hub.signed_url_seconds = 0.5
     hub.faults += [Fault("GET /lfs/.*big", Stall(1.0, after_bytes=100_000)), Fault("GET /lfs/.*big", EndEarly(1))]
     said = ask("""
-import bamba_data.transport
-bamba_data.transport.TIMEOUT_SECONDS = (1.0, 0.6)
+import bamba_data.storage.transport
+bamba_data.storage.transport.TIMEOUT_SECONDS = (1.0, 0.6)
 answer(read(resolved(base, "big.json.gz").files[0]))
 """)
     signed = [line.query for line in hub.requests if line.path.startswith("/lfs/")]

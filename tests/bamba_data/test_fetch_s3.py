@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from s3fs import S3FileSystem
 
-from bamba_data import transport
 from bamba_data.errors import InputChanged, SourceUnavailable, UserError
-from bamba_data.fetch import Fetcher
-from bamba_data.locked import LockedFile
-from bamba_data.transport import Fsspec
+from bamba_data.storage import transport
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.locked_file import LockedFile
+from bamba_data.storage.transport import Fsspec
 from tests.bamba_data.memory import grown
 from tests.servers.faults import FOREVER, Action, Fault, LoseReply, Reset, Stall, Status
 from tests.servers.proxy import FlakyProxy
@@ -167,8 +167,8 @@ def test_a_staged_object_is_whole_and_verified(folder: str, fetcher: Fetcher, tm
 
 CHILD = """
 from bamba_data.errors import BambaError
-from bamba_data.fetch import Fetcher
-from bamba_data.locked import LockedFile
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.locked_file import LockedFile
 def said(fetcher, folder, pattern):
     try:
         ((path, facts),) = fetcher.matches(folder, pattern)

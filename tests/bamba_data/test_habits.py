@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from bamba_data.budget import LocalBudget
 from bamba_data.errors import BambaError, InputChanged, SourceRefused, SourceUnavailable
-from bamba_data.fetch import Fetcher
-from bamba_data.locked import Facts, LockedFile
-from bamba_data.transport import is_strong, joined
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.locked_file import Facts, LockedFile
+from bamba_data.storage.rate_limit import LocalBudget
+from bamba_data.storage.transport import is_strong, joined
 from tests.servers.habits import LAST_MODIFIED, HabitHost
 
 DATA = gzip.compress(random.Random(5).randbytes(1_500_000), 0, mtime=0)

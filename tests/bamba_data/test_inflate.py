@@ -13,10 +13,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bamba_data import inflate as inflating
-from bamba_data.compression import MAGIC, is_text
 from bamba_data.errors import CorruptInput, InputTooLarge
-from bamba_data.inflate import inflate
+from bamba_data.sources import decompress as inflating
+from bamba_data.sources.compression import MAGIC, is_text
+from bamba_data.sources.decompress import inflate
 from tests.bamba_data.memory import grown
 
 PROSE = b"".join(b'{"id": "%d", "text": "Call me Ishmael, for the %dth time."}\n' % (n, n) for n in range(40))
@@ -264,8 +264,8 @@ def test_an_xz_dictionary_beyond_the_limit_is_refused_by_the_same_setting() -> N
 
 
 ALL_LINES = """
-from bamba_data.inflate import inflate
-from bamba_data.lines import read_lines
+from bamba_data.sources.decompress import inflate
+from bamba_data.sources.lines import read_lines
 path = Path(sys.argv[1])
 data, before = path.read_bytes(), peak()
 done(sum(1 for line in read_lines(inflate([data], path.name, 10**6), 4 << 20)), before)

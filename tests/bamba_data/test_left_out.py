@@ -3,10 +3,10 @@
 import pytest
 
 from bamba_data.errors import RecipeError
-from bamba_data.input_faults import InputFaults
-from bamba_data.left_out import quarantined, refuse_empty
-from bamba_data.locked import Facts, LockedFile
+from bamba_data.locking.exclusions import quarantined, refuse_empty
+from bamba_data.locking.input_faults import InputFaults
 from bamba_data.recipe import BadInput
+from bamba_data.storage.locked_file import Facts, LockedFile
 
 KEYS = ["web/a/1.gz", "web/a/2.gz", "web/b/1.gz", "web/x[1].gz", "books/1.gz"]
 

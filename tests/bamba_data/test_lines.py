@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bamba_data.document import RAW_BYTES
-from bamba_data.lines import Line, read_lines
+from bamba_data.sources.lines import Line, read_lines
 from tests.bamba_data.memory import grown
 
 LIMIT = 16
@@ -76,7 +76,7 @@ def test_the_key_of_a_line_tells_lines_too_long_apart_by_all_of_their_bytes() ->
 
 
 ONE_LINE = """
-from bamba_data.lines import read_lines
+from bamba_data.sources.lines import read_lines
 def chunks():
     yield b"before\\n"
     chunk = b"x" * (1 << 20)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data import local_disk
 from bamba_data.errors import AccessDenied
-from bamba_data.fetch import _Scratch
-from bamba_data.local_disk import naming, private_folder
-from bamba_data.locked import Facts, LockedFile
-from bamba_data.store import LocalStore
-from loader.cache import default_cache
+from bamba_data.storage import local_disk
+from bamba_data.storage.fetch import _Scratch
+from bamba_data.storage.local_disk import naming, private_folder
+from bamba_data.storage.locked_file import Facts, LockedFile
+from bamba_data.storage.store import LocalStore
+from loader.cache.location import default_cache
 
 
 def test_a_folder_is_made_for_its_user_alone_and_found_again(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_write_that_fails_names_its_file(tmp_path: Path) -> None:
 def test_a_store_on_a_full_disk_says_which_object(tmp_path: Path) -> None:
     script = f"""
 import resource
-from bamba_data.store import LocalStore
+from bamba_data.storage.store import LocalStore
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 try:

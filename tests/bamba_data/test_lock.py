@@ -8,24 +8,17 @@ from typing import Any
 
 import pytest
 
-from bamba_data import canonical
-from bamba_data import lock as locks
-from bamba_data.budget import LocalBudget
-from bamba_data.errors import (
-    CorruptManifest,
-    RecipeError,
-    SourceUnavailable,
-    TokenizerError,
-    UnsafePath,
-    UserError,
-)
-from bamba_data.fetch import Fetcher
-from bamba_data.lock import Lock, load_tokenizer, loads, request_key, resolve
-from bamba_data.locked import NOT_ASKED, Facts
-from bamba_data.pure import DICE
+from bamba_data import canonical_json
+from bamba_data.errors import CorruptManifest, RecipeError, SourceUnavailable, TokenizerError, UnsafePath, UserError
+from bamba_data.locking import lock as locks
+from bamba_data.locking.lock import Lock, load_tokenizer, loads, request_key, resolve
 from bamba_data.recipe import Recipe, load, load_file
-from pipelines import plan as plans
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.locked_file import NOT_ASKED, Facts
+from bamba_data.storage.rate_limit import LocalBudget
+from bamba_data.tokenization.purity import DICE
 from pipelines.cli import RECIPES
+from pipelines.dataset_build import plan as plans
 from tests.corpora import TOKENIZER
 from tests.servers.faults import FOREVER, Fault, Status
 from tests.servers.hub import HubServer
@@ -244,7 +237,7 @@ def test_an_input_that_nobody_has_any_more_can_be_left_out(host: HubServer, fold
     lock = resolve(recipe(files, bad_input={"quarantine": ["texts/gone.jsonl"]}), folder, fetcher)
     assert [(file.path, file.facts == NOT_ASKED) for file in lock.files] == [("a.jsonl", False), ("gone.jsonl", True)]
     assert not any("gone" in line.path for line in host.requests)
-    again = loads(canonical.dumps(lock.to_json()), "lock.json")
+    again = loads(canonical_json.dumps(lock.to_json()), "lock.json")
     with pytest.raises(RecipeError, match=r"texts/gone\.jsonl: in quarantine when .* --relock"):
         plans.make(recipe(files), again, SHA)
 
@@ -278,7 +271,7 @@ def test_what_is_no_file_is_said_to_be_what_it_is(
 
 
 def test_a_lock_is_the_same_after_being_written_and_read(lock: Lock) -> None:
-    again = loads(canonical.dumps(lock.to_json()), "lock.json")
+    again = loads(canonical_json.dumps(lock.to_json()), "lock.json")
     assert (again, again.digest) == (lock, lock.digest)
 
 
@@ -383,7 +376,7 @@ def test_the_requests_of_the_first_format_are_found_again() -> None:
 
 
 def damaged(lock: Lock, change: Callable[[dict[str, Any]], object]) -> bytes:
-    raw = json.loads(canonical.dumps(lock.to_json()))
+    raw = json.loads(canonical_json.dumps(lock.to_json()))
     change(raw)
     return json.dumps(raw).encode()
 
@@ -443,7 +436,7 @@ def test_a_lock_with_an_unsafe_or_repeated_path_is_refused(path: str, lock: Lock
 def test_a_lock_larger_than_the_limit_is_not_parsed(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "MAX_BYTES", 100)
     with pytest.raises(CorruptManifest, match="the limit is 100"):
-        loads(canonical.dumps(lock.to_json()), "lock.json")
+        loads(canonical_json.dumps(lock.to_json()), "lock.json")
 
 
 # -- the tokenizer

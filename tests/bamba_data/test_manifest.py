@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bamba_data import canonical, dataset, manifest
+from bamba_data import canonical_json
 from bamba_data.cli import app
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import BambaError, CorruptManifest, UnsafePath
-from bamba_data.shard import ShardReader
-from bamba_data.verify import verify
+from bamba_data.format import dataset, manifest
+from bamba_data.format.dataset import open_dataset
+from bamba_data.format.shard import ShardReader
+from bamba_data.inspect.verify import verify
 from pipelines.cli import run
 from tests.forging import Forger
 
@@ -323,7 +324,7 @@ def test_a_table_that_is_none_is_refused(tiny_copy: Path, name: str, kind: str) 
         forger.manifest["sources"][0][name] += 1
         forger.manifest["software"][0]["shards"] += name == "shards"
     forger.save_table(name, table, claimed)
-    forger.save_manifest(canonical.dumps(forger.manifest))
+    forger.save_manifest(canonical_json.dumps(forger.manifest))
     with pytest.raises(CorruptManifest, match=f"table of {name}"):
         getattr(open_dataset(str(tiny_copy)), name)
     assert any(f"table of {name}" in fault.detail for fault in verify(str(tiny_copy)).faults)

@@ -19,10 +19,10 @@ from bamba_data import plain_yaml
 from bamba_data.errors import RecipeError, UserError
 from bamba_data.plain_yaml import MAX_BYTES, MAX_DEPTH, MAX_VALUES, parse
 from bamba_data.recipe import Recipe, load, load_as, load_file
-from loader.text_source import TextSource
+from loader.text.spec import TextSource
 from pipelines import cli
-from trainer.recipe import Recipe as TrainingRecipe
-from trainer.recipe import load_recipe as load_training
+from trainer.config import Recipe as TrainingRecipe
+from trainer.config import load_recipe as load_training
 
 CORPUS = "{corpus: folder, name: a, base: texts, form: jsonl, files: [a.jsonl]}"
 PLAIN = f"name: mine\ntokenizer: {{url: package:olmo.json}}\ncorpora:\n  - {CORPUS}\n"

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bamba_data.errors import UnsafePath
-from bamba_data.paths import checked, distinct, input_name, stored_name
+from bamba_data.storage.paths import checked, distinct, input_name, stored_name
 
 UNSAFE = [
     *("", "/", "/etc/passwd", "//host/share", ".", "..", "../x", "a/..", "a/../../x", "a/./b", "a//b", "a/"),

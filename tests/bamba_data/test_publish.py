@@ -10,18 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data import canonical, manifest, marks
-from bamba_data import store as stores
-from bamba_data.errors import (
-    CorruptManifest,
-    DatasetNotFound,
-    PublishConflict,
-    PublishUnknown,
-    StoreUnavailable,
-)
-from bamba_data.manifest import Manifest, path_of
-from bamba_data.publish import FOLDER, publish, read_version, versions
-from bamba_data.store import Store, open_store
+from bamba_data import canonical_json as canonical
+from bamba_data.errors import CorruptManifest, DatasetNotFound, PublishConflict, PublishUnknown, StoreUnavailable
+from bamba_data.format import manifest
+from bamba_data.format import version_marks as marks
+from bamba_data.format.manifest import Manifest, path_of
+from bamba_data.format.versions import FOLDER, publish, read_version, versions
+from bamba_data.storage import store as stores
+from bamba_data.storage.store import Store, open_store
 from tests.forging import Forger
 from tests.publishers import LOCK, named, until_published
 from tests.servers.faults import FOREVER, Fault, LoseReply, Reset, Status
@@ -180,7 +176,7 @@ def test_a_lost_race_is_a_conflict_even_if_its_reply_was_lost(
     store, ours, theirs = open_store(bucket), named(one, "ours"), named(one, "theirs")
     known = marks.known(store)
     publish(store, theirs, "theirs", LOCK)
-    monkeypatch.setattr("bamba_data.marks.known", lambda store: known)  # an older look at the store
+    monkeypatch.setattr("bamba_data.format.version_marks.known", lambda store: known)  # an older look at the store
     flaky.faults.append(Fault(CREATE, LoseReply()))
     with pytest.raises(PublishConflict):
         publish(store, ours, "ours", LOCK)
@@ -244,7 +240,7 @@ def test_with_a_third_of_all_replies_lost_every_build_is_published_exactly_once(
 PUBLISHER = """
 import sys
 from pathlib import Path
-from bamba_data import manifest
+from bamba_data.format import manifest
 from tests.publishers import named, until_published
 one = manifest.loads(Path(sys.argv[2]).read_bytes(), "tiny")
 for name in sys.argv[3:]:

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bamba_data import canonical
+from bamba_data import canonical_json
 from bamba_data.document import REASONS
 from bamba_data.errors import RecipeError
 from bamba_data.recipe import Recipe, load, load_file
@@ -46,7 +46,7 @@ def test_the_recipes_that_the_readme_promises_are_there() -> None:
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_survives_being_written_as_canonical_json(path: Path) -> None:
     recipe = load_file(path)
-    raw = canonical.loads(canonical.dumps(recipe.model_dump(mode="json")), "there", 1 << 20)
+    raw = canonical_json.loads(canonical_json.dumps(recipe.model_dump(mode="json")), "there", 1 << 20)
     assert Recipe.model_validate(raw) == recipe
 
 
@@ -214,7 +214,7 @@ def test_any_override_is_either_applied_or_refused_as_a_recipe_error(path: list[
         recipe = load(PLAIN, "my.yaml", [override])
     except RecipeError:
         return
-    canonical.dumps(recipe.model_dump(mode="json"))
+    canonical_json.dumps(recipe.model_dump(mode="json"))
 
 
 @given(st.data())

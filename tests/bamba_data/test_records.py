@@ -2,7 +2,7 @@
 
 import pytest
 
-from bamba_data import canonical
+from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest
 from bamba_data.records import seal, unseal
 
@@ -24,7 +24,7 @@ def test_any_flipped_bit_is_refused(at: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", DATA[:-1], DATA[: len(DATA) // 2], DATA + b"\n", b"[]\n", canonical.dumps(FIELDS)]
+    "data", [b"", DATA[:-1], DATA[: len(DATA) // 2], DATA + b"\n", b"[]\n", canonical_json.dumps(FIELDS)]
 )
 def test_what_is_torn_or_without_a_seal_is_refused(data: bytes) -> None:
     with pytest.raises(CorruptManifest, match="here"):

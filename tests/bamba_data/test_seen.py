@@ -5,8 +5,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bamba_data import seen
-from bamba_data.seen import SeenIds
+from bamba_data.tokenization import dedup
+from bamba_data.tokenization.dedup import SeenIds
 from tests.bamba_data.memory import grown
 
 
@@ -17,7 +17,7 @@ from tests.bamba_data.memory import grown
 @settings(max_examples=200, deadline=None)
 def test_an_id_is_new_exactly_once(batches: list[list[str]], recent: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seen, "_RECENT", recent)
+        patch.setattr(dedup, "_RECENT", recent)
         ids, known = SeenIds(), set[str]()
         for batch in batches:
             expected = []
@@ -36,7 +36,7 @@ def test_hundreds_of_thousands_of_ids_are_told_apart() -> None:
 
 def test_a_digest_that_ends_in_zero_bytes_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy's byte strings drop trailing zeros."""
-    monkeypatch.setattr(seen, "_RECENT", 1)
+    monkeypatch.setattr(dedup, "_RECENT", 1)
     digests = {"a": bytes(16), "b": b"\1" + bytes(15), "c": b"\1\2" + bytes(14), "d": bytes(15) + b"\1"}
     monkeypatch.setattr(xxhash, "xxh3_128_digest", lambda data: digests[data.decode()])
     ids = SeenIds()
@@ -51,7 +51,7 @@ def test_beyond_the_limit_nothing_more_is_remembered_and_that_is_said() -> None:
 
 
 MILLIONS = """
-from bamba_data.seen import SeenIds
+from bamba_data.tokenization.dedup import SeenIds
 ids, before = SeenIds(), peak()
 for start in range(0, 700_000, 4000):
     ids.add([f"doc-{n}" for n in range(start, start + 4000)])

@@ -14,9 +14,9 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bamba_data.canonical import sha256
+from bamba_data.canonical_json import sha256
 from bamba_data.errors import CorruptShard
-from bamba_data.shard import Finished, ShardReader, ShardWriter, row_group_range, schema
+from bamba_data.format.shard import Finished, ShardReader, ShardWriter, row_group_range, schema
 
 U2, U4 = np.dtype("<u2"), np.dtype("<u4")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from bamba_data.certificate import Certificate
-from bamba_data.dataset import Dataset, open_dataset
 from bamba_data.errors import CorruptShard
-from bamba_data.stats import QUANTILES, plot, stats
-from bamba_data.store import open_store
+from bamba_data.format.dataset import Dataset, open_dataset
+from bamba_data.inspect.stats import QUANTILES, plot, stats
+from bamba_data.storage.store import open_store
+from bamba_data.tokenization.conformance import Certificate
 from tests.building import build
 from tests.corpora import lines, recipe, write_jsonl
 

@@ -13,10 +13,10 @@ import s3fs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bamba_data import store as stores
 from bamba_data.errors import StoreUnavailable, UnsafePath, UserError
-from bamba_data.paths import checked, distinct
-from bamba_data.store import LocalStore, S3Store, Store, now, open_store
+from bamba_data.storage import store as stores
+from bamba_data.storage.paths import checked, distinct
+from bamba_data.storage.store import LocalStore, S3Store, Store, now, open_store
 from tests.servers.faults import FOREVER, Fault, LoseReply, Status
 from tests.servers.proxy import FlakyProxy
 from tests.servers.seaweed import SeaweedServer
@@ -196,7 +196,7 @@ def test_a_block_that_raises_leaves_the_old_object(store: Store) -> None:
 
 KILLED = """
 import sys
-from bamba_data.store import open_store
+from bamba_data.storage.store import open_store
 store, how, data = open_store(sys.argv[1]), sys.argv[2], b"new" * (8 << 20)
 store.stat("warm")
 print("ready", flush=True)

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data import fence
-from bamba_data.certificate import Certificate
 from bamba_data.errors import DatasetNotFound, UserError
-from bamba_data.fence import shared
-from bamba_data.fetch import Fetcher
-from bamba_data.publish import versions
-from bamba_data.store import Store, open_store
-from bamba_data.sweep import DEFAULT_GRACE_SECONDS, LEASES, Sweep, find, remove
-from bamba_data.verify import verify
-from pipelines.build import finish, run_here
+from bamba_data.format.versions import versions
+from bamba_data.inspect.garbage import DEFAULT_GRACE_SECONDS, LEASES, Sweep, find, remove
+from bamba_data.inspect.verify import verify
+from bamba_data.storage import fence
+from bamba_data.storage.fence import shared
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.store import Store, open_store
+from bamba_data.tokenization.conformance import Certificate
+from pipelines.dataset_build.driver import finish, run_here
 from tests.building import build, prepared
 from tests.corpora import records, write_jsonl
 

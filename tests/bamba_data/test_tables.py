@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bamba_data.tables import read_table
+from bamba_data.format.tables import read_table
 
 READ = """
 import sys
 from pathlib import Path
-from bamba_data.tables import read_table
+from bamba_data.format.tables import read_table
 read_table(Path(sys.argv[1]).read_bytes())
 """
 

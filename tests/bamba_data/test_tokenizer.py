@@ -16,11 +16,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bamba_data import tokenizer as tokenizers
-from bamba_data.canonical import sha256
-from bamba_data.certificate import Certificate, certify
+from bamba_data.canonical_json import sha256
 from bamba_data.errors import TokenizerError
-from bamba_data.tokenizer import BACKENDS, Backend, Gigatoken, Reference, Tokenizer, TooLongToEncode
+from bamba_data.tokenization import tokenizer as tokenizers
+from bamba_data.tokenization.conformance import Certificate, certify
+from bamba_data.tokenization.tokenizer import BACKENDS, Backend, Gigatoken, Reference, Tokenizer, TooLongToEncode
 from tests.corpora import TOKENIZER, texts
 
 PROSE = "It was the best of times, it was the worst of times. "

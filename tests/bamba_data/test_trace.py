@@ -10,14 +10,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from bamba_data import tokenizer as tokenizers
-from bamba_data.certificate import Certificate
-from bamba_data.dataset import Dataset, open_dataset
 from bamba_data.errors import CorruptManifest, CorruptShard, UserError
-from bamba_data.fetch import Fetcher
-from bamba_data.shard import ShardReader
-from bamba_data.store import open_store
-from bamba_data.trace import Trace, find_document, locate, trace
+from bamba_data.format.dataset import Dataset, open_dataset
+from bamba_data.format.shard import ShardReader
+from bamba_data.inspect.trace import Trace, find_document, locate, trace
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.store import open_store
+from bamba_data.tokenization import tokenizer as tokenizers
+from bamba_data.tokenization.conformance import Certificate
 from tests.building import build
 from tests.corpora import DEMO, lines, recipe, records, write_jsonl, write_parquet
 from tests.forging import Forger

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bamba_data import transport
-from bamba_data.budget import LocalBudget
 from bamba_data.errors import InputChanged, SourceRefused, SourceUnavailable, UserError
-from bamba_data.fetch import Fetcher
-from bamba_data.locked import Facts
-from bamba_data.transport import Http, LocalFiles, Passing, asked_wait_seconds, check, hub_place, path_matches
+from bamba_data.storage import transport
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.locked_file import Facts
+from bamba_data.storage.rate_limit import LocalBudget
+from bamba_data.storage.transport import Http, LocalFiles, Passing, asked_wait_seconds, check, hub_place, path_matches
 from tests.servers.faults import FOREVER, Fault, Status
 from tests.servers.hub import HubServer
 from tests.servers.wire import Answer, Exchange, LoopbackServer

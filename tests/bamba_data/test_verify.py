@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bamba_data.certificate import Certificate
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import CorruptManifest
-from bamba_data.store import open_store
-from bamba_data.verify import verify
+from bamba_data.format.dataset import open_dataset
+from bamba_data.inspect.verify import verify
+from bamba_data.storage.store import open_store
+from bamba_data.tokenization.conformance import Certificate
 from tests.building import build
 from tests.corpora import lines, recipe, records, write_jsonl
 from tests.forging import Forger, many_shards

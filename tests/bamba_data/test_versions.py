@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data import catalog, marks
-from bamba_data.certificate import Certificate
 from bamba_data.cli import app
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import CorruptManifest, DatasetNotFound, UserError, Withdrawn
-from bamba_data.publish import read_version, versions
-from bamba_data.store import Store, open_store
-from bamba_data.sweep import find, remove
-from bamba_data.verify import verify
+from bamba_data.format import catalog, version_marks
+from bamba_data.format.dataset import open_dataset
+from bamba_data.format.versions import read_version, versions
+from bamba_data.inspect.garbage import find, remove
+from bamba_data.inspect.verify import verify
+from bamba_data.storage.store import Store, open_store
+from bamba_data.tokenization.conformance import Certificate
 from pipelines.cli import run
 from tests.building import build, tiny_inputs
 from tests.corpora import records, write_jsonl
@@ -181,7 +181,7 @@ def test_a_damaged_version_is_no_dead_end(
 def test_damaged_marks_and_tags_never_say_something_else(url: str, store: Store, bamba: Command) -> None:
     catalog.withdraw(store, 3, "bad")
     catalog.tag(store, "v1", 1, move=False)
-    for path in (Path(url, marks.mark_path("withdrawn", 3)), Path(url, marks.tag_path("v1"))):
+    for path in (Path(url, version_marks.mark_path("withdrawn", 3)), Path(url, version_marks.tag_path("v1"))):
         path.write_bytes(path.read_bytes().replace(b'"version":', b'"versiom":'))
     with pytest.raises(Withdrawn, match="when and why cannot be read"):
         open_dataset(url, 3)
@@ -212,8 +212,8 @@ def test_of_a_tag_and_an_expiry_at_once_one_is_undone(url: str, store: Store) ->
             thread.start()
         for thread in threads:
             thread.join()
-        is_tagged, is_expired = f"t{round_}" in marks.tags(store), 1 in marks.known(store).expired
+        is_tagged, is_expired = f"t{round_}" in version_marks.tags(store), 1 in version_marks.known(store).expired
         assert not (is_tagged and is_expired) and said
-        marks.unmark(store, "expired", 1)
-        marks.remove_tag(store, f"t{round_}")
+        version_marks.unmark(store, "expired", 1)
+        version_marks.remove_tag(store, f"t{round_}")
     assert read_version(store, 1).number == 1

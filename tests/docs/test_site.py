@@ -55,7 +55,7 @@ def test_an_excerpt_of_what_is_gone_is_an_error_that_names_it(path: str, symbol:
 
 
 def test_every_path_of_our_own_that_a_page_names_is_there() -> None:
-    """`loader/mix.py`, `tests/trainer`, `k8s/base`: in code spans. The log and the changelog speak of their day."""
+    """`loader/order/mixture.py`, `tests/trainer`, `k8s/base`: in code spans. Log and changelog speak of their day."""
     tops = "bamba_data|benchmarks|docs|examples|k8s|loader|pipelines|tests|trainer"
     gone = []
     for page in PAGES:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.certificate import Certificate
+from bamba_data.tokenization.conformance import Certificate
 from tests.loader.real import documents, publish
 from tests.sharing import made_once
 

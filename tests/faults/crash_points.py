@@ -17,12 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bamba_data.certificate import choose
-from bamba_data.fetch import Fetcher
-from bamba_data.lock import load_tokenizer
-from bamba_data.verify import verify
-from pipelines.build import finish, prepare, run_here
+from bamba_data.inspect.verify import verify
+from bamba_data.locking.lock import load_tokenizer
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.tokenization.conformance import choose
 from pipelines.cli import load_recipe
+from pipelines.dataset_build.driver import finish, prepare, run_here
 
 
 class Killer:

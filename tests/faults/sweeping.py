@@ -12,14 +12,14 @@ import sys
 import time
 from pathlib import Path
 
-from bamba_data import fence
-from bamba_data.certificate import Certificate
 from bamba_data.errors import DatasetNotFound, Unfinished, UserError
-from bamba_data.fence import shared
-from bamba_data.fetch import Fetcher
-from bamba_data.store import open_store
-from bamba_data.sweep import find, remove
-from pipelines.build import finish, run_here
+from bamba_data.inspect.garbage import find, remove
+from bamba_data.storage import fence
+from bamba_data.storage.fence import shared
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.store import open_store
+from bamba_data.tokenization.conformance import Certificate
+from pipelines.dataset_build.driver import finish, run_here
 from tests.building import prepared
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.dataset import open_dataset
-from bamba_data.fetch import Fetcher
-from bamba_data.store import LocalStore
-from bamba_data.verify import verify
-from pipelines import runs
-from pipelines.build import finish, prepare, run_here
+from bamba_data.format.dataset import open_dataset
+from bamba_data.inspect.verify import verify
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.store import LocalStore
+from pipelines.dataset_build.driver import finish, prepare, run_here
+from pipelines.observe import runs
 from pipelines.options import load_recipe
 from tests.clusters import SOON_LOST, RayCluster, kill_node, processes_of, ray_cluster
 from tests.corpora import recipe, records, write_jsonl

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from bamba_data.dataset import open_dataset
-from bamba_data.verify import verify
-from pipelines.build import finish, prepare, run_here
+from bamba_data.format.dataset import open_dataset
+from bamba_data.inspect.verify import verify
+from pipelines.dataset_build.driver import finish, prepare, run_here
 from tests.corpora import recipe, records, write_jsonl, write_parquet
 from tests.running import bamba, kill_all, started, verdict, wait_for, workers_of
 
@@ -31,7 +31,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def quiet(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of a build that nobody disturbed, in one process without Ray."""
-    from bamba_data.fetch import Fetcher
+    from bamba_data.storage.fetch import Fetcher
     from pipelines.cli import load_recipe
 
     loaded, folder = load_recipe(str(inputs), None)
@@ -114,7 +114,7 @@ def test_two_builds_at_once_into_one_place_publish_one_dataset(inputs: Path, qui
 
 
 def test_a_mixed_build_of_json_and_parquet_is_the_same_on_ray(tmp_path: Path) -> None:
-    from bamba_data.fetch import Fetcher
+    from bamba_data.storage.fetch import Fetcher
     from pipelines.cli import load_recipe
 
     write_parquet(tmp_path / "inputs" / "x.parquet", records(30))

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bamba_data.certificate import Certificate
+from bamba_data.tokenization.conformance import Certificate
 from loader import build_loader
 from tests.loader.real import all_rows, documents, publish
 
@@ -148,7 +148,7 @@ ALONE = """
     sys.meta_path.insert(0, Refuse())
     import loader
     from loader import MixPlan
-    from loader.mix import Lattice
+    from loader.order.mixture import Lattice
     assert "torch" not in sys.modules
     if sys.argv[2]:
         batch = next(loader.build_loader(sys.argv[2], row_tokens=32, batch_rows=2, cache=sys.argv[3]))

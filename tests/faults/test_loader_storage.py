@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader
 
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import CorruptShard
+from bamba_data.format.dataset import open_dataset
 from loader import Loader, Settings, TokenDataset, build_loader
 from tests.loader.real import all_rows
 from tests.servers.faults import Fault, FlipBit, Stall, Status

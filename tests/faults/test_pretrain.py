@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.certificate import Certificate
-from bamba_data.store import LocalStore
-from pipelines import runs
+from bamba_data.storage.store import LocalStore
+from bamba_data.tokenization.conformance import Certificate
+from pipelines.observe import runs
 from tests.clusters import SOON_LOST, kill_node, ray_cluster
 from tests.loader.real import documents, publish
 from tests.running import kill_all, wait_for

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data import marks
-from bamba_data.certificate import Certificate
-from bamba_data.store import open_store
-from bamba_data.sweep import find
-from bamba_data.verify import verify
+from bamba_data.format import version_marks as marks
+from bamba_data.inspect.garbage import find
+from bamba_data.inspect.verify import verify
+from bamba_data.storage.store import open_store
+from bamba_data.tokenization.conformance import Certificate
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from loader.blocks import Blocks
 from loader.dataset import build_loader
+from loader.sources.shards import Blocks
 
 FIELDS = ("row", "input_ids", "labels", "position_ids", "seq_idx", "source")
 

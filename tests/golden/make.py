@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from bamba_data.dataset import open_dataset
-from bamba_data.fetch import Fetcher
-from loader.blocks import open_blocks
+from bamba_data.format.dataset import open_dataset
+from bamba_data.storage.fetch import Fetcher
 from loader.dataset import build_loader
-from loader.text_indexing import in_processes, make_index
-from loader.text_source import TextSource
-from pipelines.build import finish, prepare, run_here
+from loader.sources.shards import open_blocks
+from loader.text.index_build import in_processes, make_index
+from loader.text.spec import TextSource
 from pipelines.cli import load_recipe
+from pipelines.dataset_build.driver import finish, prepare, run_here
 from tests.golden.digests import of_batches, of_first_batches, of_ids
 
 RECIPE = """

@@ -1,9 +1,9 @@
 """Names of files in a host's cache: new ones would make every host of a running cluster do its work again."""
 
-from loader.best_fit import best_fit
-from loader.chunk import WholeBlock
-from loader.groups import PackedGroup
-from loader.stream import Removed
+from loader.order.epochs import Removed
+from loader.packing.best_fit import best_fit
+from loader.packing.concat_split import WholeBlock
+from loader.packing.grouped import PackedGroup
 
 
 def test_the_texts_that_name_cached_files_are_those_that_they_were() -> None:

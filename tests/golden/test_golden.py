@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import UserError
-from bamba_data.fetch import Fetcher
-from bamba_data.store import open_store
-from bamba_data.trace import find_document, trace
-from bamba_data.verify import verify
-from loader.blocks import open_blocks
+from bamba_data.format.dataset import open_dataset
+from bamba_data.inspect.trace import find_document, trace
+from bamba_data.inspect.verify import verify
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.store import open_store
 from loader.dataset import Loader, build_loader
-from loader.text_index import read_arrays, read_index
-from pipelines.build import finish, prepare, run_here
+from loader.sources.shards import open_blocks
+from loader.text.index_format import read_arrays, read_index
+from pipelines.dataset_build.driver import finish, prepare, run_here
 from pipelines.options import load_recipe
 from tests.golden.digests import of_batches, of_first_batches, of_ids
 

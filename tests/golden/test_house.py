@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from bamba_data.certificate import Certificate
-from bamba_data.dataset import open_dataset
-from pipelines import plan as plans
+from bamba_data.format.dataset import open_dataset
+from bamba_data.tokenization.conformance import Certificate
+from pipelines.dataset_build import plan as plans
 from tests.building import prepared
 
 #: Of inputs whose etag is "fixed": that of a local file holds the time of its last change.

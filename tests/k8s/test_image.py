@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.verify import verify
+from bamba_data.inspect.verify import verify
 from tests.clusters import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ mkdir /mnt/python /mnt/packages /mnt/code /mnt/out
 mount --bind "$PYTHON" /mnt/python
 mount --bind "$PACKAGES" /mnt/packages
 mount --bind "$OUT" /mnt/out
-for name in bamba_data loader trainer pipelines; do
+for name in bamba bamba_data loader trainer pipelines; do
   mkdir /mnt/code/$name
   mount --bind "$CODE/$name" /mnt/code/$name
   mount -o remount,bind,ro /mnt/code/$name

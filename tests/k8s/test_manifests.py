@@ -13,8 +13,9 @@ import ray
 import yaml
 
 from bamba_data.cli import app
-from pipelines import cli, pretrain
+from pipelines import cli
 from pipelines.options import load_recipe
+from pipelines.ray_jobs import pretrain
 from tests.k8s.schema import K8S, Object, containers, faults, pods, render
 
 JOBS = sorted(path.parent for path in K8S.glob("jobs/*/kustomization.yaml"))
@@ -258,10 +259,10 @@ def test_the_role_reads_no_secrets_and_runs_nothing_but_our_jobs() -> None:
 
 
 def known_metrics() -> set[str]:
-    from pipelines import metrics
+    from pipelines.observe import prometheus
 
     labelled = {"retries_total", "source_tokens_total", "units"}
-    return {f"ray_bamba_{n}" for n in (*(f"{c}_total" for c in metrics.COUNTERS), *metrics.GAUGES, *labelled)}
+    return {f"ray_bamba_{n}" for n in (*(f"{c}_total" for c in prometheus.COUNTERS), *prometheus.GAUGES, *labelled)}
 
 
 def test_alerts_and_dashboard_ask_for_metrics_that_we_export() -> None:

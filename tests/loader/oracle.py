@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bamba_data.shard import Tokens
-from loader.blocks import Candidates
-from loader.permutation import Permutation, derive_key
-from loader.plan import Cap, Mix, MixPlan, Quarantine, Ramp, Skip
-from loader.stream import document_order
-from loader.stretches import Stretch
+from bamba_data.format.shard import Tokens
+from loader.order.epochs import document_order
+from loader.order.permutation import Permutation, derive_key
+from loader.order.plan import Cap, Mix, MixPlan, Quarantine, Ramp, Skip
+from loader.order.stretches import Stretch
+from loader.sources.shards import Candidates
 
 Doc = list[int]
 

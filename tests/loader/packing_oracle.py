@@ -5,9 +5,9 @@ looking at every row there is. It shares with the loader what tests/loader/oracl
 from collections.abc import Mapping
 from itertools import pairwise
 
-from loader.permutation import Permutation, derive_key
-from loader.plan import Quarantine
-from loader.stream import document_order
+from loader.order.epochs import document_order
+from loader.order.permutation import Permutation, derive_key
+from loader.order.plan import Quarantine
 from tests.loader.oracle import MemoryBlocks, Oracle, Row, Token
 
 Pieces = list[list[Token]]

@@ -3,11 +3,11 @@
 import random
 from typing import Any
 
-from loader.order import Order
-from loader.plan import MixPlan
-from loader.rows import FIELDS, RowReader, Share
-from loader.segments import SegmentCache
-from loader.stretches import Batch
+from loader.collate import FIELDS, RowReader, Share
+from loader.global_order import Order
+from loader.order.plan import MixPlan
+from loader.order.stretches import Batch
+from loader.packing.segments import SegmentCache
 from tests.loader.oracle import MemoryBlocks, Row
 
 EOS, BOS = 60_000, 60_001

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from bamba_data.candidates import LIMIT, id_hash
-from bamba_data.certificate import Certificate
-from bamba_data.dataset import Dataset, open_dataset
-from loader.plan import MixPlan
+from bamba_data.format.dataset import Dataset, open_dataset
+from bamba_data.format.holdout_candidates import LIMIT, id_hash
+from bamba_data.tokenization.conformance import Certificate
+from loader.order.plan import MixPlan
 from tests.building import build
 from tests.corpora import TOKENIZER, texts, write_jsonl
 from tests.loader.oracle import MemoryBlocks, Oracle, Row

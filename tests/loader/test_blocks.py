@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import BambaError, CorruptShard, UserError
-from loader.blocks import ShardBlocks, _shard_of, chosen, open_blocks
+from bamba_data.format.dataset import open_dataset
+from loader.sources.shards import ShardBlocks, _shard_of, chosen, open_blocks
 from tests.loader.real import in_memory
 
 

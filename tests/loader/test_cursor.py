@@ -8,8 +8,8 @@ import pytest
 
 from bamba_data.errors import UserError
 from loader import Loader, build_loader
-from loader.cursor import CursorMismatch, from_json
-from loader.mix import MAX_ROW
+from loader.order.mixture import MAX_ROW
+from loader.order.resume import CursorMismatch, from_json
 from tests.loader.real import size_of
 
 MIX: dict[str, Any] = {"row_tokens": 24, "batch_rows": 7, "seed": 11, "prefetch_tokens": 200, "num_workers": 0}

@@ -15,9 +15,9 @@ import pytest
 
 from bamba_data.errors import BambaError, UserError
 from loader import build_loader
-from loader.mix import MAX_ROW
-from loader.order import Order
-from loader.plan import MixPlan, loads
+from loader.global_order import Order
+from loader.order.mixture import MAX_ROW
+from loader.order.plan import MixPlan, loads
 from tests.loader.oracle import MemoryBlocks, Oracle, Row
 from tests.loader.plans import gone, plan_of, served, source
 

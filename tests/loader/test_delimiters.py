@@ -8,7 +8,7 @@ import pytest
 
 from bamba_data.errors import UserError
 from loader import build_loader
-from loader.delimiters import _named, _special
+from loader.special_tokens import _named, _special
 from tests.corpora import TOKENIZER
 
 MIX: dict[str, Any] = {"row_tokens": 32, "batch_rows": 4, "num_workers": 0}

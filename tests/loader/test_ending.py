@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bamba_data.certificate import Certificate
 from bamba_data.errors import UserError
+from bamba_data.tokenization.conformance import Certificate
 from loader import Loader, build_loader
 from tests.corpora import texts
 from tests.loader.real import documents, in_memory, oracle, publish, rows_of

@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 
 from bamba_data.errors import UserError
-from loader.holdout import holdout_order
-from loader.order import Order
-from loader.rows import FIELDS, RowReader, Share
-from loader.segments import SegmentCache
+from loader.collate import FIELDS, RowReader, Share
+from loader.global_order import Order
+from loader.packing.segments import SegmentCache
+from loader.sources.holdout import holdout_order
 from tests.loader.oracle import MemoryBlocks
 from tests.loader.plans import plan_of, source
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loader.kept import WORTH_BLOCKS, keep_in
-from loader.stream import Epoch, Removed, Stream
+from loader.order.epoch_cache import WORTH_BLOCKS, keep_in
+from loader.order.epochs import Epoch, Removed, Stream
 
 BLOCKS = WORTH_BLOCKS + 3
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from loader.legacy_lcg import legacy_order
+from loader.quality.bamba_lcg import legacy_order
 
 
 def walked(n: int, seed: int, rank: int) -> list[int]:

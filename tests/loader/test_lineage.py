@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import UserError
-from bamba_data.shard import ShardReader
+from bamba_data.format.dataset import open_dataset
+from bamba_data.format.shard import ShardReader
 from loader import build_loader
 from loader.lineage import origins
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bamba_data.certificate import Certificate
-from loader import Loader, build_loader, mapping
-from loader.rows import DEFAULT_FIELDS, RowReader, Share
-from loader.segments import SegmentCache
-from loader.shared_segments import SHARED_BYTES, epochs_together
+from bamba_data.tokenization.conformance import Certificate
+from loader import Loader, build_loader
+from loader.cache import mmap
+from loader.collate import DEFAULT_FIELDS, RowReader, Share
+from loader.packing.segments import SegmentCache
+from loader.packing.shared_segments import SHARED_BYTES, epochs_together
 from tests.loader.real import documents, publish
 
 MIX: dict[str, Any] = {"row_tokens": 16, "batch_rows": 8, "seed": 3, "num_workers": 0, "prefetch_tokens": 100}
@@ -51,7 +52,7 @@ def test_two_loaders_share_one_bound_on_what_is_mapped(
     wanted = [batch["input_ids"].tolist() for batch in made()]
     files = len(list(cache.glob("segments/*/*.segment")))
     assert files > 150
-    monkeypatch.setattr(mapping, "MAPPED", 50)
+    monkeypatch.setattr(mmap, "MAPPED", 50)
     one, other = made(), made()
     most = 0
     for number, (mine, theirs) in enumerate(zip(one, other, strict=True)):
@@ -177,7 +178,7 @@ def test_memory_that_a_process_has_not_is_no_damage_of_a_shard() -> None:
         import resource
         from pathlib import Path
         import pyarrow as pa
-        from bamba_data.shard import _raise_if_memory
+        from bamba_data.format.shard import _raise_if_memory
         _raise_if_memory(pa.ArrowMemoryError("malloc of size 2**50"), "a.parquet")
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * 4096, resource.RLIM_INFINITY))

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bamba_data.errors import UserError
-from loader.mix import CELL, MAX_ROW, MAX_STEP_ROWS, TURN, Lattice, floor_sum
-from loader.permutation import derive_key
+from loader.order.mixture import CELL, MAX_ROW, MAX_STEP_ROWS, TURN, Lattice, floor_sum
+from loader.order.permutation import derive_key
 from tests.loader.bamba import BATCH_ROWS, WEIGHTS
 
 KEY = derive_key("test mix")

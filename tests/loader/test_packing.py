@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loader.order import Order
-from loader.plan import MixPlan
+from loader.global_order import Order
+from loader.order.plan import MixPlan
 from tests.loader.oracle import MemoryBlocks
 from tests.loader.packing_oracle import PackingOracle
 from tests.loader.plans import gone, plan_of, random_plan, reader, served, source

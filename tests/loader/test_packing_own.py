@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bamba_data.errors import UserError
-from loader.best_fit import best_fit
-from loader.groups import checked
-from loader.order import Order
-from loader.packing import Longs, Packed
-from loader.packings import PACKERS
-from loader.plan import MixPlan
-from loader.simulate import Size, simulate
+from loader.global_order import Order
+from loader.order.plan import MixPlan
+from loader.packing.base import Longs, Packed
+from loader.packing.best_fit import best_fit
+from loader.packing.grouped import checked
+from loader.packing.registry import PACKERS
+from loader.tools.simulate import Size, simulate
 from tests.loader.oracle import Token
 from tests.loader.packing_oracle import PackingOracle
 from tests.loader.plans import plan_of, reader, source

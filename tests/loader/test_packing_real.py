@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bamba_data.certificate import Certificate
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import CorruptManifest, UserError
-from loader import Loader, MixPlan, build_loader, grouped_rows, lengths
-from loader.blocks import Blocks, open_blocks
-from loader.grouped_rows import rows_path
-from loader.lengths import keep, kept, lengths_of, lengths_path
+from bamba_data.format.dataset import open_dataset
+from bamba_data.tokenization.conformance import Certificate
+from loader import Loader, MixPlan, build_loader
+from loader.global_order import Order
 from loader.lineage import origins
-from loader.order import Order
-from loader.packing import Material, heldout_of
+from loader.packing import document_lengths as lengths
+from loader.packing import row_counts as grouped_rows
+from loader.packing.base import Material, heldout_of
+from loader.packing.document_lengths import keep, kept, lengths_of, lengths_path
+from loader.packing.row_counts import rows_path
+from loader.sources.shards import Blocks, open_blocks
 from tests.loader import plans
 from tests.loader.oracle import MemoryBlocks
 from tests.loader.packing_oracle import PackingOracle

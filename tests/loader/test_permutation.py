@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader.permutation import MAX_N, TABLE_UP_TO, Permutation, _stream, derive_key
+from loader.order.permutation import MAX_N, TABLE_UP_TO, Permutation, _stream, derive_key
 
 KEYS = st.integers(0, 2**64 - 1)
 N = st.integers(1, 5000) | st.integers(1, MAX_N - 1)

@@ -8,11 +8,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from bamba_data.edge import run
-from loader.legacy_lcg import legacy_order
-from loader.permutation import Permutation
-from loader.pictures import strays
-from loader.quality import app
+from bamba_data.exit_codes import run
+from loader.order.permutation import Permutation
+from loader.quality.bamba_lcg import legacy_order
+from loader.quality.plots import strays
+from loader.quality.report import app
 
 
 def epochs(n: int, count: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from loader.locality import ideal_distinct, locality
+from loader.quality.locality import ideal_distinct, locality
 
 
 def test_it_counts_the_pairs_and_the_groups_of_every_batch() -> None:

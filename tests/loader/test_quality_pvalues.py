@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from loader.pvalues import chi_square_tail, kolmogorov_tail, normal_tail, same_tail, uniform_tail
+from loader.quality.statistics import chi_square_tail, kolmogorov_tail, normal_tail, same_tail, uniform_tail
 
 
 @pytest.mark.parametrize(("z", "tail"), [(0, 0.5), (1.644854, 0.05), (3.090232, 0.001), (-1.281552, 0.9)])

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bamba_data.dataset import open_dataset
-from bamba_data.edge import run
-from loader.battery import examine
-from loader.order import Order
-from loader.plan import MixPlan
-from loader.quality import app
-from loader.rows import FIELDS, RowReader, Share
-from loader.segments import SegmentCache
-from loader.served import blocks_of, files_of, row_order, rows_by_block, served
-from loader.verdict import absurd
+from bamba_data.exit_codes import run
+from bamba_data.format.dataset import open_dataset
+from loader.collate import FIELDS, RowReader, Share
+from loader.global_order import Order
+from loader.order.plan import MixPlan
+from loader.packing.segments import SegmentCache
+from loader.quality.battery import examine
+from loader.quality.judge import absurd
+from loader.quality.report import app
+from loader.quality.served_order import blocks_of, files_of, row_order, rows_by_block, served
 from tests.loader.oracle import MemoryBlocks
 
 ROW_TOKENS = 10

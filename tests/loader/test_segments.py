@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from loader import Loader, build_loader
-from loader.segments import ANONYMOUS_BYTES, SegmentCache
+from loader.packing.segments import ANONYMOUS_BYTES, SegmentCache
 from tests.loader.real import all_rows
 
 BATCHES = 30

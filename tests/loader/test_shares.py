@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader.deviation import worst_deviation
-from loader.mix import CELL, Lattice
-from loader.permutation import derive_key
-from loader.shares import owned, owners
+from loader.order.deviation import worst_deviation
+from loader.order.mixture import CELL, Lattice
+from loader.order.permutation import derive_key
+from loader.order.rank_split import owned, owners
 from tests.loader.bamba import BATCH_ROWS, BY_NAME, WEIGHTS
 
 KEY = derive_key("test shares")

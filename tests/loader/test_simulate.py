@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from loader.plan import MixPlan
-from loader.simulate import Size, simulate
+from loader.order.plan import MixPlan
+from loader.tools.simulate import Size, simulate
 from tests.loader.bamba import WEIGHTS
 
 

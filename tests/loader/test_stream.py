@@ -5,11 +5,11 @@ import random
 import numpy as np
 import pytest
 
-from loader.locality import locality
-from loader.mix import Lattice
-from loader.permutation import derive_key
-from loader.plan import WINDOW_ROWS
-from loader.stream import Removed, Stream, document_order
+from loader.order.epochs import Removed, Stream, document_order
+from loader.order.mixture import Lattice
+from loader.order.permutation import derive_key
+from loader.order.plan import WINDOW_ROWS
+from loader.quality.locality import locality
 from tests.loader.bamba import BATCH_ROWS, WEIGHTS
 
 

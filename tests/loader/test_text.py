@@ -9,16 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import DataLoader
 
-from bamba_data.candidates import LIMIT, id_hash
-from bamba_data.certificate import Certificate
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import BudgetExceeded, CorruptManifest, StaleIndex, UserError
+from bamba_data.format.dataset import open_dataset
+from bamba_data.format.holdout_candidates import LIMIT, id_hash
 from bamba_data.recipe import BadInput
-from bamba_data.tokenizer import Tokenizer
+from bamba_data.tokenization.conformance import Certificate
+from bamba_data.tokenization.tokenizer import Tokenizer
 from loader import Settings, TokenDataset, build_loader
-from loader.blocks import open_blocks
 from loader.lineage import origins
-from loader.text_opening import open_text
+from loader.sources.shards import open_blocks
+from loader.text.open import open_text
 from tests.building import build
 from tests.corpora import recipe, records, write_parquet
 from tests.loader.oracle import MemoryBlocks, Oracle

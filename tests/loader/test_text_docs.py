@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bamba_data.certificate import Certificate
+from bamba_data.tokenization.conformance import Certificate
 from tests.corpora import recipe
 from tests.loader.texts import index, source, write_texts
 

@@ -15,14 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import DataLoader
 
-from bamba_data.certificate import Certificate
 from bamba_data.errors import HopelessInput, NoDocuments, RecipeError, StaleIndex, UserError
-from bamba_data.input_faults import InputFaults
+from bamba_data.locking.input_faults import InputFaults
 from bamba_data.recipe import BadInput
-from loader import Settings, TokenDataset, build_loader, text, text_opening, text_sources
-from loader.text_index import IndexedFile
-from loader.text_opening import open_text
-from loader.text_source import TextSource
+from bamba_data.tokenization.conformance import Certificate
+from loader import Settings, TokenDataset, build_loader, text_sources
+from loader.text import blocks as text
+from loader.text import open
+from loader.text.index_format import IndexedFile
+from loader.text.open import open_text
+from loader.text.spec import TextSource
 from pipelines.cli import app, run
 from tests.corpora import TOKENIZER, recipe, records, write_jsonl, write_parquet
 from tests.loader.texts import PACKAGE, documents, index, opened, served, source, write_rows, write_texts
@@ -38,7 +40,7 @@ def texts(tmp_path: Path) -> Path:
 def test_large_text_without_an_index_is_refused_with_the_command_that_makes_it(
     tmp_path: Path, texts: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_opening, "INDEX_AT_ONCE_BYTES", 1000)
+    monkeypatch.setattr(open, "INDEX_AT_ONCE_BYTES", 1000)
     one = source(texts, backend=certificate.backend)
     with pytest.raises(UserError, match=r"'web' \(3 files of .* has no index in .*Make it once: bamba-data") as refused:
         build_loader(one, row_tokens=64, cache=tmp_path / "cache")
@@ -217,10 +219,10 @@ def test_workers_that_are_forked_read_s3_too(
 KILLED_SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
-from bamba_data.certificate import Certificate
-from bamba_data.fetch import Fetcher
-from loader.text_indexing import in_processes, make_index
-from loader.text_source import TextSource
+from bamba_data.tokenization.conformance import Certificate
+from bamba_data.storage.fetch import Fetcher
+from loader.text.index_build import in_processes, make_index
+from loader.text.spec import TextSource
 
 folder, files, tokenizer, certificate = sys.argv[1:]
 one = TextSource("web", files, tokenizer, block_tokens=900)
@@ -245,11 +247,11 @@ def test_an_index_that_is_killed_goes_on_where_it_was(tmp_path: Path, texts: Pat
 HUB_SCRIPT = """
 import json, sys
 from pathlib import Path
-from bamba_data.certificate import Certificate
-from bamba_data.fetch import Fetcher
-from loader.text_indexing import in_processes, make_index
-from loader.text_opening import open_text
-from loader.text_source import TextSource
+from bamba_data.tokenization.conformance import Certificate
+from bamba_data.storage.fetch import Fetcher
+from loader.text.index_build import in_processes, make_index
+from loader.text.open import open_text
+from loader.text.spec import TextSource
 
 folder, tokenizer, certificate = sys.argv[1:]
 one = TextSource("web", "hf://datasets/acme/mini@main/data/*.parquet", tokenizer, block_tokens=900)

@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from bamba_data.errors import UserError
 from loader import Loader, build_loader, for_transformers
-from loader.document_transforms import TRANSFORMS, Changed, Document, fim
 from loader.masks import flex_mask, sdpa_mask, varlen
+from loader.packing.document_transforms import TRANSFORMS, Changed, Document, fim
 from tests.loader.oracle import MemoryBlocks, Oracle
 from tests.loader.real import in_memory, rows_of
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from loader.whole import write_whole
+from loader.cache.atomic_write import write_whole
 
 
 def test_a_file_is_written_whole_and_nothing_else(tmp_path: Path) -> None:

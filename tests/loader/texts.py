@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bamba_data.certificate import Certificate
-from bamba_data.fetch import Fetcher
 from bamba_data.recipe import BadInput
-from loader.text import TextBlocks
-from loader.text_index import Index
-from loader.text_indexing import in_processes, make_index
-from loader.text_opening import open_text
-from loader.text_source import TextSource
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.tokenization.conformance import Certificate
+from loader.text.blocks import TextBlocks
+from loader.text.index_build import in_processes, make_index
+from loader.text.index_format import Index
+from loader.text.open import open_text
+from loader.text.spec import TextSource
 from tests.corpora import TOKENIZER, records, write_parquet
 
 PACKAGE = f"package:{TOKENIZER.name}"

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bamba_data.certificate import Certificate
-from bamba_data.store import LocalStore
-from pipelines.earlier import remark
+from bamba_data.storage.store import LocalStore
+from bamba_data.tokenization.conformance import Certificate
+from pipelines.dataset_build.plan_history import remark
 from tests.building import prepared, tiny_inputs
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.budget import LocalBudget
-from bamba_data.dataset import open_dataset
-from bamba_data.fetch import Fetcher
-from pipelines.build import Frozen, finish, frozen_lock, prepare, run_here
+from bamba_data.format.dataset import open_dataset
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.rate_limit import LocalBudget
+from pipelines.dataset_build.driver import Frozen, finish, frozen_lock, prepare, run_here
 from pipelines.options import load_recipe
 from tests.corpora import recipe, records, write_jsonl, write_parquet
 from tests.running import bamba
@@ -29,7 +29,7 @@ def project(folder: Path, first: int) -> Path:
 
 
 def frozen(path: Path, out: Path, fetcher: Fetcher, overrides: tuple[str, ...] = (), relock: bool = False) -> Frozen:
-    from bamba_data.store import open_store
+    from bamba_data.storage.store import open_store
 
     loaded, folder = load_recipe(str(path), list(overrides))
     return frozen_lock(loaded, folder, open_store(str(out)), fetcher, relock=relock)

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from bamba_data.budget import LocalBudget
-from bamba_data.certificate import Certificate
 from bamba_data.cli import app
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import RecipeError, SourceUnavailable
-from bamba_data.fetch import Fetcher
-from bamba_data.verify import verify
-from pipelines import looking_up
-from pipelines.build import run_here
+from bamba_data.format.dataset import open_dataset
+from bamba_data.inspect.verify import verify
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.rate_limit import LocalBudget
+from bamba_data.tokenization.conformance import Certificate
 from pipelines.cli import run
+from pipelines.dataset_build.driver import run_here
+from pipelines.observe import lock_progress
 from tests.building import build, prepared
 from tests.corpora import TOKENIZER, lines, records, write_jsonl
 from tests.running import bamba
@@ -129,7 +129,7 @@ def test_an_endpoint_of_s3_that_is_no_address_or_holds_a_secret_is_one_line(endp
 def test_hundreds_of_names_are_looked_up_side_by_side_and_shown(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking_up, "INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(lock_progress, "INTERVAL_SECONDS", 0.0)
     at_once, most, lock = 0, 0, threading.Lock()
 
     def respond(exchange: Exchange) -> None:

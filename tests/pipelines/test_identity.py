@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from bamba_data.certificate import Certificate
-from bamba_data.dataset import Dataset, open_dataset
-from bamba_data.fetch import Fetcher
-from bamba_data.publish import versions
-from bamba_data.store import open_store
-from bamba_data.trace import find_document, trace
-from bamba_data.verify import verify
+from bamba_data.format.dataset import Dataset, open_dataset
+from bamba_data.format.versions import versions
+from bamba_data.inspect.trace import find_document, trace
+from bamba_data.inspect.verify import verify
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.store import open_store
+from bamba_data.tokenization.conformance import Certificate
 from loader.dataset import build_loader
 from tests.building import build, prepared
 from tests.corpora import recipe, records, write_jsonl
@@ -152,7 +152,7 @@ def test_two_inputs_of_the_same_bytes_are_two_shards(tmp_path: Path, certificate
 
 
 def test_a_mismatch_names_the_field_with_both_values(tmp_path: Path, certificate: Certificate) -> None:
-    from loader.cursor import CursorMismatch
+    from loader.order.resume import CursorMismatch
 
     one = made(tmp_path, certificate, "one")
     other = made(tmp_path, certificate, "other", edit=lambda inputs: (inputs / "1.json.gz").unlink())

@@ -11,17 +11,17 @@ from typing import Any, Self
 
 import pytest
 
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import BambaError, MachineFault, SourceUnavailable, StoreUnavailable
-from bamba_data.fetch import Fetcher
+from bamba_data.format.dataset import open_dataset
+from bamba_data.inspect.verify import verify
 from bamba_data.recipe import Network
-from bamba_data.store import LocalStore
-from bamba_data.verify import verify
-from pipelines import runs
-from pipelines.build import finish, prepare, run_here
-from pipelines.cluster import Crew, Fault, Options, crew
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.store import LocalStore
+from pipelines.dataset_build.driver import finish, prepare, run_here
+from pipelines.observe import runs
+from pipelines.observe.progress import Counts, Snapshot
 from pipelines.options import load_recipe
-from pipelines.progress import Counts, Snapshot
+from pipelines.ray_jobs.executor import Crew, Fault, Options, crew
 from tests.clusters import RayCluster, ray_cluster
 from tests.corpora import recipe, records, write_jsonl
 from tests.running import COMMAND, bamba

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.certificate import Certificate
-from bamba_data.dataset import open_dataset
-from bamba_data.publish import versions
-from bamba_data.verify import verify
+from bamba_data.format.dataset import open_dataset
+from bamba_data.format.versions import versions
+from bamba_data.inspect.verify import verify
+from bamba_data.tokenization.conformance import Certificate
 from loader.dataset import build_loader
 from tests.building import build, tiny_inputs
 from tests.golden.digests import of_batches
@@ -23,12 +23,12 @@ import json, sys
 import pyarrow, tokenizers, polars
 assert pyarrow.__version__.startswith("20."), pyarrow.__version__
 from pathlib import Path
-from bamba_data.certificate import choose
-from bamba_data.dataset import open_dataset
-from bamba_data.publish import versions
-from bamba_data.store import open_store
-from bamba_data.tokenizer import Tokenizer
-from bamba_data.verify import verify
+from bamba_data.tokenization.conformance import choose
+from bamba_data.format.dataset import open_dataset
+from bamba_data.format.versions import versions
+from bamba_data.storage.store import open_store
+from bamba_data.tokenization.tokenizer import Tokenizer
+from bamba_data.inspect.verify import verify
 from tests.building import build
 from tests.corpora import TOKENIZER
 out, recipe = sys.argv[1:]

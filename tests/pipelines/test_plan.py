@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bamba_data.errors import RecipeError
-from bamba_data.fetch import Fetcher
-from bamba_data.lock import Lock, resolve
-from bamba_data.locked import Facts, LockedFile
+from bamba_data.locking.lock import Lock, resolve
 from bamba_data.recipe import Recipe, load
 from bamba_data.sources.base import Source
-from pipelines.plan import Plan, Unit, make
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.locked_file import Facts, LockedFile
+from pipelines.dataset_build.plan import Plan, Unit, make
 
 TOKENIZER = "7" * 64
 

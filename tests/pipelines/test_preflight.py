@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from bamba_data.store import LocalStore, open_store
-from pipelines import preflight
+from bamba_data.storage.store import LocalStore, open_store
 from pipelines.options import load_recipe
-from pipelines.preflight import Finding, findings_here
+from pipelines.ray_jobs import preflight
+from pipelines.ray_jobs.preflight import Finding, findings_here
 from tests.running import bamba
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.dataset import open_dataset
-from bamba_data.verify import verify
+from bamba_data.format.dataset import open_dataset
+from bamba_data.inspect.verify import verify
 from tests.clusters import RAY, RayCluster, ray_cluster
 
 pytestmark = pytest.mark.ray

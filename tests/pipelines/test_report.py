@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import CorruptInput, UserError
-from bamba_data.store import LocalStore
-from pipelines.journal import Journal
-from pipelines.progress import Counts, Snapshot
-from pipelines.report import cost_of, page
-from pipelines.runs import Point, Run, Status
+from bamba_data.format.dataset import open_dataset
+from bamba_data.storage.store import LocalStore
+from pipelines.observe.progress import Counts, Snapshot
+from pipelines.observe.report import cost_of, page
+from pipelines.observe.run_log import Journal
+from pipelines.observe.runs import Point, Run, Status
 from tests.running import bamba
 
 RUN = Run("tiny-0123456789ab", "build", "tiny")

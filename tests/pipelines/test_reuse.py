@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.certificate import Certificate
-from bamba_data.dataset import open_dataset
 from bamba_data.document import Ledger
+from bamba_data.format.dataset import open_dataset
+from bamba_data.inspect.verify import verify
 from bamba_data.recipe import BadInput
-from bamba_data.verify import verify
-from pipelines.reuse import Met
+from bamba_data.tokenization.conformance import Certificate
+from pipelines.dataset_build.reuse import Met
 from tests.building import build, prepared
 from tests.corpora import lines, recipe, records, write_jsonl
 

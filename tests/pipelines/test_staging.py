@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.canonical import dumps
-from bamba_data.certificate import Certificate
+from bamba_data.canonical_json import dumps
 from bamba_data.errors import NotReproducible
-from bamba_data.fetch import Fetcher
-from bamba_data.store import LocalStore
-from bamba_data.verify import verify
-from pipelines.assemble import UnitsLost
-from pipelines.build import finish, run_here
-from pipelines.staging import Staging, part_path, unit_path
+from bamba_data.inspect.verify import verify
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.store import LocalStore
+from bamba_data.tokenization.conformance import Certificate
+from pipelines.dataset_build.assemble import UnitsLost
+from pipelines.dataset_build.driver import finish, run_here
+from pipelines.dataset_build.staged_records import Staging, part_path, unit_path
 from tests.building import build, prepared
 
 FLIPS = 70

@@ -12,8 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bamba_data import sweep
-from bamba_data.canonical import dumps
+from bamba_data.canonical_json import dumps
 from bamba_data.errors import (
     BudgetExceeded,
     CorruptInput,
@@ -24,12 +23,13 @@ from bamba_data.errors import (
     Unfinished,
     UserError,
 )
-from bamba_data.store import LocalStore, open_store
-from pipelines import runs
+from bamba_data.inspect import garbage
+from bamba_data.storage.store import LocalStore, open_store
 from pipelines.cli import load_recipe
-from pipelines.journal import MAX_POINTS, Journal, recorded
-from pipelines.progress import Counts, Snapshot, SourceCounts
-from pipelines.runs import Run, Stopped
+from pipelines.observe import runs
+from pipelines.observe.progress import Counts, Snapshot, SourceCounts
+from pipelines.observe.run_log import MAX_POINTS, Journal, recorded
+from pipelines.observe.runs import Run, Stopped
 from tests.corpora import recipe as write_recipe
 from tests.corpora import records, write_jsonl
 from tests.running import bamba, verdict, wait_for
@@ -308,7 +308,7 @@ def test_attempts_at_once_with_a_third_of_all_replies_lost_leave_every_event_onc
 def test_what_happens_while_the_store_is_down_is_in_the_record_when_it_is_back(
     flaky: FlakyProxy, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bamba_data.store.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("bamba_data.storage.store.RETRY_SECONDS", 0.1)
     store = open_store(f"{bucket}/data")
     with Journal(store, RUN, interval_seconds=0.05) as journal:
         flaky.faults.append(Fault(f"PUT .*{runs.FOLDER}", Status(503), times=FOREVER))
@@ -326,8 +326,8 @@ def test_what_happens_while_the_store_is_down_is_in_the_record_when_it_is_back(
 
 def test_a_sweep_leaves_the_record_alone_however_old(tiny_copy: Path) -> None:
     attempt(LocalStore(tiny_copy), BudgetExceeded("too many"))
-    assert not [entry for entry in sweep.find(str(tiny_copy), 0).orphans if "/runs/" in entry.path]
-    sweep.remove(str(tiny_copy), sweep.find(str(tiny_copy), 0))
+    assert not [entry for entry in garbage.find(str(tiny_copy), 0).orphans if "/runs/" in entry.path]
+    garbage.remove(str(tiny_copy), garbage.find(str(tiny_copy), 0))
     with pytest.raises(Stopped), Journal(LocalStore(tiny_copy), RUN):
         pass
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from bamba_data.certificate import Certificate
 from bamba_data.errors import BambaError, BudgetExceeded, CorruptInput, HopelessInput, NoDocuments, WrongForm
-from bamba_data.fetch import Fetcher
-from bamba_data.input_faults import InputFaults
-from bamba_data.publish import versions
-from bamba_data.store import open_store
-from pipelines.build import Prepared, finish, run_here
-from pipelines.staging import Staging
-from pipelines.unit import Progress
+from bamba_data.format.versions import versions
+from bamba_data.locking.input_faults import InputFaults
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.store import open_store
+from bamba_data.tokenization.conformance import Certificate
+from pipelines.dataset_build.driver import Prepared, finish, run_here
+from pipelines.dataset_build.staged_records import Staging
+from pipelines.dataset_build.unit import Progress
 from tests import corpora
 from tests.building import build, prepared
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from bamba_data.dataset import open_dataset
 from bamba_data.errors import UserError
-from pipelines import runs
-from pipelines.runs import Run
-from pipelines.submit import Submission, arguments
+from bamba_data.format.dataset import open_dataset
+from pipelines.observe import runs
+from pipelines.observe.runs import Run
+from pipelines.ray_jobs.submit import Submission, arguments
 from tests.clusters import RayCluster, ray_cluster
 from tests.corpora import recipe, records, write_jsonl
 from tests.running import COMMAND, wait_for

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.certificate import Certificate
-from bamba_data.dataset import open_dataset
-from bamba_data.fetch import Fetcher
-from pipelines.build import finish, run_here
-from pipelines.unit import Progress
+from bamba_data.format.dataset import open_dataset
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.tokenization.conformance import Certificate
+from pipelines.dataset_build.driver import finish, run_here
+from pipelines.dataset_build.unit import Progress
 from tests.building import build, prepared
 from tests.corpora import recipe, records, write_jsonl
 
@@ -22,7 +22,9 @@ class Killed(BaseException):
 def test_a_kill_wastes_at_most_the_shard_in_work(
     seed: int, certificate: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bamba_data.encoding.BATCH_CHARS", 4000)  # small beside a shard, as it is in real builds
+    monkeypatch.setattr(
+        "bamba_data.tokenization.encode.BATCH_CHARS", 4000
+    )  # small beside a shard, as it is in real builds
     for n in range(2):
         write_jsonl(tmp_path / "inputs" / f"{n}.json.gz", records(150, n * 150, text_chars=900))
     path = str(recipe(tmp_path, blocks="{block_tokens: 2048, blocks_per_shard: 2}"))

@@ -9,10 +9,10 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from loader.battery import Order, check, colliding, company, examine, ideal_colliding, serial_correlation, sweep
-from loader.legacy_lcg import legacy_order
-from loader.permutation import Permutation
-from loader.verdict import absurd, fisher_yates, judge, legacy, ours
+from loader.order.permutation import Permutation
+from loader.quality.bamba_lcg import legacy_order
+from loader.quality.battery import Order, check, colliding, company, examine, ideal_colliding, serial_correlation, sweep
+from loader.quality.judge import absurd, fisher_yates, judge, legacy, ours
 
 KEYS = 100
 QUICK = [1024, 1025, 1500, 2048, 4096, 6000, 16_384]
@@ -161,7 +161,7 @@ def test_an_epoch_that_is_not_fresh_is_seen(following: Callable[[Order], Order],
 
 def test_fewer_rounds_than_ours_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rounds fail; so six pass for a reason."""
-    monkeypatch.setattr("loader.permutation.ROUNDS", 2)
+    monkeypatch.setattr("loader.order.permutation.ROUNDS", 2)
     assert len(failing(16_384, 40, ours(16_384, 40))) >= 3
 
 

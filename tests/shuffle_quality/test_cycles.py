@@ -6,10 +6,10 @@ from math import factorial, sqrt
 import numpy as np
 import pytest
 
-from loader.battery import OF_ONE
-from loader.cycles import _chances, cycle_count, cycle_of_a_row, cycles, is_odd, number_of_cycles, odd_share
-from loader.permutation import Permutation, derive_key
-from loader.verdict import absurd
+from loader.order.permutation import Permutation, derive_key
+from loader.quality.battery import OF_ONE
+from loader.quality.cycles import _chances, cycle_count, cycle_of_a_row, cycles, is_odd, number_of_cycles, odd_share
+from loader.quality.judge import absurd
 
 
 def ours(n: int, key: int) -> np.ndarray:

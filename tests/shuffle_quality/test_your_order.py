@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from loader.battery import examine
-from loader.quality import read_orders
-from loader.verdict import absurd
+from loader.quality.battery import examine
+from loader.quality.judge import absurd
+from loader.quality.report import read_orders
 
 
 def test_your_order_passes_for_a_true_shuffle(request: pytest.FixtureRequest) -> None:

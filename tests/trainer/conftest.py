@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.certificate import Certificate
+from bamba_data.tokenization.conformance import Certificate
 from tests.loader.real import documents, publish
-from trainer.parallel import World, joined
+from trainer.distributed.fsdp import World, joined
 
 
 @pytest.fixture(scope="session")

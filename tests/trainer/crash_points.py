@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bamba_data.canonical import digest
-from bamba_data.store import open_store
+from bamba_data.canonical_json import digest
+from bamba_data.storage.store import open_store
 from tests.faults.crash_points import Killer, in_child
 from tests.trainer.job import started
 from tests.trainer.running import ledger, newest
-from trainer.checkpoint.storage import read_index
-from trainer.parallel import joined
+from trainer.checkpoint.dcp_storage import read_index
+from trainer.distributed.fsdp import joined
 
 CHANGES = ["schedule.steps=3", "checkpoints.every_steps=1", "checkpoints.keep_last=1", "data.batch_rows=2"]
 

@@ -7,10 +7,10 @@ import torch
 from torch._dynamo.utils import counters
 
 from tests.trainer.small import CONFIG, packed
+from trainer.config import Compute
+from trainer.distributed.fsdp import distribute, joined
 from trainer.model.bamba import Bamba
-from trainer.model.initial import fill
-from trainer.parallel import distribute, joined
-from trainer.recipe import Compute
+from trainer.model.init_weights import fill
 
 DEEP = CONFIG.model_copy(update={"layers": 12, "attention_layers": [3, 7]})
 

@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bamba_data.edge import exit_code_of
 from bamba_data.errors import BambaError, CorruptShard
+from bamba_data.exit_codes import exit_code_of
 from tests.faults.crash_points import Killer
 from tests.trainer.synthetic import Synthetic
-from trainer.parallel import World, joined, local
-from trainer.recipe import load_recipe
-from trainer.run import Run
+from trainer.config import load_recipe
+from trainer.distributed.fsdp import World, joined, local
+from trainer.train import Run
 
 RECIPE = str(Path(__file__).parent / "synthetic.yaml")
 

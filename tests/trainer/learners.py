@@ -1,12 +1,12 @@
 """A small model in this process with what takes its steps."""
 
 from tests.trainer.job import RECIPE
+from trainer.config import load_recipe
+from trainer.distributed.fsdp import World
 from trainer.model.bamba import Bamba
-from trainer.optimizer import AdamW
-from trainer.parallel import World
-from trainer.recipe import load_recipe
-from trainer.run import build
+from trainer.optim.adamw import AdamW
 from trainer.step import Stepper
+from trainer.train import build
 
 HALF = ["compute.dtype=bfloat16", "optimizer.memory=low"]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import psutil
 
-from bamba_data.store import LocalStore, Store, open_store
+from bamba_data.storage.store import LocalStore, Store, open_store
 from trainer.checkpoint.commits import folders, read_commit
-from trainer.checkpoint.storage import Place, read_index, read_piece
+from trainer.checkpoint.dcp_storage import Place, read_index, read_piece
 
 #: A checkpoint that an earlier release wrote.
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint"

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bamba_data.store import LocalStore
+from bamba_data.storage.store import LocalStore
 from trainer.checkpoint.commits import folder_name
-from trainer.checkpoint.plain import Saved, write
+from trainer.checkpoint.reader import Saved, write
 from trainer.model.bamba import Bamba
 from trainer.model.config import ModelConfig
-from trainer.model.initial import fill
+from trainer.model.init_weights import fill
 
 CONFIG = ModelConfig(
     vocab_size=331,

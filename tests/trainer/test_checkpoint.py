@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from bamba_data.errors import CorruptCheckpoint, UserError
-from bamba_data.store import LocalStore
+from bamba_data.storage.store import LocalStore
 from tests.trainer.running import GOLDEN, bits, command, job, newest_folder
 from trainer.checkpoint.commits import folders, sweep
-from trainer.checkpoint.examine import faults
+from trainer.checkpoint.locate import model_of
 from trainer.checkpoint.marks import Mark, read_mark, set_mark
-from trainer.checkpoint.start import model_of
+from trainer.checkpoint.verify import faults
 
 SHORT = ["schedule.steps=4", "checkpoints.every_steps=2", "data.batch_rows=2"]
 

@@ -11,10 +11,10 @@ import trainer
 from tests.trainer.learners import HALF, learner
 from tests.trainer.synthetic import Synthetic
 from trainer import compiled
-from trainer.batch import Batch
-from trainer.model.rows import block_mask, same_document
-from trainer.parallel import World
-from trainer.rounded import salt
+from trainer.data.batch import Batch
+from trainer.distributed.fsdp import World
+from trainer.model.document_mask import block_mask, same_document
+from trainer.optim.stochastic_rounding import salt
 
 #: torch's compiler imports what torch calls deprecated, and looks at gradients with a warning that it hides
 pytestmark = pytest.mark.filterwarnings("default")
@@ -39,7 +39,7 @@ def a_loss() -> list[Tensor | float]:
 
 
 CASES: dict[str, Callable[[], list[Tensor | float]]] = {
-    "trainer.rounded._step": an_update,
+    "trainer.optim.stochastic_rounding._step": an_update,
     "trainer.loss._slopes_in_one": a_loss,
 }
 

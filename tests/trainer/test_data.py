@@ -9,9 +9,9 @@ import torch
 
 from bamba_data.errors import UserError
 from loader import build_loader
-from trainer.data import Planned
-from trainer.parallel import World
-from trainer.recipe import Data, load_recipe
+from trainer.config import Data, load_recipe
+from trainer.data.feed import Planned
+from trainer.distributed.fsdp import World
 
 CPU = World(0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
 

@@ -8,12 +8,12 @@ from torchao.float8.float8_linear import Float8Linear
 from bamba_data.errors import UserError
 from tests.corpora import texts
 from tests.trainer.small import CONFIG
-from trainer import float8
+from trainer.config import Compute, Optimizer
+from trainer.distributed import float8
+from trainer.distributed.fsdp import World, distribute, local
 from trainer.model.bamba import Bamba
-from trainer.model.initial import fill
-from trainer.optimizer import AdamW
-from trainer.parallel import World, distribute, local
-from trainer.recipe import Compute, Optimizer
+from trainer.model.init_weights import fill
+from trainer.optim.adamw import AdamW
 
 #: Sides that are multiples of 16, and a token a byte.
 HYBRID = CONFIG.model_copy(update={"vocab_size": 256, "mlp_size": 128, "attention_layers": [2], "mamba_heads": 16})

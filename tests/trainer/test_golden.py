@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.running import GOLDEN, job, losses
-from trainer.checkpoint.plain import Saved
+from trainer.checkpoint.reader import Saved
 
 
 @pytest.fixture

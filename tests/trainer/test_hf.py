@@ -10,18 +10,18 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, BambaForCausalLM
 
-from bamba_data.canonical import digest, dumps
+from bamba_data.canonical_json import digest, dumps
 from bamba_data.errors import UserError
 from tests.bamba_data.memory import grown
 from tests.corpora import TOKENIZER
 from tests.trainer.small import CONFIG, model, packed, saved
-from trainer import export_hf
-from trainer.agreement import saved_recipe
-from trainer.checkpoint.plain import Saved
-from trainer.import_hf import imported
+from trainer.checkpoint.reader import Saved
+from trainer.checkpoint.tokenizer import of_checkpoint, of_file
+from trainer.distributed.consistency import saved_recipe
+from trainer.hf import export
+from trainer.hf.importing import imported
 from trainer.model.bamba import Bamba
 from trainer.model.config import ModelConfig
-from trainer.run_tokenizer import of_checkpoint, of_file
 
 #: With a vocabulary that the tokenizer that ships with us fits into.
 WIDE = CONFIG.model_copy(update={"vocab_size": 50_304})
@@ -36,7 +36,7 @@ def test_an_exported_model_opens_in_transformers_with_equal_logits(
     tmp_path: Path, dtype: torch.dtype, tolerance: float
 ) -> None:
     ours = model()
-    export_hf.export(saved(tmp_path / "run", ours), tmp_path / "hf", dtype, None)
+    export.export(saved(tmp_path / "run", ours), tmp_path / "hf", dtype, None)
     theirs, report = BambaForCausalLM.from_pretrained(tmp_path / "hf", dtype=dtype, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
     ids, documents, positions, _ = packed([130])
@@ -49,7 +49,7 @@ def test_an_exported_model_opens_in_transformers_with_equal_logits(
 
 
 def test_an_exported_model_generates_in_transformers(tmp_path: Path) -> None:
-    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
+    export.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
     theirs = BambaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     ids = packed([20])[0]
     grown = theirs.generate(ids, max_new_tokens=5, do_sample=False)
@@ -58,7 +58,7 @@ def test_an_exported_model_generates_in_transformers(tmp_path: Path) -> None:
 
 def test_export_then_import_keeps_every_bit(tmp_path: Path) -> None:
     first = saved(tmp_path / "run", model())
-    export_hf.export(first, tmp_path / "hf", torch.float32, None)
+    export.export(first, tmp_path / "hf", torch.float32, None)
     imported(tmp_path / "hf", str(tmp_path / "back"))
     back = Saved(str(tmp_path / "back"))
     assert bits(back) == bits(first)
@@ -67,7 +67,7 @@ def test_export_then_import_keeps_every_bit(tmp_path: Path) -> None:
 
 def test_an_import_into_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
     """By an import before, or by a run; what a killed import left is in nobody's way."""
-    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
+    export.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
     half = tmp_path / "new" / "checkpoints" / "step-000000000-0"
     half.mkdir(parents=True)
     (half / "rank-00000.bin").write_bytes(b"half")
@@ -80,16 +80,16 @@ def test_an_import_into_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> No
 
 
 def test_a_run_does_not_go_on_in_the_folder_of_an_imported_model(tmp_path: Path) -> None:
-    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
+    export.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
     imported(tmp_path / "hf", str(tmp_path / "back"))
     with pytest.raises(UserError, match="an imported model, no run: begin one in another folder by start_from"):
         saved_recipe(Saved(str(tmp_path / "back")).commit)
 
 
 def test_import_then_export_keeps_every_bit_of_bfloat16(tmp_path: Path) -> None:
-    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.bfloat16, None)
+    export.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.bfloat16, None)
     imported(tmp_path / "hf", str(tmp_path / "back"))
-    export_hf.export(Saved(str(tmp_path / "back")), tmp_path / "again", torch.bfloat16, None)
+    export.export(Saved(str(tmp_path / "back")), tmp_path / "again", torch.bfloat16, None)
     for file in (tmp_path / "hf").glob("*.safetensors"):
         first, second = load_file(file), load_file(tmp_path / "again" / file.name)
         assert first.keys() == second.keys()
@@ -97,9 +97,9 @@ def test_import_then_export_keeps_every_bit_of_bfloat16(tmp_path: Path) -> None:
 
 
 def test_shards_are_cut_at_their_limit_and_open_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_hf, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr(export, "SHARD_BYTES", 100_000)
     ours = model()
-    export_hf.export(saved(tmp_path / "run", ours), tmp_path / "hf", torch.float32, None)
+    export.export(saved(tmp_path / "run", ours), tmp_path / "hf", torch.float32, None)
     files = sorted((tmp_path / "hf").glob("*.safetensors"))
     assert len(files) > 3
     assert all(file.stat().st_size < 110_000 for file in files)
@@ -119,8 +119,8 @@ def test_an_export_holds_one_shard_in_memory_and_an_import_one_tensor(tmp_path: 
     exported = """
 import torch
 from trainer import export_hf
-from trainer.agreement import saved_recipe
-from trainer.checkpoint.plain import Saved
+from trainer.distributed.consistency import saved_recipe
+from trainer.checkpoint.reader import Saved
 export_hf.SHARD_BYTES = 16 << 20
 saved = Saved(sys.argv[1])
 before = peak()
@@ -143,7 +143,7 @@ done(None, before)
 def test_the_tokenizer_goes_along_and_its_ids_stand_in_the_config(tmp_path: Path) -> None:
     run = saved(tmp_path / "run", model())
     tokenizer = of_file(TOKENIZER).with_tokens(None, "<|endoftext|>")
-    export_hf.export(run, tmp_path / "hf", torch.float32, tokenizer)
+    export.export(run, tmp_path / "hf", torch.float32, tokenizer)
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     generation = json.loads((tmp_path / "hf" / "generation_config.json").read_text())
     theirs = AutoTokenizer.from_pretrained(tmp_path / "hf")
@@ -155,7 +155,7 @@ def test_the_tokenizer_goes_along_and_its_ids_stand_in_the_config(tmp_path: Path
 
 
 def test_a_folder_that_is_no_bamba_of_ours_is_refused_by_what_is_wrong(tmp_path: Path) -> None:
-    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
+    export.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     (tmp_path / "hf" / "config.json").write_bytes(dumps({**config, "mamba_n_groups": 2}))
     with pytest.raises(UserError, match="mamba_n_groups is 2"):
@@ -164,14 +164,14 @@ def test_a_folder_that_is_no_bamba_of_ours_is_refused_by_what_is_wrong(tmp_path:
     with pytest.raises(UserError, match=r"tensors are missing, model\.layers\.4"):
         imported(tmp_path / "hf", str(tmp_path / "back"))
     with pytest.raises(UserError, match="exists"):
-        export_hf.export(Saved(str(tmp_path / "run")), tmp_path / "hf", torch.float32, None)
+        export.export(Saved(str(tmp_path / "run")), tmp_path / "hf", torch.float32, None)
 
 
 @pytest.mark.parametrize("layers", [[], "all"])
 def test_a_model_of_one_kind_of_layers_opens_with_equal_logits_and_generates(tmp_path: Path, layers: object) -> None:
     config = ModelConfig.model_validate({**CONFIG.model_dump(), "attention_layers": layers})
     ours = model(config=config)
-    export_hf.export(saved(tmp_path / "run", ours), tmp_path / "hf", torch.float32, None)
+    export.export(saved(tmp_path / "run", ours), tmp_path / "hf", torch.float32, None)
     theirs = BambaForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     ids, documents, positions, _ = packed([60])
     with torch.no_grad():
@@ -182,12 +182,12 @@ def test_a_model_of_one_kind_of_layers_opens_with_equal_logits_and_generates(tmp
 
 def test_what_an_imported_model_said_of_itself_is_said_again(tmp_path: Path) -> None:
     tokenizer = of_file(TOKENIZER).with_tokens(None, "<|endoftext|>")
-    export_hf.export(saved(tmp_path / "run", model(config=WIDE)), tmp_path / "hf", torch.float32, tokenizer)
+    export.export(saved(tmp_path / "run", model(config=WIDE)), tmp_path / "hf", torch.float32, tokenizer)
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     (tmp_path / "hf" / "config.json").write_bytes(dumps({**config, "max_position_embeddings": 16384}))
     imported(tmp_path / "hf", str(tmp_path / "back"))
     back = Saved(str(tmp_path / "back"))
-    export_hf.export(back, tmp_path / "again", torch.float32, of_checkpoint(back))
+    export.export(back, tmp_path / "again", torch.float32, of_checkpoint(back))
     for name in ("tokenizer.json", "generation_config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes()
     again = json.loads((tmp_path / "again" / "config.json").read_text())
@@ -212,7 +212,7 @@ def test_the_model_card_names_checkpoint_data_plan_and_recipe_by_their_digests(t
         "feed": {"plan": {"sources": {"books": "2" * 64}}},
         "tokens": {"books": 1234567},
     }
-    export_hf.export(run, tmp_path / "hf", torch.float32, None)
+    export.export(run, tmp_path / "hf", torch.float32, None)
     card = (tmp_path / "hf" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     for value in (digest(run.commit), "1" * 64, digest({"sources": {"books": "2" * 64}}), "2" * 64, "1,234,567"):
@@ -233,7 +233,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_broken_folder_is_one_line_that_names_the_file(tmp_path: Path, what: str) -> None:
-    export_hf.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
+    export.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
     damage, named = BROKEN[what]
     damage(tmp_path / "hf")
     with pytest.raises(UserError, match=named) as refused:
@@ -245,6 +245,6 @@ def test_an_export_onto_a_file_or_below_one_is_refused(tmp_path: Path) -> None:
     run = saved(tmp_path / "run", model())
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="exists"):
-        export_hf.export(run, tmp_path / "file", torch.float32, None)
+        export.export(run, tmp_path / "file", torch.float32, None)
     with pytest.raises(UserError, match="no folder can be made there"):
-        export_hf.export(run, tmp_path / "file" / "hf", torch.float32, None)
+        export.export(run, tmp_path / "file" / "hf", torch.float32, None)

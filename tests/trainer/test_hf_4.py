@@ -8,9 +8,9 @@ import torch
 
 from tests.peers import environment, run
 from tests.trainer.small import CONFIG, model, packed, saved
-from trainer import export_hf
-from trainer.checkpoint.plain import Saved
-from trainer.import_hf import imported
+from trainer.checkpoint.reader import Saved
+from trainer.hf import export
+from trainer.hf.importing import imported
 from trainer.model.config import ModelConfig
 
 pytestmark = pytest.mark.peers
@@ -37,7 +37,7 @@ def test_transformers_4_computes_what_we_do_and_its_folder_is_read_back(
     ours = model(config=config)
     with torch.no_grad():
         ours.get_submodule("blocks.1.mixer").get_parameter("qkv.weight").mul_(40)
-    export_hf.export(saved(tmp_path / "run", ours), tmp_path / "hf", torch.float32, None)
+    export.export(saved(tmp_path / "run", ours), tmp_path / "hf", torch.float32, None)
     ids, documents, positions, _ = packed([90])
     torch.save(ids, tmp_path / "ids")
     run(python, LOGITS, tmp_path / "hf", tmp_path / "ids", base)

@@ -10,9 +10,9 @@ from transformers import BambaConfig, BambaForCausalLM
 
 from bamba_data.errors import UserError
 from tests.trainer.small import CONFIG, packed
-from trainer.checkpoint.plain import Saved
-from trainer.hf_config import config_json, config_of
-from trainer.import_hf import imported
+from trainer.checkpoint.reader import Saved
+from trainer.hf.config import config_json, config_of
+from trainer.hf.importing import imported
 from trainer.model.config import ModelConfig
 
 OURS = config_json(CONFIG, 256, "float32", None, None)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, BambaForCausalLM
 
-from bamba_data.certificate import Certificate
-from bamba_data.store import LocalStore
+from bamba_data.storage.store import LocalStore
+from bamba_data.tokenization.conformance import Certificate
 from tests.corpora import TOKENIZER
 from tests.loader.real import documents, publish
 from tests.trainer.running import lines, losses, newest

@@ -11,13 +11,13 @@ import pytest
 
 from bamba_data.errors import RunHeld
 from bamba_data.records import seal
-from bamba_data.store import LocalStore, Store, open_store
+from bamba_data.storage.store import LocalStore, Store, open_store
 from tests.running import wait_for
 from tests.trainer.running import command, job, losses, started, wait_for_step
 from trainer.checkpoint import lease as leases
 from trainer.checkpoint.commits import folders
 from trainer.checkpoint.lease import Lease
-from trainer.metrics import nothing
+from trainer.observe.metrics import nothing
 
 SLOW = {"TRAINER_SLOW": "0.3"}
 

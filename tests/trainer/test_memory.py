@@ -7,10 +7,10 @@ import torch
 
 from bamba_data.errors import UserError
 from tests.trainer.job import RECIPE
-from trainer.memory import GIB, compare, least, refuse_what_cannot_fit
-from trainer.memory_snapshot import MemorySnapshot
-from trainer.parallel import World
-from trainer.recipe import load_recipe
+from trainer.config import load_recipe
+from trainer.distributed.fsdp import World
+from trainer.observe.memory_estimate import GIB, compare, least, refuse_what_cannot_fit
+from trainer.observe.memory_snapshot import MemorySnapshot
 
 ALONE = ["optimizer.memory=low", "compute.micro_rows=2"]
 

@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy, softplus
 from transformers import BambaConfig, BambaForCausalLM
 
 from tests.trainer.small import CONFIG, model, packed
-from trainer.hf_config import config_json, config_of
-from trainer.hf_layout import pieces
+from trainer.hf.config import config_json, config_of
+from trainer.hf.layout import pieces
 from trainer.loss import _slopes, _slopes_in_one, summed_loss
 from trainer.model.bamba import Bamba, vectors
 from trainer.model.config import ModelConfig

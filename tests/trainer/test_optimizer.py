@@ -12,12 +12,12 @@ from tests.trainer.job import RECIPE
 from tests.trainer.learners import HALF, learner
 from tests.trainer.running import bits, job, losses, newest_folder
 from tests.trainer.synthetic import Synthetic
-from trainer.batch import Batch
+from trainer.config import Optimizer, load_recipe
+from trainer.data.batch import Batch
+from trainer.distributed.fsdp import World
 from trainer.model.bamba import vectors
-from trainer.parallel import World
-from trainer.recipe import Optimizer, load_recipe
-from trainer.rounded import Rates, rounded, salt, update
-from trainer.run import train
+from trainer.optim.stochastic_rounding import Rates, rounded, salt, update
+from trainer.train import train
 
 SHORT = ["schedule.steps=4", "checkpoints.every_steps=2"]
 

@@ -10,16 +10,16 @@ from torch import nn
 from bamba_data.errors import RecipeError, TooManyBadSteps, UserError
 from tests.trainer.small import model, packed
 from tests.trainer.synthetic import Synthetic
-from trainer.agreement import differences, saved_recipe
-from trainer.batch import Batch
+from trainer.anomaly import BadSteps, Span, Spikes
+from trainer.config import RECIPES, Guard, Optimizer, Schedule, load_recipe
+from trainer.data.batch import Batch
+from trainer.distributed.consistency import differences, saved_recipe
+from trainer.distributed.fsdp import World
 from trainer.evaluate import losses_by_source, text_rows
 from trainer.generate import continued
-from trainer.guard import BadSteps, Span, Spikes
-from trainer.health import Pulse, Report, judged
-from trainer.optimizer import AdamW
-from trainer.parallel import World
-from trainer.recipe import RECIPES, Guard, Optimizer, Schedule, load_recipe
-from trainer.schedule import learning_rate
+from trainer.observe.health import Pulse, Report, judged
+from trainer.optim.adamw import AdamW
+from trainer.optim.lr_schedule import learning_rate
 from trainer.step import Outcome
 
 CPU = World(0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]

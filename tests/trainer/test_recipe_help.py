@@ -7,25 +7,25 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bamba_data import edge
-from trainer import recipe_help
+from bamba_data import exit_codes
+from trainer import config_help
 from trainer.__main__ import app
-from trainer.recipe import Recipe, load_recipe
+from trainer.config import Recipe, load_recipe
 
 
 def test_help_names_every_recipe_and_every_field(capsys: pytest.CaptureFixture[str]) -> None:
-    assert edge.run(app, ["--help"]) == 0
+    assert exit_codes.run(app, ["--help"]) == 0
     said = capsys.readouterr().out
     words = said.replace("\n", " ")
-    assert all(name in words for name in recipe_help.shipped())
-    assert all(name.rpartition(".")[2] in words for name, _ in recipe_help.fields())
+    assert all(name in words for name in config_help.shipped())
+    assert all(name.rpartition(".")[2] in words for name, _ in config_help.fields())
 
 
-@pytest.mark.parametrize("name", recipe_help.shipped())
+@pytest.mark.parametrize("name", config_help.shipped())
 def test_what_is_printed_is_the_same_recipe_when_it_is_given_back(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert edge.run(app, ["--recipe", name, "--print", "--set", "schedule.steps=77"]) == 0
+    assert exit_codes.run(app, ["--recipe", name, "--print", "--set", "schedule.steps=77"]) == 0
     said = capsys.readouterr().out
     assert yaml.safe_load(said)["schedule"]["steps"] == 77
     (tmp_path / "again.yaml").write_text(said, encoding="utf-8")
@@ -34,7 +34,7 @@ def test_what_is_printed_is_the_same_recipe_when_it_is_given_back(
 
 def test_every_field_that_is_listed_can_be_set() -> None:
     plain = load_recipe("tiny-cpu").model_dump(mode="json")
-    for name, _ in recipe_help.fields():
+    for name, _ in config_help.fields():
         place = plain
         *parts, last = name.split(".")
         for part in parts:
@@ -45,7 +45,7 @@ def test_every_field_that_is_listed_can_be_set() -> None:
 
 @pytest.mark.parametrize("out", [[], ["--out", ""]])
 def test_without_a_folder_a_run_is_refused(out: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert edge.run(app, ["--recipe", "tiny-cpu", *out]) == 2
+    assert exit_codes.run(app, ["--recipe", "tiny-cpu", *out]) == 2
     assert capsys.readouterr().err.startswith("error: --out is missing or empty")
 
 

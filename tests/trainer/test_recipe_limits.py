@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from trainer.recipe import Recipe, load_recipe
+from trainer.config import Recipe, load_recipe
 
 
 def test_a_recipe_in_float32_is_refused_where_only_bfloat16_fits_a_gpu() -> None:

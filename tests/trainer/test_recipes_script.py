@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from benchmarks import recipes
-from trainer.recipe import RECIPES
+from trainer.config import RECIPES
 
 
 def script(*arguments: str) -> "subprocess.CompletedProcess[str]":

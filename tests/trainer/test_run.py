@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.store import LocalStore
+from bamba_data.storage.store import LocalStore
 from tests.running import wait_for
 from tests.trainer.running import job, kill_all, ledger, lines, losses, newest, ranks_of, started, wait_for_step
-from trainer.checkpoint.storage import sealed
+from trainer.checkpoint.dcp_storage import sealed
 
 SLOW = {"TRAINER_SLOW": "0.3"}
 

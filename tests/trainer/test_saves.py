@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.store import LocalStore
+from bamba_data.storage.store import LocalStore
 from tests.running import wait_for
 from tests.trainer.running import command, job, lines, newest, ranks_of, started, wait_for_step
 from trainer.checkpoint.commits import folders

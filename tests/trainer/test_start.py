@@ -8,11 +8,11 @@ from bamba_data.errors import UserError
 from tests.trainer.job import RECIPE
 from tests.trainer.running import losses
 from tests.trainer.synthetic import Synthetic
-from trainer.parallel import World, local
-from trainer.recipe import load_recipe
-from trainer.run import Run, train
-from trainer.schedule import learning_rate, shortened
-from trainer.vocabulary import unlearned_rows
+from trainer.config import load_recipe
+from trainer.data.vocabulary import unlearned_rows
+from trainer.distributed.fsdp import World, local
+from trainer.optim.lr_schedule import learning_rate, shortened
+from trainer.train import Run, train
 
 STABLE = ["schedule.decay=none", "schedule.warmup_steps=2", "checkpoints.every_steps=4", "seed=3"]
 

@@ -11,11 +11,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from bamba_data.canonical import digest, loads
+from bamba_data.canonical_json import digest, loads
 from bamba_data.errors import CorruptCheckpoint, CorruptManifest, UserError
 from bamba_data.records import unseal
-from bamba_data.store import Store
-from trainer.checkpoint.storage import COMMIT, FORMAT, INDEX
+from bamba_data.storage.store import Store
+
+from .dcp_storage import COMMIT, FORMAT, INDEX
 
 MARK = "torn.json"
 MAX_COMMIT_BYTES = 1 << 24

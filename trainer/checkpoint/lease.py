@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bamba_data.errors import BambaError, CorruptManifest, RunHeld
 from bamba_data.records import seal, unseal
-from bamba_data.store import Entry, Store, now
+from bamba_data.storage.store import Entry, Store, now
 
 FOLDER = "lease"
 FORMAT = "bamba-run-lease/1"

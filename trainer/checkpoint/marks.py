@@ -8,11 +8,12 @@ A mark is an object beside the commit. It never changes the checkpoint, and can 
 from dataclasses import dataclass
 from typing import Literal
 
-from bamba_data.canonical import loads
+from bamba_data.canonical_json import loads
 from bamba_data.errors import CorruptManifest
 from bamba_data.records import seal, unseal
-from bamba_data.store import Store
-from trainer.checkpoint.commits import MARK
+from bamba_data.storage.store import Store
+
+from .commits import MARK
 
 FORMAT = "bamba-mark/1"
 MAX_BYTES = 1 << 20

@@ -1,7 +1,7 @@
 """What is given to the Mamba2 ops is what they take, or it is refused by name before a kernel reads beyond it.
 
 Shapes, strides, dtypes and devices are known without asking the device. That documents ascend is seen only where their
-numbers lie on the host: a CPU here, and the trainer's batches before they leave it (trainer/batch.py).
+numbers lie on the host: a CPU here, and the trainer's batches before they leave it (trainer/data/batch.py).
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bamba_data.errors import UserError
-from trainer.kernels.supported import CONV_WIDTH, DTYPES, unsupported
+
+from .supported import CONV_WIDTH, DTYPES, unsupported
 
 
 def check_mix(

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainer.kernels.functions import sigmoid, wide
-from trainer.kernels.launch import Launch, on
+from .launch import Launch, on
+from .math import sigmoid, wide
 
 FORWARD = Launch(warps=1, block=128)  # block: channels
 BACKWARD = Launch(warps=1, block=128)

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import silu
 from torch.utils.flop_counter import register_flop_formula
 
-from trainer.kernels import reference
-from trainer.kernels.checks import check_mix, check_scan, check_swiglu
-from trainer.kernels.shapes import ScanGrads, ScanInputs, kept_states, split_conv, unpack
+from . import reference
+from .checks import check_mix, check_scan, check_swiglu
+from .shapes import ScanGrads, ScanInputs, kept_states, split_conv, unpack
 
 
 class Backend(Protocol):
@@ -58,10 +58,10 @@ def backend(tensor: Tensor, head_dim: int = 64, state: int = 64) -> Backend:
         return reference
     if tensor.is_cuda and tensor.dtype == torch.float32 and min(head_dim, state) < 32:
         return reference
-    from trainer.kernels import choices, triton_backend
+    from . import triton_backend, tuned_launches
 
     if tensor.is_cuda:
-        choices.ready(tensor.device)
+        tuned_launches.ready(tensor.device)
     return triton_backend
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, silu, softplus
 
-from trainer.kernels.shapes import STATE_TOKENS, ScanGrads, ScanInputs, kept_states
-from trainer.kernels.supported import CONV_WIDTH as WIDTH
+from .shapes import STATE_TOKENS, ScanGrads, ScanInputs, kept_states
+from .supported import CONV_WIDTH as WIDTH
 
 CHUNK = 64  # tokens; the quadratic part of SSD works inside a chunk, a state is handed from chunk to chunk
 

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainer.kernels.functions import sigmoid, wide
-from trainer.kernels.launch import Launch, on
+from .launch import Launch, on
+from .math import sigmoid, wide
 
 BACKWARD = Launch(warps=4, block=2048)
 

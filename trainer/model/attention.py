@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from trainer.model.config import ModelConfig
-from trainer.model.rows import Rows
+from .config import ModelConfig
+from .document_mask import Rows
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

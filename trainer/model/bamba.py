@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trainer.loss import summed_loss
-from trainer.model.attention import Attention
-from trainer.model.config import ModelConfig
-from trainer.model.mamba2 import Mamba2
-from trainer.model.mlp import MLP
-from trainer.model.norm import RMSNorm
-from trainer.model.rows import Rows, block_mask, rotation, same_document
+from ..loss import summed_loss
+from .attention import Attention
+from .config import ModelConfig
+from .document_mask import Rows, block_mask, rotation, same_document
+from .mamba2 import Mamba2
+from .mlp import MLP
+from .norm import RMSNorm
 
 Residual = Literal["float32", "compute"]
 

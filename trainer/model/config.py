@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from bamba_data.sources.base import Strict
-from trainer.kernels.supported import CONV_WIDTH, unsupported
+
+from ..kernels.supported import CONV_WIDTH, unsupported
 
 
 class ModelConfig(Strict):

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from trainer.kernels.ops import mix
-from trainer.kernels.supported import CONV_WIDTH
-from trainer.model.config import ModelConfig
-from trainer.model.rows import Rows
+from ..kernels.ops import mix
+from ..kernels.supported import CONV_WIDTH
+from .config import ModelConfig
+from .document_mask import Rows
 
 
 class Mamba2(nn.Module):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from trainer.kernels.ops import swiglu
+from ..kernels.ops import swiglu
 
 
 class MLP(nn.Module):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bamba_data.compression import HEAD_BYTES
 from bamba_data.errors import BambaError, CorruptInput, WrongForm
+from bamba_data.sources.compression import HEAD_BYTES
 from bamba_data.sources.forms import hint, refuse_other_forms, refuse_other_than_parquet
 
 

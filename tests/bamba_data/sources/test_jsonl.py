@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bamba_data.document import RAW_BYTES, REASONS, Document, Reject
-from bamba_data.inflate import inflate
-from bamba_data.lines import read_lines
 from bamba_data.sources.base import TextRule
+from bamba_data.sources.decompress import inflate
 from bamba_data.sources.jsonl import parser
+from bamba_data.sources.lines import read_lines
 
 PATH = "books/books-0000.json.gz"
 MAX_LINE_BYTES = 1 << 21

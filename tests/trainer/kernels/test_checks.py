@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bamba_data.errors import UserError
 from tests.trainer.kernels.cases import EPS, Case, draw, rows_of_documents
-from trainer.batch import Batch
+from trainer.data.batch import Batch
 from trainer.kernels import ops
 from trainer.kernels.supported import HEAD_DIMS, STATES, unsupported
 from trainer.model.config import ModelConfig

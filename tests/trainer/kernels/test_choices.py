@@ -12,16 +12,16 @@ from bamba_data.errors import UserError
 from tests.trainer.kernels.cases import TILES, draw, on, results, rows_of_documents
 
 pytest.importorskip("triton")
-from trainer.kernels import choices
+from trainer.kernels import tuned_launches
 from trainer.kernels.launch import Launch
 
 
 @pytest.fixture
 def launches() -> Iterator[dict[str, Launch]]:
     """Those of the kernels' files, which come back afterwards."""
-    before = choices.current()
+    before = tuned_launches.current()
     yield before
-    choices.apply(before)
+    tuned_launches.apply(before)
 
 
 def test_other_launches_compute_the_same(triton_kernels: torch.device, launches: dict[str, Launch]) -> None:
@@ -35,7 +35,7 @@ def test_other_launches_compute_the_same(triton_kernels: torch.device, launches:
         "scan_backward.FINISH",
     )
     others = {name: Launch(4, 1, 1) for name in one_head}
-    choices.apply({**others, "conv.FORWARD": Launch(2, 1, 64), "conv.BACKWARD": Launch(2, 1, 64)})
+    tuned_launches.apply({**others, "conv.FORWARD": Launch(2, 1, 64), "conv.BACKWARD": Launch(2, 1, 64)})
     got = results(case)
     for name, value in wanted.items():
         torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-3 * value.abs().max().item())
@@ -45,15 +45,15 @@ def test_what_was_measured_on_a_device_is_kept_by_its_name_and_taken(
     launches: dict[str, Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    file = choices.file_of("NVIDIA A100-SXM4-80GB")
+    file = tuned_launches.file_of("NVIDIA A100-SXM4-80GB")
     assert file.is_relative_to(tmp_path) and "A100-SXM4-80GB" in file.name
-    assert choices.read(file) is None
-    choices.write(file, {**launches, "conv.FORWARD": Launch(2, 1, 64)})
-    kept = choices.read(file)
+    assert tuned_launches.read(file) is None
+    tuned_launches.write(file, {**launches, "conv.FORWARD": Launch(2, 1, 64)})
+    kept = tuned_launches.read(file)
     assert kept is not None
-    choices.apply(kept)
-    assert choices.current() == {**launches, "conv.FORWARD": Launch(2, 1, 64)}
-    assert choices.file_of("NVIDIA H200") != file
+    tuned_launches.apply(kept)
+    assert tuned_launches.current() == {**launches, "conv.FORWARD": Launch(2, 1, 64)}
+    assert tuned_launches.file_of("NVIDIA H200") != file
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"conv.FORWARD": {"warps": 4}}'])
@@ -61,22 +61,22 @@ def test_a_damaged_file_is_said_and_left_out(damage: str, tmp_path: Path, caplog
     file = tmp_path / "launches.json"
     file.write_text(damage)
     with caplog.at_level(logging.WARNING):
-        assert choices.read(file) is None
+        assert tuned_launches.read(file) is None
     assert "is left out" in caplog.text
 
 
 def test_numbers_of_another_kind_are_no_launches(launches: dict[str, Launch], tmp_path: Path) -> None:
     file = tmp_path / "launches.json"
-    choices.write(file, launches)
+    tuned_launches.write(file, launches)
     plain = json.loads(file.read_text())
     plain["norm.FORWARD"]["warps"] = "8"
     file.write_text(json.dumps(plain))
-    assert choices.read(file) is None
+    assert tuned_launches.read(file) is None
 
 
 def test_the_size_of_the_shared_memory_says_whose_launches_a_device_takes(launches: dict[str, Launch]) -> None:
-    assert choices.shipped("NVIDIA B200", 232_448) == launches
-    others = choices.shipped("NVIDIA A100-SXM4-80GB", 166_912)
-    assert {name for name in launches if others[name] != launches[name]} == set(choices.A100)
+    assert tuned_launches.shipped("NVIDIA B200", 232_448) == launches
+    others = tuned_launches.shipped("NVIDIA A100-SXM4-80GB", 166_912)
+    assert {name for name in launches if others[name] != launches[name]} == set(tuned_launches.A100)
     with pytest.raises(UserError, match="NVIDIA L4 gives a program 99 KiB of shared memory"):
-        choices.shipped("NVIDIA L4", 101_376)
+        tuned_launches.shipped("NVIDIA L4", 101_376)

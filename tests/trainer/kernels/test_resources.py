@@ -11,7 +11,7 @@ import sys
 import pytest
 
 pytest.importorskip("triton")
-from trainer.kernels import choices
+from trainer.kernels import tuned_launches
 
 SHARED_BYTES = {"H100": 232_448, "A100": 166_912}
 SPILLED = 256  # bytes a thread: a few loads in a chunk's thousands of instructions
@@ -29,7 +29,7 @@ def resources(*arguments: str) -> list[dict[str, int]]:
 @pytest.mark.parametrize("gpu", SHARED_BYTES)
 def test_every_kernel_compiles_and_fits(gpu: str) -> None:
     found = resources("--gpu", gpu)
-    assert len({one["kernel"] for one in found}) == len(choices.KERNELS)
+    assert len({one["kernel"] for one in found}) == len(tuned_launches.KERNELS)
     assert [one for one in found if one["shared_bytes"] > SHARED_BYTES[gpu] or one["stack_bytes"] > SPILLED] == []
 
 

@@ -1,0 +1,177 @@
+"""A published dataset, opened: its version, its manifest, and its tables as Polars frames.
+
+Every byte of manifest and tables is checked against the digest that names it before it is parsed.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from bamba_data import canonical_json
+from bamba_data.errors import CorruptManifest
+from bamba_data.format import manifest as manifests
+from bamba_data.format.identity import SourceIdentity, of_dataset, of_tables
+from bamba_data.format.manifest import FIRST_FORMAT, Manifest, TableEntry
+from bamba_data.format.versions import Version, read_version
+from bamba_data.records import seal, unseal
+from bamba_data.storage.paths import checked, distinct
+from bamba_data.storage.store import Store, open_store
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MAX_TOKENIZER_BYTES = 256 << 20
+MAX_LOCK_BYTES = 1 << 30
+MAX_POINTER_BYTES = 1 << 12
+POINTER_FORMAT = "bamba-pointer/2"
+_BARE_POINTER = re.compile(rb"\s*[0-9a-f]{64}\s*")
+RELOCK = "resolve the inputs anew with --relock: if they are unchanged, so is the lock, and nothing is made again"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    store: Store
+    version: Version
+    manifest: Manifest
+
+    @property
+    def identity(self) -> str:
+        """What the dataset is, whoever wrote it: see identity.py."""
+        tokenizer = self.manifest.tokenizer
+        return self.manifest.identity or of_dataset(tokenizer.sha256, tokenizer.token_dtype, self.identities)
+
+    @cached_property
+    def identities(self) -> dict[str, SourceIdentity]:
+        """Of every source: as the manifest states them, or in the first format as its tables have them."""
+        if self.manifest.format == FIRST_FORMAT:
+            return self.identities_of_tables
+        return {
+            one.name: SourceIdentity(one.identity.content, one.identity.document_ids)
+            for one in self.manifest.sources
+            if one.identity
+        }
+
+    @cached_property
+    def identities_of_tables(self) -> dict[str, SourceIdentity]:
+        return of_tables([source.name for source in self.manifest.sources], self.blocks, self.candidates)
+
+    @cached_property
+    def files(self) -> "pl.DataFrame":
+        return self._table("files", self.manifest.tables.files)
+
+    @cached_property
+    def shards(self) -> "pl.DataFrame":
+        """The first format says `file` by its place in the source: from 0."""
+        import polars as pl
+
+        frame = _safe(self._table("shards", self.manifest.tables.shards))
+        return frame if "first_file" in frame.columns else frame.with_columns(first_file=pl.lit(0, pl.UInt32))
+
+    @cached_property
+    def blocks(self) -> "pl.DataFrame":
+        return self._table("blocks", self.manifest.tables.blocks)
+
+    @cached_property
+    def candidates(self) -> "pl.DataFrame":
+        return self._table("candidates", self.manifest.tables.candidates)
+
+    @cached_property
+    def dead_letters(self) -> "pl.DataFrame":
+        return _safe(self._table("dead_letters", self.manifest.tables.dead_letters))
+
+    def shard_urls(self, source: str | None = None) -> list[str]:
+        """Where the shards lie: what to give to Polars, DuckDB, datasets or pandas. (Not `dataset=*/*.parquet`: that
+        also finds the shards of other versions, and what a killed build left.)"""
+        frame = self.shards if source is None else self.shards.filter(self.shards["source"] == source)
+        return [f"{self.store.url}/{path}" for path in frame["path"]]
+
+    def tokenizer_json(self) -> bytes:
+        """The tokenizer file itself: a dataset carries its own."""
+        digest = self.manifest.tokenizer.sha256
+        return read_named(self.store, tokenizer_path(digest), digest, MAX_TOKENIZER_BYTES)
+
+    def lock_json(self) -> bytes:
+        """The lock of the build that published this version."""
+        return read_named(self.store, lock_path(self.version.lock), self.version.lock, MAX_LOCK_BYTES)
+
+    def _table(self, name: str, entry: TableEntry) -> "pl.DataFrame":
+        import polars as pl
+
+        from bamba_data.format.tables import read_bounded, schemas_of
+
+        path = manifests.table_path(entry.sha256)
+        data = read_named(self.store, path, entry.sha256, entry.size_bytes)
+        try:
+            frame = pl.from_arrow(read_bounded(data, schemas_of(self.manifest.format)[name], name, entry.rows, path))
+        except pl.exceptions.PolarsError as error:
+            raise CorruptManifest(path, f"the table of {name} is not readable ({error})") from None
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+
+def _safe(frame: "pl.DataFrame") -> "pl.DataFrame":
+    """The table, if all its paths are safe to join to a root: not every reader goes through our store."""
+    distinct([checked(path) for path in frame["path"]])
+    return frame
+
+
+def tokenizer_path(sha256: str) -> str:
+    return f"_bamba/tokenizers/{sha256}.json"
+
+
+def lock_path(digest: str) -> str:
+    return f"_bamba/locks/{digest}.json"
+
+
+def pointed_at(store: Store, pointer: str) -> str | None:
+    """The digest of the lock that a pointer names; None if there is no such pointer. Those of before 2026-11-28 are the
+    bare digest. Raises CorruptManifest for a damaged one."""
+    try:
+        data = store.read_range(pointer, 0, MAX_POINTER_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    if _BARE_POINTER.fullmatch(data):
+        return data.decode().strip()
+    try:
+        fields = unseal(data, pointer, MAX_POINTER_BYTES)
+        if fields.get("format") != POINTER_FORMAT or not isinstance(fields.get("lock"), str):
+            raise CorruptManifest(pointer, f"is no pointer of format {POINTER_FORMAT}")
+    except CorruptManifest as error:
+        raise CorruptManifest(pointer, f"{error.detail}; {RELOCK}") from None
+    return str(fields["lock"])
+
+
+def pointer_to(lock: str) -> bytes:
+    """What a pointer to the lock of that digest holds."""
+    return seal({"format": POINTER_FORMAT, "lock": lock})
+
+
+def open_dataset(url: str, version: int | str | None = None) -> Dataset:
+    """The newest version at `url` that is offered, or the given one: a number, a tag, or `withdrawn:<number>` for one
+    even if it was withdrawn (see publish.read_version)."""
+    store = open_store(url)
+    found = read_version(store, version)
+    path = manifests.path_of(found.manifest)
+    data = read_named(store, path, found.manifest, manifests.MAX_BYTES)
+    return Dataset(store, found, manifests.loads(data, path))
+
+
+def dataset_of(store: Store, digest: str) -> Dataset:
+    """A publication by the digest of its manifest, whether or not a version names it (any more)."""
+    path = manifests.path_of(digest)
+    manifest = manifests.loads(read_named(store, path, digest, manifests.MAX_BYTES), path)
+    return Dataset(store, Version(0, digest, "", "", ""), manifest)
+
+
+def read_named(store: Store, path: str, digest: str, max_bytes: int) -> bytes:
+    """An object that is named by its sha256; of one that is too large no more than that is read."""
+    try:
+        data = store.read_range(path, 0, max_bytes + 1)
+    except FileNotFoundError:
+        raise CorruptManifest(path, "is missing") from None
+    if len(data) > max_bytes:
+        raise CorruptManifest(path, f"is larger than {max_bytes:,} bytes")
+    if canonical_json.sha256(data) != digest:
+        raise CorruptManifest(path, "does not have the sha256 that names it")
+    return data

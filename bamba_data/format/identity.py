@@ -1,0 +1,131 @@
+"""What a dataset is, apart from who wrote it, when and with which libraries: its identity.
+
+Of a source, in the order of its blocks:
+
+    content        documents, tokens and digest of every block (the digest is over token ids and where documents end),
+                   and the documents that may be held out: block, place in it, tokens, hash of the id
+    document_ids   the digest of every block's document ids
+
+Of a dataset: the sha256 of the tokenizer, the width of ids, and name, content and document ids of every source, in
+order. Groups of blocks follow from the blocks' counts. Paths, shards, sizes, offsets, compression, inputs, licences
+and software are no part of it: they are a publication's, and the digest of a manifest names one of those.
+
+The first format of the manifest has no digests of document ids: there they are None, unknown.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bamba_data import canonical_json
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Numbers = Sequence[int] | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SourceIdentity:
+    """sha256s in hex; `document_ids` is None where nothing that is written down tells them."""
+
+    content: str
+    document_ids: str | None
+
+
+class IdsDigest:
+    """16 bytes that change with any document id of a block, or their order: xxh3-128 over the ids in UTF-8, each after
+    its length in bytes (uint32, little-endian)."""
+
+    def __init__(self) -> None:
+        import xxhash
+
+        self._hashed = xxhash.xxh3_128()
+
+    def update(self, document_ids: Iterable[str]) -> None:
+        """The next ids of the block."""
+        for one in document_ids:
+            data = one.encode("utf-8", "surrogatepass")
+            self._hashed.update(len(data).to_bytes(4, "little"))
+            self._hashed.update(data)
+
+    def digest(self) -> bytes:
+        return self._hashed.digest()
+
+
+def ids_digest(document_ids: Iterable[str]) -> bytes:
+    """The same of all ids at once."""
+    made = IdsDigest()
+    made.update(document_ids)
+    return made.digest()
+
+
+def of_dataset(tokenizer: str, token_dtype: str, sources: Mapping[str, SourceIdentity]) -> str:
+    """The identity of a dataset: sha256 in hex. `tokenizer` is the sha256 of its file."""
+    rows = [[name, one.content, one.document_ids] for name, one in sources.items()]
+    return canonical_json.digest({"tokenizer": tokenizer, "token_dtype": token_dtype, "sources": rows})
+
+
+class Identifying:
+    """The identity of a source, from what the tables of blocks and candidates say of it, a few rows at a time."""
+
+    def __init__(self) -> None:
+        self.blocks = 0
+        self._columns = {name: hashlib.sha256() for name in _CONTENT}
+        self._ids: Any = hashlib.sha256()
+
+    def add_blocks(
+        self, documents: "Numbers", tokens: "Numbers", digests: Sequence[bytes], ids: Sequence[bytes] | None
+    ) -> None:
+        """The next blocks; `digests` may be joined. Without `ids` (digests of document ids) those are unknown."""
+        self._update(documents=documents, tokens=tokens)
+        self._columns["digest"].update(b"".join(digests))
+        if ids is None:
+            self._ids = None
+        elif self._ids is not None:
+            self._ids.update(b"".join(ids))
+        self.blocks += len(documents)
+
+    def add_candidates(self, blocks: "Numbers", documents: "Numbers", tokens: "Numbers", hashes: "Numbers") -> None:
+        """The next documents that may be held out; `blocks` counts within the source."""
+        self._update(
+            candidate_block=blocks, candidate_document=documents, candidate_tokens=tokens, candidate_hash=hashes
+        )
+
+    def done(self) -> SourceIdentity:
+        content = canonical_json.digest({name: column.hexdigest() for name, column in self._columns.items()})
+        return SourceIdentity(content, self._ids.hexdigest() if self._ids is not None else None)
+
+    def _update(self, **columns: "Numbers") -> None:
+        import numpy as np  # here: who only shows a manifest does not wait for it
+
+        for name, values in columns.items():
+            self._columns[name].update(np.asarray(values, "<u8").tobytes())
+
+
+_CONTENT = (
+    "documents",
+    "tokens",
+    "digest",
+    "candidate_block",
+    "candidate_document",
+    "candidate_tokens",
+    "candidate_hash",
+)
+
+
+def of_tables(names: Sequence[str], blocks: Any, candidates: Any) -> dict[str, SourceIdentity]:
+    """The identities of sources, from the tables of a dataset (Polars frames, in the order of shards and blocks)."""
+    import polars as pl
+
+    found: dict[str, SourceIdentity] = {}
+    for name in names:
+        mine, made = blocks.filter(pl.col("source") == name), Identifying()
+        ids = mine["ids_digest"].to_list() if "ids_digest" in mine.columns else None
+        made.add_blocks(mine["documents"].to_numpy(), mine["tokens"].to_numpy(), mine["digest"].to_list(), ids)
+        places = mine.select("shard", "block").with_row_index("place")
+        held = candidates.filter(pl.col("source") == name).join(places, on=["shard", "block"], maintain_order="left")
+        made.add_candidates(*(held[column].to_numpy() for column in ("place", "document", "tokens", "hash")))
+        found[name] = made.done()
+    return found

@@ -1,0 +1,69 @@
+"""The first format of the manifest, `bamba-data/1`: it states no identity, and one set of software for all shards."""
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from bamba_data.format.manifest import (
+    Account,
+    BackendEntry,
+    CertificateEntry,
+    Count,
+    Manifest,
+    SoftwareEntry,
+    SourceEntry,
+    Tables,
+    TokenizerEntry,
+    _Model,
+)
+
+
+class FirstBackend(_Model):
+    certificate: CertificateEntry
+    sampled_documents: Count
+    sampled_tokens: Count
+    parts_redone: Count
+
+
+class First(_Model):
+    """As it was written. Read as strictly as today's."""
+
+    format: Literal["bamba-data/1"]
+    name: str
+    recipe: dict[str, Any]
+    tokenizer: TokenizerEntry
+    backend: FirstBackend
+    software: dict[str, str]
+    sources: list[SourceEntry]
+    totals: Account
+    tables: Tables
+
+    @model_validator(mode="after")
+    def _nothing_later(self) -> "First":
+        for place, entry, later in [
+            *((f"sources.{one.name}", one, "identity") for one in self.sources),
+            *((f"tables.{name}", getattr(self.tables, name), "content") for name in Tables.model_fields),
+        ]:
+            if later in entry.model_fields_set:
+                raise ValueError(f"{place}.{later} is no field of this format")
+        return self
+
+    def converted(self) -> Manifest:
+        """In the form of today's; what it does not tell is None."""
+        backend = self.backend
+        return Manifest(
+            format=self.format,
+            name=self.name,
+            recipe=self.recipe,
+            tokenizer=self.tokenizer,
+            backend=BackendEntry(
+                certificates=[backend.certificate],
+                sampled_documents=backend.sampled_documents,
+                sampled_tokens=backend.sampled_tokens,
+                parts_redone=backend.parts_redone,
+            ),
+            software=[SoftwareEntry(versions=self.software, shards=self.tables.shards.rows)],
+            sources=self.sources,
+            totals=self.totals,
+            tables=self.tables,
+        )

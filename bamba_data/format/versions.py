@@ -1,0 +1,229 @@
+"""Publishing: one small object, created if absent, makes everything before it real.
+
+A version is `_bamba/versions/<number>.json`. It names a manifest by digest; the manifest and all it names were
+written before, under names made of their content, and checked as a reader would. So a reader sees a whole version or
+none, of two publishers of one number exactly one wins, and whatever reply is lost, reading the object back tells who.
+What is said of a version later (withdrawn, expired, tagged) are objects of their own: bamba_data.marks.
+"""
+
+import datetime
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bamba_data import canonical_json
+from bamba_data.errors import (
+    CorruptManifest,
+    DatasetNotFound,
+    PublishConflict,
+    PublishUnknown,
+    StoreUnavailable,
+    UserError,
+    Withdrawn,
+)
+from bamba_data.format import manifest as manifests
+from bamba_data.format import version_marks
+from bamba_data.format.manifest import Manifest, path_of
+from bamba_data.format.version_marks import ALSO_WITHDRAWN, version_path
+from bamba_data.storage.store import Store
+
+FOLDER = version_marks.VERSIONS
+FORMAT = "bamba-version/1"
+MAX_BYTES = 1 << 16
+_SHA256S = re.compile(r"[0-9a-f]{128}")
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Version:
+    """`build` tells whose it is. `lock` is the digest of the lock that the build used.
+
+    Its JSON ends with the sha256 of the rest: nothing else names this object's bytes, so it vouches for itself.
+    """
+
+    number: int
+    manifest: str
+    build: str
+    lock: str
+    published_at: str
+
+    def to_json(self) -> dict[str, Any]:
+        fields = {
+            "format": FORMAT,
+            "version": self.number,
+            "manifest": self.manifest,
+            "build": self.build,
+            "lock": self.lock,
+            "published_at": self.published_at,
+        }
+        return {**fields, "sha256": canonical_json.digest(fields)}
+
+
+def versions(store: Store) -> list[int]:
+    """The numbers of all published versions, ascending, withdrawn and expired ones too."""
+    return version_marks.known(store).numbers
+
+
+def read_version(store: Store, which: int | str | None = None) -> Version:
+    """The newest version that is offered; or one by its number, by a tag, or as `withdrawn:<number>`, which is that
+    version even if it was withdrawn. Raises DatasetNotFound, Withdrawn."""
+    number, tag = _number(store, which)
+    known = version_marks.known(store)
+    if number is None:
+        if not known.offered:
+            why = "all its versions are withdrawn or expired" if known.numbers else "no dataset has been published here"
+            raise DatasetNotFound(f"{store.url}: {why}" + (": bamba-data versions" if known.numbers else ""))
+        number = known.offered[-1]
+    by = f", which is tagged {tag.name}," if tag else ""
+    if number in known.expired:
+        raise DatasetNotFound(
+            f"{store.url}: version {number}{by} {version_marks.describe(store, 'expired', number)}; "
+            f"its files may be gone (there are: {_listed(known.offered)})"
+        )
+    if number in known.withdrawn and not str(which).startswith(ALSO_WITHDRAWN):
+        raise Withdrawn(
+            f"{store.url}: version {number}{by} {version_marks.describe(store, 'withdrawn', number)}. "
+            f"To read it all the same, ask for version {ALSO_WITHDRAWN}{number} (there are: {_listed(known.offered)})"
+        )
+    found = published(store, number)
+    if tag and tag.manifest != found.manifest:
+        raise CorruptManifest(version_path(number), f"is not the version {number} that was tagged {tag.name}")
+    return found
+
+
+def _number(store: Store, which: int | str | None) -> tuple[int | None, version_marks.Tag | None]:
+    """The number that is meant, and the tag if it is meant by one."""
+    if which is None or isinstance(which, int):
+        return which, None
+    digits = which.removeprefix(ALSO_WITHDRAWN)
+    if digits.isascii() and digits.isdecimal() and len(digits) <= 6:
+        return int(digits), None
+    try:
+        tag = version_marks.read_tag(store, which)
+    except FileNotFoundError:
+        have = _listed(version_marks.tags(store))
+        raise DatasetNotFound(f"{store.url}: no version or tag {which!r} (the tags are: {have})") from None
+    return tag.version, tag
+
+
+def _listed(what: object) -> str:
+    return ", ".join(map(str, what)) or "none"  # type: ignore[call-overload]
+
+
+def published(store: Store, number: int) -> Version:
+    """The version of that number, whatever was said of it since."""
+    path = version_path(number)
+    try:
+        data = store.read_range(path, 0, MAX_BYTES + 1)
+    except FileNotFoundError:
+        have = ", ".join(map(str, versions(store))) or "none"
+        raise DatasetNotFound(f"{store.url}: no version {number} (there are: {have})") from None
+    try:
+        return _parsed(data, path, number)
+    except CorruptManifest as error:
+        raise CorruptManifest(
+            path,
+            f"{error.detail}; give this version up (bamba-data expire {store.url} {number}), then build again: it is "
+            "published under the next number, and nothing is computed twice",
+        ) from None
+
+
+def _parsed(data: bytes, path: str, number: int) -> Version:
+    raw = canonical_json.loads(data, path, MAX_BYTES)
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("version") != number:
+        raise CorruptManifest(path, f"is not version {number} in format {FORMAT}")
+    fields = [raw.get(name) for name in ("manifest", "build", "lock", "published_at")]
+    found = Version(number, *map(str, fields))
+    if not all(isinstance(field, str) for field in fields) or not _SHA256S.fullmatch(found.manifest + found.lock):
+        raise CorruptManifest(path, "manifest, build, lock or published_at is missing or not of its form")
+    if canonical_json.dumps(found.to_json()) != data:
+        raise CorruptManifest(path, "does not have the sha256 that it states")
+    return found
+
+
+def publish(
+    store: Store, manifest: Manifest, build: str, lock: str, check: Callable[[], object] = lambda: None
+) -> Version:
+    """Make `manifest` the newest version, once. Everything that it names must be in the store already: the manifest is
+    read back as readers do, then `check` is called, and raises if anything is amiss, before the version is made.
+
+    Publishing what is the newest version already, the same identity with the same provenance (manifest.provenance),
+    returns that version: its `build` is not ours. Raises PublishConflict if somebody else took the number for another
+    dataset, PublishUnknown if the store leaves us in doubt, UserError if this very dataset was withdrawn; deletes
+    nothing, ever.
+    """
+    known = version_marks.known(store)
+    if known.offered:
+        newest = published(store, known.offered[-1])
+        if _says_the_same(store, newest, manifest):
+            return newest
+    store.put(path_of(manifest.digest), manifest.data)
+    _read_back(store, manifest)
+    if known.offered and newest.manifest == manifest.digest:
+        check()
+        return newest
+    _check_not_withdrawn(store, known, manifest)
+    check()
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    ours = Version((known.numbers[-1] if known.numbers else 0) + 1, manifest.digest, build, lock, now)
+    data = canonical_json.dumps(ours.to_json())
+    doubt: Exception | None = None
+    for _ in range(_TRIES):
+        try:
+            if store.create(version_path(ours.number), data):
+                return ours
+        except (OSError, StoreUnavailable) as error:
+            doubt = error
+        # A refusal can be the echo of our own success whose reply was lost: only the object tells.
+        try:
+            landed = published(store, ours.number)
+        except DatasetNotFound:
+            continue
+        except (OSError, StoreUnavailable) as error:
+            doubt = error
+            continue
+        if landed.manifest == ours.manifest:
+            return landed
+        raise PublishConflict(ours.number, ours.manifest, landed.manifest)
+    raise PublishUnknown(
+        f"{store.url}: version {ours.number} may or may not be published ({type(doubt).__name__}: {doubt}); "
+        "nothing was deleted; run again when the store answers"
+    )
+
+
+def _read_back(store: Store, manifest: Manifest) -> None:
+    """What no reader would take must not become a version: it could never be opened, nor built upon."""
+    path = path_of(manifest.digest)
+    data = store.read_range(path, 0, manifests.MAX_BYTES + 1)
+    manifests.loads(data, path)
+    if data != manifest.data:
+        raise CorruptManifest(path, "is not what was written there a moment ago; run the same command again")
+
+
+def _check_not_withdrawn(store: Store, known: version_marks.Known, manifest: Manifest) -> None:
+    for number in sorted(known.withdrawn & set(known.unexpired)):
+        try:
+            same = version_marks.read_mark(store, "withdrawn", number).manifest == manifest.digest
+        except (CorruptManifest, FileNotFoundError):
+            continue
+        if same:
+            raise UserError(
+                f"{store.url}: this very dataset was published before, as version {number}, and "
+                f"{version_marks.describe(store, 'withdrawn', number)}. To offer it again: "
+                f"bamba-data withdraw {store.url} {number} --undo"
+            )
+
+
+def _says_the_same(store: Store, version: Version, manifest: Manifest) -> bool:
+    """Whether a version is another publication of all that `manifest` says: what other libraries write of it."""
+    if version.manifest == manifest.digest or manifest.provenance is None:
+        return False
+    path = path_of(version.manifest)
+    try:
+        data = store.read_range(path, 0, manifests.MAX_BYTES + 1)
+    except FileNotFoundError:
+        return False
+    if canonical_json.sha256(data) != version.manifest:
+        return False
+    return manifests.loads(data, path).provenance == manifest.provenance

@@ -1,0 +1,237 @@
+"""Orphans: objects below a dataset's URL that nothing needs. Found first, removed only when asked, under the fence.
+
+Needed is what a version names that has not expired, with the records of the units that it was made of. Nothing is
+removed that is young by the store's own clock, nor what a young record of an unpublished unit names: a build that
+goes on will publish it. Removing has the fence for itself (bamba_data.storage.fence): no build writes meanwhile. It
+looks at everything again, and removes what was an orphan both times, asking before every batch whether the fence is
+still its own and the versions are the same.
+
+Requests: a listing (a thousand objects each), a few for each version, one for each young unit that no version has, and
+one for every thousand removed.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from bamba_data.errors import BambaError, CorruptManifest, DatasetNotFound, StoreUnavailable, UnsafePath, UserError
+from bamba_data.format import manifest as manifests
+from bamba_data.format import plan_records, version_marks
+from bamba_data.format.dataset import Dataset, lock_path, open_dataset, pointed_at, tokenizer_path
+from bamba_data.format.version_marks import ALSO_WITHDRAWN, version_path
+from bamba_data.format.versions import versions
+from bamba_data.records import unseal
+from bamba_data.storage import fence
+from bamba_data.storage.paths import checked
+from bamba_data.storage.store import DELETES_AT_ONCE, RETRY_SECONDS, Entry, Store, now, open_store
+
+LEASES = fence.FOLDER
+UNITS = "_bamba/units"
+KEPT = (  # of no single version: how each run went, and what is said of versions
+    "_bamba/runs/",
+    "_bamba/versions/",
+    "_bamba/tags/",
+)
+DEFAULT_GRACE_SECONDS = 7 * 86400.0
+DEPOSITION_SECONDS = 30 * 86400.0
+MAX_RECORD_BYTES = 64 << 20
+READS_AT_ONCE = 32
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep found: `orphans` may go; `young` are unreferenced too but within the grace; `leases` are builds
+    that are running, and keep everything. `versions` are all that are published, expired ones too."""
+
+    orphans: list[Entry]
+    young: list[Entry]
+    leases: list[str]
+    kept: int
+    versions: list[int]
+    grace_seconds: float = DEFAULT_GRACE_SECONDS
+
+
+def find(url: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> Sweep:
+    store = open_store(url)
+    if next(store.list(), None) is None:
+        raise DatasetNotFound(f"{store.url}: there is nothing here")
+    clock = now(store, "_bamba/tmp")
+    listed = list(store.list())  # before the versions: what was published meanwhile is then known to be in use
+    known = versions(store)
+    needed = _Needed(store)
+    for number in version_marks.known(store).unexpired:
+        needed.add(_opened(url, number))
+    leases = fence.alive(listed, clock)
+    loose = [entry for entry in listed if _is_ours(entry) and entry.path not in leases and entry not in needed]
+    young = {entry.path for entry in loose if clock - entry.modified < _grace(entry, grace_seconds)}
+    young |= _staged(store, loose, young)
+    loose.sort(key=lambda entry: entry.path)
+    return Sweep(
+        orphans=[entry for entry in loose if entry.path not in young],
+        young=[entry for entry in loose if entry.path in young],
+        leases=sorted(leases),
+        kept=len(listed) - len(loose) - len(leases),
+        versions=known,
+        grace_seconds=grace_seconds,
+    )
+
+
+def remove(url: str, found: Sweep, tick: Callable[[int, int], None] = lambda done, total: None) -> int:
+    """Remove what `find` found and is an orphan still. Refuses while a build runs, or if there is a new version since.
+
+    Records of units go first: one that is left behind, should this be killed, must not name files that are gone.
+    """
+    store = open_store(url)
+    if found.leases:
+        raise UserError(fence.running(url, found.leases))
+    if not found.orphans:
+        return 0
+    removed = 0
+    with fence.exclusive(store) as held:
+        _check_versions(store, found)
+        still = set(find(url, found.grace_seconds).orphans)
+        doomed = [entry.path for entry in found.orphans if entry in still]
+        doomed.sort(key=lambda path: not path.startswith(f"{UNITS}/"))
+        for batch in _batches(doomed):
+            _delete(store, found, held, batch)
+            removed += len(batch)
+            tick(removed, len(doomed))
+    return removed
+
+
+def _delete(store: Store, found: Sweep, held: fence.Fence, batch: list[str]) -> None:
+    """Some objects, if they still may go; and again for as long as a store is tried."""
+    end = time.monotonic() + RETRY_SECONDS
+    while True:
+        _check_versions(store, found)
+        held.check()
+        try:
+            return store.delete_all(batch, held.check_soon)
+        except StoreUnavailable:
+            if time.monotonic() > end:
+                raise
+            time.sleep(fence.POLL_SECONDS)
+
+
+def _batches(paths: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(paths), DELETES_AT_ONCE):
+        yield paths[start : start + DELETES_AT_ONCE]
+
+
+def _check_versions(store: Store, found: Sweep) -> None:
+    if versions(store) != found.versions:
+        raise UserError(f"{store.url}: a version was published since these orphans were found; look for them again")
+
+
+def _is_ours(entry: Entry) -> bool:
+    if not entry.path.startswith(("_bamba/", "dataset=")) or entry.path.startswith(KEPT):
+        return False
+    try:
+        checked(entry.path)
+    except UnsafePath:  # no name that we give
+        return False
+    return True
+
+
+def _grace(entry: Entry, grace_seconds: float) -> float:
+    return max(grace_seconds, DEPOSITION_SECONDS) if fence.is_deposition(entry.path) else grace_seconds
+
+
+def _opened(url: str, number: int) -> Dataset:
+    try:
+        return open_dataset(url, f"{ALSO_WITHDRAWN}{number}")
+    except CorruptManifest as error:
+        raise CorruptManifest(
+            error.where,
+            f"{error.detail}; what version {number} needs is not known, so nothing was removed. Build it again, or "
+            f"give it up: bamba-data expire {url} {number}",
+        ) from None
+
+
+class _Needed:
+    """The paths that versions need, and the folders of their units."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._paths: set[str] = set()
+        self._folders: set[str] = set()
+        self._locks: set[str] = set()
+        self._pointers: dict[str, str] | None = None
+
+    def __contains__(self, entry: Entry) -> bool:
+        if entry.path in self._paths:
+            return True
+        parts = entry.path.split("/")
+        return entry.path.startswith(f"{UNITS}/") and ("" in self._folders or "/".join(parts[2:4]) in self._folders)
+
+    def add(self, dataset: Dataset) -> None:
+        manifest = dataset.manifest
+        self._paths |= {version_path(dataset.version.number), manifests.path_of(manifest.digest)}
+        tables = manifest.tables.model_dump()
+        self._paths |= {manifests.table_path(table["sha256"]) for table in tables.values() if table}
+        self._paths |= {tokenizer_path(manifest.tokenizer.sha256), lock_path(dataset.version.lock)}
+        self._paths.update(dataset.shards["path"])
+        self._paths.update(dataset.dead_letters["path"])
+        self._paths |= {path for path, lock in self._all_pointers().items() if lock == dataset.version.lock}
+        self._add_plan(manifest.digest)
+
+    def _add_plan(self, manifest: str) -> None:
+        """Its units' records: run again, the build finds that there is nothing to do."""
+        self._paths.add(plan_records.built_path(manifest))
+        try:
+            digest = plan_records.plan_of(self._store, manifest)
+            if digest is None:
+                return
+            self._paths.add(plan_records.plan_path(digest))
+            units = plan_records.read(self._store, plan_records.plan_path(digest)).units or {}
+        except FileNotFoundError:
+            return
+        except CorruptManifest:  # which units are this version's cannot be known: so all are
+            self._folders.add("")
+            return
+        self._folders.update(f"{source}/{key}" for source, keys in units.items() for key in keys)
+
+    def _all_pointers(self) -> dict[str, str]:
+        """The pointers to locks: without its own a version's next build would resolve everything anew."""
+        if self._pointers is None:
+            paths = [entry.path for entry in self._store.list("_bamba/locks") if entry.path.endswith(".pointer")]
+            self._pointers = dict(_concurrently(self._pointer, paths))
+        return self._pointers
+
+    def _pointer(self, path: str) -> tuple[str, str]:
+        try:
+            return path, pointed_at(self._store, path) or ""
+        except CorruptManifest:
+            return path, ""
+
+
+def _staged(store: Store, loose: Iterable[Entry], young: set[str]) -> set[str]:
+    """What young records of parts and units name. They are read only where anything old could be kept by it, and of a
+    finished unit its own record alone."""
+    if not any(entry.path not in young and entry.path.startswith(_STAGED) for entry in loose):
+        return set()
+    records = [path for path in young if path.startswith(f"{UNITS}/") and path.endswith(".json")]
+    finished = {path.rpartition("/")[0] for path in records if path.endswith("/unit.json")}
+    wanted = [path for path in records if path.endswith("/unit.json") or path.rpartition("/")[0] not in finished]
+    return {path for paths in _concurrently(lambda record: _named(store, record), wanted) for path in paths}
+
+
+_STAGED = ("dataset=", "_bamba/dead_letters/")
+
+
+def _named(store: Store, record: str) -> list[str]:
+    """The files that the record of a part or of a unit names; none, if it is damaged."""
+    try:
+        raw: Any = unseal(store.read(record), record, MAX_RECORD_BYTES)
+        parts = raw["parts"] if "parts" in raw else [raw["part"]]
+        return [part[kind]["path"] for part in parts for kind in ("shard", "letters") if part[kind]]
+    except (FileNotFoundError, BambaError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _concurrently(work: Callable[[str], _T], paths: list[str]) -> list[_T]:
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        return list(pool.map(work, paths))

@@ -1,0 +1,429 @@
+"""Is the dataset what its manifest says? Every fault is named, none hides another.
+
+Without bodies: manifest, tables, lock and tokenizer against their digests, sums and accounts, every shard there, of
+its size, with the footer that the tables say. In full: every byte against sha256, every block against its digest,
+every id against the vocabulary, every document against the account of its input and the table of candidates, and a
+sample decoded and encoded again. Objects that this version does not name are no fault of it, only counted: other
+versions need them, or `sweep` finds them.
+"""
+
+import contextlib
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bamba_data.canonical_json import sha256
+from bamba_data.errors import CorruptManifest, CorruptShard, TokenizerError, UnsafePath
+from bamba_data.format.dataset import Dataset, open_dataset
+from bamba_data.format.holdout_candidates import LIMIT, Candidate, id_hash
+from bamba_data.format.identity import IdsDigest
+from bamba_data.format.manifest import FIRST_FORMAT
+from bamba_data.format.shard import Footer, ShardReader, row_group_range
+from bamba_data.format.tables import SCHEMAS, row_digest
+from bamba_data.storage.store import Entry, Store
+from bamba_data.tokenization.tokenizer import Tokenizer
+
+THREADS = 16
+SAMPLE_CHARS = 50_000  # a longer document is not encoded again: the reference is slow
+
+
+@dataclass(frozen=True)
+class Fault:
+    where: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.detail}"
+
+
+@dataclass
+class Report:
+    """`faults` empty means sound, as far as `full` went. `unlisted` objects lie among the shards of this version but
+    belong to others, or to none."""
+
+    dataset: str
+    version: int
+    full: bool
+    shards: int = 0
+    blocks: int = 0
+    documents: int = 0
+    tokens: int = 0
+    bytes_read: int = 0
+    reencoded: int = 0
+    unlisted: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+    def fault(self, where: str, detail: str) -> None:
+        self.faults.append(Fault(where, detail))
+
+
+def verify(
+    url: str,
+    version: int | str | None = None,
+    full: bool = False,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Check the dataset at `url`. What cannot even be opened raises; all else is in the report.
+
+    `tick(done, total)` is called after every shard.
+    """
+    return check(open_dataset(url, version), full, tick)
+
+
+def check(dataset: Dataset, full: bool = False, tick: Callable[[int, int], None] = lambda done, total: None) -> Report:
+    """The same of a dataset that is open, be it published yet or not."""
+    report = Report(dataset.manifest.digest, dataset.version.number, full)
+    are_readable = _check_tables_readable(dataset, report)
+    _check_lock(dataset, report)
+    tokenizer = _check_tokenizer(dataset, report)
+    if are_readable:
+        _check_tables(dataset, report)
+        _check_objects(dataset, report)
+        _check_shards(dataset, report, tokenizer, tick)
+        if full:
+            _check_dead_letters(dataset, report)
+    return report
+
+
+def _check_tables_readable(dataset: Dataset, report: Report) -> bool:
+    for name in SCHEMAS:
+        try:
+            getattr(dataset, name)
+        except CorruptManifest as error:
+            report.fault(error.where, error.detail)
+        except UnsafePath as error:
+            report.fault(f"table {name}", str(error))
+    return not report.faults
+
+
+def _check_tables(dataset: Dataset, report: Report) -> None:
+    files, shards, blocks = dataset.files, dataset.shards, dataset.blocks
+    if any(not p.startswith(f"dataset={s}/") for p, s in shards.select("path", "source").iter_rows()):
+        report.fault("table shards", "a shard lies outside the folder of its source")
+    if not blocks["shard"].is_sorted() or not blocks.select(_BLOCKS_IN_ORDER).item():
+        report.fault("table blocks", "its rows are not in the order of the shards and their blocks")
+    _check_candidates(dataset, report)
+    _check_identity(dataset, report)
+    if files.select("source", "file").is_duplicated().any():
+        report.fault("table files", "two inputs of a source have one number")
+    unbalanced = files.filter(pl.col("read") != pl.col("kept") + pl.col("dropped") + pl.col("dead_lettered"))
+    for row in unbalanced.iter_rows(named=True):
+        report.fault(f"input {row['source']}/{row['path']}", "its account does not balance")
+    for source in dataset.manifest.sources:
+        mine = pl.col("source") == source.name
+        account = source.account
+        _sums(
+            report,
+            f"source {source.name}",
+            "inputs",
+            files.filter(mine),
+            read=account.read,
+            kept=account.kept,
+            tokens=account.tokens,
+            text_bytes=account.text_bytes,
+            dropped=sum(account.dropped.values()),
+            dead_lettered=sum(account.dead_lettered.values()),
+            quarantined=source.quarantined,
+        )
+        _sums(
+            report,
+            f"source {source.name}",
+            "shards",
+            shards.filter(mine),
+            documents=account.kept,
+            tokens=account.tokens,
+            size_bytes=source.size_bytes,
+            blocks=source.blocks,
+        )
+        _sums(
+            report,
+            f"source {source.name}",
+            "blocks",
+            blocks.filter(mine),
+            documents=account.kept,
+            tokens=account.tokens,
+        )
+        _sums(
+            report,
+            f"source {source.name}",
+            "dead letters",
+            dataset.dead_letters.filter(mine),
+            records=sum(account.dead_lettered.values()),
+        )
+    by_shard = blocks.group_by("shard").agg(pl.col("documents").sum(), pl.col("tokens").sum(), pl.len().alias("blocks"))
+    numbered = shards.with_row_index("shard").select("shard", "path", "documents", "tokens", "blocks")
+    joined = numbered.join(by_shard, on="shard", how="full", suffix="_found", coalesce=True)
+    for row in joined.iter_rows(named=True):
+        if any(row[name] != row[f"{name}_found"] for name in ("documents", "tokens", "blocks")):
+            report.fault(str(row["path"]), "the tables of shards and blocks disagree about it")
+
+
+def _check_identity(dataset: Dataset, report: Report) -> None:
+    """What the manifest states of each source is what the tables have; in full, of each row of every table, too."""
+    if dataset.manifest.format == FIRST_FORMAT:
+        return
+    found, stated = dataset.identities_of_tables, dataset.identities
+    for name, wanted in stated.items():
+        for kind in ("content", "document_ids"):
+            there, said = getattr(found[name], kind), getattr(wanted, kind)
+            if there != said:
+                report.fault(f"source {name}", f"{kind} is {there[:16]} by its tables, the manifest says {said[:16]}")
+    if report.full:
+        for name in SCHEMAS:
+            content = hashlib.sha256()
+            for row in getattr(dataset, name).iter_rows(named=True):
+                content.update(row_digest(row))
+            if content.hexdigest() != getattr(dataset.manifest.tables, name).content:
+                report.fault(f"table {name}", "its rows do not have the manifest's digest (content)")
+
+
+_BLOCKS_IN_ORDER = (pl.col("block") == pl.int_range(pl.len()).over("shard")).all()
+
+
+def _check_candidates(dataset: Dataset, report: Report) -> None:
+    """Each lies in a block that has so many documents and tokens. (Whether they are all, only bodies can say.)"""
+    found = dataset.candidates
+    joined = found.join(dataset.blocks, on=["source", "shard", "block"], how="left", suffix="_block")
+    held = pl.col("tokens").cast(pl.UInt64).sum().over("shard", "block")
+    fits = (pl.col("document") < pl.col("documents")) & (held <= pl.col("tokens_block")) & (pl.col("hash") < LIMIT)
+    if not joined.select(fits.fill_null(False).all()).item():
+        report.fault("table candidates", "a document of it is in no block, or should not be in it")
+    places = found.select("shard", "block", "document")
+    if not places.equals(places.unique().sort(places.columns)):
+        report.fault("table candidates", "its rows are not in the order of the shards, blocks and documents")
+
+
+def _sums(report: Report, where: str, label: str, frame: pl.DataFrame, **wanted: int) -> None:
+    for column, value in wanted.items():
+        found = int(frame[column].cast(pl.UInt64).sum())
+        if found != value:
+            report.fault(where, f"{column} of its {label} sum to {found:,}, the manifest says {value:,}")
+
+
+def _check_objects(dataset: Dataset, report: Report) -> None:
+    """Everything is there, with its size: by listing, a thousand objects a request."""
+    there: dict[str, Entry] = {}
+    for source in dataset.manifest.sources:
+        there |= {entry.path: entry for entry in dataset.store.list(f"dataset={source.name}")}
+    if len(dataset.dead_letters):
+        there |= {entry.path: entry for entry in dataset.store.list("_bamba/dead_letters")}
+    for frame in (dataset.shards, dataset.dead_letters):
+        for path, size in zip(frame["path"], frame["size_bytes"], strict=True):
+            if path not in there:
+                report.fault(path, "is missing")
+            elif there[path].size_bytes != size:
+                report.fault(path, f"has {there[path].size_bytes:,} bytes, the manifest says {size:,}")
+    listed = {*dataset.shards["path"], *dataset.dead_letters["path"]}
+    report.unlisted = sum(path not in listed for path in there)
+
+
+def _check_lock(dataset: Dataset, report: Report) -> None:
+    try:
+        dataset.lock_json()
+    except CorruptManifest as error:
+        report.fault(error.where, error.detail)
+
+
+def _check_dead_letters(dataset: Dataset, report: Report) -> None:
+    """Whole files against their sha256: their rows are for people, and the tables count them."""
+    for path, digest in zip(dataset.dead_letters["path"], dataset.dead_letters["sha256"], strict=True):
+        if path in {fault.where for fault in report.faults}:  # missing, or of another size
+            continue
+        with contextlib.suppress(OSError):
+            data = dataset.store.read(path)
+            report.bytes_read += len(data)
+            if sha256(data) != digest:
+                report.fault(path, "its sha256 is not the manifest's")
+
+
+def _check_tokenizer(dataset: Dataset, report: Report) -> Tokenizer | None:
+    """The tokenizer, where it is the one and can be used."""
+    entry = dataset.manifest.tokenizer
+    try:
+        tokenizer = Tokenizer(dataset.tokenizer_json())
+        if tokenizer.vocab_size != entry.vocab_size or tokenizer.dtype.str != entry.token_dtype:
+            report.fault("tokenizer", f"has {tokenizer.vocab_size:,} ids, the manifest says {entry.vocab_size:,}")
+            return None
+        return tokenizer
+    except (CorruptManifest, TokenizerError) as error:
+        report.fault("tokenizer", str(error))
+        return None
+
+
+def _check_shards(
+    dataset: Dataset, report: Report, tokenizer: Tokenizer | None, tick: Callable[[int, int], None]
+) -> None:
+    shards = list(dataset.shards.iter_rows(named=True))
+    blocks = dataset.blocks.partition_by("shard", as_dict=True) if len(dataset.blocks) else {}
+    candidates = dataset.candidates.partition_by("shard", as_dict=True) if len(dataset.candidates) else {}
+    missing = {fault.where for fault in report.faults}
+    kept: Counter[tuple[str, int]] = Counter()
+    if not all(one.round_trips for one in dataset.manifest.backend.certificates):
+        tokenizer = None
+    numbered = [(number, row) for number, row in enumerate(shards) if row["path"] not in missing]
+
+    def check(job: tuple[int, dict[str, Any]]) -> "_Found":
+        number, row = job
+        expected = list(blocks[(number,)].sort("block").iter_rows(named=True)) if (number,) in blocks else []
+        if report.full:
+            mine = candidates[(number,)].select(Candidate._fields).rows() if (number,) in candidates else []
+            return _check_body(dataset.store, row, expected, mine, dataset.manifest.tokenizer.vocab_size, tokenizer)
+        return _check_footer(dataset.store, row, expected)
+
+    with ThreadPoolExecutor(THREADS if not report.full else 4) as pool:
+        for done, found in enumerate(pool.map(check, numbered), 1):
+            report.faults.extend(found.faults)
+            report.shards += 1
+            report.blocks += found.blocks
+            report.documents += found.documents
+            report.tokens += found.tokens
+            report.bytes_read += found.bytes_read
+            report.reencoded += found.reencoded
+            kept.update(found.kept)
+            tick(done, len(numbered))
+    if report.full and not report.faults:
+        for row in dataset.files.iter_rows(named=True):
+            if kept[(row["source"], row["file"])] != row["kept"]:
+                found_rows = kept[(row["source"], row["file"])]
+                report.fault(
+                    f"input {row['source']}/{row['path']}",
+                    f"{found_rows:,} documents in shards, kept {row['kept']:,}",
+                )
+
+
+@dataclass
+class _Found:
+    faults: list[Fault] = field(default_factory=list)
+    blocks: int = 0
+    documents: int = 0
+    tokens: int = 0
+    bytes_read: int = 0
+    reencoded: int = 0
+    kept: Counter[tuple[str, int]] = field(default_factory=Counter)
+    candidates: list[Candidate] = field(default_factory=list)
+
+
+def _check_footer(store: Store, row: dict[str, Any], expected: list[dict[str, Any]]) -> _Found:
+    found = _Found()
+    try:
+        size = row["size_bytes"]
+        tail = store.read_range(row["path"], max(0, size - row["footer_bytes"]), size)
+        found.bytes_read = len(tail)
+        if not _is_footer(tail, row):
+            found.faults.append(Fault(row["path"], "its footer does not have the manifest's digest"))
+            return found
+        meta = pq.read_metadata(pa.BufferReader(tail))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        found.faults.append(Fault(row["path"], f"its footer cannot be read ({_line(error)})"))
+        return found
+    _compare(
+        found,
+        row,
+        expected,
+        [(meta.row_group(i).num_rows, *row_group_range(meta.row_group(i))) for i in range(meta.num_row_groups)],
+    )
+    found.documents, found.tokens = row["documents"], row["tokens"]
+    return found
+
+
+def _is_footer(data: bytes, row: dict[str, Any]) -> bool:
+    return Footer.of(data) == Footer(row["footer_bytes"], row["footer_digest"].hex())
+
+
+def _compare(
+    found: _Found, row: dict[str, Any], expected: list[dict[str, Any]], groups: list[tuple[int, int, int]]
+) -> None:
+    wanted = [(block["documents"], block["offset"], block["size_bytes"]) for block in expected]
+    found.blocks = len(groups)
+    if groups != wanted:
+        found.faults.append(Fault(row["path"], "its row groups are not the blocks that the manifest lists"))
+
+
+def _check_body(
+    store: Store,
+    row: dict[str, Any],
+    expected: list[dict[str, Any]],
+    candidates: list[tuple[int, ...]],
+    vocab_size: int,
+    tokenizer: Tokenizer | None,
+) -> _Found:
+    found = _Found()
+    path = row["path"]
+    try:
+        data = store.read(path)
+    except OSError as error:
+        found.faults.append(Fault(path, f"cannot be read ({_line(error)})"))
+        return found
+    found.bytes_read = len(data)
+    if sha256(data) != row["sha256"]:
+        found.faults.append(Fault(path, "its sha256 is not the manifest's"))
+    if not _is_footer(data, row):
+        if not found.faults:
+            found.faults.append(Fault(path, "its footer does not have the manifest's digest"))
+        return found
+    try:
+        reader = ShardReader(io.BytesIO(data), path)
+        meta = reader.parquet.metadata
+        groups = [(meta.row_group(i).num_rows, *row_group_range(meta.row_group(i))) for i in range(reader.blocks)]
+        _compare(found, row, expected, groups)
+        for number, block in enumerate(expected[: reader.blocks]):
+            if block["documents"] != groups[number][0]:  # told above; what it would decode to, nobody knows
+                continue
+            _check_block(found, reader, row, number, block, vocab_size, tokenizer)
+        if found.candidates != candidates:
+            found.faults.append(Fault(path, "the table of candidates does not list its documents with such ids"))
+    except CorruptShard as error:
+        found.faults.append(Fault(path, error.detail))
+    return found
+
+
+def _check_block(
+    found: _Found,
+    reader: ShardReader,
+    row: dict[str, Any],
+    number: int,
+    block: dict[str, Any],
+    vocab_size: int,
+    tokenizer: Tokenizer | None,
+) -> None:
+    tokens = reader.tokens(number, block["digest"].hex())
+    if len(tokens.ids) != block["tokens"] or len(tokens.counts) != block["documents"]:
+        raise CorruptShard(row["path"], f"block {number}: documents or tokens are not the manifest's")
+    if len(tokens.ids) and int(tokens.ids.max()) >= vocab_size:
+        raise CorruptShard(
+            row["path"], f"block {number}: id {tokens.ids.max()} is beyond the vocabulary of {vocab_size}"
+        )
+    found.documents += len(tokens.counts)
+    found.tokens += len(tokens.ids)
+    first, named = 0, IdsDigest()
+    for batch in reader.batches(number, ["file", "document_id"]):
+        lineage = batch.to_pydict()
+        found.kept.update((row["source"], row["first_file"] + file) for file in lineage["file"])
+        found.candidates += [
+            Candidate(number, document, int(tokens.counts[document]), hashed)
+            for document, name in enumerate(lineage["document_id"], first)
+            if (hashed := id_hash(name)) < LIMIT
+        ]
+        named.update(lineage["document_id"])
+        first += batch.num_rows
+    if "ids_digest" in block and named.digest() != block["ids_digest"]:
+        raise CorruptShard(row["path"], f"block {number}: its document ids do not have the manifest's digest")
+    if tokenizer is not None and number == 0:
+        ids = tokens.documents()[0]
+        text = tokenizer.decode(ids.tolist())
+        if len(text) <= SAMPLE_CHARS:
+            found.reencoded += 1
+            if tokenizer.reference.encode([text]).ids.tolist() != ids.tolist():
+                raise CorruptShard(row["path"], f"block {number}: its first document, encoded again, gives other ids")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,107 @@
+"""Texts into ids, a batch at a time; or, for a text that must not become a row, the reason."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bamba_data.document import RAW_BYTES, Document, Reject
+from bamba_data.recipe import BadInput
+from bamba_data.tokenization.dedup import SeenIds
+from bamba_data.tokenization.tokenizer import Backend, TooLongToEncode
+
+Ids = npt.NDArray[Any]
+BATCH_CHARS = 2 << 20
+BATCH_RECORDS = 4096
+
+
+class BackendDiffers(Exception):
+    """A backend gave ids that the reference does not give."""
+
+
+def batches(items: Iterable[Document | Reject]) -> Iterator[list[Document | Reject]]:
+    """Some BATCH_CHARS of text together; a longer document makes a batch of its own."""
+    batch: list[Document | Reject] = []
+    held = 0
+    for item in items:
+        size = len(item.text) if isinstance(item, Document) else len(item.raw)
+        if batch and (held + size > BATCH_CHARS or len(batch) >= BATCH_RECORDS):
+            yield batch
+            batch, held = [], 0
+        batch.append(item)
+        held += size
+    if batch:
+        yield batch
+
+
+class Encoder:
+    """Of one file: `seen` has the ids that were kept of it."""
+
+    def __init__(self, backend: Backend, vocab_size: int, rules: BadInput, seen: SeenIds) -> None:
+        self._backend, self._vocab_size, self._rules, self._seen = backend, vocab_size, rules, seen
+
+    def encode(self, batch: list[Document | Reject]) -> list[Ids | Reject]:
+        """For every item, in order, its ids or why it has none.
+
+        A document that is kept in spite of a reason gets that as a note: it is replaced in `batch`.
+        """
+        outcomes: list[Ids | Reject | None] = [self._refuse(n, batch) for n in range(len(batch))]
+        chosen = [n for n, outcome in enumerate(outcomes) if outcome is None]
+        for n, ids in zip(chosen, self._ids([batch[n] for n in chosen]), strict=True):
+            outcomes[n] = ids
+        chosen = [n for n in chosen if not isinstance(outcomes[n], Reject)]
+        is_new = self._seen.add([batch[n].id for n in chosen])  # type: ignore[union-attr]
+        for n, new in zip(chosen, is_new, strict=True):
+            if new:
+                continue
+            if self._rules.action("duplicate_id") == "keep":
+                batch[n] = _noted(batch[n], "duplicate_id")
+            else:
+                outcomes[n] = reject(batch[n], "duplicate_id", "an earlier document of the file has it")
+        return outcomes  # type: ignore[return-value]
+
+    def _refuse(self, n: int, batch: list[Document | Reject]) -> Reject | None:
+        item = batch[n]
+        if isinstance(item, Reject):
+            return item
+        if not item.text:
+            return reject(item, "empty_text", "")
+        limit = self._rules.max_document_bytes
+        if len(item.text) * 4 > limit and len(item.text.encode()) > limit:
+            return reject(item, "document_too_large", f"{len(item.text):,} characters (bad_input.max_document_bytes)")
+        if "\0" in item.text:
+            if self._rules.action("nul") == "keep":
+                batch[n] = _noted(item, "nul")
+                return None
+            return reject(item, "nul", f"at character {item.text.index(chr(0))}")
+        return None
+
+    def _ids(self, documents: list[Any]) -> list[Ids | Reject]:
+        """Together; or one by one, where one of them is too long for the backend."""
+        try:
+            encoded = self._backend.encode([document.text for document in documents])
+        except TooLongToEncode as error:
+            if len(documents) == 1:
+                return [reject(documents[0], "document_too_large", f"{error}, for {self._backend.name}")]
+            return [outcome for document in documents for outcome in self._ids([document])]
+        if len(encoded.ids) and int(encoded.ids.max()) >= self._vocab_size:
+            raise BackendDiffers(
+                f"{self._backend.name} gave id {encoded.ids.max()}, the vocabulary has {self._vocab_size}"
+            )
+        ids = encoded.ids.astype(np.uint16) if self._vocab_size <= 1 << 16 else encoded.ids
+        ends = np.cumsum(encoded.lengths).tolist()
+        return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _noted(document: Any, reason: str) -> Document:
+    noted: Document = document._replace(notes=(*document.notes, reason))
+    return noted
+
+
+def reject(document: Any, reason: str, detail: str) -> Reject:
+    """A document as the reject that it turned out to be. Where the form has no raw line, its text is the raw."""
+    raw = document.line or document.text.encode()
+    digest = hashlib.sha256(raw).hexdigest()
+    return Reject(document.row, reason, detail, raw[:RAW_BYTES], len(raw), digest, line=document.line)

@@ -1,0 +1,127 @@
+"""How many tokens every document of a source has: an index beside the blocks, made once from what the data says of it.
+
+The manifest counts tokens by block. Packing needs them by document, which the shards have in a column of their own, a
+hundredth of their bytes. The index is 4 bytes a document in the cache folder, named by the source's identity (so by the
+digest of its dataset), checked against the manifest's counts when it is made and against its own digest when it is
+read. It only decides how many rows there are: rows are made of blocks whose digests were checked, and what does not
+agree with the index then is an error.
+"""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from bamba_data import canonical_json
+from bamba_data.errors import CorruptManifest
+
+from ..cache.atomic_write import write_whole
+from ..cache.bounded_map import bounded_map
+from ..cache.mmap import map_file
+from ..sources.shards import Blocks
+
+Counts = NDArray[np.uint32]
+READERS = 16  # threads of a process: of a remote store so many columns are read at once
+SPAN = 16 * READERS  # blocks that a process reads at once
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """Blocks that know the tokens of their documents without reading them."""
+
+    def counts(self, block: int) -> Counts:
+        """Tokens of each document of a block."""
+
+
+def counts_of(blocks: Blocks, block: int) -> Counts:
+    """Tokens of each document of a block, in agreement with what `blocks` says of it. Raises CorruptManifest."""
+    counts = blocks.counts(block) if isinstance(blocks, Counted) else blocks.read(block).counts
+    if len(counts) != blocks.documents[block] or int(counts.sum(dtype=np.int64)) != blocks.tokens[block]:
+        raise CorruptManifest(
+            f"source {blocks.name}", f"block {block} has documents of other lengths than the manifest counts"
+        )
+    return counts
+
+
+def lengths_of(blocks: Blocks, cache: Path | None, processes: int = 1) -> Counts:
+    """Tokens of every document, block after block: from the index in `cache`, which is made if there is none."""
+    found = _every_block(blocks, processes)
+    if cache is None:
+        return np.concatenate([np.empty(0, np.uint32), *found])
+    path = lengths_path(blocks, cache)
+    counts = kept(path)
+    if counts is None:
+        keep(path, (np.ascontiguousarray(part, "<u4").data for part in found))
+        counts = kept(path)
+    if counts is None or len(counts) != blocks.documents.sum():
+        raise CorruptManifest(str(path), "the index of lengths is not what was written: remove it")
+    return counts
+
+
+def lengths_path(blocks: Blocks, cache: Path) -> Path:
+    return cache / "lengths" / f"{canonical_json.digest([blocks.identity])[:32]}.tokens"
+
+
+def _every_block(blocks: Blocks, processes: int) -> Iterator[Counts]:
+    """In order, in parts."""
+    spans = [range(low, min(low + SPAN, len(blocks.tokens))) for low in range(0, len(blocks.tokens), SPAN)]
+    if min(processes, len(spans)) < 2:
+        with ThreadPoolExecutor(READERS, "bamba-lengths") as threads:
+            yield from (_span(threads, blocks, span) for span in spans)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn"), _Reader.begin, (blocks,)) as pool:
+        yield from bounded_map(pool, _Reader.read, spans, 4 * processes)
+
+
+def _span(threads: ThreadPoolExecutor, blocks: Blocks, span: range) -> Counts:
+    return np.concatenate(list(threads.map(partial(counts_of, blocks), span)))
+
+
+class _Reader:
+    """A process of the pool: blocks and threads are there once."""
+
+    blocks: ClassVar[Blocks]
+    threads: ClassVar[ThreadPoolExecutor]
+
+    @classmethod
+    def begin(cls, blocks: Blocks) -> None:
+        cls.blocks, cls.threads = blocks, ThreadPoolExecutor(READERS, "bamba-lengths")
+
+    @classmethod
+    def read(cls, span: range) -> Counts:
+        return _span(cls.threads, cls.blocks, span)
+
+
+# ---- arrays of uint32 as files, with their digest after them
+
+
+def kept(path: Path) -> Counts | None:
+    """The array in a file; None if there is none, or a damaged one."""
+    try:
+        data = map_file(path)
+    except OSError:
+        return None
+    if len(data) < 16 or len(data) % 4 or xxhash.xxh3_128_digest(data[:-16].data) != data[-16:].tobytes():
+        return None
+    return data[:-16].view(np.uint32)
+
+
+def keep(path: Path, parts: Iterable[memoryview]) -> None:
+    """Write the array whose bytes these are, over what is there. The file appears whole or not at all."""
+
+    def with_digest() -> Iterator[memoryview | bytes]:
+        hashed = xxhash.xxh3_128()
+        for part in parts:
+            hashed.update(part)
+            yield part
+        yield hashed.digest()
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    write_whole(path, with_digest())

@@ -1,0 +1,256 @@
+"""Rows that are made whole of the documents of a few blocks, by a packer.
+
+    group    neighbouring blocks (grouped_rows.py), the same in every epoch
+    epoch    every group once, in an order of its own. A row belongs to one group, and to one epoch
+    rows     of a group, as many as the packer makes of its documents' lengths. The packer is given the documents in an
+             order of the epoch's own, so that equally long ones change places, and its rows are put in another
+
+So a row is found by a prefix sum over the permuted groups' numbers of rows, as a token is in stream.py, and its tokens
+by packing one group. A packed group is a segment; where a row is not full, there is fill after its end.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bamba_data.errors import CorruptManifest, UserError
+
+from ..order.epoch_cache import keep_in
+from ..order.epochs import Removed, Stream, document_order, removals
+from ..order.permutation import Permutation, derive_key
+from ..sources.shards import Blocks
+from .base import Begin, Documents, Gone, Longs, Material, Packed, Packer, Part
+from .document_transforms import read_in
+from .row_counts import Grouping, numbers_in, rows_by_group
+from .segment import Segment
+
+MAX_GROUP_IDS = 2**31 - 1  # places in a segment are int32
+
+
+@dataclass(frozen=True)
+class PackedGroup:
+    """A layout: the documents of a group of blocks in `rows` rows. `left_out` are the numbers of those that the epoch
+    does not have, in the blocks end to end, ascending."""
+
+    packing: str
+    packer: Packer  # that `packing` names
+    row_tokens: int
+    group: int
+    blocks: range
+    epoch: int
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    key: int | None
+    left_out: tuple[int, ...]
+    rows: int
+
+    def cache_key(self) -> str:
+        return (
+            f"PackedGroup(packing={self.packing!r}, row_tokens={self.row_tokens!r}, group={self.group!r}, "
+            f"blocks={self.blocks!r}, epoch={self.epoch!r}, before={self.before!r}, after={self.after!r}, "
+            f"key={self.key!r}, left_out={self.left_out!r}, rows={self.rows!r})"
+        )
+
+    def make(self, blocks: Blocks) -> Segment:
+        stored = [read_in(blocks, block, self.epoch, self.key) for block in self.blocks]
+        counts = np.concatenate([one.counts for one in stored]).astype(np.int64)
+        lengths = counts + (len(self.before) + len(self.after))
+        order = document_order(self.key, self.epoch, self.group, len(counts))
+        if self.left_out:
+            order = order[~np.isin(order, self.left_out)]
+        packed = checked(self.packer(lengths[order], self.row_tokens), lengths[order], self.row_tokens)
+        if packed.rows != self.rows:
+            raise CorruptManifest(
+                f"source {blocks.name}",
+                f"blocks {self.blocks.start} to {self.blocks.stop - 1} pack into {packed.rows:,} rows, the index of "
+                f"their lengths says {self.rows:,}: remove the folder `lengths` of the cache",
+            )
+        row = self._place(packed)[packed.row]
+        at = np.lexsort((packed.document, row))
+        document = order[packed.document[at]]
+        ids = self._delimited([one.ids for one in stored], counts)
+        return _segment(ids, lengths, Packed(packed.rows, row[at], document, packed.start[at], packed.stop[at]))
+
+    def _place(self, packed: Packed) -> Longs:
+        """Where each row of the packer's goes: anywhere; not shuffled, in the order of their first documents."""
+        places: Longs = np.arange(packed.rows)
+        if self.key is None:
+            first = np.full(packed.rows, np.iinfo(np.int64).max)
+            np.minimum.at(first, packed.row, packed.document)
+            places[np.argsort(first, kind="stable")] = np.arange(packed.rows)
+        elif packed.rows:
+            shuffle = Permutation(packed.rows, derive_key(self.key, "packed", self.epoch, self.group))
+            places = shuffle(places).astype(np.int64)
+        return places
+
+    def _delimited(self, stored: Sequence[NDArray[Any]], counts: Longs) -> NDArray[Any]:
+        """All documents as stored, with delimiters."""
+        around = len(self.before) + len(self.after)
+        ends = np.cumsum(counts + around)
+        found = np.empty(int(ends[-1]), stored[0].dtype)
+        inside = np.ones(len(found), np.bool_)
+        starts = ends - counts - around
+        places = [starts + n for n in range(len(self.before))] + [ends - n for n in range(len(self.after), 0, -1)]
+        for place, token in zip(places, self.before + self.after, strict=True):
+            found[place] = token
+            inside[place] = False
+        found[inside] = np.concatenate(stored)
+        return found
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The stream is of groups, in rows: one place a row. `material.header.packing` names `packer`."""
+
+    material: Material
+    packer: Packer
+    grouping: Grouping
+    stream: Stream
+    gone: tuple[Gone, ...] = ()
+
+    @classmethod
+    def of(cls, material: Material, packer: Packer) -> "Groups":
+        rows = rows_by_group(material, packer)
+        stream = Stream(rows, 1, material.header.window_rows, material.key)
+        return cls(material, packer, Grouping(material), stream).without(())
+
+    def without(self, gone: Sequence[Gone]) -> "Groups":
+        """Only groups that are without other documents than before are packed anew."""
+        material = self.material
+        known = self._by_group(self.gone)
+        removed: list[Removed] = []
+        for group, several in self._by_group(gone).items():
+            if several == known.get(group):
+                removed += [one for one in self.stream.removed if one.block == group]
+            else:
+                removed += self._removed(group, several)
+        stream = replace(self.stream, removed=removals(removed))
+        if material.cache is not None:
+            header = material.header
+            packed_as = f"{header.packing} {header.row_tokens} {header.group_rows}"
+            kept_as = f"{material.blocks.identity} {material.delimiters} {header.holdout_ppm} {packed_as}"
+            stream = replace(stream, keep=keep_in(material.cache, kept_as, material.key, stream.removed))
+        return replace(self, stream=stream, gone=tuple(gone))
+
+    def _by_group(self, gone: Sequence[Gone]) -> dict[int, list[Gone]]:
+        found: dict[int, list[Gone]] = {}
+        for one in gone:
+            found.setdefault(self.grouping.group_of(one.block), []).append(one)
+        return found
+
+    def _removed(self, group: int, gone: Sequence[Gone]) -> Iterator[Removed]:
+        """By how many rows a group is shorter from each epoch on that leaves out some of these."""
+        rows = int(self.stream.lengths[group])
+        for epoch in sorted({one.epoch for one in gone}):
+            fewer = rows - self._rows(group, [one for one in gone if one.epoch <= epoch])
+            yield Removed(epoch, group, fewer)
+            rows -= fewer
+
+    def _rows(self, group: int, gone: Sequence[Gone]) -> int:
+        """Of a group without these documents."""
+        blocks = self.grouping.blocks_of(group)
+        counts = np.concatenate([self.material.blocks.read(block).counts for block in blocks]).astype(np.int64)
+        lengths = np.delete(counts + self.material.delimiters, self._left_out(blocks, gone))
+        return self.packer(lengths, self.material.header.row_tokens).rows
+
+    def _left_out(self, blocks: range, gone: Sequence[Gone]) -> Longs:
+        """The numbers, in `blocks`, of documents held out and of these."""
+        late = sorted({(one.block, one.document) for one in gone if one.block in blocks})
+        places = np.array(late, np.int64).reshape(-1, 2)
+        those = Documents(places[:, 0], places[:, 1], np.zeros(len(late), np.int64))
+        heldout = numbers_in(self.material, blocks, self.material.heldout)
+        return np.union1d(heldout, numbers_in(self.material, blocks, those))
+
+    def first_without(self, served: int, block: int) -> int:
+        """Epochs share no row."""
+        return int(self.stream.epoch_of(np.array([served]))[0]) + 1
+
+    def layout(self, epoch: int, position: int) -> PackedGroup:
+        header = self.material.header
+        group = int(self.stream.epoch(epoch).order[position])
+        blocks = self.grouping.blocks_of(group)
+        left_out = self._left_out(blocks, [one for one in self.gone if one.epoch <= epoch])
+        fewer = sum(one.tokens for one in self.stream.removed if one.block == group and one.epoch <= epoch)
+        return PackedGroup(
+            header.packing,
+            self.packer,
+            header.row_tokens,
+            group,
+            blocks,
+            epoch,
+            tuple(header.before),
+            tuple(header.after),
+            self.material.key,
+            tuple(left_out.tolist()),
+            int(self.stream.lengths[group]) - fewer,
+        )
+
+    def document(self, epoch: int, position: int, number: int) -> tuple[int, int]:
+        blocks = self.grouping.blocks_of(int(self.stream.epoch(epoch).order[position]))
+        ends = np.cumsum(self.material.blocks.documents[blocks.start : blocks.stop])
+        index = int(np.searchsorted(ends, number, "right"))
+        return blocks.start + index, number - (int(ends[index - 1]) if index else 0)
+
+    def parts(
+        self, begin: Begin, tokens: int, epochs: int | None, segment: Callable[[int, int], Segment]
+    ) -> Iterator[Part]:
+        epoch, position, row = begin
+        if epochs is None or epoch < epochs:
+            found = segment(epoch, position)
+            low, high = found.rows[row : row + 2].tolist()
+            yield Part(found, epoch, position, low, min(high - low, tokens))
+
+
+def checked(packed: Packed, lengths: Longs, row_tokens: int) -> Packed:
+    """`packed`, if it keeps the promises of a packer. Raises UserError, which says which not."""
+    if broken := _broken(packed, lengths, row_tokens):
+        raise UserError(f"the packing breaks its promise: {broken}")
+    return packed
+
+
+def _broken(packed: Packed, lengths: Longs, row_tokens: int) -> str | None:
+    rows, row, document, start, stop = packed
+    if np.any((row < 0) | (row >= rows) | (document < 0) | (document >= len(lengths)) | (start >= stop)):
+        return "a piece lies in no row, is of no document, or is empty"
+    at = np.lexsort((start, document))
+    begins, ends, of = start[at], stop[at], document[at]
+    first = np.diff(of, prepend=-1) > 0
+    if (
+        not np.array_equal(of[first], np.flatnonzero(lengths))
+        or not np.array_equal(begins, np.where(first, 0, np.roll(ends, 1)))
+        or not np.array_equal(ends[np.roll(first, -1)], lengths[lengths > 0])
+    ):
+        return "a token is in no row, or in several"
+    tokens = np.bincount(row, stop - start, rows)
+    if np.any(tokens == 0) or np.any(tokens > row_tokens):
+        return "a row is empty, or longer than a row can be"
+    at = np.lexsort((document, row))
+    last = np.diff(row[at], append=rows) > 0
+    if np.any((stop < lengths[document])[at] & ~(last & (tokens[row[at]] == row_tokens))):
+        return "a document is cut elsewhere than at the end of a full row"
+    return None
+
+
+def _segment(ids: NDArray[Any], lengths: Longs, pieces: Packed) -> Segment:
+    """`ids` are documents end to end, with these lengths; `pieces` are in the order of rows. After a row that ends
+    inside a document lies the next token of that, to look ahead to."""
+    rows, row, document, start, stop = pieces
+    begins = (np.cumsum(lengths) - lengths)[document]
+    ahead = stop < lengths[document]
+    sizes = stop - start + ahead
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    if starts[-1] > MAX_GROUP_IDS:
+        raise UserError(f"a group of {starts[-1]:,} tokens is too large: give fewer group_rows, or shorter rows")
+    parts = [
+        ids[low:high] for low, high in zip((begins + start).tolist(), (begins + stop + ahead).tolist(), strict=True)
+    ]
+    return Segment(
+        np.concatenate(parts) if parts else ids[:0],
+        starts.astype(np.int32),
+        document.astype(np.uint32),
+        start.astype(np.uint32),
+        starts[np.searchsorted(row, np.arange(rows + 1))].astype(np.int32),
+    )

@@ -1,0 +1,134 @@
+"""How many rows a packer makes of every group of blocks: found once for a source and a row length, and kept.
+
+A group is a run of neighbouring blocks: at least 4, with tokens for at least `group_rows` rows, the same in every
+epoch. The counts lie in the cache folder, 4 bytes a group. To find them every document is packed, at about a million a
+second and core: small sources are counted when they are opened, larger ones by a command.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bamba_data import canonical_json
+from bamba_data.errors import UserError
+
+from ..cache.bounded_map import bounded_map
+from .base import Documents, Longs, Material, Packer
+from .document_lengths import Counts, keep, kept, lengths_of
+
+LOG = logging.getLogger(__name__)
+
+LEAST_BLOCKS = 4
+#: Documents of a source that are counted without being asked: some seconds, on the first process of a host.
+MAX_DOCUMENTS = 4_000_000
+
+
+class Grouping:
+    """The blocks [0, blocks) of a source in `groups` groups of nearly equally many."""
+
+    def __init__(self, material: Material) -> None:
+        tokens = material.blocks.tokens
+        self.blocks = len(tokens)
+        rows = int(tokens.sum()) // material.header.row_tokens // material.header.group_rows
+        self.groups = min(self.blocks, max(1, min(self.blocks // LEAST_BLOCKS, rows)))
+
+    def blocks_of(self, group: int) -> range:
+        return range(group * self.blocks // self.groups, (group + 1) * self.blocks // self.groups)
+
+    def group_of(self, block: int) -> int:
+        return ((block + 1) * self.groups - 1) // self.blocks
+
+    def begins(self) -> Longs:
+        """The first block of every group, and the end."""
+        return np.arange(self.groups + 1) * self.blocks // max(1, self.groups)
+
+
+def rows_by_group(material: Material, packer: Packer, processes: int | None = None) -> Longs:
+    """Rows of every group, without held-out documents. From the cache, else counted.
+
+    `processes` is for the command, None for a loader: it raises UserError, which names the command, where that would
+    take it long.
+    """
+    path = rows_path(material)
+    if path and (found := kept(path)) is not None:
+        return found.astype(np.int64)
+    blocks = material.blocks
+    documents = int(blocks.documents.sum())
+    if processes is None and documents > MAX_DOCUMENTS:
+        raise UserError(
+            f"source {blocks.name!r} has {documents:,} documents, and how they pack into rows of "
+            f"{material.header.row_tokens:,} tokens is not known in {material.cache}: find it once with "
+            "`python -m loader.pack DATASET --cache FOLDER --row-tokens N`, or with --plan FILE"
+        )
+    began = time.perf_counter()
+    rows = _count(material, packer, processes or 1)
+    if path:
+        with contextlib.suppress(OSError):  # a full disk costs time, not rows
+            keep(path, [np.ascontiguousarray(rows, "<u4").data])
+    LOG.info(
+        "source %s: packed %s documents into %s rows in %.1f s", blocks.name, documents, int(rows.sum()),
+        time.perf_counter() - began,
+    )  # fmt: skip
+    return rows
+
+
+def rows_path(material: Material) -> Path | None:
+    if material.cache is None:
+        return None
+    header = material.header
+    what = [material.blocks.identity, header.packing, header.row_tokens, header.group_rows]
+    digest = canonical_json.digest([*what, material.delimiters, header.holdout_ppm])
+    return material.cache / "lengths" / f"{digest[:32]}.rows"
+
+
+def _count(material: Material, packer: Packer, processes: int) -> Longs:
+    parts = _parts(material, Grouping(material), processes)
+    work = partial(_count_part, packer=packer, row_tokens=material.header.row_tokens)
+    if processes == 1:
+        return np.array([rows for part in parts for rows in work(part)], np.int64)
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        found = bounded_map(pool, work, parts, 4 * processes)
+        return np.array([rows for part in found for rows in part], np.int64)
+
+
+def _count_part(lengths: list[Longs], packer: Packer, row_tokens: int) -> list[int]:
+    return [packer(one, row_tokens).rows for one in lengths]
+
+
+def _parts(material: Material, grouping: Grouping, processes: int) -> Iterator[list[Longs]]:
+    """The lengths of the documents that are not held out, by group, some hundred groups at once."""
+    counts = lengths_of(material.blocks, material.cache, processes)
+    begins = grouping.begins()
+    ends = np.cumsum(np.add.reduceat(material.blocks.documents, begins[:-1])).tolist()
+    part: list[Longs] = []
+    low = 0
+    for group, high in enumerate(ends):
+        part.append(lengths_in(material, grouping.blocks_of(group), counts[low:high]))
+        low = high
+        if len(part) == 256:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def lengths_in(material: Material, blocks: range, counts: Counts) -> Longs:
+    """Of the documents of some blocks, which have these counts, with delimiters; without those held out."""
+    out = numbers_in(material, blocks, material.heldout)
+    return np.delete(counts.astype(np.int64) + material.delimiters, out)
+
+
+def numbers_in(material: Material, blocks: range, documents: Documents) -> Longs:
+    """Those of `documents` that lie in `blocks`, by their numbers there: documents of the blocks end to end."""
+    low, high = np.searchsorted(documents.blocks, (blocks.start, blocks.stop))
+    begins: NDArray[np.int64] = np.cumsum(material.blocks.documents[blocks.start : blocks.stop])
+    first = np.concatenate([[0], begins])
+    return first[documents.blocks[low:high] - blocks.start] + documents.documents[low:high]

@@ -1,0 +1,290 @@
+"""Blocks as an epoch serves them: documents in their order, delimiters in place, ready to be read as rows.
+
+What lies where in a segment is said by a layout, which the packing gives (packing.py). Segments are files in a cache
+folder that all processes of a host share and map. A segment is made from blocks whose digests were checked, and carries
+a digest of its own, which is checked when it is mapped: a damaged one is made anew. Of a source whose epochs are tiny,
+those of many epochs share a file (shared_segments.py).
+The folder is kept below a size, as the disk counts it, by removing what was used longest ago. So is the number of
+files that a process keeps mapped, over all of its loaders. Nothing is left behind by a process that is
+killed: a file has no name until it is whole.
+"""
+
+import contextlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import xxhash
+
+from ..cache.atomic_write import write_whole
+from ..cache.mmap import keep_below, map_file, register
+from ..order.permutation import derive_key
+from ..sources.shards import Blocks
+from .segment import Segment
+from .shared_segments import ReadOnce, mapped_shared, shared_parts
+
+LOG = logging.getLogger(__name__)
+
+#: A file is this header, then the arrays of a segment after the first, then its ids.
+HEADER = np.dtype([("digest", "V16"), ("key", "V16"), ("lengths", "<i8", 5), ("width", "<i8")])
+NUMBERS = tuple(map(np.dtype, ("<i4", "<u4", "<u4", "<i4")))
+DISK_BYTES = 4096  # a file takes whole ones of its disk
+ANONYMOUS_BYTES = 64 << 20  # of segments held in memory, where they cannot be in the folder
+
+
+Found = TypeVar("Found")
+
+
+class Layout(Protocol):
+    """What a segment is made of, and how. A frozen value."""
+
+    @property
+    def blocks(self) -> Sequence[int]: ...
+
+    def cache_key(self) -> str:
+        """All that the segment depends on beside the tokens of its blocks, as text: it names the segment's file. It
+        keeps its words when classes and fields get others: a new text leaves the caches of all hosts unused."""
+
+    def make(self, blocks: Blocks) -> Segment:
+        """Read and verify the blocks, and put them in order."""
+
+
+class SegmentCache:
+    """Segments by source and layout, from memory maps, else from the folder, else made.
+
+    Where there is no folder, or it is full or may not be written, a few are kept in memory instead: that costs time,
+    not rows. Safe to use from several threads and processes at once.
+    """
+
+    def __init__(self, folder: Path | None, max_bytes: int) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
+        self._held: OrderedDict[Any, Segment] = OrderedDict()  # mapped
+        self._shared: OrderedDict[Any, list[Segment]] = OrderedDict()  # likewise, many to a file
+        self._memos: list[dict[Any, Any]] = []
+        self._loose: OrderedDict[Any, Segment] = OrderedDict()  # in memory
+        self._loose_bytes = 0
+        self._lock = threading.Lock()
+        self._making: dict[Any, threading.Lock] = {}
+        self._written_bytes = 0
+        self.made = 0  # from blocks
+        self.damaged = 0  # found in the folder, and made anew
+        self.unsaved = 0  # could not be put there
+        register(self)
+
+    def get(self, blocks: Blocks, layout: Layout) -> Segment:
+        place = (blocks.identity, layout)
+        found = self._find(place)
+        if found is not None:
+            return found
+        with self._making_alone(place):
+            found = self._find(place)
+            if found is None:
+                found, mapped = self._obtain(blocks, layout)
+                with self._lock:
+                    self._hold(place, found, mapped)
+                keep_below()
+        return found
+
+    @contextlib.contextmanager
+    def _making_alone(self, place: Any) -> Iterator[None]:
+        """One thread makes what several want."""
+        with self._lock:
+            turn = self._making.setdefault(place, threading.Lock())
+        try:
+            with turn:
+                yield
+        finally:
+            with self._lock:
+                self._making.pop(place, None)
+
+    def get_shared(self, blocks: Blocks, place: Any, layouts: Callable[[], Sequence[Layout]]) -> list[Segment] | None:
+        """The segments of some layouts, which share a file. None where they cannot be in the folder, or are in memory:
+        then each has to be asked for alone. `place` names the layouts."""
+        if self._folder is None or self.unsaved:
+            return None
+        found = self._shared.get(place)
+        if found is None:
+            wanted = layouts()
+            with self._making_alone(place):
+                found = self._shared.get(place)
+                if found is None and (found := self._obtain_shared(blocks, wanted)) is not None:
+                    with self._lock:
+                        self._shared[place] = found
+                    keep_below()
+        return found
+
+    def memo(self) -> dict[Any, Any]:
+        """A dict for segments, which is emptied whenever one must go."""
+        self._memos.append({})
+        return self._memos[-1]
+
+    # ---- what is mapped is counted over all caches of the process (mapping.keep_below)
+
+    def mapped(self) -> int:
+        return len(self._held) + len(self._shared)
+
+    def unmap(self, share: int) -> None:
+        """Let go of one in `share`, those that came first. They are unmapped when nobody reads them any more."""
+        with self._lock:
+            for held in (self._held, self._shared):
+                for _ in range(-(-len(held) // share)):
+                    held.popitem(last=False)
+        for memo in self._memos:
+            memo.clear()
+
+    @property
+    def mapped_only(self) -> bool:
+        """That no segment lies in memory: then to hold one longer costs nothing."""
+        return not self._loose
+
+    def _find(self, place: Any) -> Segment | None:
+        return self._held.get(place) or self._loose.get(place)
+
+    def _hold(self, place: Any, segment: Segment, mapped: bool) -> None:
+        if mapped:
+            self._held[place] = segment
+            return
+        if place in self._loose:
+            return
+        self._loose[place] = segment
+        self._loose_bytes += _size(segment)
+        while self._loose_bytes > ANONYMOUS_BYTES and len(self._loose) > 1:
+            _, oldest = self._loose.popitem(last=False)
+            self._loose_bytes -= _size(oldest)
+
+    def _obtain(self, blocks: Blocks, layout: Layout) -> tuple[Segment, bool]:
+        """The segment, and whether it is mapped."""
+        if self._folder is None:
+            return self._fresh(layout, blocks), False
+        key = derive_key(*(blocks.digest(block) for block in layout.blocks), layout.cache_key())
+        made: list[Segment] = []
+
+        def parts() -> list[Any]:
+            made.append(self._fresh(layout, blocks))
+            return _parts(key, made[0])
+
+        found = self._filed(key, lambda path: _mapped(path, key, blocks.dtype), parts)
+        if found is not None:
+            return found, True
+        return (made[0] if made else self._fresh(layout, blocks)), False
+
+    def _obtain_shared(self, blocks: Blocks, layouts: Sequence[Layout]) -> list[Segment] | None:
+        digests = {block: blocks.digest(block) for layout in layouts for block in layout.blocks}
+        key = derive_key(*(digests[block] for block in sorted(digests)), *(layout.cache_key() for layout in layouts))
+
+        def parts() -> list[Any]:
+            with self._lock:
+                self.made += 1
+            once = ReadOnce(blocks)
+            return shared_parts(key, [layout.make(once) for layout in layouts])
+
+        return self._filed(key, lambda path: mapped_shared(path, key, blocks.dtype, NUMBERS), parts)
+
+    def _fresh(self, layout: Layout, blocks: Blocks) -> Segment:
+        with self._lock:
+            self.made += 1
+        return layout.make(blocks)
+
+    def _filed(self, key: int, read: Callable[[Path], Found | None], parts: Callable[[], list[Any]]) -> Found | None:
+        """What is in the file of a key, whose content is made if it is not there; None if it cannot be there."""
+        assert self._folder
+        name = f"{key:016x}"
+        path = self._folder / name[:2] / f"{name}.segment"
+        with contextlib.suppress(OSError):
+            if (found := read(path)) is not None:
+                return found
+            with self._lock:
+                self.damaged += 1
+            LOG.warning("%s is damaged: it is made anew from the data", path)
+            path.unlink()
+        content = parts()
+        try:
+            self._make_room(sum(len(part) for part in content))  # bytes, or arrays of them
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content)
+            if (found := read(path)) is not None:
+                return found
+            why = "it does not come back as it was written"
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+        with self._lock:
+            self.unsaved += 1
+            first = self.unsaved == 1
+        if first:
+            LOG.warning(
+                "%s cannot be kept (%s): few blocks fit in memory, so many will be decoded again and again; "
+                "make room, or name another folder by cache= or $BAMBA_CACHE",
+                path,
+                why,
+            )
+        return None
+
+    def _make_room(self, size: int) -> None:
+        """Look through the folder once per sixteenth of its limit written; then remove the oldest, to below."""
+        self._written_bytes += -(-size // DISK_BYTES) * DISK_BYTES
+        if self._written_bytes < self._max_bytes // 16:
+            return
+        self._written_bytes = 0
+        assert self._folder
+        found = []
+        for path in self._folder.glob("*/*.segment"):
+            with contextlib.suppress(FileNotFoundError):
+                stat = path.stat()
+                on_disk = max(stat.st_size, stat.st_blocks * 512)
+                found.append((max(stat.st_mtime, stat.st_atime), on_disk, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self._max_bytes * 7 // 8:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def _size(segment: Segment) -> int:
+    return sum(part.nbytes for part in segment)
+
+
+def _parts(key: int, segment: Segment) -> list[Any]:
+    """The content of a file."""
+    ids, *numbers = segment
+    body = [np.ascontiguousarray(part).view(np.uint8) for part in (*numbers, ids)]
+    header = np.zeros((), HEADER)
+    header["key"] = np.void(key.to_bytes(16, "little"))
+    header["lengths"] = [len(part) for part in (*numbers, ids)]
+    header["width"] = ids.dtype.itemsize
+    header["digest"] = np.void(_digest(header, body))
+    return [header.tobytes(), *body]
+
+
+def _digest(header: Any, body: list[Any]) -> bytes:
+    hashed = xxhash.xxh3_128(header.tobytes()[16:])
+    for part in body:
+        hashed.update(part)
+    return hashed.digest()
+
+
+def _mapped(path: Path, key: int, dtype: np.dtype[Any]) -> Segment | None:
+    """The segment in a file; None if it is damaged."""
+    data = map_file(path)
+    size = len(data)
+    if size < HEADER.itemsize:
+        return None
+    header = data[: HEADER.itemsize].view(HEADER)[0]
+    kinds = (*NUMBERS, dtype)
+    sizes = [int(length) * kind.itemsize for length, kind in zip(header["lengths"], kinds, strict=True)]
+    if (
+        header["width"] != dtype.itemsize
+        or size != HEADER.itemsize + sum(sizes)
+        or header["key"].tobytes() != key.to_bytes(16, "little")
+        or header["digest"].tobytes() != _digest(data[: HEADER.itemsize], [data[HEADER.itemsize :]])
+    ):
+        return None
+    cuts = accumulate(sizes, initial=HEADER.itemsize)
+    *numbers, ids = (data[low:high].view(kind) for (low, high), kind in zip(pairwise(cuts), kinds, strict=True))
+    return Segment(ids, *numbers)

@@ -1,0 +1,96 @@
+"""The documents that training never sees, as a source of their own: read once, in the order stored, not shuffled."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bamba_data.errors import UserError
+from bamba_data.format.shard import Tokens
+
+from ..global_order import Held, Order
+from ..order.permutation import derive_key
+from ..order.plan import MixPlan
+from .shards import Candidates
+
+_NO = np.empty(0, np.int64)
+_NONE = Candidates(_NO, _NO, _NO, np.empty(0, np.uint64))
+
+
+@dataclass(frozen=True)
+class HeldoutBlocks:
+    """The held-out documents of `held`: a block for every block that has some."""
+
+    held: Held
+
+    @property
+    def name(self) -> str:
+        return self.held.blocks.name
+
+    @property
+    def identity(self) -> str:
+        places = derive_key(self.held.heldout.blocks.tobytes(), self.held.heldout.documents.tobytes())
+        return f"{self.held.blocks.identity}#holdout-{places:016x}"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.held.blocks.dtype
+
+    @property
+    def documents(self) -> NDArray[np.int64]:
+        return self._counts[1]
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        found = np.zeros(len(self._counts[0]), np.int64)
+        np.add.at(found, np.searchsorted(self._counts[0], self.held.heldout.blocks), self.held.heldout.tokens)
+        return found
+
+    @property
+    def candidates(self) -> Candidates:
+        return _NONE
+
+    @cached_property
+    def _counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numbers of the blocks that have some, and how many."""
+        numbers, counts = np.unique(self.held.heldout.blocks, return_counts=True)
+        return numbers.astype(np.int64), counts.astype(np.int64)
+
+    def digest(self, block: int) -> bytes:
+        return self.held.blocks.digest(int(self._counts[0][block]))
+
+    def read(self, block: int) -> Tokens:
+        number = int(self._counts[0][block])
+        documents = self.held.blocks.read(number).documents()
+        chosen = [documents[index] for index in self.held.heldout.documents_of(number).tolist()]
+        return Tokens(np.concatenate(chosen), np.array([len(ids) for ids in chosen], np.uint32))
+
+
+def holdout_order(order: Order) -> Order:
+    """All held-out documents of a plan's sources, interleaved in the shares of their tokens. Raises UserError if there
+    are none. Read it with max_epochs=1 and at_end="all"."""
+    sources: Mapping[str, HeldoutBlocks] = {
+        name: HeldoutBlocks(order.source(name))
+        for name in order.plan.sources
+        if order.source(name).heldout.tokens.sum()
+    }
+    header = order.plan.header
+    if not sources:
+        more = " or hold out more from the first row on (holdout, up to 0.005)" if header.holdout_ppm < 5000 else ""
+        raise UserError(
+            f"no document is held out: {header.holdout_ppm / 1e4:g} % of so few documents is none. Evaluate on a text "
+            f"of your own{more}"
+        )
+    last = order.plan.mixes[-1]
+    plan = MixPlan.create(
+        {name: int(one.tokens.sum()) for name, one in sources.items()},
+        {name: one.identity for name, one in sources.items()},
+        last.batch_rows,
+        **header.model_dump(exclude={"format", "step_rows", "holdout_ppm", "shuffle", "window_rows"}),
+        holdout_ppm=0,
+        shuffle=False,
+    )
+    return Order(plan, sources)

@@ -1,0 +1,1 @@
+"""Commands around a loader: simulate a plan, find how documents pack, index a text source."""

@@ -1,0 +1,253 @@
+"""What a plan does on a cluster, by arithmetic: mix, epochs, bytes. No token is read.
+
+    python -m loader.simulate PLAN --data s3://bucket/dolma --world-size 192 --tokens 2e12
+    python -m loader.simulate PLAN --world-size 10000 --source-tokens web=1.2e12 --source-tokens code=3e11
+
+The mix is that of the rows really served, by the code that serves them: the most rows by which any source is off its
+weight at any prefix, overall and for the worst rank. It is measured over the first steps of each mix (--steps).
+"""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from bamba_data.errors import UserError
+
+from ..order.deviation import worst_deviation
+from ..order.plan import Header, MixPlan, load
+from ..order.rank_split import owners
+from ..order.stretches import Stretch
+from ..packing.row_counts import LEAST_BLOCKS
+
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
+
+BLOCK_TOKENS = 1 << 18
+STORED_BYTES_A_TOKEN = 1.4
+MAX_ROWS = 4_000_000  # of the order that the mix is measured over
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is known of a source: tokens of an epoch (delimiters counted), tokens and stored bytes of a block."""
+
+    tokens: float
+    block_tokens: float = BLOCK_TOKENS
+    block_bytes: float = BLOCK_TOKENS * STORED_BYTES_A_TOKEN
+
+
+UNKNOWN = Size(math.inf)
+
+
+@dataclass(frozen=True)
+class SourceUse:
+    """Of one source over the run: its share of the rows, tokens, epochs, and blocks that one rank reads."""
+
+    source: str
+    share: float
+    tokens: float
+    epochs: float | None
+    rank_blocks: float
+    rank_bytes: float
+
+
+@dataclass(frozen=True)
+class MixError:
+    """Rows off the weights, at the worst prefix."""
+
+    first_row: int
+    batch_rows: int
+    steps: int
+    overall: float
+    worst_rank: float
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """`amplification`: tokens decoded by a rank for each that it trains on."""
+
+    world_size: int
+    steps: int
+    tokens: float
+    sources: list[SourceUse]
+    mixes: list[MixError]
+    rank_bytes: float
+    cluster_bytes: float
+    amplification: float
+
+
+def simulate(plan: MixPlan, sizes: Mapping[str, Size], world_size: int, tokens: float, mix_steps: int) -> Simulation:
+    """A run of `tokens` tokens. `sizes` may lack a source: then its epochs are not known."""
+    if not math.isfinite(tokens) or tokens < 1:
+        raise UserError(f"a run of {tokens:g} tokens: a number from 1 on is needed")
+    rows = math.ceil(tokens / plan.header.row_tokens)
+    last = _row_after(plan.stretches, rows)
+    used = []
+    for name in sorted(plan.sources):
+        served = plan.rows_served_before(last, name)
+        size = sizes.get(name)
+        taken = served * plan.header.row_tokens
+        blocks = _blocks_read(served, size or Size(math.inf), plan.header, world_size)
+        used.append(
+            SourceUse(
+                name,
+                served / max(1, last),
+                taken,
+                taken / size.tokens if size else None,
+                blocks,
+                blocks * (size or UNKNOWN).block_bytes,
+            )
+        )
+    mixes = [_mix_error(stretch, world_size, mix_steps) for stretch in plan.mixes]
+    rank_bytes = sum(one.rank_bytes for one in used)
+    decoded = world_size * sum(one.rank_blocks * sizes.get(one.source, UNKNOWN).block_tokens for one in used)
+    steps = sum(
+        -(-(min(one.end, last) - one.first_row) // one.batch_rows) for one in plan.stretches if one.first_row < last
+    )
+    return Simulation(
+        world_size,
+        steps,
+        tokens,
+        used,
+        mixes,
+        rank_bytes,
+        rank_bytes * world_size,
+        decoded / tokens,
+    )
+
+
+def _row_after(stretches: Sequence[Stretch], rows: int) -> int:
+    """The global row at which so many rows were served."""
+    for one in stretches:
+        if rows <= one.end - one.first_row:
+            return one.first_row + rows
+        rows -= one.end - one.first_row
+    raise UserError(f"{rows:,} rows more than there are: rows end at 2**62")
+
+
+def _blocks_read(served: int, size: Size, header: Header, world_size: int) -> float:
+    """Distinct (block, window) pairs that one rank's rows lie in: what it decodes if it shares with nobody.
+
+    A rank's rows of a window are a random sample of it. A row lies in 1 + row / block blocks on average; if it is
+    packed, in one group of them.
+    """
+    if not served:
+        return 0.0
+    row_tokens, group = header.row_tokens, 1
+    if header.packing != "chunk":
+        group = max(LEAST_BLOCKS, math.ceil(header.group_rows * row_tokens / size.block_tokens))
+    unit_tokens = size.block_tokens * group
+    window = min(header.window_rows, max(1.0, size.tokens / row_tokens))
+    units = max(1.0, window * row_tokens / unit_tokens)
+    touched = window / world_size * (1 + row_tokens / unit_tokens if group == 1 else 1)
+    distinct = units * -math.expm1(touched * math.log1p(-1 / units)) if units > 1 else min(1.0, touched)
+    return distinct * group * served / window
+
+
+def _mix_error(stretch: Stretch, world_size: int, steps: int) -> MixError:
+    batch_rows = stretch.batch_rows
+    steps = max(1, min(steps, MAX_ROWS // batch_rows, (stretch.end - stretch.first_row) // batch_rows))
+    rows = np.arange(stretch.first_row, stretch.first_row + steps * batch_rows)
+    sources = stretch.lattice.sources(rows)
+    ranks = np.concatenate(
+        [owners(int(first), batch_rows, world_size, stretch.lattice) for first in rows[::batch_rows]]
+    )
+    weights = stretch.lattice.weights
+    return MixError(
+        stretch.first_row,
+        batch_rows,
+        steps,
+        worst_deviation(sources, weights),
+        worst_deviation(sources, weights, ranks),
+    )
+
+
+def sizes_of(urls: Sequence[str], plan: MixPlan) -> dict[str, Size]:
+    """From the manifests of datasets, which must be those that the plan was made for. What is in quarantine is read,
+    and a plan that could not be served is refused as a loader would refuse it."""
+    from bamba_data.format.dataset import open_dataset
+
+    from ..cache.location import default_cache
+    from ..global_order import hold
+    from ..open_data import available, open_data
+
+    for name, blocks_of in available(open_data(list(urls), default_cache())).items() if urls else ():
+        if name in plan.sources:
+            hold(plan, name, blocks_of)
+    delimiters = len(plan.header.before) + len(plan.header.after)
+    found = {}
+    for url in urls:
+        for source in open_dataset(url).manifest.sources:
+            account, blocks = source.account, max(1, source.blocks)
+            found[source.name] = Size(
+                account.tokens + delimiters * account.kept, account.tokens / blocks, source.size_bytes / blocks
+            )
+    return found
+
+
+@app.command()
+def main(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan's file: loader.order.plan.dumps().")],
+    world_size: Annotated[int, typer.Option(min=1, help="Ranks.")] = 1,
+    tokens: Annotated[float, typer.Option(min=1, help="Tokens of the whole run.")] = 1e12,
+    data: Annotated[list[str] | None, typer.Option(metavar="URL", help="The datasets of its sources.")] = None,
+    source_tokens: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE=TOKENS", help="Tokens of a source that does not exist yet.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each mix to measure it over.")] = 2000,
+    rank_tokens_per_second: Annotated[float, typer.Option(min=1, help="How quickly one rank trains.")] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Mix deviation, epochs, and bytes read of a plan on a cluster, without reading a token."""
+    loaded = load(plan)
+    sizes = sizes_of(data or [], loaded)
+    for one in source_tokens or []:
+        name, equals, value = one.partition("=")
+        try:
+            sizes[name] = Size(float(value))
+        except ValueError:
+            raise UserError(f"--source-tokens {one}: expected SOURCE=TOKENS") from None
+        if not equals or name not in loaded.sources:
+            raise UserError(f"--source-tokens {one}: the plan's sources are {sorted(loaded.sources)}")
+    found = simulate(loaded, sizes, world_size, tokens, steps)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(found), indent=2) + "\n")
+    else:
+        _show(found, rank_tokens_per_second)
+
+
+def _show(found: Simulation, rank_tokens_per_second: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Console()
+    table = Table("source", "share", "tokens", "epochs", "blocks a rank reads", "GB a rank reads")
+    for one in found.sources:
+        epochs = f"{one.epochs:.3f}" if one.epochs is not None else "?"
+        table.add_row(
+            one.source,
+            f"{one.share:.3%}",
+            f"{one.tokens / 1e9:,.2f} G",
+            epochs,
+            f"{one.rank_blocks:,.0f}",
+            f"{one.rank_bytes / 1e9:,.2f}",
+        )
+    out.print(table)
+    seconds = found.tokens / found.world_size / rank_tokens_per_second
+    out.print(
+        f"{found.steps:,} steps; a rank reads {found.rank_bytes / 1e9:,.1f} GB "
+        f"({found.rank_bytes / seconds / 1e6:,.2f} MB/s at {rank_tokens_per_second:,.0f} tokens/s), "
+        f"the cluster {found.cluster_bytes / 1e12:,.2f} TB, if no two ranks share a cache; "
+        f"{found.amplification:,.1f} tokens decoded for one trained on"
+    )
+    for mix in found.mixes:
+        out.print(
+            f"mix from row {mix.first_row:,}, batches of {mix.batch_rows:,}: over {mix.steps:,} steps at any prefix at "
+            f"most {mix.overall:.1f} rows off overall, {mix.worst_rank:.1f} on any of {found.world_size:,} ranks"
+        )

@@ -1,0 +1,113 @@
+"""The download as a job of its own: a verified raw mirror of a recipe's inputs, under the same lock.
+
+    python -m pipelines.download RECIPE --to URL            or: bamba-data download RECIPE --to URL
+    bamba-data build RECIPE --out URL --mirror URL          builds from it, with no other network
+
+A file is in the mirror once it was read to its end and had the size and the sha256 of the lock (or, where the host
+knows none, the one that is learned now and binds every build). `mirror.json` is written last: without it the
+mirror is not finished, and the same command goes on where it was.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from bamba_data import canonical_json
+from bamba_data.errors import BambaError, CorruptManifest, Unfinished
+from bamba_data.locking import lock as locks
+from bamba_data.locking.exclusions import quarantined
+from bamba_data.locking.lock import Lock
+from bamba_data.recipe import Network, Recipe
+from bamba_data.records import seal, unseal
+from bamba_data.storage.locked_file import NOT_ASKED, Facts, LockedFile
+from bamba_data.storage.paths import stored_name
+from bamba_data.storage.store import Store, open_store
+
+from ..observe.progress import Counts, Display
+from ..ray_jobs import worker
+from ..ray_jobs.executor import OneFile, Options, for_each_file
+from .driver import MIRROR, MIRROR_FORMAT
+from .unit import Progress
+
+RECORDS = "_mirror"
+RECORD_FORMAT = "bamba-mirrored/2"
+MAX_RECORD_BYTES = 1 << 16
+FETCHES_A_CORE = 4  # a fetch waits for the network most of the time
+
+
+def download(recipe: Recipe, folder: Path, lock: Lock, to: str, options: Options, display: Display) -> Lock:
+    """Mirror every file of the lock at `to`; returns the lock with all sha256s, which then lies in the mirror."""
+    store = open_store(to)
+
+    def is_done(file: LockedFile) -> bool:
+        return mirrored(store, file) is not None
+
+    left_out = quarantined(recipe.bad_input.quarantine, (file.key for file in lock.files))
+    wanted = [file for file in lock.files if file.key not in left_out]
+    for_each_file(wanted, is_done, bring, to, recipe.network, options, display, task_cores=1 / FETCHES_A_CORE)
+    return _finish(locks.request_key(recipe, folder), lock, left_out, store)
+
+
+def bring(one: OneFile, to: str, network: Network, budget: Any, progress: Any) -> Counts:
+    """Runs in a worker: stream one file into the mirror, verified, then leave its record."""
+    file, store = one.file, open_store(to)
+    report = worker.Reporter(one.name, progress)
+    progress.started.remote(one.name)
+    fetcher = worker.make_fetcher(network, budget, progress)
+    with fetcher.stream(file) as stream, store.writer(stored_name(file.key)) as out:
+        for chunk in stream.chunks():
+            out.write(chunk)
+            report(Progress(input_bytes=len(chunk)))
+    learned = {"size_bytes": stream.bytes_read, "sha256": stream.sha256}
+    record = {"format": RECORD_FORMAT, "identity": _identity(file), "learned": learned}
+    store.put(_record_path(file), seal(record))
+    return Counts(input_bytes=stream.bytes_read)
+
+
+def mirrored(store: Store, file: LockedFile) -> Facts | None:
+    """What the mirror has of a file: None unless its record is of this very file and the object has its size."""
+    path = _record_path(file)
+    try:
+        data = store.read(path)
+        record = canonical_json.loads(data, path, MAX_RECORD_BYTES)
+        if record.keys() == {"identity", "size_bytes", "sha256"}:  # of before 2026-11-28
+            learned = record
+        else:
+            record = unseal(data, path, MAX_RECORD_BYTES)
+            learned = record["learned"]
+        found = Facts(learned["size_bytes"], None, learned["sha256"])
+        is_same = record["identity"] == _identity(file)
+    except (FileNotFoundError, BambaError, KeyError, TypeError, AttributeError):
+        return None
+    there = store.stat(stored_name(file.key))
+    return found if is_same and there is not None and there.size_bytes == found.size_bytes else None
+
+
+def _finish(request: str, lock: Lock, left_out: set[str], store: Store) -> Lock:
+    files = []
+    for file in lock.files:
+        if file.key in left_out:
+            files.append(LockedFile(file.source, file.path, file.url, NOT_ASKED))
+            continue
+        found = mirrored(store, file)
+        if found is None:
+            raise Unfinished(f"{store.url}: {file.key} is not in the mirror yet; run the same command again")
+        files.append(LockedFile(file.source, file.path, file.url, file.facts._replace(**_known(found))))
+    whole = Lock(lock.sources, lock.revisions, tuple(files))
+    entry = {"format": MIRROR_FORMAT, "request": request, "lock": whole.to_json()}
+    store.put(MIRROR, seal(entry))
+    return whole
+
+
+def _known(found: Facts) -> dict[str, Any]:
+    if found.sha256 is None or found.size_bytes is None:
+        raise CorruptManifest(RECORDS, "a record without sha256 or size")
+    return {"sha256": found.sha256, "size_bytes": found.size_bytes}
+
+
+def _identity(file: LockedFile) -> list[Any]:
+    """What makes it this file: not the sha256, which may be learned only now."""
+    return [file.url, file.facts.size_bytes, file.facts.etag]
+
+
+def _record_path(file: LockedFile) -> str:
+    return f"{RECORDS}/{stored_name(file.key)}.json"

@@ -1,0 +1,163 @@
+"""One input of a unit, opened at a row: documents and rejects from there on, and at its end proof of what was read.
+
+JSON lines are streamed, hashed and verified on the way. Parquet needs seeking: it is staged and verified before its
+first row. Rows that finished parts hold already are skipped unparsed, after proof that they are the same as then.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import xxhash
+
+from bamba_data.document import Document, Reject
+from bamba_data.errors import CorruptInput
+from bamba_data.recipe import Recipe
+from bamba_data.sources import jsonl
+from bamba_data.sources.base import Source
+from bamba_data.sources.decompress import EMPTY, EMPTY_FILE
+from bamba_data.sources.parquet import ParquetRows
+from bamba_data.storage.fetch import Fetcher, Stream
+from bamba_data.storage.locked_file import LockedFile
+
+from .staged_records import Place, ReadInput
+
+
+class PrefixDiffers(Exception):
+    """The input is not the one that the finished parts were made of."""
+
+
+class Prefix:
+    """A digest of what was consumed of a file: of its lines one by one, or of the whole file where that is verified
+    before the first row is given out."""
+
+    def __init__(self, whole: str = "") -> None:
+        self._whole, self._lines = whole, xxhash.xxh3_128()
+
+    def update(self, line: bytes) -> None:
+        self._lines.update(line)
+
+    def __str__(self) -> str:
+        return self._whole or self._lines.hexdigest()
+
+
+class Input(Protocol):
+    """The caller updates `prefix` with the `line` of every item that it takes. `notes`, complete after `items`, are
+    what is odd about the file as a whole."""
+
+    prefix: Prefix
+    notes: list[str]
+
+    def items(self) -> Iterator[Document | Reject]: ...
+
+    def bytes_read(self) -> int: ...
+
+    def end(self) -> ReadInput:
+        """What was read, after `items` has ended."""
+
+
+def open_input(
+    stack: ExitStack,
+    file: LockedFile,
+    begin: Place,
+    source: Source,
+    recipe: Recipe,
+    fetcher: Fetcher,
+    scratch: Path,
+) -> Input:
+    if source.form == "jsonl":
+        return LinesInput(stack.enter_context(fetcher.stream(file)), begin, source, recipe)
+    return ParquetInput(stack, file, begin, source, recipe, fetcher, scratch)
+
+
+class LinesInput:
+    def __init__(self, stream: Stream, begin: Place, source: Source, recipe: Recipe) -> None:
+        self.prefix = Prefix()
+        self._stream, self._begin, self._source = stream, begin, source
+        self._rules, self._limit = recipe.bad_input, recipe.limits.documents
+        self._whole = False
+        self.notes: list[str] = []
+
+    def items(self) -> Iterator[Document | Reject]:
+        path, url = self._stream.file.path, self._stream.file.url
+        parse = jsonl.parser(self._source.text, path, self._rules.max_line_bytes)
+        skipping = self._begin.row > 0
+        for line in jsonl.lines(self._stream.chunks(), url, self._source, self._rules, self.notes.append):
+            if line.row < self._begin.row:
+                self.prefix.update(line.key)
+                continue
+            if skipping:
+                self._check()
+                skipping = False
+            if self._limit is not None and line.row >= self._limit:
+                return
+            yield parse(line)
+        if skipping:
+            self._check()
+        self._whole = True
+
+    def _check(self) -> None:
+        if str(self.prefix) != self._begin.prefix:
+            raise PrefixDiffers(f"{self._stream.file.key} is not what it was when its first parts were made")
+
+    def bytes_read(self) -> int:
+        return self._stream.bytes_read
+
+    def end(self) -> ReadInput:
+        if self._whole:
+            return ReadInput(self._begin.file, self._stream.sha256, self._stream.bytes_read, True)
+        return ReadInput(self._begin.file, None, self._stream.file.facts.size_bytes, False)
+
+
+class ParquetInput:
+    def __init__(
+        self,
+        stack: ExitStack,
+        file: LockedFile,
+        begin: Place,
+        source: Source,
+        recipe: Recipe,
+        fetcher: Fetcher,
+        scratch: Path,
+    ) -> None:
+        self._file, self._begin, self._limit = file, begin, recipe.limits.documents
+        self._max_ratio = recipe.bad_input.max_inflate_ratio
+        if self._limit is None:
+            staged = stack.enter_context(fetcher.stage(file, scratch))
+            self.prefix = Prefix(whole=staged.sha256)
+            opened: BinaryIO = stack.enter_context(staged.path.open("rb"))
+            self._proof = ReadInput(begin.file, staged.sha256, staged.path.stat().st_size, True)
+        else:  # a taste: fetch the ranges that it needs, not gigabytes
+            self.prefix = Prefix()
+            opened = stack.enter_context(fetcher.open(file))
+            self._proof = ReadInput(begin.file, None, file.facts.size_bytes, False)
+        if begin.row and str(self.prefix) != begin.prefix:
+            raise PrefixDiffers(f"{file.key} is not what it was when its first parts were made")
+        self._row, self.notes = 0, list[str]()
+        self._rows = self._opened(opened, source, recipe)
+
+    def _opened(self, file: BinaryIO, source: Source, recipe: Recipe) -> ParquetRows | None:
+        if self._proof.size_bytes != 0:
+            return ParquetRows(file, source.text, self._file.path, self._file.url)
+        if recipe.bad_input.empty_files != "keep":
+            raise CorruptInput(self._file.url, EMPTY, 0)
+        self.notes.append(EMPTY_FILE)
+        return None
+
+    def items(self) -> Iterator[Document | Reject]:
+        if self._rows is None:
+            return
+        for item in self._rows.read(self._begin.row, self._max_ratio):
+            if self._limit is not None and item.row >= self._limit:
+                return
+            self._row = item.row
+            yield item
+
+    def bytes_read(self) -> int:
+        """In proportion to the rows: the file itself was read before."""
+        rows = self._rows.rows if self._rows else 1
+        return int((self._proof.size_bytes or 0) * (self._row + 1) / max(1, rows))
+
+    def end(self) -> ReadInput:
+        return self._proof

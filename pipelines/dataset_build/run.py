@@ -1,0 +1,68 @@
+"""The main job: a recipe in, a published dataset out, its units run by Ray.
+
+    ray job submit --address URL -- python -m pipelines.tokenize RECIPE --out URL
+    bamba-data build RECIPE --out URL                     the same, on a Ray that it starts itself
+
+Killed at any time, the same command goes on where it was. Exit codes: 0 complete and verified, 2 bad recipe or
+arguments, 3 error budget exceeded, 4 incomplete but resumable, 5 integrity failure.
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from bamba_data.format.manifest import Manifest
+from bamba_data.format.versions import Version
+from bamba_data.resources import unit_memory_bytes
+from bamba_data.storage.fence import Fence
+
+from ..observe.progress import Display
+from ..ray_jobs import worker
+from ..ray_jobs.executor import Failed, Fault, Options, crew
+from .assemble import UnitsLost
+from .driver import Prepared, finish
+from .plan import Unit
+
+ROUNDS = 3  # of units whose finished work turns out to be damaged
+
+
+def build(prepared: Prepared, options: Options, display: Display, held: Fence) -> tuple[Version, Manifest]:
+    """Run what remains on Ray, verify (without bodies) and publish; and again, should finished work turn out to be
+    damaged. `held` is the fence, taken before `prepare`. Raises Failed, or as `finish`."""
+    for left in reversed(range(ROUNDS)):
+        if remaining := prepared.remaining():
+            faults = _run(prepared, remaining, options, display)
+            if faults:
+                raise Failed(faults)
+        try:
+            return finish(prepared, held)
+        except UnitsLost as lost:
+            if not left:
+                raise
+            sys.stderr.write(f"{lost.summary}; they are made anew now\n")
+    raise AssertionError
+
+
+def _run(prepared: Prepared, remaining: list[Unit], options: Options, display: Display) -> list[Fault]:
+    plan = prepared.plan
+    left = sum(unit.size_bytes for unit in remaining)
+    total = {
+        "units": len(plan.units),
+        "units_done": len(plan.units) - len(remaining),
+        "input_bytes": plan.input_bytes,
+        "input_bytes_done": plan.input_bytes - left,
+    }
+    memory = unit_memory_bytes(plan.recipe)
+    with crew(options, plan.recipe.network, memory) as hands, display:
+        import ray
+
+        job = ray.put(prepared.job)
+        run_unit = hands.task(worker.run_unit, memory)
+
+        def submit(unit: Unit, where: Mapping[str, Any], progress: Any) -> Any:
+            # A unit that is staged first leaves its core idle meanwhile: two share one.
+            staged = unit.is_remote and plan.lock.sources[unit.source].form == "parquet"
+            options = run_unit.options(num_cpus=0.5 if staged else 1, **where)
+            return options.remote(unit, job, hands.budget, progress)
+
+        return hands.run(remaining, submit, display, total, options.fail_fast)

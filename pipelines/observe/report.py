@@ -1,0 +1,255 @@
+"""One page that says what a dataset cost and how its runs went: HTML with its plots inside, nothing to fetch.
+
+Everything in it is read from the store: the record of every attempt (pipelines.observe.runs) and, if one is published,
+the manifest. Core-hours are what the cluster held while units ran; beside them stands the part in which a unit was
+running.
+"""
+
+import base64
+import html
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import bamba_data
+from bamba_data.errors import DatasetNotFound, UserError
+from bamba_data.format.dataset import Dataset, open_dataset
+from bamba_data.inspect.show import size
+from bamba_data.storage.store import Store, open_store
+
+from . import runs
+from .runs import Status
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of the attempts of one run, together. `money` is in the currency of the price, None without one."""
+
+    attempts: int
+    wall_hours: float
+    core_hours: float
+    unit_hours: float
+    input_bytes: int
+    shard_bytes: int
+    tokens: int
+    tokens_per_core_second: float
+    money: float | None
+
+
+def cost_of(attempts: Sequence[Status], price_per_core_hour: float | None = None) -> Cost:
+    """An attempt counts what it moved itself: the first snapshot of a later one says what was done before it."""
+    core_seconds = sum(one.core_seconds for one in attempts)
+    moved = [_moved(one) for one in attempts]
+    tokens = sum(tokens for _, tokens in moved)
+    return Cost(
+        attempts=len(attempts),
+        wall_hours=sum(sum(one.phase_seconds.values()) for one in attempts) / 3600,
+        core_hours=core_seconds / 3600,
+        unit_hours=sum(one.unit_seconds for one in attempts) / 3600,
+        input_bytes=sum(read for read, _ in moved),
+        shard_bytes=max((one.shard_bytes for one in attempts), default=0),
+        tokens=tokens,
+        tokens_per_core_second=tokens / core_seconds if core_seconds else 0.0,
+        money=None if price_per_core_hour is None else price_per_core_hour * core_seconds / 3600,
+    )
+
+
+def _moved(one: Status) -> tuple[int, int]:
+    """Input bytes and tokens of this attempt alone: its bytes start at what was finished before."""
+    return (max(0, one.input_bytes - (one.points[0].input_bytes if one.points else 0)), one.tokens)
+
+
+def page(url: str, price_per_core_hour: float | None = None, currency: str = "$") -> str:
+    """The report of the dataset at `url` as HTML. A UserError if neither a run nor a dataset is there."""
+    store = open_store(url)
+    attempts = list(runs.attempts(store))
+    dataset = _published(store)
+    if not attempts and dataset is None:
+        raise UserError(f"{url}: neither a dataset nor the record of a run is here")
+    by_run: dict[str, list[Status]] = {}
+    for one in attempts:
+        by_run.setdefault(one.run, []).append(one)
+    title = dataset.manifest.name if dataset else attempts[-1].recipe
+    body = [f"<h1>{_text(title)}</h1>", f"<p class=where>{_text(store.url)}</p>"]
+    if dataset:
+        body += _dataset(dataset)
+    for run, mine in reversed(by_run.items()):
+        body += _run(run, mine, cost_of(mine, price_per_core_hour), currency)
+    body.append(f"<footer>bamba-data {bamba_data.__version__}; every number is read from the store</footer>")
+    return _PAGE.format(title=_text(title), body="\n".join(body))
+
+
+def write(url: str, path: Path, price_per_core_hour: float | None = None, currency: str = "$") -> None:
+    path.write_text(page(url, price_per_core_hour, currency), encoding="utf-8")
+
+
+def _published(store: Store) -> Dataset | None:
+    try:
+        return open_dataset(store.url)
+    except DatasetNotFound:
+        return None
+
+
+# ---- the parts of the page
+
+
+def _dataset(dataset: Dataset) -> Iterator[str]:
+    manifest, totals = dataset.manifest, dataset.manifest.totals
+    stored = sum(source.size_bytes for source in manifest.sources)
+    yield _numbers(
+        [
+            ("tokens", f"{totals.tokens:,}"),
+            ("documents", f"{totals.kept:,}"),
+            ("stored", size(stored)),
+            ("bytes a token", f"{stored / max(1, totals.tokens):.2f}"),
+            ("dropped", f"{sum(totals.dropped.values()):,}"),
+            ("dead letters", f"{sum(totals.dead_lettered.values()):,}"),
+        ]
+    )
+    yield f"<p>version {dataset.version.number}, published {_text(dataset.version.published_at)}<br>"
+    yield f"<code>{manifest.digest}</code></p>"
+    rows = [
+        [
+            source.name,
+            f"{source.account.tokens:,}",
+            f"{source.account.tokens / max(1, totals.tokens):.1%}",
+            f"{source.account.kept:,}",
+            f"{source.shards:,}",
+            size(source.size_bytes),
+            source.license,
+        ]
+        for source in manifest.sources
+    ]
+    yield _table(["source", "tokens", "share", "documents", "shards", "stored", "licence"], rows)
+    yield _figure(_plot_sources([(s.name, s.account.tokens) for s in manifest.sources]), "tokens by source")
+
+
+def _run(run: str, attempts: Sequence[Status], cost: Cost, currency: str) -> Iterator[str]:
+    last = attempts[-1]
+    yield f"<h2>{_text(run)} <span class='{last.state}'>{last.state}</span></h2>"
+    if last.reason:
+        yield f"<p class=reason>{_text(last.reason)}</p>"
+    numbers = [
+        ("attempts", f"{cost.attempts}"),
+        ("wall time", _hours(cost.wall_hours)),
+        ("core-hours", f"{cost.core_hours:,.2f}"),
+        ("of them busy", f"{cost.unit_hours / cost.core_hours:.0%}" if cost.core_hours else "none"),
+        ("read", size(cost.input_bytes)),
+        ("written", size(cost.shard_bytes)),
+        ("tokens/s a core", f"{cost.tokens_per_core_second:,.0f}"),
+    ]
+    if cost.money is not None:
+        numbers.append(("cost", f"{_text(currency)}{cost.money:,.2f}"))
+    yield _numbers(numbers)
+    if any(len(one.points) > 1 for one in attempts):
+        yield _figure(_plot_progress(attempts), "how far, and how fast, by the hours of each attempt")
+    rows = [
+        [
+            one.started_at,
+            one.state,
+            "" if one.exit_code is None else str(one.exit_code),
+            f"{one.units_done:,}/{one.units_total:,}",
+            f"{one.units_failed:,}",
+            f"{one.tokens:,}",
+            f"{one.cores:,}",
+            *(_seconds(one.phase_seconds.get(phase)) for phase in ("prepare", "tokenize", "publish")),
+            ", ".join(f"{cause} {count:,}" for cause, count in sorted(one.retries.items())),
+            f"{one.throttled_seconds:,.0f} s",
+        ]
+        for one in attempts
+    ]
+    names = ["started", "state", "exit", "units", "failed", "tokens", "cores", "prepare", "tokenize", "publish"]
+    yield _table([*names, "retries", "throttled"], rows)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:,.1f} min"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:,.1f} s"
+
+
+def _numbers(pairs: Sequence[tuple[str, str]]) -> str:
+    return "<dl>" + "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in pairs) + "</dl>"
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{_text(name)}</th>" for name in names)
+    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _text(value: str) -> str:
+    return html.escape(value)
+
+
+def _figure(png: bytes, caption: str) -> str:
+    data = base64.b64encode(png).decode()
+    return f'<figure><img alt="{_text(caption)}" src="data:image/png;base64,{data}"></figure>'
+
+
+# ---- plots
+
+
+def _plot_sources(sources: Sequence[tuple[str, int]]) -> bytes:
+    from matplotlib.figure import Figure
+
+    ordered = sorted(sources, key=lambda pair: pair[1])
+    figure = Figure(figsize=(8, 0.9 + 0.28 * len(ordered)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.barh([name for name, _ in ordered], [tokens / 1e9 for _, tokens in ordered], color="#4477aa")
+    axes.set_xlabel("billions of tokens")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def _plot_progress(attempts: Sequence[Status]) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    for number, one in enumerate(attempts, start=1):
+        points = one.points
+        hours = [point.seconds / 3600 for point in points]
+        total = max(1, one.input_bytes_total)
+        above.plot(hours, [100 * point.input_bytes / total for point in points], label=f"attempt {number}")
+        pairs = list(itertools.pairwise(points))
+        rates = [max(0, b.tokens - a.tokens) / max(1e-9, b.seconds - a.seconds) / 1e6 for a, b in pairs]
+        below.plot(hours[1:], rates)
+    above.set_ylabel("% of the input read")
+    above.set_ylim(0, 100)
+    below.set_ylabel("M tokens/s")
+    below.set_ylim(bottom=0)
+    below.set_xlabel("hours since the attempt began")
+    if len(attempts) > 1:
+        above.legend(frameon=False)
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def _png(figure: object) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=130)  # type: ignore[attr-defined]
+    return out.getvalue()
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+h1 {{ margin-bottom: 0 }} h2 {{ margin-top: 2.5rem; font-size: 1.15rem }} .where, footer, dt {{ color: #667 }}
+dl {{ display: flex; flex-wrap: wrap; gap: .4rem 2rem }} dd {{ margin: 0; font-size: 1.25rem }}
+table {{ border-collapse: collapse; font-size: 13px }} td, th {{ padding: .2rem .7rem; text-align: left;
+  border-bottom: 1px solid #ddd; white-space: nowrap }} .wide {{ overflow-x: auto }}
+img {{ max-width: 100% }} figure {{ margin: 1rem 0 }} h2 span {{ font-weight: normal; font-size: .9rem; color: #970 }}
+h2 span.complete {{ color: #272 }} h2 span.stop, h2 span.lost {{ color: #b22 }}
+.reason {{ white-space: pre-wrap; background: #fbeeee; padding: .5rem 1rem }} footer {{ margin-top: 3rem }}
+</style></head><body>
+{body}
+</body></html>
+"""

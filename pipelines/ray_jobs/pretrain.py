@@ -1,0 +1,217 @@
+"""The trainer on a Ray cluster: as many ranks as there is room for, and on with what is left when some are lost.
+
+    python -m pipelines.pretrain --recipe bamba-9b-phase1 --data URL --out URL --ranks 64 --least 8 --gpu
+
+Ray Train keeps the group: it places the ranks, notices a lost node, and starts the group anew, smaller or larger, on
+what there is. Each rank is `python -m trainer`, the same command as under torchrun, told of its rank by variables. It
+goes on from the newest whole checkpoint, and the order of the data does not depend on how many ranks there are.
+
+Exit codes are the trainer's. After one of those that trying again cannot help (2, 3, 5), on whichever rank, no trainer
+is started again; and as of a build, the verdict lies in --out, so that a scheduler's next try ends before it begins.
+"""
+
+import contextlib
+import ctypes
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bamba.trainer.config import load_recipe
+from bamba_data import canonical_json
+from bamba_data.errors import BambaError, Unfinished, UserError
+from bamba_data.storage.local_disk import private_folder
+
+from ..observe.run_log import INTERVAL_SECONDS, recorded
+from ..observe.runs import Run, verdict_of
+from ..options import RetryStopped
+from .connection import join
+
+#: How often Ray looks whether more ranks have room; each resize costs the steps since a checkpoint.
+RESIZE_SECONDS = 300.0
+DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+class TrainingEnded(BambaError):
+    """The trainer ended so on its ranks; what it said is in the log."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"the trainer ended with exit code {self.exit_code}"
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Option(help="A training recipe's name, or the path of a YAML file.")],
+    out: Annotated[str, typer.Option(metavar="URL", help="The run: a shared path or s3://bucket/prefix.")],
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="A dataset; may be given several times.")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE")] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks at most.")] = 1,
+    least: Annotated[int, typer.Option(min=1, help="Fewer are not worth going on with: wait for more.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="A GPU for each rank.")] = False,
+    cores: Annotated[float, typer.Option(min=0, help="CPU cores for each rank.")] = 1.0,
+    address: Annotated[str | None, typer.Option(help="A running cluster; RAY_ADDRESS without it.")] = None,
+    restarts: Annotated[int, typer.Option(min=-1, help="Of the group, when ranks are lost; -1: without end.")] = -1,
+    retry_stopped: RetryStopped = False,
+) -> None:
+    """Train to the end of the recipe's schedule, on whatever ranks there are."""
+    if least > ranks:
+        raise UserError(f"--least {least} is more than --ranks {ranks}")
+    for option, place in [("--out", out), *(("--data", url) for url in data or [])]:
+        if "://" not in place and not Path(place).is_absolute():
+            raise UserError(f"{option} {place}: a relative path means nothing on a cluster; s3://, or a shared path")
+    loaded = load_recipe(recipe, overrides or [])  # what is wrong with it is said before a group is started
+    asked = canonical_json.digest([loaded.model_dump(mode="json"), data or []])
+    line = ["--out", out]
+    line += [word for url in data or [] for word in ("--data", url)]
+    line += [word for change in overrides or [] for word in ("--set", change)]
+    run = Run(f"{loaded.name}-{asked[:12]}", "pretrain", loaded.name)
+    with recorded(run, out, retry_stopped, sys.stdout.isatty(), INTERVAL_SECONDS) as journal:
+        journal.phase("train", ranks=ranks, least=least)
+        code = fit(Asked(line, recipe, _text_of(recipe)), ranks, least, gpu, cores, address, restarts)
+        if code:
+            raise TrainingEnded(code)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every rank is to run: arguments of `python -m trainer`, and the recipe, by name or as text."""
+
+    line: list[str]
+    recipe: str
+    text: str | None  # of a recipe that is a file
+
+    @contextlib.contextmanager
+    def command(self) -> Iterator[list[str]]:
+        """The command line of a rank, with its recipe's file while in the block."""
+        with tempfile.TemporaryDirectory(prefix="bamba-recipe-") as folder:
+            recipe = self.recipe
+            if self.text is not None:
+                file = Path(folder, Path(self.recipe).name)
+                file.write_text(self.text, encoding="utf-8")
+                recipe = str(file)
+            yield [sys.executable, "-m", "trainer", "--recipe", recipe, *self.line]
+
+
+def _text_of(recipe: str) -> str | None:
+    """Of a recipe that is a file; None of one that ships with us."""
+    return Path(recipe).read_text(encoding="utf-8") if recipe.endswith((".yaml", ".yml")) else None
+
+
+class Stop:
+    """An actor: the exit code of a rank that ended with `stop`. The others die of its loss, which tells nothing, and so
+    the group is started again; then every rank asks here first."""
+
+    def __init__(self) -> None:
+        self._code: int | None = None
+
+    def tell(self, code: int) -> None:
+        self._code = code
+
+    def told(self) -> int | None:
+        return self._code
+
+
+def fit(asked: Asked, ranks: int, least: int, gpu: bool, cores: float, address: str | None, restarts: int) -> int:
+    """The exit code of the training, when its group has ended for good."""
+    try:
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+        from ray.train.v2.api.exceptions import TrainingFailedError
+    except ModuleNotFoundError as missing:
+        raise UserError(f"Ray Train needs {missing.name}: pip install 'bamba-data[pretrain]'") from None
+
+    joined = address or os.environ.get("RAY_ADDRESS")
+    start = functools.partial(ray.init, address=joined, logging_level="error")
+    join(joined, start) if joined else start()
+    record = private_folder(Path(tempfile.gettempdir()) / f"bamba-ray-train-{os.geteuid()}")
+    try:
+        beside = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # the driver: lost with it, not before
+        stop = ray.remote(num_cpus=0, label_selector=beside)(Stop).remote()
+        group = DataParallelTrainer(
+            run_rank,
+            train_loop_config={"asked": asdict(asked), "stop": stop},
+            scaling_config=ScalingConfig(
+                num_workers=ranks if least == ranks else (least, ranks),
+                use_gpu=gpu,
+                resources_per_worker={"CPU": cores, **({"GPU": 1} if gpu else {})},
+                elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+            ),
+            # Ray's own record of the group; the trainer's checkpoints lie in --out.
+            run_config=RunConfig(storage_path=str(record), failure_config=FailureConfig(restarts)),
+        )
+        code = 0
+        try:
+            group.fit()
+        except TrainingFailedError as error:
+            sys.stderr.write(f"{error}\n")
+            code = Unfinished.exit_code
+        return ray.get(stop.told.remote()) or code
+    finally:
+        ray.shutdown()
+
+
+def run_rank(config: dict[str, Any]) -> None:
+    """Runs in each worker of the group: the trainer as a process of its own, which dies with the worker. Returns when
+    the training has ended for good."""
+    import ray
+    import ray.train
+    from ray.train.collective import broadcast_from_rank_zero
+
+    context = ray.train.get_context()
+    # Where the others reach rank 0: the address that Ray knows its node by.
+    mine = ray.util.get_node_ip_address(), _free_port(), ray.get(config["stop"].told.remote())
+    host, port, stopped = broadcast_from_rank_zero(mine)
+    if stopped is not None:
+        return
+    # Ray shows a rank its own GPU alone, which then is number 0; or, told not to, all of the node's.
+    sees_one = os.environ.get("CUDA_VISIBLE_DEVICES", "").count(",") == 0
+    env = {
+        **os.environ,
+        "RANK": str(context.get_world_rank()),
+        "WORLD_SIZE": str(context.get_world_size()),
+        "LOCAL_RANK": "0" if sees_one else str(context.get_local_rank()),
+        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+    }
+    with Asked(**config["asked"]).command() as command:
+        code = subprocess.run(command, env=env, preexec_fn=_die_with_parent, check=False).returncode
+    if verdict_of(code) == "stop":
+        ray.get(config["stop"].tell.remote(code))
+    elif code != 0:
+        raise RuntimeError(f"the trainer of rank {context.get_world_rank()} ended with {code}; the group starts again")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    """A worker that is killed must not leave a rank behind that holds its GPU and its place in the group."""
+    ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
+
+
+def main() -> None:
+    from ..cli import run
+
+    sys.exit(run(app))

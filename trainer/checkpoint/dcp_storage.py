@@ -1,0 +1,211 @@
+"""Where torch's distributed checkpoints put their tensors: raw little-endian bytes, one object a rank, every piece
+with its digest, and `index.json` that says which piece of which tensor lies where. No pickle on either side.
+
+A checkpoint exists when its `commit.json` does; that is created once, after all else is written. What is read is
+held against its digest, so a torn or flipped byte is an error, never a weight.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import torch
+import xxhash
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
+from torch.futures import Future
+
+from bamba_data.canonical_json import digest, dumps, loads
+from bamba_data.errors import BambaError, CorruptCheckpoint, CorruptManifest, PublishUnknown
+from bamba_data.records import seal
+from bamba_data.storage.store import Store
+
+INDEX, COMMIT = "index.json", "commit.json"
+FORMAT = "bamba-checkpoint/2"
+MAX_INDEX_BYTES = 1 << 30
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16", "int64", "int32")}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A piece of a tensor: its bytes in an object of the checkpoint's folder, and their xxh3_128."""
+
+    file: str
+    start: int
+    length: int
+    digest: str
+
+
+class Writer(StorageWriter):
+    """Writes one checkpoint into `folder` of `store` and commits it with `about`, which may be any JSON.
+    `before_commit` may still forbid it, by raising."""
+
+    def __init__(
+        self, store: Store, folder: str, about: dict[str, Any], before_commit: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__()
+        self.store, self.folder, self.before_commit = store, folder, before_commit
+        self.about = copy.deepcopy(about)  # it is written later, from another thread, while training goes on
+
+    def reset(self, checkpoint_id: Any = None) -> None:
+        """A writer is for one checkpoint: its folder is known."""
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Nothing to set up: a store needs no folders."""
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        for rank, plan in enumerate(plans):
+            object.__setattr__(plan, "storage_data", f"rank-{rank:05d}.bin")  # the plan is a frozen dataclass
+        return plans
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> "Future[list[WriteResult]]":
+        written: list[WriteResult] = []
+        if plan.items:
+            with self.store.writer(f"{self.folder}/{plan.storage_data}") as file:
+                at = 0
+                for item in plan.items:
+                    tensor = planner.resolve_data(item)
+                    assert isinstance(tensor, Tensor), "the state is tensors only"
+                    place = write_piece(file, tensor, plan.storage_data, at)
+                    written.append(WriteResult(item.index, place.length, place))
+                    at += place.length
+        done: Future[list[WriteResult]] = Future()
+        done.set_result(written)
+        return done
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """On one rank, when all have written: the index, then the commit."""
+        places = {result.index: result.storage_data for rank in results for result in rank}
+        index = {name: _described(name, held, places) for name, held in metadata.state_dict_metadata.items()}
+        self.store.put(f"{self.folder}/{INDEX}", dumps(index))
+        commit = sealed({**self.about, "index": digest(index)})
+        self.before_commit()
+        created = self.store.create(f"{self.folder}/{COMMIT}", commit)
+        # "Not created" may be the answer to our own first try, whose reply was lost: read back.
+        if not created and self.store.read(f"{self.folder}/{COMMIT}") != commit:
+            raise PublishUnknown(f"{self.store.url}/{self.folder} was committed by somebody else")
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
+        return False
+
+
+def write_piece(file: BinaryIO, tensor: Tensor, name: str, at: int) -> Place:
+    data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    file.write(data)
+    return Place(name, at, data.nbytes, xxhash.xxh3_128_hexdigest(data))
+
+
+def sealed(commit: dict[str, Any]) -> bytes:
+    """The text of a commit, which vouches for itself."""
+    return seal({**commit, "format": FORMAT})
+
+
+def _described(name: str, held: Any, places: dict[MetadataIndex, Place]) -> dict[str, Any]:
+    """A tensor's entry in the index."""
+    pieces = []
+    for chunk in held.chunks:
+        place = places[MetadataIndex(name, chunk.offsets)]
+        pieces.append([list(chunk.offsets), list(chunk.sizes), place.file, place.start, place.length, place.digest])
+    dtype = str(held.properties.dtype).removeprefix("torch.")
+    return {"dtype": dtype, "shape": list(held.size), "pieces": pieces}
+
+
+def read_index(store: Store, folder: str, wanted_digest: str) -> dict[str, Any]:
+    """The index of a committed checkpoint; `CorruptCheckpoint` if it is not the committed one."""
+    where = f"{store.url}/{folder}"
+    try:
+        index = loads(store.read(f"{folder}/{INDEX}"), f"{where}/{INDEX}", MAX_INDEX_BYTES)
+    except FileNotFoundError:
+        raise CorruptCheckpoint(where, f"{INDEX} is missing") from None
+    except CorruptManifest as error:
+        raise CorruptCheckpoint(where, str(error)) from None
+    if digest(index) != wanted_digest:
+        raise CorruptCheckpoint(where, f"{INDEX} is not the one that was committed")
+    return cast(dict[str, Any], index)
+
+
+def read_piece(store: Store, folder: str, place: Place) -> bytearray:
+    """The bytes of a piece, checked."""
+    try:
+        data = bytearray(store.read_range(f"{folder}/{place.file}", place.start, place.start + place.length))
+    except FileNotFoundError:
+        raise CorruptCheckpoint(f"{store.url}/{folder}", f"{place.file} is missing") from None
+    if len(data) != place.length or xxhash.xxh3_128_hexdigest(data) != place.digest:
+        raise CorruptCheckpoint(
+            f"{store.url}/{folder}/{place.file}",
+            f"bytes {place.start:,} to {place.start + place.length:,} are not what was saved",
+        )
+    return data
+
+
+class Reader(StorageReader):
+    """Reads the checkpoint in `folder`, whatever the number of ranks that wrote it."""
+
+    def __init__(self, store: Store, folder: str, index: dict[str, Any]) -> None:
+        super().__init__()
+        self.store, self.folder, self.index = store, folder, index
+
+    def reset(self, checkpoint_id: Any = None) -> None:
+        """A reader is for one checkpoint."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        held: dict[str, Any] = {}
+        places: dict[MetadataIndex, Place] = {}
+        for name, entry in self.index.items():
+            chunks = []
+            for offsets, sizes, *place in entry["pieces"]:
+                chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
+                places[MetadataIndex(name, torch.Size(offsets))] = Place(*place)
+            properties = TensorProperties(DTYPES[entry["dtype"]])
+            held[name] = TensorStorageMetadata(properties, torch.Size(entry["shape"]), chunks)
+        return Metadata(held, storage_data=places)
+
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        self.places: dict[MetadataIndex, Place] = metadata.storage_data
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        return plan
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        return plans
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> "Future[None]":
+        for item in plan.items:
+            entry = self.index[item.storage_index.fqn]
+            sizes = next(s for o, s, *_ in entry["pieces"] if torch.Size(o) == item.storage_index.offset)
+            data = read_piece(self.store, self.folder, self.places[item.storage_index])
+            part = torch.frombuffer(data, dtype=DTYPES[entry["dtype"]]).view(sizes) if data else torch.empty(sizes)
+            for dimension, (start, length) in enumerate(zip(item.storage_offsets, item.lengths, strict=True)):
+                part = part.narrow(dimension, start, length)
+            target = planner.resolve_tensor(item).detach()
+            target.copy_(part)
+            planner.commit_tensor(item, target)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
+        return False
+
+
+def cause(error: BaseException) -> BambaError | OSError | None:
+    """The error of ours, or of the disk, inside what torch raises when a rank fails to save or to load."""
+    failures = getattr(error, "failures", {})
+    for wrapped in failures.values():
+        if isinstance(wrapped[0], BambaError | OSError):
+            return wrapped[0]
+    return None

@@ -1,0 +1,64 @@
+"""A copy of the state in the host's memory, made beside the computation, that a thread can write at its leisure.
+
+Buffers are taken once (pinned, where the state is on a GPU) and used for every save. The copies run on a stream of
+their own; `wait` makes the computation on the device, not the host, wait for their end.
+"""
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from ..distributed.fsdp import World, local
+
+
+class Staging:
+    """Holds one copy at a time."""
+
+    def __init__(self, world: World) -> None:
+        self._cuda = world.device.type == "cuda"
+        self._meshes: dict[tuple[int, ...], DeviceMesh] = {}  # on the host, as those of the state
+        self._stream = torch.cuda.Stream() if self._cuda else None  # type: ignore[no-untyped-call]
+        self._copied: torch.cuda.Event | None = None
+        self._buffers: dict[str, Tensor] = {}
+
+    def prepare(self, state: dict[str, Tensor]) -> None:
+        """Take the memory: some seconds for tens of gigabytes, better before the first step than in it."""
+        for name, tensor in state.items():
+            mine = local(tensor)
+            if isinstance(tensor, DTensor) and (shape := tensor.device_mesh.shape) not in self._meshes:
+                self._meshes[shape] = init_device_mesh("cpu", shape)
+            if name not in self._buffers:
+                self._buffers[name] = torch.empty(mine.shape, dtype=mine.dtype, pin_memory=self._cuda)
+
+    def copy(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Begin to copy `state` as it is at this point of the computation; `settle` before the copy is read."""
+        self.prepare(state)
+        if self._stream is None:
+            for name, tensor in state.items():
+                self._buffers[name].copy_(local(tensor))
+        else:
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                for name, tensor in state.items():
+                    self._buffers[name].copy_(local(tensor), non_blocking=True)
+            self._copied = self._stream.record_event()
+        return {name: self._like(tensor, self._buffers[name]) for name, tensor in state.items()}
+
+    def _like(self, tensor: Tensor, buffer: Tensor) -> Tensor:
+        if not isinstance(tensor, DTensor):
+            return buffer
+        mesh = self._meshes[tensor.device_mesh.shape]
+        return DTensor.from_local(
+            buffer, mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+        )
+
+    def wait(self) -> None:
+        """What is computed from here on may change the state: on the device it comes after the copy."""
+        if self._copied is not None:
+            torch.cuda.current_stream().wait_event(self._copied)
+
+    def settle(self) -> None:
+        """Wait, on the host, until the copy is whole."""
+        if self._copied is not None:
+            self._copied.synchronize()

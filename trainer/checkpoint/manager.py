@@ -1,0 +1,282 @@
+"""Save while training goes on; load on any number of ranks; fall back, loudly, where the newest checkpoint is damaged.
+
+A save copies the state to the host's memory while the next step is computed, and a thread writes it from there. The
+copy is over before weights change again (`staged`); the next save waits for the last one to end. A save that fails
+takes nothing with it: its half is removed, `failed` says why, and `due_again` when to try with the state of then.
+"""
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+
+from bamba_data.errors import BambaError, CorruptCheckpoint, RunHeld
+from bamba_data.storage.store import Store
+
+from ..config import Checkpoints
+from ..distributed.fsdp import World
+from . import commits, free_space
+from .compatibility import check_fits
+from .dcp_storage import Reader, Writer, cause, read_index
+from .host_staging import Staging
+from .lease import Lease
+from .marks import Mark, set_mark
+
+Say = Callable[[str], None]
+Accept = Callable[[dict[str, Any]], None]
+
+RETRY_SECONDS = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)  # after the first failure on end, the second, …
+EXAMINE = "`python -m trainer.checkpoints RUN` lists them with what is wrong, and lifts a mark from one that is whole"
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSave:
+    """Of the state after `step`. `had_room` says that a lack of room, as far as it can be seen, is not the cause."""
+
+    step: int
+    error: BambaError | OSError
+    had_room: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    step: int
+    folder: str
+    ended: "Future[None]"
+
+
+class Checkpointer:
+    """The checkpoints of one run, in `store`. Every rank holds one and calls the same verbs in the same order, except
+    where a verb says that it is for one rank alone."""
+
+    def __init__(self, store: Store, rule: Checkpoints, world: World, say: Say) -> None:
+        self.store, self.rule, self.world, self.say = store, rule, world, say
+        self.saved_step = 0  # of the newest checkpoint that was committed or gone on from
+        self.failed: FailedSave | None = None  # the last save, unless it ended well
+        self.lease = Lease(store, say)
+        self._group = dist.new_group(backend="gloo")  # the thread that writes must not meet the training's collectives
+        self._staging = Staging(world)
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: _Writing | None = None
+        self._bytes = 0  # of a checkpoint, all ranks together
+        self._failures = 0  # on end
+        self._retry_at = 0.0
+
+    # ---- begin and end
+
+    def take(self) -> None:
+        """Keep other runs out of this folder until `close`; `RunHeld` on all ranks if one is at work here."""
+        failed: BambaError | OSError | None = None
+        if self.world.leads:
+            try:
+                self.lease.take()
+            except OSError as error:
+                failed = free_space.as_ours(error, self.store, 0)
+            except BambaError as error:
+                failed = error
+        if refused := self._agreed(failed):
+            raise refused
+
+    def prepare(self, state: dict[str, Tensor]) -> None:
+        """Take the host's memory for the copies of `state`."""
+        self._bytes = free_space.bytes_of(state)
+        self._staging.prepare(state)
+
+    def check_room(self) -> None:
+        """`NoRoom` if the next save cannot but fail; what killed saves left was removed before."""
+        if error := self._agreed(free_space.no_room(self.store, self._bytes) if self.world.leads else None):
+            raise error
+
+    def close(self) -> None:
+        """Wait for the save under way, let others into the folder."""
+        try:
+            self.finish()
+        finally:
+            self._thread.shutdown()
+            self.lease.release()
+
+    # ---- save
+
+    def save(self, step: int, state: dict[str, Tensor], about: dict[str, Any]) -> None:
+        """Begin to save `state` as it is now; `about` is committed with it."""
+        self.finish()
+        plan: str | BambaError = ""
+        if self.world.leads:
+            plan = free_space.no_room(self.store, self._bytes) or commits.folder_name(step, secrets.token_hex(3))
+        plan = self._agreed(plan)
+        if isinstance(plan, BambaError):
+            self._fail(step, plan)
+            return
+        about = {"step": step, "world_size": self.world.size, **about}
+        writer = Writer(self.store, plan, about, before_commit=self.lease.check)
+        ended = self._thread.submit(self._write, self._staging.copy(state), writer)
+        self._writing = _Writing(step, plan, ended)
+
+    def _write(self, copied: dict[str, Tensor], writer: Writer) -> None:
+        """In the thread."""
+        self._staging.settle()
+        state_dict_saver.save(copied, storage_writer=writer, process_group=self._group)
+        if self.world.leads:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        self.lease.check()
+        try:
+            commits.sweep(self.store, self.rule.keep_last, self.rule.keep_every_steps)
+        except (BambaError, OSError) as error:
+            self.say(f"OLD CHECKPOINTS STAY: {error}; the next save tries again to remove them")
+
+    def staged(self) -> None:
+        """The state is about to change: the copy comes first."""
+        self._staging.wait()
+
+    def finish(self) -> FailedSave | None:
+        """Wait until the save under way has ended; whether the last one failed, the same on all ranks."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return self.failed
+        try:
+            writing.ended.result()
+        except CheckpointException as error:
+            found = cause(error)
+            if found is None or isinstance(found, RunHeld):
+                raise (found or error) from error
+            if self.world.leads:
+                self._remove(writing.folder)
+            self._fail(writing.step, free_space.as_ours(found, self.store, self._bytes))
+        else:
+            self.saved_step, self.failed, self._failures = writing.step, None, 0
+        return self.failed
+
+    def poll(self) -> None:
+        """As `finish` if the save under way has ended, for one rank alone; the others learn of it at the next verb."""
+        if self._writing is not None and self._writing.ended.done():
+            self.finish()
+
+    def due_again(self) -> bool:
+        """Whether it is time to try a failed save again; for one rank alone, which tells the others."""
+        if self.failed is None or self._writing is not None:
+            return False
+        if not self.failed.had_room:
+            return free_space.no_room(self.store, self._bytes) is None
+        return time.monotonic() >= self._retry_at
+
+    def _fail(self, step: int, error: BambaError | OSError) -> None:
+        had_room = free_space.no_room(self.store, self._bytes) is None
+        self.failed = FailedSave(step, error, had_room)
+        self._retry_at = time.monotonic() + RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
+        self._failures += 1
+
+    def _remove(self, name: str) -> None:
+        """The half of a save that failed: its room may be all that the next one needs."""
+        with contextlib.suppress(BambaError, OSError):  # a store that is away: the next begin removes it
+            for folder in commits.folders(self.store):
+                if folder.name == name and not folder.committed:
+                    commits.remove(self.store, folder)
+
+    # ---- load
+
+    def restore(self, state: dict[str, Tensor], accept: Accept) -> dict[str, Any] | None:
+        """Load the newest checkpoint that is whole into `state`; return its commit, None where there never was one.
+
+        `accept` may refuse a commit by raising: a checkpoint of another run is no reason to take an older one. If
+        there are checkpoints and none of them is whole that is an error: a run never starts over by itself.
+        """
+        found = commits.folders(self.store) if self.world.leads else []
+        every: list[commits.Folder] = self._agreed(found)
+        commit = self._newest_of([folder.name for folder in every if folder.whole], state, accept)
+        if commit is None and (lost := [folder for folder in every if folder.committed or folder.marked]):
+            raise CorruptCheckpoint(
+                self.store.url,
+                f"none of its {len(lost)} checkpoints is whole, and a run does not start over by itself. {EXAMINE}; "
+                "restore one, or start a new run in another folder",
+            )
+        if self.world.leads:
+            self._sweep_unfinished(begins_at_zero=commit is None)
+        return commit
+
+    def go_back_before(self, step: int, why: str, state: dict[str, Tensor]) -> dict[str, Any] | None:
+        """Load the newest whole checkpoint of an earlier step and mark those from `step` on, so that nobody goes on
+        from them; its commit, or None, with nothing changed, where there is none."""
+        self.finish()
+        found = [one.name for one in commits.folders(self.store) if one.whole and one.step < step]
+        commit = self._newest_of(self._agreed(found), state, lambda commit: None)
+        if commit is not None and self.world.leads:
+            for folder in commits.folders(self.store):
+                if folder.whole and folder.step >= step:
+                    self._mark(folder.name, Mark("abandoned", why))
+        dist.barrier(group=self._group)
+        return commit
+
+    def _newest_of(self, names: list[str], state: dict[str, Tensor], accept: Accept) -> dict[str, Any] | None:
+        """The first of `names` that can be loaded; those before it are marked as damaged."""
+        for name in names:
+            try:
+                commit = load(self.store, name, state, accept)
+            except CorruptCheckpoint as error:
+                self.say(f"CHECKPOINT TORN: {error}; going back to the one before it")
+                if self.world.leads:
+                    self._mark(name, Mark("damaged", str(error)))
+                continue
+            self.saved_step = commit["step"]
+            return commit
+        return None
+
+    def _mark(self, name: str, mark: Mark) -> None:
+        try:
+            set_mark(self.store, name, mark)
+        except (BambaError, OSError) as error:  # on a full disk it is found damaged again next time
+            self.say(f"{name} could not be marked as {mark.kind}: {error}")
+
+    def _sweep_unfinished(self, *, begins_at_zero: bool) -> None:
+        try:
+            gone = commits.sweep_unfinished(self.store, begins_at_zero=begins_at_zero)
+        except (BambaError, OSError) as error:
+            self.say(f"saves that were killed could not be removed: {error}")
+            return
+        if gone:
+            size = sum(folder.size_bytes for folder in gone)
+            self.say(f"removed {len(gone)} saves that were killed, {size:,} bytes")
+
+    def _agreed(self, value: Any) -> Any:
+        """What rank 0 says."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self._group)
+        return box[0]
+
+
+def load(store: Store, name: str, state: dict[str, Tensor], accept: Accept = lambda commit: None) -> dict[str, Any]:
+    """Load the checkpoint `name` into the tensors of `state`; return its commit. `state` may hold all tensors that were
+    saved, or all of a kind: `model.` alone, without `optimizer.`.
+
+    `CorruptCheckpoint` if a byte is not what was saved, `OtherModel` if it is a whole checkpoint of other tensors. All
+    ranks come to the same end: if a piece is damaged for one, it is for all.
+    """
+    failed: BambaError | None = None
+    commit: dict[str, Any] = {}
+    index: dict[str, Any] = {}
+    try:
+        commit = commits.read_commit(store, name)
+        index = read_index(store, name, commit["index"])
+    except BambaError as error:
+        failed = error
+    answers: list[BambaError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(answers, failed)
+    for answer in answers:
+        if answer is not None:
+            raise answer
+    accept(commit)
+    check_fits(f"{store.url}/{name}", index, state)
+    try:
+        state_dict_loader.load(state, storage_reader=Reader(store, name, index))
+    except CheckpointException as error:
+        raise cause(error) or error from error
+    return commit

@@ -1,0 +1,80 @@
+"""A checkpoint read and written one tensor at a time in one process: for export, import, evaluation, generation."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bamba_data.canonical_json import digest, dumps
+from bamba_data.errors import CorruptCheckpoint, UserError
+from bamba_data.storage.store import Store
+
+from ..model.bamba import Bamba
+from ..model.config import ModelConfig
+from .commits import read_commit
+from .dcp_storage import COMMIT, DTYPES, INDEX, Place, read_index, read_piece, sealed, write_piece
+from .locate import model_of
+
+
+class Saved:
+    """A committed checkpoint, at the URL of a run (its newest) or of the checkpoint's own folder."""
+
+    def __init__(self, url: str) -> None:
+        self.store, self.name = model_of(url)
+        self.commit = read_commit(self.store, self.name)
+        self.index = read_index(self.store, self.name, self.commit["index"])
+        self.config = ModelConfig.model_validate(self.commit["recipe"]["model"])
+
+    def tensor(self, key: str, start: int = 0, end: int | None = None) -> Tensor:
+        """Rows [start, end) of a tensor, or a scalar; only pieces that hold some of them are read."""
+        if key not in self.index:
+            raise CorruptCheckpoint(f"{self.store.url}/{self.name}", f"it holds no {key}")
+        entry = self.index[key]
+        shape = entry["shape"]
+        if not shape:
+            ((_, _, *place),) = entry["pieces"]
+            return torch.frombuffer(read_piece(self.store, self.name, Place(*place)), dtype=DTYPES[entry["dtype"]])[0]
+        end = shape[0] if end is None else end
+        out = torch.empty([end - start, *shape[1:]], dtype=DTYPES[entry["dtype"]])
+        filled = 0
+        for offsets, sizes, *place in entry["pieces"]:
+            low, high = max(start, offsets[0]), min(end, offsets[0] + sizes[0])
+            if low >= high:
+                continue
+            if sizes[1:] != shape[1:]:
+                raise UserError(f"{key} is not sharded by rows: load this checkpoint with the ranks that saved it")
+            data = read_piece(self.store, self.name, Place(*place))
+            piece = torch.frombuffer(data, dtype=out.dtype).view(sizes)
+            out[low - start : high - start] = piece[low - offsets[0] : high - offsets[0]]
+            filled += high - low
+        if filled != end - start:
+            raise CorruptCheckpoint(f"{self.store.url}/{self.name}", f"{key}: {filled} of its rows {start} to {end}")
+        return out
+
+    def model(self, device: torch.device, dtype: torch.dtype) -> Bamba:
+        """The whole model on one device, its matrices in `dtype` and its vectors in float32."""
+        with torch.device("meta"):
+            made = Bamba(self.config)
+        for name, parameter in list(made.named_parameters()):
+            value = self.tensor(f"model.{name}")
+            wanted = torch.float32 if parameter.dim() < 2 or name.endswith("conv_weight") else dtype
+            *path, last = name.split(".")
+            holder = made.get_submodule(".".join(path))
+            setattr(holder, last, torch.nn.Parameter(value.to(device, wanted), requires_grad=False))
+        return made
+
+
+def write(store: Store, name: str, tensors: Iterator[tuple[str, Tensor]], about: dict[str, Any]) -> None:
+    """Commit a checkpoint of whole tensors."""
+    index: dict[str, Any] = {}
+    at = 0
+    with store.writer(f"{name}/rank-00000.bin") as file:
+        for key, tensor in tensors:
+            place = write_piece(file, tensor, "rank-00000.bin", at)
+            at += place.length
+            piece = [[0] * tensor.dim(), list(tensor.shape), place.file, place.start, place.length, place.digest]
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            index[key] = {"dtype": dtype, "shape": list(tensor.shape), "pieces": [piece]}
+    store.put(f"{name}/{INDEX}", dumps(index))
+    store.put(f"{name}/{COMMIT}", sealed({**about, "index": digest(index)}))

@@ -1,0 +1,61 @@
+"""What is wrong with a checkpoint: all of its bytes are read and held against their digests."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bamba_data.errors import CorruptCheckpoint, UserError
+from bamba_data.storage.store import Store
+
+from .commits import Folder, folders, read_commit
+from .dcp_storage import Place, read_index, read_piece
+from .marks import Mark, read_mark
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a checkpoint stands. `faults` are those that reading it showed: None if it was not read, empty if whole."""
+
+    folder: Folder
+    mark: Mark | None
+    faults: list[str] | None
+
+    @property
+    def state(self) -> str:
+        if self.folder.unfinished:
+            return "unfinished: a save that was killed, or is under way"
+        parts = [f"{self.mark.kind}: {self.mark.why}"] if self.mark else []
+        if self.faults is not None:
+            parts += [f"READ DAMAGED: {'; '.join(self.faults)}" if self.faults else "read whole"]
+        return "; ".join(parts) or "committed"
+
+
+def standings(store: Store, *, read: bool) -> Iterator[Standing]:
+    """Of all checkpoints of a run, the newest first; with `read` every byte of the committed ones is checked."""
+    for folder in folders(store):
+        mark = read_mark(store, folder.name) if folder.marked else None
+        look = read and not folder.unfinished
+        yield Standing(folder, mark, list(faults(store, folder.name)) if look else None)
+
+
+def faults(store: Store, name: str) -> Iterator[str]:
+    """In words; none if the checkpoint is whole."""
+    try:
+        commit = read_commit(store, name)
+        index = read_index(store, name, commit["index"])
+    except CorruptCheckpoint as error:
+        yield str(error)
+        return
+    for entry in index.values():
+        for _, _, *place in entry["pieces"]:
+            try:
+                read_piece(store, name, Place(*place))
+            except CorruptCheckpoint as error:
+                yield str(error)
+
+
+def named(store: Store, name: str) -> Folder:
+    """The checkpoint of that name; `UserError` if there is none."""
+    for folder in folders(store):
+        if folder.name == name:
+            return folder
+    raise UserError(f"{store.url} holds no {name}")

@@ -1,0 +1,110 @@
+"""The loader as a run's feed: its place and its whole plan are one state, and a bad stretch of rows can be left out."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from bamba.loader import Loader, MixPlan, build_loader
+from bamba.loader.order.format1_names import renamed
+from bamba.loader.order.plan import Skip, loads
+from bamba_data.canonical_json import dumps
+from bamba_data.errors import UserError
+from bamba_data.format.dataset import open_dataset
+
+from ..config import Data
+from ..distributed.fsdp import World
+
+
+class Planned:
+    """Rows of the recipe's datasets for this rank. See `trainer.data.protocol.Feed`."""
+
+    def __init__(self, rule: Data, world: World) -> None:
+        if not rule.urls:
+            raise UserError("no dataset: give one with --data, or as data.urls in the recipe")
+        self.rule, self.world = rule, world
+        self.loader = self._opened(None)
+        self._fresh = self.loader.plan
+
+    def _opened(self, plan: MixPlan | None, split: str = "train") -> Loader:
+        """Under the plan of the recipe, or under another one."""
+        rule = self.rule
+        asked: dict[str, Any] = {
+            "weights": rule.weights,
+            "row_tokens": rule.row_tokens,
+            "batch_rows": rule.batch_rows,
+            "seed": rule.seed,
+            "holdout": rule.holdout,
+            "packing": rule.packing,
+        }
+        return build_loader(
+            rule.urls,
+            **(asked if plan is None else {}),
+            rank=self.world.rank,
+            world_size=self.world.size,
+            num_workers=rule.workers if split == "train" else 0,
+            plan=plan,
+            pad_rows=True,
+            split=split,
+        )
+
+    def ids(self) -> int:
+        """How many there are: the vocabulary of the tokenizer that the datasets were made with."""
+        return open_dataset(self.rule.urls[0]).manifest.tokenizer.vocab_size
+
+    @property
+    def sources(self) -> list[str]:
+        return list(self.loader.plan.source_names)
+
+    @property
+    def row(self) -> int:
+        """The first row of the order that was not yet given out."""
+        return int(self.loader.cursor()["row"])
+
+    def epochs(self, row: int) -> dict[str, float]:
+        plan, order = self.loader.plan, self.loader.order
+        return {name: order.source(name).stream.epochs_in(plan.rows_served_before(row, name)) for name in self.sources}
+
+    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
+        return iter(self.loader)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cursor": self.loader.cursor(), "plan": self.loader.plan.to_json()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on under the plan that was saved, and from here on with the recipe's mix, if that is another one now."""
+        saved = renamed(loads(dumps(state["plan"]), "the plan in the checkpoint"), self.loader.order.available)
+        plan = self._continued(saved, state["cursor"]["row"])
+        self.loader.close()
+        if plan != self.loader.plan:  # the one that was saved, and not one that adds to the recipe's
+            self.loader = self._opened(plan)
+        self.loader.load_state_dict(state["cursor"])
+
+    def _continued(self, saved: MixPlan, row: int) -> MixPlan:
+        fresh = self._fresh
+        fixed = ("seed", "row_tokens", "before", "after", "packing", "window_rows", "holdout_ppm")
+        for field in fixed:
+            then, now = getattr(saved.header, field), getattr(fresh.header, field)
+            if then != now:
+                raise UserError(f"data: {field} was {then!r} when this run began, is {now!r}: that is another order")
+        asked, last = fresh.entries[0], [entry for entry in saved.entries if entry.kind == "mix"][-1]
+        assert asked.kind == "mix" and last.kind == "mix"
+        if (asked.weights, asked.batch_rows) == (last.weights, last.batch_rows):
+            return saved
+        return saved.with_mix(row, asked.weights, asked.batch_rows, fresh.sources)
+
+    def skip(self, first_row: int, rows: int, why: str) -> None:
+        """Leave these rows out; they must not have been given out since the state was loaded."""
+        plan, end = self.loader.plan, first_row + rows
+        parts = [(max(first_row, one.first_row), min(end, one.end)) for one in plan.stretches]
+        skips = [Skip(row=begin, rows=stop - begin, why=why) for begin, stop in parts if begin < stop]
+        entries = sorted([*plan.entries, *skips], key=lambda entry: entry.row)
+        self.loader = self.loader.with_plan(MixPlan(header=plan.header, sources=plan.sources, entries=entries))
+
+    def held_out(self) -> tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]:
+        """The held-out documents under this run's plan, read from their beginning."""
+        loader = self._opened(self.loader.plan, "holdout")
+        return sorted(loader.plan.sources), loader
+
+    def close(self) -> None:
+        self.loader.close()

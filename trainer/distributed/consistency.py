@@ -1,0 +1,76 @@
+"""What must be the same: on all ranks before the first step, and between a checkpoint and the recipe that goes on."""
+
+import reprlib
+from typing import Any
+
+import torch.distributed as dist
+from pydantic import ValidationError
+
+from bamba_data.canonical_json import digest
+from bamba_data.errors import UserError
+
+from ..config import Recipe
+
+SHOWN = 4  # differences, at most
+NO_SHAPE = {"rotary_fraction", "rotary_base", "norm_eps"}  # fields of the model that its tensors do not depend on
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 72
+
+
+def gathered(mine: Any) -> list[Any]:
+    """What every rank gives, by rank; a collective call."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found
+
+
+def agree(mine: dict[str, Any], way_out: str) -> None:
+    """`UserError` on all ranks, naming the fields, if what some rank holds is not what rank 0 holds; plain JSON."""
+    if len(set(gathered(digest(mine)))) == 1:
+        return
+    everyone = gathered(mine)
+    for rank, theirs in enumerate(everyone):
+        if found := differences(everyone[0], theirs)[:SHOWN]:
+            what = "; ".join(f"{field} is {short(other)}, on rank 0 {short(first)}" for field, first, other in found)
+            raise UserError(f"rank {rank} differs from rank 0: {what}. {way_out}")
+
+
+def short(value: Any) -> str:
+    """Its repr, without the middle where that is long: a plan has thousands of entries."""
+    return _SHORT.repr(value)
+
+
+def differences(then: dict[str, Any], now: dict[str, Any], at: str = "") -> list[tuple[str, Any, Any]]:
+    """Every field that differs, with both values."""
+    found: list[tuple[str, Any, Any]] = []
+    for key in {**then, **now}:
+        old, new = then.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{at}{key}.")
+        elif old != new:
+            found.append((f"{at}{key}", old, new))
+    return found
+
+
+def changes_in_words(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [f"{field} was {old!r}, is {new!r}" for field, old, new in differences(then, now)]
+
+
+def shape_changes_in_words(then: Recipe, now: Recipe) -> list[str]:
+    """What makes the one model's tensors, or what they mean, another's."""
+    old, new = (recipe.model.model_dump(mode="json", exclude=NO_SHAPE) for recipe in (then, now))
+    return changes_in_words({"model": old}, {"model": new})
+
+
+def saved_recipe(commit: dict[str, Any]) -> Recipe:
+    """The recipe in a checkpoint. A field that is new since then has its default, which is what it did before."""
+    if commit.get("imported"):
+        raise UserError("the checkpoint here is an imported model, no run: begin one in another folder by start_from")
+    try:
+        return Recipe.model_validate(commit["recipe"])
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(
+            f"the checkpoints here are of a recipe that this version does not know ({field}): use the version that "
+            "saved them, or begin a run in another folder with their model (start_from)"
+        ) from None

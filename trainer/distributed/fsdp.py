@@ -1,0 +1,174 @@
+"""One model on many processes: matrices sharded by FSDP2, block by block, over all ranks or over each of several groups
+that hold a copy of the model; small vectors whole on each.
+
+Vectors (norms, convolutions, A_log, D, dt_bias) are replicated in float32, 7 MB of them at 9B, and their gradients are
+summed once a step in one all-reduce. So the scan gets float32 parameters whatever the products compute in, and nothing
+small is gathered over the network in a forward.
+
+One process without a launcher is a world of one: the same code, the same checkpoints.
+"""
+
+import datetime
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from bamba_data.errors import UserError
+
+from .. import compiled
+from ..config import Compute
+from ..model.bamba import Bamba, vectors
+from .float8 import convert
+
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among the others."""
+
+    rank: int
+    size: int
+    device: torch.device
+    mesh: DeviceMesh
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """Join the processes that the launcher started (`torchrun` sets RANK and its kin), or be alone."""
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    else:
+        dist.init_process_group(
+            backend,
+            store=_store(),
+            rank=0,
+            world_size=1,
+            timeout=COLLECTIVE_TIMEOUT,
+        )
+    try:
+        yield World(rank, size, device, init_device_mesh(device.type, (size,)))
+    finally:
+        dist.destroy_process_group()
+
+
+def _store() -> Any:
+    """The address book of a world of one."""
+    return dist.HashStore()  # type: ignore[attr-defined]
+
+
+def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool = False) -> None:
+    """Compile, recompute and shard a model on the meta device; then it lies on `world.device`, still without values.
+
+    `low_memory`: matrices are bfloat16 in themselves. A rank that holds all of them has nothing to gather or to cast
+    then, so its model is not wrapped by FSDP: that saves six passes over the weights a step.
+    """
+    policy = MixedPrecisionPolicy(
+        param_dtype=getattr(torch, compute.dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    model.head.fused = compute.compile and compiled.wanted(world.device)
+    model.flex = model.head.fused and world.device.type == "cuda"  # on a CPU it has no backward
+    if model.head.fused:
+        model.head.norm.compile(fullgraph=True)
+    convert(model.blocks, compute.float8, world.device)
+    whole = {parameter for _, parameter in vectors(model)}
+    if low_memory:
+        for parameter in set(model.parameters()) - whole:
+            parameter.data = parameter.data.bfloat16()
+    shard = partial(fully_shard, mesh=_mesh(world, compute.shard_ranks), mp_policy=policy, ignored_params=whole)
+    sharded = not low_memory or (compute.shard_ranks or world.size) > 1
+    for block in model.blocks:
+        # Within the block's own call, so that the gathering of its weights happens around it, not inside a graph.
+        block.forward = _computed(block.forward, compute)
+        if sharded:
+            shard(block, reshard_after_forward=compute.reshard)
+    if sharded:
+        shard(model.embedding, reshard_after_forward=compute.reshard)
+        shard(model.head, reshard_after_forward=False)  # its backward comes next
+        shard(model, reshard_after_forward=False)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # Sum: the loss of a rank is its part of the global mean already.
+            module.set_gradient_divide_factor(1.0)
+            if 1 in (world.size, compute.shard_ranks) or world.device.type == "cpu":  # gloo knows no other sum
+                module.set_force_sum_reduction_for_comms(True)
+    model.to_empty(device=world.device)
+
+
+def _mesh(world: World, shard_ranks: int | None) -> DeviceMesh:
+    """One row of ranks that share a model; or several, whose gradients are summed row over row."""
+    if shard_ranks is None or shard_ranks == world.size:
+        return world.mesh
+    if world.size % shard_ranks:
+        raise UserError(
+            f"compute.shard_ranks: {world.size} ranks are no whole number of groups of {shard_ranks}: set it to "
+            f"a divisor of {world.size}, or leave it out"
+        )
+    shape = (world.size // shard_ranks, shard_ranks)
+    return init_device_mesh(world.device.type, shape, mesh_dim_names=("copies", "shards"))
+
+
+def sharers(parameter: DTensor) -> tuple[DeviceMesh, int]:
+    """The mesh of a parameter and the dimension over which it is sharded; along any other, ranks hold the same."""
+    return parameter.device_mesh, parameter.device_mesh.ndim - 1
+
+
+def _computed(forward: Callable[..., Tensor], compute: Compute) -> Callable[..., Tensor]:
+    if compute.recompute != "none":
+        kept: dict[str, Any] = {} if compute.recompute == "full" else {"context_fn": _kept_contexts}
+        forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False, **kept)
+    return torch.compile(forward, fullgraph=True) if compute.compile else forward
+
+
+def _kept_contexts() -> Any:
+    return create_selective_checkpoint_contexts(_policy)  # type: ignore[no-untyped-call]
+
+
+def _policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if str(op) in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+_KEPT = {
+    "aten.mm.default",
+    "aten.addmm.default",
+    "aten._scaled_mm.default",
+    "aten._scaled_dot_product_flash_attention.default",
+    "aten._scaled_dot_product_flash_attention_for_cpu.default",
+    "aten._scaled_dot_product_efficient_attention.default",
+    "flex_attention",
+    "bamba.mix.default",
+}
+
+
+def scatter(model: nn.Module) -> None:
+    """After forward passes that no backward follows: the head's weights are still gathered, and the model's state would
+    hold them whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of it, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,67 @@
+"""The model card of an export: what it was trained on, and the digests that name checkpoint, data, plan and recipe."""
+
+from typing import Any
+
+from bamba_data.canonical_json import digest
+
+from ..checkpoint.reader import Saved
+
+HEAD = """---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [bamba, mamba2, hybrid]
+---
+
+# {title}
+
+{parameters:.2f} B parameters in {dtype}: {mamba} Mamba2 layers and {attention} of attention (layers {indices}).
+Opens in `transformers` as `BambaForCausalLM`:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS FOLDER", dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
+```
+
+Batches are padded on the left: a hybrid's state runs through padding on the right.
+
+## Where it comes from
+
+| what | digest (sha256) |
+| --- | --- |
+"""
+
+
+def model_card(saved: Saved, dtype: str) -> str:
+    """README.md of the folder, in Markdown. Holds no path and no URL of the run: an export is made to be given away."""
+    commit, config = saved.commit, saved.config
+    recipe = commit["recipe"]
+    indices = config.attention_indices
+    card = HEAD.format(
+        title=recipe.get("name") or "An imported Bamba",
+        parameters=config.parameters / 1e9,
+        dtype=dtype,
+        mamba=config.layers - len(indices),
+        attention=len(indices),
+        indices=", ".join(map(str, indices)) or "none",
+    )
+    rows = [("checkpoint", digest(commit)), ("recipe, as far as it decides what is learned", commit.get("learned"))]
+    plan = (commit.get("feed") or {}).get("plan")
+    if plan:
+        rows.append(("plan of the order of rows", digest(plan)))
+        rows += [(f"dataset, source {name}", identity) for name, identity in sorted(plan["sources"].items())]
+    card += "".join(f"| {what} | `{value}` |\n" for what, value in rows if value)
+    return card + _trained(commit)
+
+
+def _trained(commit: dict[str, Any]) -> str:
+    """Steps and tokens by source."""
+    if commit.get("imported"):
+        return "\nThe weights were imported, not trained here.\n"
+    tokens: dict[str, int] = commit.get("tokens") or {}
+    lines = [f"\n{commit['step']:,} steps, {sum(tokens.values()):,} tokens.\n"]
+    if tokens:
+        lines.append("\n| source | tokens |\n| --- | ---: |\n")
+        lines += [f"| {name} | {count:,} |\n" for name, count in sorted(tokens.items(), key=lambda item: -item[1])]
+    return "".join(lines)

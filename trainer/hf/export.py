@@ -1,0 +1,147 @@
+"""`python -m trainer.export_hf CHECKPOINT OUT`: a checkpoint as a Hugging Face folder that opens as BambaForCausalLM.
+
+Tensors are read, cast and written shard by shard; memory holds one shard of `SHARD_BYTES` and, up to three times, the
+tensor that is being read. A_log, D and dt_bias stay float32 in the file: they are 1.5 kB a layer and the scan is
+sensitive to them. The tokenizer comes out of the dataset that the model was trained on; a model card says of what
+checkpoint, data, plan and recipe the folder is.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bamba_data.errors import UserError
+
+from ..checkpoint.reader import Saved
+from ..checkpoint.tokenizer import RunTokenizer, of_checkpoint
+from ..observe.metrics import say
+from .card import model_card
+from .config import config_json
+from .layout import Piece, pieces
+
+SHARD_BYTES = 4 << 30
+KEPT_FLOAT32 = (".A_log", ".D", ".dt_bias")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def command(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run, or one of its checkpoints.")],
+    out: Annotated[Path, typer.Argument(help="A new local folder.")],
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Another tokenizer.json than the dataset's; 'none' writes none.")
+    ] = None,
+    bos: Annotated[
+        str | None, typer.Option(help="The token that begins a document; as in training without it.")
+    ] = None,
+    eos: Annotated[str | None, typer.Option(help="The token that ends a document; as in training without it.")] = None,
+) -> None:
+    """Write config.json, generation_config.json, safetensors, the tokenizer and a model card."""
+    if dtype not in ("bfloat16", "float32"):
+        raise UserError(f"--dtype {dtype}: bfloat16 or float32")
+    saved = Saved(checkpoint)
+    if tokenizer == "none":
+        if bos or eos:
+            raise UserError("--bos and --eos name tokens of a tokenizer, and --tokenizer none writes none")
+        export(saved, out, getattr(torch, dtype), None)
+        return
+    chosen = of_checkpoint(saved, Path(tokenizer) if tokenizer else None)
+    export(saved, out, getattr(torch, dtype), chosen.with_tokens(bos, eos))
+
+
+def export(saved: Saved, out: Path, dtype: torch.dtype, tokenizer: RunTokenizer | None) -> None:
+    """Into `out`, which must not exist yet; it appears whole or not at all."""
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out} exists: choose a new folder")
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{out}: no folder can be made there ({error.strerror})") from None
+    bos, eos = (tokenizer.bos, tokenizer.eos) if tokenizer else (None, None)
+    max_position = max_position_of(saved)
+    config = config_json(saved.config, max_position, str(dtype).removeprefix("torch."), bos, eos)
+    _write_json(part / "config.json", config)
+    sampling = {"bos_token_id": bos, "eos_token_id": eos, "use_cache": config["use_cache"]}
+    _write_json(part / "generation_config.json", {key: value for key, value in sampling.items() if value is not None})
+    if tokenizer:
+        _write_tokenizer(tokenizer, max_position, part)
+    shards = list(_shards(saved, dtype))
+    where: dict[str, str] = {}
+    total = 0
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        total += _write(saved, shard, dtype, part / file)
+        where |= dict.fromkeys((piece.theirs for piece in shard), file)
+    _write_json(part / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
+    (part / "README.md").write_text(model_card(saved, str(dtype).removeprefix("torch.")), encoding="utf-8")
+    part.rename(out)
+    say(f"{out}: {len(where)} tensors, {total / 1e9:.2f} GB, step {saved.commit['step']} of {saved.store.url}")
+
+
+def max_position_of(saved: Saved) -> int:
+    """The longest row that the model was trained on, in tokens; of an imported model, what its config said."""
+    about = saved.commit.get("hf") or {}
+    data = saved.commit["recipe"].get("data") or {}
+    return int(about.get("max_position_embeddings") or data.get("row_tokens") or 4096)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(saved: Saved, dtype: torch.dtype) -> Iterator[list[Piece]]:
+    """The tensors in file order, cut before a shard would grow too large."""
+    shard: list[Piece] = []
+    held = 0
+    for piece in pieces(saved.config):
+        shape = saved.index[f"model.{piece.ours}"]["shape"]
+        size = (piece.end - piece.start) * (torch.Size(shape[1:]).numel()) * dtype.itemsize
+        if shard and held + size > SHARD_BYTES:
+            yield shard
+            shard, held = [], 0
+        shard.append(piece)
+        held += size
+    yield shard
+
+
+def _write(saved: Saved, shard: list[Piece], dtype: torch.dtype, file: Path) -> int:
+    """One file; the bytes of its tensors, which are gone from memory when this returns."""
+    tensors = {piece.theirs: _tensor(saved, piece, dtype) for piece in shard}
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # the library leaves it to its owner alone
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _tensor(saved: Saved, piece: Piece, dtype: torch.dtype) -> Tensor:
+    part = saved.tensor(f"model.{piece.ours}", piece.start, piece.end)
+    part = part.unsqueeze(1) if piece.middle else part
+    return part if piece.theirs.endswith(KEPT_FLOAT32) else part.to(dtype)
+
+
+def _write_tokenizer(tokenizer: RunTokenizer, max_position: int, out: Path) -> None:
+    """The file itself, with the small one that makes `AutoTokenizer` open it."""
+    (out / "tokenizer.json").write_bytes(tokenizer.data)
+    loaded = tokenizer.tokenizer
+    names = {
+        role: loaded.id_to_token(token)
+        for role, token in (("bos_token", tokenizer.bos), ("eos_token", tokenizer.eos))
+        if token is not None
+    }
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_position,
+        "clean_up_tokenization_spaces": False,  # otherwise decoding takes blanks away
+        **names,
+    }
+    _write_json(out / "tokenizer_config.json", config)

@@ -1,0 +1,143 @@
+"""`python -m trainer.import_hf FOLDER OUT`: a Hugging Face Bamba as a checkpoint of ours, bit for bit; a recipe begins
+with it by `start_from: OUT`. Tensors pass one by one."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bamba_data.canonical_json import sha256
+from bamba_data.errors import UserError
+from bamba_data.storage.store import Store, open_store
+
+from ..checkpoint import commits
+from ..checkpoint.lease import Lease
+from ..checkpoint.reader import write
+from ..checkpoint.tokenizer import FILE, of_file
+from ..model.bamba import Bamba
+from ..model.config import ModelConfig
+from ..observe.metrics import say
+from .config import config_of
+from .layout import Piece, pieces
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def command(
+    folder: Annotated[Path, typer.Argument(help="A local folder with config.json and safetensors.")],
+    out: Annotated[str, typer.Argument(metavar="URL", help="Where the checkpoint goes: a local path or s3://.")],
+) -> None:
+    """Import a model of `BambaForCausalLM`."""
+    imported(folder, out)
+
+
+def imported(folder: Path, out: str) -> None:
+    """Commit the model of `folder` as step 0 of a run at `out`; `UserError` where a tensor is missing, too many or of
+    another shape."""
+    theirs = _config(folder / "config.json")
+    config = config_of(theirs, str(folder / "config.json"))
+    files = _files(folder)
+    wanted = [piece.theirs for piece in pieces(config)]
+    if missing := sorted(set(wanted) - set(files)):
+        raise UserError(f"{folder}: {len(missing)} tensors are missing, {missing[0]} among them")
+    if extra := sorted(set(files) - set(wanted)):
+        raise UserError(f"{folder}: {len(extra)} tensors are of no Bamba, {extra[0]} among them")
+    store, name = open_store(f"{out}/checkpoints"), commits.folder_name(0, secrets.token_hex(3))
+    lease = Lease(store, say)
+    lease.take()
+    try:
+        _check_unused(store, out)
+        about = {
+            "step": 0,
+            "world_size": 1,
+            "recipe": {"model": config.model_dump(mode="json")},
+            "imported": True,
+            "hf": _kept(theirs, folder, store, name),
+        }
+        write(store, name, _tensors(config, files), about)
+    finally:
+        lease.release()
+    say(f"{out}: the model of {folder}")
+
+
+def _check_unused(store: Store, out: str) -> None:
+    """`UserError` where a run, or another import, has been; what is left of a killed import is removed."""
+    found = commits.folders(store)
+    if used := [one for one in found if not one.unfinished or one.step > 0]:
+        raise UserError(
+            f"{out} is in use: it holds {used[0].name}. Import into another folder, or remove this one yourself"
+        )
+    for folder in found:
+        commits.remove(store, folder)
+
+
+def _config(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not JSON ({str(error)[:120]})") from None
+
+
+def _kept(theirs: dict[str, Any], folder: Path, store: Store, name: str) -> dict[str, Any]:
+    """What an export of this model must say again, and what our shape does not hold; the tokenizer goes along."""
+    about: dict[str, Any] = {
+        "max_position_embeddings": theirs.get("max_position_embeddings", 262144),  # BambaConfig's default
+        "bos_token_id": _one(theirs.get("bos_token_id")),
+        "eos_token_id": _one(theirs.get("eos_token_id")),
+    }
+    if (folder / FILE).is_file():
+        tokenizer = of_file(folder / FILE)
+        store.put(f"{name}/{FILE}", tokenizer.data)
+        about["tokenizer_sha256"] = sha256(tokenizer.data)
+    return about
+
+
+def _one(token: Any) -> int | None:
+    """An id; of several that may end a text, the first."""
+    first = token[0] if isinstance(token, list) and token else token
+    return first if isinstance(first, int) else None
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Which file holds which tensor."""
+    held: dict[str, Path] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                names = list(opened.keys())
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file}: not readable as safetensors ({error})") from None
+        if twice := sorted(held.keys() & set(names)):
+            raise UserError(f"{file}: {twice[0]} stands in {held[twice[0]].name}, too")
+        held |= dict.fromkeys(names, file)
+    if not held:
+        raise UserError(f"{folder}: no .safetensors file is there")
+    return held
+
+
+def _tensors(config: ModelConfig, files: dict[str, Path]) -> Iterator[tuple[str, Tensor]]:
+    """Ours, in float32, each put together of its pieces."""
+    with torch.device("meta"):
+        shapes = {name: parameter.shape for name, parameter in Bamba(config).named_parameters()}
+    by_ours: dict[str, list[Piece]] = {}
+    for piece in pieces(config):
+        by_ours.setdefault(piece.ours, []).append(piece)
+    for name, parts in by_ours.items():
+        whole = torch.empty(shapes[name])
+        for piece in parts:
+            with safe_open(files[piece.theirs], framework="pt") as opened:
+                theirs = opened.get_tensor(piece.theirs)
+            expected = [piece.end - piece.start, *([1] if piece.middle else []), *whole.shape[1:]]
+            if list(theirs.shape) != expected:
+                raise UserError(f"{files[piece.theirs]}: {piece.theirs} is {list(theirs.shape)}, not {expected}")
+            piece.into(whole, theirs)
+        yield f"model.{name}", whole

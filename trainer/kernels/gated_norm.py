@@ -1,0 +1,136 @@
+"""weight * rms_norm(y * silu(z)) in Triton, forward and backward; one pass over memory each.
+
+A program holds whole rows in registers. In the backward it takes many rows, so that the weight's gradient is summed
+there and only a small table of partial sums is left: no atomics, the same bits every time.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import Launch, on
+from .math import sigmoid, wide
+
+FORWARD = Launch(warps=8)
+BACKWARD = Launch(warps=8, registers=128)
+PROGRAMS = 264  # of the backward: two a multiprocessor of an H100
+
+
+@triton.jit
+def _gated_norm(y, z, weight, out, eps, tokens, width, z_batch, z_token, WIDTH: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, WIDTH)
+    live = column < width
+    gate = tl.load(z + (row // tokens) * z_batch + (row % tokens) * z_token + column, mask=live, other=0.0)
+    gate = gate.to(tl.float32)
+    gated = tl.load(y + row * width + column, mask=live, other=0.0).to(tl.float32) * gate * sigmoid(gate)
+    scale = tl.rsqrt(tl.sum(gated * gated) / width + eps)
+    result = gated * scale * tl.load(weight + column, mask=live, other=0.0).to(tl.float32)
+    tl.store(out + row * width + column, result.to(out.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def _both(a, b, c, d):
+    return a + c, b + d
+
+
+@triton.jit
+def _gated_norm_backward(
+    y,
+    z,
+    weight,
+    grad,
+    dy,
+    dz,
+    dweight,
+    eps,
+    rows,
+    tokens,
+    width,
+    z_batch,
+    z_token,
+    dz_batch,
+    dz_token,
+    WIDTH: tl.constexpr,
+):
+    column = tl.arange(0, WIDTH)
+    live = column < width
+    total = tl.zeros([WIDTH], tl.float32)
+    for number in range(tl.program_id(0), rows, tl.num_programs(0)):
+        at_y = wide(number) * width + column
+        at_z = wide(number // tokens) * z_batch + wide(number % tokens) * z_token + column
+        gate = tl.load(z + at_z, mask=live, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        gated = tl.load(y + at_y, mask=live, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        gated *= gate * sigmoid(gate)
+        inner = tl.load(grad + at_y, mask=live, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        inner *= tl.load(weight + column, mask=live, other=0.0).to(tl.float32)
+        squares, meets = tl.reduce((gated * gated, inner * gated), 0, _both)
+        scale = tl.rsqrt(squares / width + eps)
+        # Read again, from the cache: kept in registers across the sum, the row would spill.
+        wide_z = tl.load(z + at_z, mask=live, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        wide_y = tl.load(y + at_y, mask=live, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        wide_grad = tl.load(grad + at_y, mask=live, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        gate = sigmoid(wide_z)
+        opened = wide_z * gate
+        normal = wide_y * opened * scale
+        total += wide_grad * normal
+        inner = wide_grad * tl.load(weight + column, mask=live, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        dgated = scale * (inner - normal * (scale * meets / width))
+        tl.store(dy + at_y, (dgated * opened).to(dy.dtype.element_ty), mask=live)
+        out = dgated * wide_y * (gate + opened * (1.0 - gate))
+        place = wide(number // tokens) * dz_batch + wide(number % tokens) * dz_token + column
+        tl.store(dz + place, out.to(dz.dtype.element_ty), mask=live)
+    tl.store(dweight + tl.program_id(0) * width + column, total, mask=live)
+
+
+def norm_forward(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """weight * rms_norm(y * silu(z)) over the last dimension; y is contiguous, z a view with contiguous rows."""
+    batch, tokens, width = y.shape
+    out = torch.empty_like(y)
+    with on(y):
+        _gated_norm[(batch * tokens,)](
+            y,
+            z,
+            weight,
+            out,
+            eps,
+            tokens,
+            width,
+            z.stride(0),
+            z.stride(1),
+            WIDTH=triton.next_power_of_2(width),
+            **FORWARD.options(),
+        )
+    return out
+
+
+def norm_backward(
+    y: Tensor, z: Tensor, weight: Tensor, eps: float, grad: Tensor, out_z: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Write the gradient of z to `out_z`; return those of y and weight."""
+    batch, tokens, width = y.shape
+    programs = min(PROGRAMS, batch * tokens)
+    dy = torch.empty_like(y)
+    partial = torch.empty((programs, width), dtype=torch.float32, device=y.device)
+    with on(y):
+        _gated_norm_backward[(programs,)](
+            y,
+            z,
+            weight,
+            grad,
+            dy,
+            out_z,
+            partial,
+            eps,
+            batch * tokens,
+            tokens,
+            width,
+            z.stride(0),
+            z.stride(1),
+            out_z.stride(0),
+            out_z.stride(1),
+            WIDTH=triton.next_power_of_2(width),
+            **BACKWARD.options(),
+        )
+    return dy, partial.sum(0)

@@ -1,0 +1,231 @@
+"""The SSD scan backward in Triton, no atomics: the same bits every time.
+
+1. `states` backwards (scan_states.py): lam, the gradient of the state after each chunk of STATE_TOKENS; and forwards,
+   h before each, where the forward did not keep it;
+2. `pair_gradients` (scan_pairs.py): the gradient of the scores C B^T, and of the decays between two tokens of a chunk;
+   `token_gradients` (scan_tokens.py): dx;
+3. `state_gradients` (scan_states.py): dB and dC as far as they go through states;
+4. `_join` adds the two parts of dB and dC; `_finish` turns pair sums into the gradient of the decay, then that of dt.
+
+The gradient of a decay a_k is the sum of all paths from a token before k to one at or after k. Inside the chunk it
+is a running sum of (what starts at j) - (what ends at j), both summed in float32 from the very same products: no
+difference of large rounded numbers, as in the shortcut through y.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import Launch, on
+from .math import sigmoid, wide
+from .shapes import STATE_TOKENS, ScanGrads, ScanInputs
+from .ssd_decay import decays
+from .ssd_dx import token_gradients
+from .ssd_pairs import all_scores, pair_gradients
+from .ssd_states import state_gradients, states
+from .tiles import opened, tiles
+
+CHUNK = STATE_TOKENS
+JOIN = Launch(warps=4)
+FINISH = Launch(warps=8, block=32)  # block: heads
+
+
+@triton.jit
+def _add_product(total, dscores, groups, step, seen, other, TRANSPOSED: tl.constexpr, BLOCK: tl.constexpr):
+    """total + (sum over groups, `step` apart, of a quarter of dscores, where seen) @ other."""
+    row = tl.arange(0, BLOCK)
+    weights = tl.zeros([BLOCK, BLOCK], tl.float32)
+    for group in range(groups):
+        weights += tl.load(dscores + group * step + row[:, None] * 2 * BLOCK + row[None, :])
+    weights = tl.where(seen, weights, 0.0)
+    if TRANSPOSED:
+        weights = tl.trans(weights)
+    coarse = weights.to(other.dtype)
+    total = tl.dot(coarse, other, acc=total, input_precision="tf32x3")
+    fine = (weights - coarse.to(tl.float32)).to(other.dtype)  # what the rounding left out: this product is small
+    return tl.dot(fine, other, acc=total, input_precision="tf32x3")
+
+
+@triton.jit
+def _join(
+    b,
+    c,
+    firsts,
+    dscores,
+    parts,
+    db,
+    dc,
+    tokens,
+    chunks,
+    batches,
+    token_groups,
+    state_groups,
+    BLOCK: tl.constexpr,
+    STATE: tl.constexpr,
+):
+    b, c, db, dc = opened(b), opened(c), opened(db), opened(dc)
+    of_c = tl.program_id(0) % 2
+    half = (tl.program_id(0) // 2) % 2
+    chunk = (tl.program_id(0) // 4) % chunks
+    batch = tl.program_id(0) // (4 * chunks)
+    start = (chunk * 2 + half) * BLOCK
+    row = tl.arange(0, BLOCK)
+    column = tl.arange(0, STATE)
+    live = (start + row < tokens)[:, None]
+    total = tl.zeros([BLOCK, STATE], tl.float32)
+    for group in range(state_groups):
+        place = ((wide(of_c) * state_groups + group) * batches + batch) * tokens + start + row
+        total += tl.load(parts + place[:, None] * STATE + column[None, :], mask=live, other=0.0)
+    j, i = row[:, None], row[None, :]
+    firsts += (wide(batch) * chunks + chunk) * 2 * BLOCK
+    own_seen = (j <= i) & (half * BLOCK + j >= tl.load(firsts + half * BLOCK + row)[None, :])
+    far_seen = j >= tl.load(firsts + BLOCK + row)[None, :]
+    step = wide(batches) * chunks * 4 * BLOCK * BLOCK
+    dscores += (wide(batch) * chunks + chunk) * 4 * BLOCK * BLOCK  # from here, sources in rows, readers in columns
+    own = dscores + half * (2 * BLOCK + 1) * BLOCK
+    if of_c:
+        tile = b.load([batch, start, 0]).reshape(BLOCK, STATE)
+        total = _add_product(total, own, token_groups, step, own_seen, tile, True, BLOCK)
+        if half == 1:
+            tile = b.load([batch, start - BLOCK, 0]).reshape(BLOCK, STATE)
+            total = _add_product(total, dscores + BLOCK, token_groups, step, far_seen, tile, True, BLOCK)
+        dc.store([batch, start, 0], total.to(tile.dtype)[None])
+    else:
+        tile = c.load([batch, start, 0]).reshape(BLOCK, STATE)
+        total = _add_product(total, own, token_groups, step, own_seen, tile, False, BLOCK)
+        if half == 0:
+            tile = c.load([batch, start + BLOCK, 0]).reshape(BLOCK, STATE)
+            total = _add_product(total, dscores + BLOCK, token_groups, step, far_seen, tile, False, BLOCK)
+        db.store([batch, start, 0], total.to(tile.dtype)[None])
+
+
+@triton.jit
+def _finish(
+    dt,
+    bias,
+    a_log,
+    documents,
+    steps,
+    starts,
+    stops,
+    skips,
+    arrivals,
+    through,
+    ddt,
+    dparameters,
+    tokens,
+    heads,
+    chunks,
+    dt_batch,
+    dt_token,
+    ddt_batch,
+    ddt_token,
+    CHUNK: tl.constexpr,
+    HEADS: tl.constexpr,
+):
+    batch = (tl.program_id(0) // chunks).to(tl.int64)
+    batches = tl.num_programs(0) // chunks
+    chunk = tl.program_id(0) % chunks
+    row = tl.arange(0, CHUNK)
+    token = chunk * CHUNK + row
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    here = head < heads
+    live = (token < tokens)[:, None] & here[None, :]
+    place = (batch * heads + head[None, :]) * chunks * CHUNK + token[:, None]
+    own = tl.load(documents + batch * tokens + token, mask=token < tokens, other=-2)
+    same = own[:, None] == own[None, :]
+    past = (same & (row[:, None] > row[None, :])).to(tl.float32)
+    ahead = (same & (row[:, None] <= row[None, :])).to(tl.float32)
+    table = wide(batches) * heads * chunks * CHUNK
+    second = (row >= CHUNK // 2)[:, None]  # block of the chunk
+    begun = tl.load(starts + place, mask=live & ~second, other=0.0)
+    begun += tl.load(starts + table + place, mask=live, other=0.0)
+    begun += tl.load(starts + 2 * table + place, mask=live, other=0.0)
+    ended = tl.load(stops + place, mask=live, other=0.0)
+    ended += tl.load(stops + table + place, mask=live & second, other=0.0)
+    da = tl.dot(past, begun - ended, input_precision="tf32x3")
+    da = tl.dot(ahead, tl.load(arrivals + place, mask=live, other=0.0), acc=da, input_precision="tf32x3")
+    spot = tl.program_id(0).to(tl.int64) * heads + head
+    da += tl.load(through + spot, mask=here, other=0.0)[None, :]
+    step = tl.load(steps + place, mask=live, other=0.0)
+    rate = -tl.exp(tl.load(a_log + head, mask=here, other=0.0).to(tl.float32))
+    raw = tl.load(dt + batch * dt_batch + token.to(tl.int64)[:, None] * dt_token + head[None, :], mask=live, other=0.0)
+    raw = raw.to(tl.float32) + tl.load(bias + head, mask=here, other=0.0).to(tl.float32)[None, :]
+    slope = sigmoid(raw)
+    # dt_j (q_j . x_j) is what starts at j. It is wanted without dt_j and times softplus' slope: dt itself where small.
+    direct = begun * tl.where(step > 1e-6, slope / tl.where(step > 1e-6, step, 1.0), 1.0)
+    result = tl.where(live, direct + rate[None, :] * da * slope, 0.0)
+    tl.store(
+        ddt + batch * ddt_batch + token.to(tl.int64)[:, None] * ddt_token + head[None, :],
+        result.to(ddt.dtype.element_ty),
+        mask=live,
+    )
+    skip = tl.load(skips + place, mask=live, other=0.0)
+    tl.store(dparameters + spot * 3, rate * tl.sum(da * step, 0), mask=here)
+    tl.store(dparameters + spot * 3 + 1, tl.sum(skip, 0), mask=here)
+    tl.store(dparameters + spot * 3 + 2, tl.sum(result, 0), mask=here)
+
+
+def scan_backward(inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]:
+    """Write the large gradients to `out`; return those of A_log, D and dt_bias. grad: like x, rows contiguous.
+    kept: the states of the forward, or empty."""
+    with on(inputs.x):
+        return _scan_backward(inputs, kept, grad, out)
+
+
+def _scan_backward(inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]:
+    batch, tokens, heads, _ = inputs.x.shape
+    size = inputs.B.shape[-1]
+    chunks = triton.cdiv(tokens, CHUNK)
+    decay = decays(inputs, CHUNK)
+    met = kept if kept.numel() else states(inputs.x, inputs.B, decay.kept, decay, CHUNK, backwards=False)
+    lams = states(grad, inputs.C, decay.enter, decay, CHUNK, backwards=True)
+    scores = all_scores(inputs, decay, CHUNK)
+    pairs = pair_gradients(inputs, grad, decay, scores)
+    token_gradients(inputs, grad, decay, lams, scores, out.x, pairs.starts[2])
+    parts, arrivals, through = state_gradients(inputs, grad, decay, met, lams, CHUNK)
+    _join[(batch * chunks * 4,)](
+        tiles(inputs.B, CHUNK // 2, size),
+        tiles(inputs.C, CHUNK // 2, size),
+        decay.firsts,
+        pairs.dscores,
+        parts,
+        tiles(out.B, CHUNK // 2, size),
+        tiles(out.C, CHUNK // 2, size),
+        tokens,
+        chunks,
+        batch,
+        pairs.dscores.shape[0],
+        parts.shape[1],
+        BLOCK=CHUNK // 2,
+        STATE=size,
+        **JOIN.options(),
+    )
+    parameters = torch.empty((batch * chunks, heads, 3), dtype=torch.float32, device=grad.device)
+    _finish[(batch * chunks, triton.cdiv(heads, FINISH.block))](
+        inputs.dt,
+        inputs.dt_bias,
+        inputs.A_log,
+        inputs.documents,
+        decay.steps,
+        pairs.starts,
+        pairs.stops,
+        pairs.skips,
+        arrivals,
+        through,
+        out.dt,
+        parameters,
+        tokens,
+        heads,
+        chunks,
+        inputs.dt.stride(0),
+        inputs.dt.stride(1),
+        out.dt.stride(0),
+        out.dt.stride(1),
+        CHUNK=CHUNK,
+        HEADS=FINISH.block,
+        **FINISH.options(),
+    )
+    da_log, dd, dbias = parameters.sum(0).unbind(-1)
+    return da_log, dd, dbias

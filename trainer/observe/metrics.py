@@ -1,0 +1,167 @@
+"""What a run tells: a line on stderr, a JSON line in `metrics.jsonl`, and trackers, all of the same numbers.
+
+loss, loss/<source>   nats a target, over the steps since the last line; of those whose gradient was finite
+grad_norm, lr         of the line's step
+tokens_per_second     of all ranks and, as tokens_per_second_per_gpu, of one; padding is not counted
+mfu                   of the peak of the device in bfloat16, by the rule in ModelConfig.flops_per_token
+memory_gib            the most that torch held on rank 0 since the last line
+loader_wait           the part of the time that rank 0 waited for rows
+tokens, tokens/<source>, bad_steps   since the run began; tokens are those with a label
+epochs/<source>       how far the source has been read, 1.5 is the middle of its second epoch; rows left out count
+saved_step            the newest checkpoint is of the state after this step
+redone                true where a line of this step was written before: the run went back, or was killed
+"""
+
+import contextlib
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import Recipe
+from ..distributed.fsdp import World
+from ..step import Outcome
+from .json_lines import Lines
+from .trackers import Opening, Trackers, check_installed
+
+#: Dense bfloat16 FLOP/s that the maker states.
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
+SOURCES_EVERY = 10  # lines on stderr: then one of the sources; the files have them all
+
+
+def say(text: str) -> None:
+    """A line for whoever looks. Nobody may: a log on a full disk, or a reader that went away, ends nothing."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def nothing(text: str) -> None:
+    """What the ranks other than the first say."""
+
+
+class Metrics:
+    """Adds steps up and writes a line now and then. Only rank 0 writes, once `open` was called; `folder` may be None
+    for no files. `UserError` where a tracker that the recipe names is not installed."""
+
+    def __init__(self, recipe: Recipe, world: World, sources: Sequence[str], folder: Path | None) -> None:
+        check_installed(recipe.log.trackers)
+        self.recipe, self.world, self.folder = recipe, world, folder
+        self._lines_said = 0
+        self._file: Lines | None = None
+        self._trackers: Trackers | None = None
+        self._furthest_step = self._redone_until = 0
+        self.resume(sources, {})
+
+    def open(self, run: str, after_step: int) -> None:
+        """Go on after that step of that run: at its start, or because it went back."""
+        if not self.world.leads:
+            return
+        if self.folder is not None and self._file is None:
+            self._file = Lines(self.folder / "metrics.jsonl", say)
+            self._furthest_step = self._file.furthest_step
+        self._redone_until = self._furthest_step
+        if self._trackers is not None:
+            self._trackers.close()
+        names = [*(["tensorboard"] if self.folder is not None else []), *self.recipe.log.trackers]
+        recipe = self.recipe.model_dump(mode="json")
+        self._trackers = Trackers(names, Opening(run, self.recipe.name, recipe, after_step, self.folder), say)
+
+    def resume(self, sources: Sequence[str], tokens: Mapping[str, int]) -> None:
+        """Go on from so many tokens of each source; `sources` are named as a step's outcome counts them."""
+        self.sources = list(sources)
+        self.tokens = {name: tokens.get(name, 0) for name in self.sources}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
+        self._sums = [0.0] * len(self.sources)
+        self._counts = [0] * len(self.sources)
+
+    def see(self, outcome: Outcome, seconds: float, waited_seconds: float) -> None:
+        """Count a step in; one that changed nothing tells nothing of the loss."""
+        self._seconds += seconds
+        self._steps += 1
+        self._waited += waited_seconds
+        for at, (name, total, count) in enumerate(
+            zip(self.sources, outcome.source_loss_sums, outcome.source_targets, strict=True)
+        ):
+            self.tokens[name] += count
+            if outcome.healthy:
+                self._sums[at] += total
+                self._counts[at] += count
+
+    def line(
+        self, step: int, outcome: Outcome, lr: float, bad_steps: int, epochs: Mapping[str, float], saved_step: int
+    ) -> dict[str, Any]:
+        """Write what happened since the last line; return it."""
+        seconds = max(self._seconds, 1e-9)
+        rows = self.recipe.data.batch_rows * self._steps
+        rate = rows * self.recipe.data.row_tokens / seconds
+        values: dict[str, Any] = {
+            "step": step,
+            "loss": sum(self._sums) / sum(self._counts) if sum(self._counts) else math.nan,
+            "grad_norm": outcome.grad_norm,
+            "lr": lr,
+            "tokens_per_second": rate,
+            "tokens_per_second_per_gpu": rate / self.world.size,
+            "loader_wait": self._waited / seconds,
+            "tokens": sum(self.tokens.values()),
+            "bad_steps": bad_steps,
+            "saved_step": saved_step,
+        }
+        if self.world.device.type == "cuda":
+            peak = next((f for name, f in PEAK_FLOPS.items() if name in torch.cuda.get_device_name()), None)
+            if peak:
+                flops = self.recipe.model.flops_per_token(self.recipe.data.row_tokens)
+                values["mfu"] = rate / self.world.size * flops / peak
+            values["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            torch.cuda.reset_peak_memory_stats()
+        for at, name in enumerate(self.sources):
+            if self._counts[at]:
+                values[f"loss/{name}"] = self._sums[at] / self._counts[at]
+            values[f"tokens/{name}"] = self.tokens[name]
+            values[f"epochs/{name}"] = epochs[name]
+        self.event(values)
+        if self.world.leads:
+            self._say(step, values)
+        self._begin()
+        return values
+
+    def _say(self, step: int, values: Mapping[str, Any]) -> None:
+        mfu = f", MFU {values['mfu']:.1%}" if "mfu" in values else ""
+        memory = f"  {values['memory_gib']:.1f} GiB" if "memory_gib" in values else ""
+        say(
+            f"step {step}/{self.recipe.schedule.steps}  loss {values['loss']:.4f}  norm {values['grad_norm']:.3f}  "
+            f"lr {values['lr']:.3g}  {values['tokens_per_second']:,.0f} tokens/s{mfu}{memory}  "
+            f"waited {values['loader_wait']:.1%}"
+        )
+        self._lines_said += 1
+        if self._lines_said % SOURCES_EVERY == 0 or step == self.recipe.schedule.steps:
+            for name in self.sources:
+                loss = f"loss {values[f'loss/{name}']:.4f}  " if f"loss/{name}" in values else ""
+                say(f"    {name}: {loss}{values[f'tokens/{name}']:,} tokens, {values[f'epochs/{name}']:.3f} epochs")
+
+    def event(self, values: dict[str, Any]) -> None:
+        """Any other thing worth a line: a resume, a rewind, a held-out loss."""
+        step = values["step"]
+        self._furthest_step = max(self._furthest_step, step)
+        if self._file is not None:
+            redone = {"redone": True} if step <= self._redone_until and values.get("event") != "resumed" else {}
+            self._file.write({**values, **redone})
+        if self._trackers is not None:
+            known = {
+                name: float(value)
+                for name, value in values.items()
+                if name != "step" and isinstance(value, int | float) and math.isfinite(value)
+            }
+            self._trackers.log(step, known)
+
+    def close(self) -> None:
+        if self._trackers is not None:
+            self._trackers.close()
+        if self._file is not None:
+            self._file.close()

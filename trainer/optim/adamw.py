@@ -1,0 +1,127 @@
+"""AdamW on the shards of a rank: one fused call, clipping included, left undone where the gradient is not finite.
+
+Nothing here waits for the device: the norm, the factor that clips and the verdict on the gradient stay there. State
+is two moments a parameter and one count of updates, kept as the parameters are, so that a checkpoint can move them to
+any number of ranks. Parameters in bfloat16 (`memory: low`) have moments in bfloat16 and go through `rounded`.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim.adamw import adamw
+
+from ..config import Optimizer
+from ..distributed.fsdp import World, local, sharers
+from ..model.bamba import vectors
+from . import stochastic_rounding
+
+
+class AdamW:
+    """Moments for every parameter of `model`, which is sharded already."""
+
+    def __init__(self, model: nn.Module, rule: Optimizer, world: World) -> None:
+        self.rule = rule
+        self.world = world
+        self.parameters = dict(model.named_parameters())
+        self.first = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self.second = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self.updates = torch.zeros((), device=world.device)
+        small = {name for name, _ in vectors(model)}
+        everything = rule.decayed == "all"
+        self.groups = [
+            ([name for name in self.parameters if everything or name not in small], rule.weight_decay),
+            ([name for name in self.parameters if not everything and name in small], 0.0),
+        ]
+        self.salts = {
+            name: stochastic_rounding.salt(name, value)
+            for name, value in self.parameters.items()
+            if value.dtype == torch.bfloat16
+        }
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """All there is to save; loading writes into these tensors."""
+        yield "updates", self.updates
+        for name in self.parameters:
+            yield f"first.{name}", self.first[name]
+            yield f"second.{name}", self.second[name]
+
+    def gradient_norm(self) -> Tensor:
+        """The 2-norm over all ranks; not finite if any gradient is not."""
+        sharded: list[Tensor] = []
+        whole: list[Tensor] = []
+        group = None
+        for parameter in self.parameters.values():
+            if parameter.grad is None:
+                continue
+            if isinstance(parameter, DTensor):
+                sharded.append(local(parameter.grad))
+                mesh, dimension = sharers(parameter)
+                group = mesh.get_group(dimension)
+            else:
+                whole.append(parameter.grad)
+        squares = torch.stack([_square(sharded, self.world.device), _square(whole, self.world.device)])
+        if group is not None:
+            dist.all_reduce(squares[0], group=group)
+        return squares.sum().sqrt()
+
+    @torch.no_grad()
+    def update(self, lr: float, norm: Tensor, healthy: Tensor) -> None:
+        """One step downhill, with the gradient scaled down to the norm that the rule allows; none where `healthy`, a
+        boolean on the device and the same on all ranks, is false."""
+        divide_by = torch.clamp(norm / self.rule.clip_norm, min=1.0)
+        broken = 1.0 - healthy.float()
+        updates = self.updates + (1.0 - broken)
+        for names, decay in self.groups:
+            rates = stochastic_rounding.Rates(
+                self._scalar(lr), self._scalar(decay), divide_by, self.updates + 1.0, healthy
+            )
+            params: list[Tensor] = []
+            grads: list[Tensor] = []
+            first: list[Tensor] = []
+            second: list[Tensor] = []
+            for name in names:
+                parameter = self.parameters[name]
+                if parameter.grad is None or not local(parameter).numel():  # more ranks than rows
+                    continue
+                held = (local(parameter), local(parameter.grad), local(self.first[name]), local(self.second[name]))
+                if name in self.salts:
+                    stochastic_rounding.update(*held, self.salts[name], rates, self.rule)
+                    continue
+                for tensors, tensor in zip((params, grads, first, second), held, strict=True):
+                    tensors.append(tensor)
+            if not params:
+                continue
+            adamw(
+                params,
+                grads,
+                first,
+                second,
+                max_exp_avg_sqs=[],
+                state_steps=list(self.updates.repeat(len(params)).unbind()),  # the call counts each of them up
+                fused=True,
+                grad_scale=divide_by,
+                found_inf=broken,
+                amsgrad=False,
+                beta1=self.rule.beta1,
+                beta2=self.rule.beta2,
+                lr=lr,
+                weight_decay=decay,
+                eps=self.rule.eps,
+                maximize=False,
+            )
+        self.updates.copy_(updates)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def _scalar(self, value: float) -> Tensor:
+        return torch.full((), value, device=self.world.device)
+
+
+def _square(grads: list[Tensor], device: torch.device) -> Tensor:
+    """The sum of squares of all elements, in float32."""
+    if not grads:
+        return torch.zeros((), device=device)
+    return torch.stack(torch._foreach_norm(grads, 2, torch.float32)).square().sum()
