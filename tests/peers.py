@@ -23,6 +23,10 @@ from filelock import FileLock
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(os.environ.get("BAMBA_PEERS") or ROOT / ".peers")
 
+#: torchtitan's own needs; its list asks for a torchvision that does not import beside a CPU build of torch.
+TORCHTITAN = ["--no-deps", "torchtitan==0.3.0", "torch_checkpointing", "tyro", "einops", "spmd_types==0.2.3"]
+TORCHTITAN += ["docstring_parser", "shtab", "typeguard"]
+
 
 def environment(name: str, requirements: Sequence[str], *, ours_below: bool = True) -> Path:
     """The Python of an environment with `requirements`, made if it is not there.

@@ -8,13 +8,9 @@ import pytest
 
 from loader import build_loader
 from tests.loader.framework_jobs import MIX
-from tests.peers import environment, run
+from tests.peers import TORCHTITAN, environment, run
 
 pytestmark = pytest.mark.peers
-
-#: torchtitan's own needs; its list asks for a torchvision that does not import beside a CPU build of torch.
-NEEDS = ["--no-deps", "torchtitan==0.3.0", "torch_checkpointing", "tyro", "einops", "spmd_types==0.2.3"]
-NEEDS += ["docstring_parser", "shtab", "typeguard"]
 
 JOB = """
 import json, sys, types
@@ -69,7 +65,7 @@ build(Small(), dataset=sys.argv[1], cache=sys.argv[2])
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    return environment("torchtitan", NEEDS)
+    return environment("torchtitan", TORCHTITAN)
 
 
 def test_ranks_read_the_order_and_resume_with_others_and_another_batch(
