@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bamba_data.dataset import Dataset, open_dataset
+    from .format.dataset import Dataset, open_dataset
 
 __version__ = "0.1.0"
 __all__ = ["Dataset", "__version__", "open_dataset"]
@@ -24,4 +24,4 @@ def __getattr__(name: str) -> Any:
     """What a reader of a dataset needs, imported when it is asked for: `bamba-data --help` reads no manifest."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("bamba_data.dataset"), name)
+    return getattr(import_module(".format.dataset", __name__), name)
