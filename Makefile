@@ -35,7 +35,8 @@ test-peers: install
 
 # The documentation site, into .site; a broken link, page or reference fails it.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "the site is .site/index.html"
 
 # Style, strict types, import layers.
 check: install

@@ -4,10 +4,12 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from bamba_data.format.dataset import open_dataset
 from docs.hooks.excerpts import excerpt
 
 ROOT = Path(__file__).parents[2]
@@ -65,3 +67,14 @@ def test_every_path_of_our_own_that_a_page_names_is_there() -> None:
             if re.fullmatch(rf"(?:{tops})/[\w./-]*", span) and not (ROOT / span).exists():
                 gone.append(f"{page.name}: {span}")
     assert gone == []
+
+
+def test_the_digest_that_readme_and_quickstart_print_is_that_of_the_demo(demo: Path) -> None:
+    dataset = open_dataset(str(demo))
+    written_by = {"pyarrow": "26.0.1", "tokenizers": "0.23.3", "gigatoken": "0.10.0"}
+    if any(metadata.version(name) != version for name, version in written_by.items()):
+        pytest.skip(f"the digest is of {written_by}")
+    for page in ("README.md", "docs/quickstart.md"):
+        assert re.findall(r"^dataset ([0-9a-f]{64})$", (ROOT / page).read_text("utf-8"), re.MULTILINE) == [
+            dataset.manifest.digest
+        ]
