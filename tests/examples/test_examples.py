@@ -3,11 +3,14 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.examples.running import EXAMPLES, run
+from bamba.trainer.observe.loss_curve import draw_losses, loss_parts
+from tests.examples.running import EXAMPLES, environment, run
 
 FILES = sorted(EXAMPLES.glob("*.py"))
 OURS = {"bamba_data", "loader", "trainer", "pipelines"}
@@ -84,3 +87,38 @@ def test_the_trainer_of_transformers_resumes_at_the_next_row(demo: Path, tmp_pat
     said = run("with_transformers", tmp_path, demo, "run")
     assert "to step 4: rows 0 to 31\n" in said
     assert "to step 8: rows 32 to 63\n" in said
+
+
+def test_a_training_is_killed_and_resumed_on_two_ranks_and_its_export_opens_in_transformers(
+    demo: Path, tmp_path: Path
+) -> None:
+    said = run("train_kill_resume", tmp_path, demo, "run", 12)
+    assert re.search(r"killed after step \d+; the same command goes on with two ranks", said)
+    twice = re.findall(r"step \d+: loss ([\d.]+), done again ([\d.]+)", said)
+    assert twice and all(float(before) == pytest.approx(float(again), rel=1e-3) for before, again in twice)
+    assert re.search(r"loss 10\.\d+ at step 1, [89]\.\d+ at step 12", said)
+    _the_curve_has_both_parts(tmp_path / "run", redone=len(twice))
+
+    said = run("export_to_transformers", tmp_path, "run", "hf-model")
+    assert re.search(r"model-00001-of-00001.safetensors +[\d,]+ bytes", said)
+    assert "BambaForCausalLM of 3,281,700 parameters" in said
+    assert "'Call me Ishmael. Some years ago" in said
+
+
+def _the_curve_has_both_parts(run_folder: Path, redone: int) -> None:
+    first, second = loss_parts(run_folder)
+    assert first[0][0] == 1 and second[-1][0] == 12 and len(first) + len(second) == 12 + redone
+    draw_losses([first, second], run_folder / "loss.png")
+    assert (run_folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.long
+def test_the_demo_of_the_trainer_ends_with_a_curve(demo: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trainer.demo", str(demo), "run"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=1500, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert re.search(r"loss 10\.\d+ -> [4-7]\.\d+ in 80 steps; the curve of both parts: run/loss\.png", done.stderr)
+    assert [len(part) >= 40 for part in loss_parts(tmp_path / "run")] == [True, True]
+    assert (tmp_path / "run" / "loss.png").is_file()
