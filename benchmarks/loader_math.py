@@ -24,7 +24,7 @@ from loader.order.continued_fraction import quotients
 from loader.order.deviation import worst_deviation
 from loader.order.mixture import CELL, TURN, Lattice
 from loader.order.permutation import Permutation, derive_key
-from loader.order.rank_split import owned, owners, turn
+from loader.order.rank_split import ranks_of_rows, rows_of_rank, turn
 
 WEIGHTS = (1456, 1835, 1558, 1851, 450, 1500, 300, 236, 114, 200, 100, 62, 27, 11, 51, 49, 100, 55, 45)
 BATCH_ROWS = 384
@@ -84,8 +84,8 @@ def batches(rounds: int) -> None:
         "ordinals": lambda lattice, first: lattice.ordinals(np.arange(first, first + BATCH_ROWS)),
         "counts": lambda lattice, first: lattice.counts(first),
         "row_of": lambda lattice, first: lattice.row_of(3, first // 6),
-        "owned, rank 3 of 192": lambda lattice, first: owned(first, BATCH_ROWS, 3, 192, lattice),
-        "owned, rank 3 of 100": lambda lattice, first: owned(first, BATCH_ROWS, 3, 100, lattice),
+        "owned, rank 3 of 192": lambda lattice, first: rows_of_rank(first, BATCH_ROWS, 3, 192, lattice),
+        "owned, rank 3 of 100": lambda lattice, first: rows_of_rank(first, BATCH_ROWS, 3, 100, lattice),
     }.items():
         print(f"{name:>24}  one after the other {each(work, near):.3f}  far {each(work, far):.3f}")
 
@@ -100,7 +100,9 @@ def deviations(steps: int, keys: int, batch_rows: int, worlds: Iterable[int], fi
     print(f"{'overall':>10} {max(worst_deviation(each, WEIGHTS) for each in sources):6.2f}")
     for world in worlds:
         worst = max(
-            worst_deviation(each, WEIGHTS, np.concatenate([owners(row, batch_rows, world, lattice) for row in firsts]))
+            worst_deviation(
+                each, WEIGHTS, np.concatenate([ranks_of_rows(row, batch_rows, world, lattice) for row in firsts])
+            )
             for each, lattice in zip(sources, lattices, strict=True)
         )
         print(f"{'W = ' + str(world):>10} {worst:6.2f}", flush=True)

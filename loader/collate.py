@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from .global_order import Order
 from .order.mixture import Rows
-from .order.rank_split import owned
+from .order.rank_split import rows_of_rank
 from .order.stretches import Batch
-from .packing.base import Begin, Packing, Part
+from .packing.base import Packing, RowPiece, RowStart
 from .packing.document_transforms import IDS
 from .packing.segment import Segment
 from .packing.segments import Layout, SegmentCache
@@ -124,7 +124,9 @@ class RowReader:
         sources, ordinals = self.order.ordinals(Batch(batch.first_row, count, stretch))
         firsts = range(batch.first_row, batch.first_row + count, stretch.batch_rows)
         share = self._share
-        owns = [owned(first, stretch.batch_rows, share.rank, share.world_size, stretch.lattice) for first in firsts]
+        owns = [
+            rows_of_rank(first, stretch.batch_rows, share.rank, share.world_size, stretch.lattice) for first in firsts
+        ]
         rows = np.concatenate(owns)
         here = rows - batch.first_row
         numbers = np.array([self._names.index(name) for name in stretch.sources])[sources[here]]
@@ -177,11 +179,11 @@ class RowReader:
             self._segments.update(zip(every, found, strict=True))
         return found
 
-    def _fill(self, out: NDArray[Any], source: int, begin: Begin, documents: bool = True) -> "_Row":
+    def _fill(self, out: NDArray[Any], source: int, begin: RowStart, documents: bool = True) -> "_Row":
         """Copy a row, and its look-ahead if `out` has room, into `out`; where documents begin in it, if asked."""
         at = 0
         starts: list[NDArray[np.int64]] = []
-        pieces: list[tuple[int, Part]] = []
+        pieces: list[tuple[int, RowPiece]] = []
         packing = self._held[source].packing
         for part in packing.parts(begin, len(out), self._max_epochs, partial(self._segment, source)):
             segment, token, count = part.segment, part.begin, part.length
@@ -216,7 +218,7 @@ class RowReader:
         for place, (row, source, epoch, position, token) in enumerate(columns):
             if self._max_epochs is None or epoch < self._max_epochs:
                 rows[place], sources[place] = row, source
-                made.append(self._fill(buffer[place], source, Begin(epoch, position, token), self._needs_documents))
+                made.append(self._fill(buffer[place], source, RowStart(epoch, position, token), self._needs_documents))
             else:
                 made.append(_EMPTY)
                 buffer[place] = 0
@@ -263,7 +265,7 @@ class RowReader:
         index = int(np.flatnonzero(placed.rows == row)[0])
         source = int(placed.sources[index])
         out = np.zeros(self._row_tokens + 1, self.order.dtype)
-        begin = Begin(int(placed.epochs[index]), int(placed.positions[index]), int(placed.tokens[index]))
+        begin = RowStart(int(placed.epochs[index]), int(placed.positions[index]), int(placed.tokens[index]))
         return self._spans(self._fill(out, source, begin), source)
 
 
@@ -277,7 +279,7 @@ class _Row(NamedTuple):
 
     filled: int
     starts: list[NDArray[np.int64]]
-    pieces: list[tuple[int, Part]]
+    pieces: list[tuple[int, RowPiece]]
 
 
 _EMPTY = _Row(0, [], [])

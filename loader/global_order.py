@@ -19,7 +19,7 @@ from .order.mixture import Rows
 from .order.permutation import derive_key
 from .order.plan import MixPlan
 from .order.stretches import Batch
-from .packing.base import Documents, Gone, Material, Packing, heldout_of
+from .packing.base import Documents, Packing, PackingInput, RemovedDocument, heldout_of
 from .packing.document_transforms import Transformed, transform_of
 from .packing.registry import packing_of
 from .sources.shards import Blocks
@@ -33,7 +33,7 @@ class Ordinals(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Held:
+class PlannedSource:
     """One source as the plan has it: its packing, its held-out documents, and what is masked."""
 
     blocks: Blocks
@@ -70,7 +70,7 @@ class Order:
         """Where a process is not forked, it makes the same order anew: maps of files do not travel."""
         return Order, (self.plan, dict(self.available), self._cache)
 
-    def source(self, name: str) -> Held:
+    def source(self, name: str) -> PlannedSource:
         return self._sources[name]
 
     def ordinals(self, batch: Batch) -> Ordinals:
@@ -91,7 +91,7 @@ class Order:
         return plan
 
 
-def hold(plan: MixPlan, name: str, blocks: Blocks, cache: Path | None = None) -> Held:
+def hold(plan: MixPlan, name: str, blocks: Blocks, cache: Path | None = None) -> PlannedSource:
     """One source as a plan has it. Raises UserError where the plan is not of this data, or asks for what it has not."""
     header = plan.header
     if blocks.identity != plan.sources[name]:
@@ -105,11 +105,11 @@ def hold(plan: MixPlan, name: str, blocks: Blocks, cache: Path | None = None) ->
             raise UserError(f"the plan puts id {token} around documents: those of source {name!r} are at most {most:,}")
     key = derive_key(header.seed, "source", name) if header.shuffle else None
     heldout = heldout_of(blocks, header.holdout_ppm)
-    material = Material(blocks, header, key, heldout, cache)
+    material = PackingInput(blocks, header, key, heldout, cache)
     packing = packing_of(material)
     if packing.stream.epoch_tokens == 0:
         raise UserError(f"source {name!r} has no tokens: give it weight 0")
-    gone: list[Gone] = []
+    gone: list[RemovedDocument] = []
     left_out: dict[tuple[int, int], int] = {}
     masked: dict[tuple[int, int], int] = {}
     for entry in plan.quarantines:
@@ -126,12 +126,12 @@ def hold(plan: MixPlan, name: str, blocks: Blocks, cache: Path | None = None) ->
             if place in masked or document in heldout.documents_of(entry.block):
                 continue
             masked[place], left_out[place] = entry.row, first
-            gone.append(Gone(first, entry.block, document, int(counts[document]) + material.delimiters))
+            gone.append(RemovedDocument(first, entry.block, document, int(counts[document]) + material.delimiters))
         packing = packing.without(gone)
     _lasts(plan, name, packing.stream)
     transform = header.transform
     served = blocks if transform is None else Transformed(blocks, transform, transform_of(transform))
-    return Held(blocks, packing, heldout, left_out, masked, served)
+    return PlannedSource(blocks, packing, heldout, left_out, masked, served)
 
 
 def _lasts(plan: MixPlan, name: str, stream: Stream) -> None:

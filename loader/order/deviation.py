@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 
 def worst_deviation(
-    sources: NDArray[np.integer], weights: Sequence[int], owners: NDArray[np.integer] | None = None
+    sources: NDArray[np.integer], weights: Sequence[int], ranks_of_rows: NDArray[np.integer] | None = None
 ) -> float:
     """In rows. `sources` of the rows in the order served; `owners` their ranks, None for the order as a whole."""
-    ranks = np.zeros(sources.size, np.int64) if owners is None else owners.astype(np.int64)
+    ranks = np.zeros(sources.size, np.int64) if ranks_of_rows is None else ranks_of_rows.astype(np.int64)
     shares = np.array(weights) / sum(weights)
     groups = ranks * len(weights) + sources
     rows, hits = earlier_equal(ranks), earlier_equal(groups)

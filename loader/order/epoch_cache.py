@@ -9,14 +9,14 @@ import xxhash
 
 from ..cache.atomic_write import write_whole
 from ..cache.mmap import map_file
-from .epochs import Epoch, Removed
+from .epochs import Epoch, RemovedTokens
 from .permutation import derive_key
 
 WORTH_BLOCKS = 1 << 16  # below, to compute is as quick
 
 
 def keep_in(
-    folder: Path, identity: str, key: int | None, removed: tuple[Removed, ...]
+    folder: Path, identity: str, key: int | None, removed: tuple[RemovedTokens, ...]
 ) -> Callable[[int, Callable[[], Epoch]], Epoch]:
     """For `Stream.keep`: epochs of one source, one key and one set of removed documents."""
 

@@ -27,7 +27,7 @@ Longs = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Removed:
+class RemovedTokens:
     """What is not in the stream from `epoch` on: so many tokens of a block, delimiters counted."""
 
     epoch: int
@@ -39,7 +39,7 @@ class Removed:
         return f"Removed(epoch={self.epoch!r}, block={self.block!r}, tokens={self.tokens!r})"
 
 
-class Places(NamedTuple):
+class RowLocations(NamedTuple):
     """Where rows begin: epoch, position of the block in the epoch's order, and token in that block."""
 
     epoch: Longs
@@ -66,7 +66,7 @@ class Stream:
     row_tokens: int
     window_rows: int
     key: int | None
-    removed: tuple[Removed, ...] = ()
+    removed: tuple[RemovedTokens, ...] = ()
     keep: Callable[[int, Callable[[], Epoch]], Epoch] = field(default=lambda epoch, make: make(), compare=False)
     _epochs: dict[int, Epoch] = field(default_factory=dict, init=False, compare=False, repr=False)
 
@@ -146,7 +146,7 @@ class Stream:
         begin, end = self.first_token(epoch), self.first_token(epoch + 1)
         return epoch + (rows * self.row_tokens - begin) / max(1, end - begin)
 
-    def places(self, rows: Longs) -> Places:
+    def places(self, rows: Longs) -> RowLocations:
         """Where the rows of these ordinals begin, after the shuffle within windows."""
         epochs = self.epoch_of(rows)
         positions, tokens = np.empty_like(rows), np.empty_like(rows)
@@ -157,7 +157,7 @@ class Stream:
             found = np.searchsorted(ends, starts, "right")
             positions[here] = found
             tokens[here] = starts - np.where(found > 0, ends[found - 1], 0)
-        return Places(epochs, positions, tokens)
+        return RowLocations(epochs, positions, tokens)
 
     def _shuffled(self, epoch: int, rows: Longs) -> Longs:
         """Rows of one epoch, each sent to another of its window. Windows are of nearly equal size."""
@@ -200,6 +200,6 @@ def document_order(key: int | None, epoch: int, block: int, documents: int) -> N
     return order(np.arange(documents, dtype=np.uint64)).astype(np.int64)
 
 
-def removals(parts: Sequence[Removed]) -> tuple[Removed, ...]:
+def removals(parts: Sequence[RemovedTokens]) -> tuple[RemovedTokens, ...]:
     """In a fixed order, so that equal sets give equal streams."""
     return tuple(sorted(parts, key=lambda one: (one.epoch, one.block, one.tokens)))

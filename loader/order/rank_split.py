@@ -24,7 +24,7 @@ TRIAL_BATCHES = 2**16
 TRIAL_ARCS = 13  # a prime, so that no usual spacing of points is even against it by accident
 
 
-def owned(first_row: int, batch_rows: int, rank: int, world_size: int, lattice: Lattice | None = None) -> Rows:
+def rows_of_rank(first_row: int, batch_rows: int, rank: int, world_size: int, lattice: Lattice | None = None) -> Rows:
     """The rows of the batch [first_row, first_row + batch_rows) that a rank computes, ascending; perhaps none.
 
     Together the ranks' rows are exactly the batch. `lattice` is the one that all of the batch lies in, None if it lies
@@ -32,10 +32,10 @@ def owned(first_row: int, batch_rows: int, rank: int, world_size: int, lattice: 
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"there is no rank {rank} among {world_size}")
-    return first_row + np.flatnonzero(owners(first_row, batch_rows, world_size, lattice) == rank)
+    return first_row + np.flatnonzero(ranks_of_rows(first_row, batch_rows, world_size, lattice) == rank)
 
 
-def owners(first_row: int, batch_rows: int, world_size: int, lattice: Lattice | None = None) -> Rows:
+def ranks_of_rows(first_row: int, batch_rows: int, world_size: int, lattice: Lattice | None = None) -> Rows:
     """The rank of every row of the batch, in order."""
     rows = np.arange(first_row, first_row + batch_rows)
     if lattice is None:
@@ -47,7 +47,7 @@ def owners(first_row: int, batch_rows: int, world_size: int, lattice: Lattice | 
         return _deal_steps(rows - lattice.first_row, world_size, lattice)
     if batch_rows % step_rows == 0 and since % step_rows == 0:
         return _deal_batch(since // batch_rows, batch_rows // step_rows, world_size, lattice)
-    turned = since // batch_rows * row_turn(world_size, batch_rows, step_rows, lattice.stride)
+    turned = since // batch_rows * row_rotation(world_size, batch_rows, step_rows, lattice.stride)
     return (np.arange(batch_rows) - turned % world_size) % world_size
 
 
@@ -84,7 +84,7 @@ def turn(world_size: int, steps: int) -> int:
 
 
 @lru_cache(maxsize=1024)
-def row_turn(world_size: int, batch_rows: int, step_rows: int, stride: int) -> int:
+def row_rotation(world_size: int, batch_rows: int, step_rows: int, stride: int) -> int:
     """By how many rows the deal of a batch that is no whole number of steps turns from batch to batch: in [0, W).
 
     The turn whose first rows of rank 0, some thousands, stray least from a thirteenth in each thirteenth of the circle,

@@ -43,7 +43,7 @@ def heldout_of(blocks: Blocks, holdout_ppm: int) -> Documents:
     return Documents(candidates.block[chosen], candidates.document[chosen], candidates.tokens[chosen])
 
 
-class Gone(NamedTuple):
+class RemovedDocument(NamedTuple):
     """A document that is left out from an epoch on; `tokens` with its delimiters."""
 
     epoch: int
@@ -53,7 +53,7 @@ class Gone(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Material:
+class PackingInput:
     """One source as a plan has it. `key` is from (seed, source), None for the order stored; `heldout` is in no epoch;
     `cache` may keep what takes long to find."""
 
@@ -69,7 +69,7 @@ class Material:
         return len(self.header.before) + len(self.header.after)
 
 
-class Begin(NamedTuple):
+class RowStart(NamedTuple):
     """Where a row begins, as the stream has it: epoch, position in its order, and place there."""
 
     epoch: int
@@ -77,7 +77,7 @@ class Begin(NamedTuple):
     place: int
 
 
-class Part(NamedTuple):
+class RowPiece(NamedTuple):
     """Ids [begin, begin + length) of the segment at a position of an epoch: a row, or the next part of one."""
 
     segment: Segment
@@ -117,8 +117,8 @@ class Packing(Protocol):
         """What the segment at a position is made of."""
 
     def parts(
-        self, begin: Begin, tokens: int, epochs: int | None, segment: Callable[[int, int], Segment]
-    ) -> Iterator[Part]:
+        self, begin: RowStart, tokens: int, epochs: int | None, segment: Callable[[int, int], Segment]
+    ) -> Iterator[RowPiece]:
         """A row, at most `tokens` long: its own and one to look ahead, if that is known. Nothing from `epochs` on.
         `segment` gives the one at (epoch, position)."""
 
@@ -129,5 +129,5 @@ class Packing(Protocol):
         """The first epoch that can be without a document of `block`, if rows [0, served) stay as they are and so does
         the length of the epoch that row `served` lies in."""
 
-    def without(self, gone: Sequence[Gone]) -> "Packing":
+    def without(self, gone: Sequence[RemovedDocument]) -> "Packing":
         """This packing, without these documents and no others that it may have been without."""

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..order.epoch_cache import keep_in
-from ..order.epochs import Removed, Stream, document_order, removals
+from ..order.epochs import RemovedTokens, Stream, document_order, removals
 from ..sources.shards import Blocks
-from .base import Begin, Gone, Material, Part
+from .base import PackingInput, RemovedDocument, RowPiece, RowStart
 from .document_transforms import read_in
 from .segment import Segment
 
 
 @dataclass(frozen=True)
-class WholeBlock:
+class BlockLayout:
     """A layout: the documents of a block in the order of an epoch, with `before` and `after` around each. `left_out`
     are those that the epoch does not have, ascending."""
 
@@ -59,28 +59,28 @@ class WholeBlock:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class ConcatSplit:
     """The stream is of blocks, in tokens."""
 
-    material: Material
+    material: PackingInput
     stream: Stream
-    gone: tuple[Gone, ...] = ()
+    gone: tuple[RemovedDocument, ...] = ()
 
     @classmethod
-    def of(cls, material: Material) -> "Chunk":
+    def of(cls, material: PackingInput) -> "ConcatSplit":
         blocks, header, heldout = material.blocks, material.header, material.heldout
         lengths = blocks.tokens + material.delimiters * blocks.documents
         np.subtract.at(lengths, heldout.blocks, heldout.tokens + material.delimiters)
         return cls(material, Stream(lengths, header.row_tokens, header.window_rows, material.key)).without(())
 
-    def without(self, gone: Sequence[Gone]) -> "Chunk":
-        removed = removals([Removed(one.epoch, one.block, one.tokens) for one in gone])
+    def without(self, gone: Sequence[RemovedDocument]) -> "ConcatSplit":
+        removed = removals([RemovedTokens(one.epoch, one.block, one.tokens) for one in gone])
         stream = replace(self.stream, removed=removed)
         material = self.material
         if material.cache is not None:
             kept_as = f"{material.blocks.identity} {material.delimiters} {material.header.holdout_ppm}"
             stream = replace(stream, keep=keep_in(material.cache, kept_as, material.key, removed))
-        return Chunk(material, stream, tuple(gone))
+        return ConcatSplit(material, stream, tuple(gone))
 
     def first_without(self, served: int, block: int) -> int:
         """The last row of an epoch ends in the next one. What it holds of that keeps its place there too."""
@@ -90,13 +90,13 @@ class Chunk:
         begins = int(following.ends[position - 1]) if position else 0
         return epoch + 2 if begins <= self.stream.row_tokens else epoch + 1
 
-    def layout(self, epoch: int, position: int) -> WholeBlock:
+    def layout(self, epoch: int, position: int) -> BlockLayout:
         material = self.material
         block = int(self.stream.epoch(epoch).order[position])
         left_out = material.heldout.documents_of(block).tolist()
         left_out += [one.document for one in self.gone if one.block == block and one.epoch <= epoch]
         header = material.header
-        return WholeBlock(
+        return BlockLayout(
             block, epoch, tuple(header.before), tuple(header.after), material.key, tuple(sorted(left_out))
         )
 
@@ -104,8 +104,8 @@ class Chunk:
         return int(self.stream.epoch(epoch).order[position]), number
 
     def parts(
-        self, begin: Begin, tokens: int, epochs: int | None, segment: Callable[[int, int], Segment]
-    ) -> Iterator[Part]:
+        self, begin: RowStart, tokens: int, epochs: int | None, segment: Callable[[int, int], Segment]
+    ) -> Iterator[RowPiece]:
         epoch, position, place = begin
         blocks = len(self.stream.lengths)
         ended = self.stream.ended  # the last row of the last epoch that has tokens runs on into nothing
@@ -119,7 +119,7 @@ class Chunk:
             found = segment(epoch, position)
             count = min(len(found.ids) - place, tokens)
             if count > 0:
-                yield Part(found, epoch, position, place, count)
+                yield RowPiece(found, epoch, position, place, count)
                 tokens -= count
             place = 0
             position += 1

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from bamba_data.errors import CorruptManifest, UserError
 
 from ..order.epoch_cache import keep_in
-from ..order.epochs import Removed, Stream, document_order, removals
+from ..order.epochs import RemovedTokens, Stream, document_order, removals
 from ..order.permutation import Permutation, derive_key
 from ..sources.shards import Blocks
-from .base import Begin, Documents, Gone, Longs, Material, Packed, Packer, Part
+from .base import Documents, Longs, Packed, Packer, PackingInput, RemovedDocument, RowPiece, RowStart
 from .document_transforms import read_in
 from .row_counts import Grouping, numbers_in, rows_by_group
 from .segment import Segment
@@ -31,7 +31,7 @@ MAX_GROUP_IDS = 2**31 - 1  # places in a segment are int32
 
 
 @dataclass(frozen=True)
-class PackedGroup:
+class GroupLayout:
     """A layout: the documents of a group of blocks in `rows` rows. `left_out` are the numbers of those that the epoch
     does not have, in the blocks end to end, ascending."""
 
@@ -102,26 +102,26 @@ class PackedGroup:
 
 
 @dataclass(frozen=True)
-class Groups:
+class Grouped:
     """The stream is of groups, in rows: one place a row. `material.header.packing` names `packer`."""
 
-    material: Material
+    material: PackingInput
     packer: Packer
     grouping: Grouping
     stream: Stream
-    gone: tuple[Gone, ...] = ()
+    gone: tuple[RemovedDocument, ...] = ()
 
     @classmethod
-    def of(cls, material: Material, packer: Packer) -> "Groups":
+    def of(cls, material: PackingInput, packer: Packer) -> "Grouped":
         rows = rows_by_group(material, packer)
         stream = Stream(rows, 1, material.header.window_rows, material.key)
         return cls(material, packer, Grouping(material), stream).without(())
 
-    def without(self, gone: Sequence[Gone]) -> "Groups":
+    def without(self, gone: Sequence[RemovedDocument]) -> "Grouped":
         """Only groups that are without other documents than before are packed anew."""
         material = self.material
         known = self._by_group(self.gone)
-        removed: list[Removed] = []
+        removed: list[RemovedTokens] = []
         for group, several in self._by_group(gone).items():
             if several == known.get(group):
                 removed += [one for one in self.stream.removed if one.block == group]
@@ -135,28 +135,28 @@ class Groups:
             stream = replace(stream, keep=keep_in(material.cache, kept_as, material.key, stream.removed))
         return replace(self, stream=stream, gone=tuple(gone))
 
-    def _by_group(self, gone: Sequence[Gone]) -> dict[int, list[Gone]]:
-        found: dict[int, list[Gone]] = {}
+    def _by_group(self, gone: Sequence[RemovedDocument]) -> dict[int, list[RemovedDocument]]:
+        found: dict[int, list[RemovedDocument]] = {}
         for one in gone:
             found.setdefault(self.grouping.group_of(one.block), []).append(one)
         return found
 
-    def _removed(self, group: int, gone: Sequence[Gone]) -> Iterator[Removed]:
+    def _removed(self, group: int, gone: Sequence[RemovedDocument]) -> Iterator[RemovedTokens]:
         """By how many rows a group is shorter from each epoch on that leaves out some of these."""
         rows = int(self.stream.lengths[group])
         for epoch in sorted({one.epoch for one in gone}):
             fewer = rows - self._rows(group, [one for one in gone if one.epoch <= epoch])
-            yield Removed(epoch, group, fewer)
+            yield RemovedTokens(epoch, group, fewer)
             rows -= fewer
 
-    def _rows(self, group: int, gone: Sequence[Gone]) -> int:
+    def _rows(self, group: int, gone: Sequence[RemovedDocument]) -> int:
         """Of a group without these documents."""
         blocks = self.grouping.blocks_of(group)
         counts = np.concatenate([self.material.blocks.read(block).counts for block in blocks]).astype(np.int64)
         lengths = np.delete(counts + self.material.delimiters, self._left_out(blocks, gone))
         return self.packer(lengths, self.material.header.row_tokens).rows
 
-    def _left_out(self, blocks: range, gone: Sequence[Gone]) -> Longs:
+    def _left_out(self, blocks: range, gone: Sequence[RemovedDocument]) -> Longs:
         """The numbers, in `blocks`, of documents held out and of these."""
         late = sorted({(one.block, one.document) for one in gone if one.block in blocks})
         places = np.array(late, np.int64).reshape(-1, 2)
@@ -168,13 +168,13 @@ class Groups:
         """Epochs share no row."""
         return int(self.stream.epoch_of(np.array([served]))[0]) + 1
 
-    def layout(self, epoch: int, position: int) -> PackedGroup:
+    def layout(self, epoch: int, position: int) -> GroupLayout:
         header = self.material.header
         group = int(self.stream.epoch(epoch).order[position])
         blocks = self.grouping.blocks_of(group)
         left_out = self._left_out(blocks, [one for one in self.gone if one.epoch <= epoch])
         fewer = sum(one.tokens for one in self.stream.removed if one.block == group and one.epoch <= epoch)
-        return PackedGroup(
+        return GroupLayout(
             header.packing,
             self.packer,
             header.row_tokens,
@@ -195,13 +195,13 @@ class Groups:
         return blocks.start + index, number - (int(ends[index - 1]) if index else 0)
 
     def parts(
-        self, begin: Begin, tokens: int, epochs: int | None, segment: Callable[[int, int], Segment]
-    ) -> Iterator[Part]:
+        self, begin: RowStart, tokens: int, epochs: int | None, segment: Callable[[int, int], Segment]
+    ) -> Iterator[RowPiece]:
         epoch, position, row = begin
         if epochs is None or epoch < epochs:
             found = segment(epoch, position)
             low, high = found.rows[row : row + 2].tolist()
-            yield Part(found, epoch, position, low, min(high - low, tokens))
+            yield RowPiece(found, epoch, position, low, min(high - low, tokens))
 
 
 def checked(packed: Packed, lengths: Longs, row_tokens: int) -> Packed:

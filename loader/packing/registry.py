@@ -2,21 +2,21 @@
 
 from bamba_data.errors import UserError
 
-from .base import Material, Packer, Packing
+from .base import Packer, Packing, PackingInput
 from .best_fit import best_fit
-from .concat_split import Chunk
-from .grouped import Groups
+from .concat_split import ConcatSplit
+from .grouped import Grouped
 
 #: Those that make whole rows, by the name that a plan gives. A plan does not know what a function does: if you change
 #: one that has been in use, give it another name.
 PACKERS: dict[str, Packer] = {"best-fit": best_fit}
 
 
-def packing_of(material: Material) -> Packing:
+def packing_of(material: PackingInput) -> Packing:
     """Raises UserError for a name that is not known here."""
     name = material.header.packing
     if name == "chunk":
-        return Chunk.of(material)
+        return ConcatSplit.of(material)
     if name not in PACKERS:
         raise UserError(f"the plan packs by {name!r}, and there are {sorted(['chunk', *PACKERS])}")
-    return Groups.of(material, PACKERS[name])
+    return Grouped.of(material, PACKERS[name])

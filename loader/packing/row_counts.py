@@ -21,7 +21,7 @@ from bamba_data import canonical_json
 from bamba_data.errors import UserError
 
 from ..cache.bounded_map import bounded_map
-from .base import Documents, Longs, Material, Packer
+from .base import Documents, Longs, Packer, PackingInput
 from .document_lengths import Counts, keep, kept, lengths_of
 
 LOG = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ MAX_DOCUMENTS = 4_000_000
 class Grouping:
     """The blocks [0, blocks) of a source in `groups` groups of nearly equally many."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, material: PackingInput) -> None:
         tokens = material.blocks.tokens
         self.blocks = len(tokens)
         rows = int(tokens.sum()) // material.header.row_tokens // material.header.group_rows
@@ -51,7 +51,7 @@ class Grouping:
         return np.arange(self.groups + 1) * self.blocks // max(1, self.groups)
 
 
-def rows_by_group(material: Material, packer: Packer, processes: int | None = None) -> Longs:
+def rows_by_group(material: PackingInput, packer: Packer, processes: int | None = None) -> Longs:
     """Rows of every group, without held-out documents. From the cache, else counted.
 
     `processes` is for the command, None for a loader: it raises UserError, which names the command, where that would
@@ -80,7 +80,7 @@ def rows_by_group(material: Material, packer: Packer, processes: int | None = No
     return rows
 
 
-def rows_path(material: Material) -> Path | None:
+def rows_path(material: PackingInput) -> Path | None:
     if material.cache is None:
         return None
     header = material.header
@@ -89,7 +89,7 @@ def rows_path(material: Material) -> Path | None:
     return material.cache / "lengths" / f"{digest[:32]}.rows"
 
 
-def _count(material: Material, packer: Packer, processes: int) -> Longs:
+def _count(material: PackingInput, packer: Packer, processes: int) -> Longs:
     parts = _parts(material, Grouping(material), processes)
     work = partial(_count_part, packer=packer, row_tokens=material.header.row_tokens)
     if processes == 1:
@@ -103,7 +103,7 @@ def _count_part(lengths: list[Longs], packer: Packer, row_tokens: int) -> list[i
     return [packer(one, row_tokens).rows for one in lengths]
 
 
-def _parts(material: Material, grouping: Grouping, processes: int) -> Iterator[list[Longs]]:
+def _parts(material: PackingInput, grouping: Grouping, processes: int) -> Iterator[list[Longs]]:
     """The lengths of the documents that are not held out, by group, some hundred groups at once."""
     counts = lengths_of(material.blocks, material.cache, processes)
     begins = grouping.begins()
@@ -120,13 +120,13 @@ def _parts(material: Material, grouping: Grouping, processes: int) -> Iterator[l
         yield part
 
 
-def lengths_in(material: Material, blocks: range, counts: Counts) -> Longs:
+def lengths_in(material: PackingInput, blocks: range, counts: Counts) -> Longs:
     """Of the documents of some blocks, which have these counts, with delimiters; without those held out."""
     out = numbers_in(material, blocks, material.heldout)
     return np.delete(counts.astype(np.int64) + material.delimiters, out)
 
 
-def numbers_in(material: Material, blocks: range, documents: Documents) -> Longs:
+def numbers_in(material: PackingInput, blocks: range, documents: Documents) -> Longs:
     """Those of `documents` that lie in `blocks`, by their numbers there: documents of the blocks end to end."""
     low, high = np.searchsorted(documents.blocks, (blocks.start, blocks.stop))
     begins: NDArray[np.int64] = np.cumsum(material.blocks.documents[blocks.start : blocks.stop])

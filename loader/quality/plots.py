@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..order.mixture import Lattice
-from ..order.rank_split import owners
+from ..order.rank_split import ranks_of_rows
 from .battery import Order
 
 MOST_POINTS = 5000
@@ -56,7 +56,7 @@ def mix(lattice: Lattice, batch_rows: int, world_size: int, steps: int, path: Pa
     """The most rows that a source is off its share at the end of each step: overall, on the ranks, and by lot."""
     firsts = range(lattice.first_row, lattice.first_row + steps * batch_rows, batch_rows)
     sources = lattice.sources(np.arange(firsts.start, firsts.start + steps * batch_rows))
-    ranks = np.concatenate([owners(first, batch_rows, world_size, lattice) for first in firsts])
+    ranks = np.concatenate([ranks_of_rows(first, batch_rows, world_size, lattice) for first in firsts])
     batch = np.arange(sources.size) // batch_rows
     shares = np.array(lattice.weights) / sum(lattice.weights)
     figure, (even, by_lot) = _panels(2, wide=1.5)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bamba_data.errors import UserError
 from bamba_data.format.shard import Tokens
 
-from ..global_order import Held, Order
+from ..global_order import Order, PlannedSource
 from ..order.permutation import derive_key
 from ..order.plan import MixPlan
 from .shards import Candidates
@@ -24,7 +24,7 @@ _NONE = Candidates(_NO, _NO, _NO, np.empty(0, np.uint64))
 class HeldoutBlocks:
     """The held-out documents of `held`: a block for every block that has some."""
 
-    held: Held
+    held: PlannedSource
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ from bamba_data.resources import cores
 from ..cache.location import default_cache
 from ..open_data import available, open_data
 from ..order.plan import GROUP_ROWS, Header, load
-from ..packing.base import Material, heldout_of
+from ..packing.base import PackingInput, heldout_of
 from ..packing.registry import PACKERS
 from ..packing.row_counts import rows_by_group
 from ..sources.shards import Blocks
@@ -74,7 +74,7 @@ def pack(
 
 def _packed(blocks: Blocks, header: Header, cache: Path, processes: int) -> list[str]:
     heldout = heldout_of(blocks, header.holdout_ppm)
-    material = Material(blocks, header, None, heldout, cache)
+    material = PackingInput(blocks, header, None, heldout, cache)
     rows = int(rows_by_group(material, PACKERS[header.packing], processes).sum())
     documents = int(blocks.documents.sum()) - len(heldout.tokens)
     tokens = int(blocks.tokens.sum()) - int(heldout.tokens.sum()) + documents * material.delimiters

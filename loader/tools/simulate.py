@@ -22,7 +22,7 @@ from bamba_data.errors import UserError
 
 from ..order.deviation import worst_deviation
 from ..order.plan import Header, MixPlan, load
-from ..order.rank_split import owners
+from ..order.rank_split import ranks_of_rows
 from ..order.stretches import Stretch
 from ..packing.row_counts import LEAST_BLOCKS
 
@@ -156,7 +156,7 @@ def _mix_error(stretch: Stretch, world_size: int, steps: int) -> MixError:
     rows = np.arange(stretch.first_row, stretch.first_row + steps * batch_rows)
     sources = stretch.lattice.sources(rows)
     ranks = np.concatenate(
-        [owners(int(first), batch_rows, world_size, stretch.lattice) for first in rows[::batch_rows]]
+        [ranks_of_rows(int(first), batch_rows, world_size, stretch.lattice) for first in rows[::batch_rows]]
     )
     weights = stretch.lattice.weights
     return MixError(

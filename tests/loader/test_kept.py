@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from loader.order.epoch_cache import WORTH_BLOCKS, keep_in
-from loader.order.epochs import Epoch, Removed, Stream
+from loader.order.epochs import Epoch, RemovedTokens, Stream
 
 BLOCKS = WORTH_BLOCKS + 3
 
 
-def stream(folder: Path | None, key: int = 7, removed: tuple[Removed, ...] = ()) -> Stream:
+def stream(folder: Path | None, key: int = 7, removed: tuple[RemovedTokens, ...] = ()) -> Stream:
     lengths = np.arange(BLOCKS) % 1000 + 20
     if folder is None:
         return Stream(lengths, 64, 1000, key, removed)
@@ -73,7 +73,7 @@ def test_a_file_that_was_cut_off_is_made_anew(tmp_path: Path, length: int) -> No
 
 
 def test_another_key_or_a_removed_document_is_another_file(tmp_path: Path) -> None:
-    gone = (Removed(1, 5, 20),)
+    gone = (RemovedTokens(1, 5, 20),)
     for made in (stream(tmp_path), stream(tmp_path, key=8), stream(tmp_path, removed=gone)):
         for epoch in (0, 1):
             made.epoch(epoch)

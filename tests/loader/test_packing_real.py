@@ -17,7 +17,7 @@ from loader.global_order import Order
 from loader.lineage import origins
 from loader.packing import document_lengths as lengths
 from loader.packing import row_counts as grouped_rows
-from loader.packing.base import Material, heldout_of
+from loader.packing.base import PackingInput, heldout_of
 from loader.packing.document_lengths import keep, kept, lengths_of, lengths_path
 from loader.packing.row_counts import rows_path
 from loader.sources.shards import Blocks, open_blocks
@@ -87,7 +87,7 @@ def test_rows_that_are_not_those_of_the_tokens_are_an_error_and_never_served(mix
     """A whole index with a valid digest, of other data."""
     loader = packed(mixed, cache)
     held = loader.order.source("prose")
-    material = Material(held.blocks, loader.plan.header, None, heldout_of(held.blocks, 500), cache)
+    material = PackingInput(held.blocks, loader.plan.header, None, heldout_of(held.blocks, 500), cache)
     path = rows_path(material)
     assert path is not None
     rows = kept(path)

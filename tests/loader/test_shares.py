@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from loader.order.deviation import worst_deviation
 from loader.order.mixture import CELL, Lattice
 from loader.order.permutation import derive_key
-from loader.order.rank_split import owned, owners
+from loader.order.rank_split import ranks_of_rows, rows_of_rank
 from tests.loader.bamba import BATCH_ROWS, BY_NAME, WEIGHTS
 
 KEY = derive_key("test shares")
@@ -43,7 +43,7 @@ def served(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sources and owners of the rows of so many batches."""
     firsts = range(first_row, first_row + steps * batch_rows, batch_rows)
-    ranks = np.concatenate([owners(first, batch_rows, world_size, lattice) for first in firsts])
+    ranks = np.concatenate([ranks_of_rows(first, batch_rows, world_size, lattice) for first in firsts])
     return lattice.sources(np.arange(first_row, first_row + ranks.size)), ranks
 
 
@@ -61,7 +61,9 @@ def test_the_ranks_rows_are_the_batch_and_differ_by_one_at_most(
 ) -> None:
     lattice = Lattice.create([3, 2, 1], step_rows, KEY, first_row=5)
     first = 5 + (begin // step_rows * step_rows if aligned else begin)
-    parts = [owned(first, batch_rows, rank, world_size, lattice if mixed else None) for rank in range(world_size)]
+    parts = [
+        rows_of_rank(first, batch_rows, rank, world_size, lattice if mixed else None) for rank in range(world_size)
+    ]
     assert sorted(np.concatenate(parts).tolist()) == list(range(first, first + batch_rows))
     assert all(np.all(np.diff(part) > 0) for part in parts)
     assert {part.size for part in parts} <= {batch_rows // world_size, -(-batch_rows // world_size)}
@@ -112,7 +114,7 @@ def test_every_step_gives_every_rank_its_share_of_every_source_to_a_row(
     lattice = Lattice.create(weights, 48, KEY)
     first = far * 48
     for rank in range(world_size):
-        sources = lattice.sources(owned(first, 48, rank, world_size, lattice))
+        sources = lattice.sources(rows_of_rank(first, 48, rank, world_size, lattice))
         share = np.array(weights) / sum(weights) * (48 / world_size)
         assert np.abs(np.bincount(sources, minlength=len(weights)) - share).max() < 1 + 1e-9
 
@@ -145,34 +147,34 @@ def test_a_batch_that_neither_divides_nor_is_divided_does_not_alias(
 
 
 def test_a_batch_over_a_change_of_weights_is_dealt_in_turn() -> None:
-    assert owned(10, 7, 1, 3).tolist() == [10, 13, 16]
+    assert rows_of_rank(10, 7, 1, 3).tolist() == [10, 13, 16]
 
 
 def test_a_later_batch_size_is_a_new_cut_of_the_same_order() -> None:
     """Which rank computes a row may change, never which rows come next."""
     lattice = Lattice.create(WEIGHTS, BATCH_ROWS, KEY)
     for first, batch_rows in ((0, 384), (384, 100), (484, 768), (1252, 1)):
-        together = np.concatenate([owned(first, batch_rows, rank, 7, lattice) for rank in range(7)])
+        together = np.concatenate([rows_of_rank(first, batch_rows, rank, 7, lattice) for rank in range(7)])
         assert sorted(together.tolist()) == list(range(first, first + batch_rows))
 
 
 def test_who_reads_what_never_changes() -> None:
     """Golden. No order depends on it, but ledgers of ranks do."""
     lattice = Lattice.create(WEIGHTS, BATCH_ROWS, derive_key("golden"))
-    assert owned(0, 384, 3, 96, lattice).tolist() == GOLDEN_EVEN
-    assert owned(384 * 10**9, 384, 3, 100, lattice).tolist() == GOLDEN_ODD
-    assert owned(384, 8, 1, 3, lattice).tolist() == GOLDEN_REST
+    assert rows_of_rank(0, 384, 3, 96, lattice).tolist() == GOLDEN_EVEN
+    assert rows_of_rank(384 * 10**9, 384, 3, 100, lattice).tolist() == GOLDEN_ODD
+    assert rows_of_rank(384, 8, 1, 3, lattice).tolist() == GOLDEN_REST
 
 
 @pytest.mark.parametrize("rank", [-1, 3])
 def test_a_rank_outside_the_world_is_refused(rank: int) -> None:
     with pytest.raises(ValueError, match="no rank"):
-        owned(0, 8, rank, 3)
+        rows_of_rank(0, 8, rank, 3)
 
 
 def test_a_batch_before_its_lattice_is_refused() -> None:
     with pytest.raises(ValueError, match="begins before its lattice, at row 10"):
-        owned(9, 8, 0, 3, Lattice.create([1], 8, KEY, first_row=10))
+        rows_of_rank(9, 8, 0, 3, Lattice.create([1], 8, KEY, first_row=10))
 
 
 def test_the_measure_of_deviation_is_the_plain_one() -> None:

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from loader.order.epochs import Removed, Stream, document_order
+from loader.order.epochs import RemovedTokens, Stream, document_order
 from loader.order.mixture import Lattice
 from loader.order.permutation import derive_key
 from loader.order.plan import WINDOW_ROWS
@@ -29,7 +29,7 @@ def test_every_row_begins_where_the_list_of_tokens_says(seed: int) -> None:
     lengths = np.array([dice.choice([0, 1, 5, 40]) for _ in range(dice.randint(1, 12))])
     lengths[0] = 30
     row_tokens = dice.choice([1, 3, 7, 16, 100])
-    removed = tuple(Removed(dice.randint(0, 3), 0, dice.randint(1, 5)) for _ in range(dice.randint(0, 3)))
+    removed = tuple(RemovedTokens(dice.randint(0, 3), 0, dice.randint(1, 5)) for _ in range(dice.randint(0, 3)))
     stream = Stream(lengths, row_tokens, dice.choice([1, 4, 1000]), None, removed)
     tokens = written_down(stream, 6)
     rows = np.arange(len(tokens) // row_tokens)
