@@ -1,5 +1,6 @@
 """The documentation site: it builds without a warning, and its pages speak of what is there."""
 
+import ast
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bamba_data.format.dataset import open_dataset
+from docs.hooks import rooms
 from docs.hooks.excerpts import excerpt
 
 ROOT = Path(__file__).parents[2]
@@ -78,3 +80,12 @@ def test_the_digest_that_readme_and_quickstart_print_is_that_of_the_demo(demo: P
         assert re.findall(r"^dataset ([0-9a-f]{64})$", (ROOT / page).read_text("utf-8"), re.MULTILINE) == [
             dataset.manifest.digest
         ]
+
+
+def test_every_file_of_the_packages_opens_with_its_promise_and_has_its_line_on_the_map() -> None:
+    page = rooms.page()
+    for package in rooms.PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            line = f"{file.parent.relative_to(ROOT)}/" if file.name == "__init__.py" else f"| `{file.name}` | "
+            assert ast.get_docstring(ast.parse(file.read_text("utf-8"))), f"{file} has no docstring"
+            assert line in page, file
