@@ -31,7 +31,7 @@ from trainer import compiled
 from trainer.config import RECIPES, Recipe, load_recipe
 from trainer.data.batch import Batch
 from trainer.distributed import float8
-from trainer.distributed.fsdp import World, joined, local, scatter
+from trainer.distributed.fsdp import World, joined, local, reshard_model
 from trainer.observe import memory_estimate
 from trainer.observe.memory_snapshot import MemorySnapshot
 from trainer.optim.adamw import AdamW
@@ -100,7 +100,7 @@ def shaped(case: Case, there_bytes: float, tiny: bool) -> tuple[Recipe, int]:
     if not rows_asked:
         asked = _with(asked, data={"batch_rows": 2 * asked.compute.micro_rows * case.ranks})
     recipe, layers = asked, asked.model.layers
-    while recipe.model.layers > 2 and memory_estimate.least(recipe, case.ranks).total * ROOM > there_bytes:
+    while recipe.model.layers > 2 and memory_estimate.minimum_need(recipe, case.ranks).total * ROOM > there_bytes:
         fewer = recipe.model.layers - 1
         mixers = asked.model.attention_layers
         kept = mixers if mixers == "all" else ([layer for layer in mixers if layer < fewer] or [fewer - 1])
@@ -137,7 +137,7 @@ def take(case: Case, world: World, tiny: bool) -> dict[str, Any]:
     with torch.no_grad():
         part = batch.micro(recipe.compute.micro_rows)[0].to(world.device)
         _, each = model.losses(part.input_ids, part.documents, part.positions, part.labels)
-        scatter(model)
+        reshard_model(model)
     fell = losses[-1] < losses[0]
     finite = all(map(math.isfinite, losses)) and bool(torch.isfinite(each).all())
     alike = _copies_agree(model, world)
@@ -160,7 +160,7 @@ def take(case: Case, world: World, tiny: bool) -> dict[str, Any]:
         "losses": [round(loss, 3) for loss in losses],
         "step_seconds": seconds,
         "gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if cuda else None,
-        "least_gib": round(memory_estimate.least(recipe, world.size).total / 2**30, 1),
+        "least_gib": round(memory_estimate.minimum_need(recipe, world.size).total / 2**30, 1),
     }
 
 

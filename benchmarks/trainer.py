@@ -37,10 +37,10 @@ from trainer.data.batch import Batch
 from trainer.distributed.fsdp import World, joined
 from trainer.model.bamba import Bamba
 from trainer.model.config import ModelConfig
-from trainer.model.init_weights import fill
+from trainer.model.init_weights import init_weights
 from trainer.observe.metrics import PEAK_FLOPS
 from trainer.optim.adamw import AdamW
-from trainer.step import Stepper, Telltale
+from trainer.step import PendingStepMetrics, Stepper
 from trainer.train import Run, build
 
 LOW = ["optimizer.memory=low", "compute.micro_rows=2", "data.batch_rows=2"]
@@ -135,7 +135,7 @@ def parity(world: World) -> dict[str, Any]:
     batch = rows(2, recipe, 3)
     given = [batch[name] for name in ("input_ids", "seq_idx", "position_ids", "labels")]
     reference = Bamba(config)
-    fill(reference, config, 1)
+    init_weights(reference, config, 1)
     loss, _ = reference.losses(*given)
     loss.backward()
     found: dict[str, Any] = {"loss": loss.item()}
@@ -223,7 +223,7 @@ def alone(world: World, profile: str | None, changes: list[str], count: int = 12
     batch = Batch.of(rows(recipe.data.batch_rows, recipe, 1))
     ready = time.perf_counter() - started
     losses: list[float] = []
-    pending: deque[Telltale] = deque()
+    pending: deque[PendingStepMetrics] = deque()
     updates: list[Any] = []
 
     def mark() -> None:

@@ -16,8 +16,8 @@ from bamba_data.errors import BambaError, UserError
 
 from .config import load_recipe
 from .config_help import epilog, resolved
-from .data.feed import Planned
-from .data.vocabulary import unlearned_rows
+from .data.feed import LoaderFeed
+from .data.vocabulary import vocabulary_note
 from .distributed.fsdp import joined
 from .observe.metrics import say
 from .train import train
@@ -58,8 +58,8 @@ def command(
     folder = metrics or (None if "://" in out else Path(out))
     try:
         with joined() as world:
-            feed = Planned(loaded.data, world)
-            if (note := unlearned_rows(loaded.model.vocab_size, feed.ids())) and world.leads:
+            feed = LoaderFeed(loaded.data, world)
+            if (note := vocabulary_note(loaded.model.vocab_size, feed.ids())) and world.leads:
                 say(note)
             train(loaded, feed, world, out, folder, accept_changes=accept_changes)
     except BambaError as error:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from bamba_data.errors import TooManyBadSteps
 
 from .config import Guard
-from .step import Outcome
+from .step import StepMetrics
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class StepRange:
     """Steps `first` to `last`, both included."""
 
     first: int
@@ -27,7 +27,7 @@ class BadSteps:
     def __init__(self, rule: Guard, count: int = 0) -> None:
         self.rule, self.count = rule, count
 
-    def see(self, step: int, outcome: Outcome, rows: str) -> bool:
+    def see(self, step: int, outcome: StepMetrics, rows: str) -> bool:
         """Whether this step was bad; `TooManyBadSteps`, naming its rows, when there were too many."""
         if outcome.healthy:
             return False
@@ -41,7 +41,7 @@ class BadSteps:
         return True
 
 
-class Spikes:
+class LossSpikes:
     """Tells when the loss left its recent range for several steps on end."""
 
     def __init__(self, rule: Guard) -> None:
@@ -49,7 +49,7 @@ class Spikes:
         self._calm: deque[float] = deque(maxlen=rule.spike_window)
         self._high = 0
 
-    def see(self, step: int, loss: float) -> Span | None:
+    def see(self, step: int, loss: float) -> StepRange | None:
         """The steps of a spike, once it has lasted long enough. High losses do not enter the range they are held
         against, nor do those that are no number."""
         if self.rule.spike_sigmas is None or not math.isfinite(loss):
@@ -57,7 +57,7 @@ class Spikes:
         if len(self._calm) == self.rule.spike_window and loss > self._bound(self.rule.spike_sigmas):
             self._high += 1
             if self._high >= self.rule.spike_steps:
-                span = Span(step - self._high + 1, step)
+                span = StepRange(step - self._high + 1, step)
                 self.forget()
                 return span
             return None

@@ -13,7 +13,7 @@ from bamba_data.errors import CorruptCheckpoint, UserError
 from bamba_data.storage.store import Store, open_store
 
 from .checkpoint.marks import lift, read_mark
-from .checkpoint.verify import Standing, faults, named, standings
+from .checkpoint.verify import CheckpointStatus, faults, named, statuses
 from .observe.metrics import say
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -33,7 +33,7 @@ def command(
     if lifted is not None:
         lift_mark(store, lifted.rstrip("/").rpartition("/")[2])
     damaged = total = 0
-    for standing in standings(store, read=verify):
+    for standing in statuses(store, read=verify):
         total += 1
         damaged += bool(standing.faults)
         sys.stdout.write(f"{json.dumps(_fields(standing)) if as_json else _line(standing)}\n")
@@ -57,13 +57,13 @@ def lift_mark(store: Store, name: str) -> None:
     say(f"{name} is whole: its mark is lifted (it said: {mark.why})")
 
 
-def _line(standing: Standing) -> str:
+def _line(standing: CheckpointStatus) -> str:
     folder = standing.folder
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(folder.modified))
     return f"{folder.name}  step {folder.step:,}  {folder.size_bytes:,} bytes  {when} UTC  {standing.state}"
 
 
-def _fields(standing: Standing) -> dict[str, Any]:
+def _fields(standing: CheckpointStatus) -> dict[str, Any]:
     folder, mark = standing.folder, standing.mark
     return {
         "name": folder.name,

@@ -28,7 +28,7 @@ from bamba_data.canonical_json import dumps
 from bamba_data.errors import UserError
 
 from .checkpoint.manager import load
-from .checkpoint.reader import Saved
+from .checkpoint.reader import SavedCheckpoint
 from .checkpoint.tokenizer import of_checkpoint
 from .config import Compute
 from .data.batch import Batch
@@ -85,7 +85,7 @@ def text_rows(ids: Sequence[int], row_tokens: int, rank: int, ranks: int) -> Ite
         }
 
 
-def opened(saved: Saved, world: World) -> Bamba:
+def opened(saved: SavedCheckpoint, world: World) -> Bamba:
     """The model of a checkpoint, without gradients: whole where there is one rank, else sharded over all of them."""
     cuda = world.device.type == "cuda"
     if world.size == 1:
@@ -109,7 +109,7 @@ def command(
     """Evaluate a checkpoint."""
     if bool(data) == (text is not None):
         raise UserError("give either --data or --text")
-    saved = Saved(checkpoint)
+    saved = SavedCheckpoint(checkpoint)
     with joined() as world:
         if text is not None:
             sources, batches = _of_text(saved, text, tokenizer, world)
@@ -129,7 +129,7 @@ def command(
 Rows = tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]
 
 
-def _of_text(saved: Saved, text: Path, tokenizer: Path | None, world: World) -> Rows:
+def _of_text(saved: SavedCheckpoint, text: Path, tokenizer: Path | None, world: World) -> Rows:
     try:
         words = text.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -141,7 +141,7 @@ def _of_text(saved: Saved, text: Path, tokenizer: Path | None, world: World) -> 
     return [str(text)], text_rows(ids, row_tokens, world.rank, world.size)
 
 
-def _held_out(saved: Saved, data: list[str], rows: int | None, world: World) -> Rows:
+def _held_out(saved: SavedCheckpoint, data: list[str], rows: int | None, world: World) -> Rows:
     if "plan" not in saved.commit.get("feed", {}):
         raise UserError(f"{saved.name} was not trained on a dataset of ours: it does not say what was held out")
     plan = loads(dumps(saved.commit["feed"]["plan"]), "the plan in the checkpoint")

@@ -15,7 +15,7 @@ from torch import Tensor
 from bamba_data import exit_codes
 from bamba_data.errors import UserError
 
-from .checkpoint.reader import Saved
+from .checkpoint.reader import SavedCheckpoint
 from .checkpoint.tokenizer import of_checkpoint
 from .model.bamba import Bamba
 
@@ -55,7 +55,7 @@ def command(
     seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 1,
 ) -> None:
     """Continue a text."""
-    saved = Saved(checkpoint)
+    saved = SavedCheckpoint(checkpoint)
     loaded = of_checkpoint(saved, tokenizer).tokenizer
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = saved.model(device, torch.bfloat16 if device.type == "cuda" else torch.float32)

@@ -26,7 +26,7 @@ def summed_loss(
     and not behind, because it is applied in float32; whatever comes behind is applied in the dtype of the weight.
     `fused` compiles the softmax into one kernel, for a GPU.
     """
-    softmax = _slopes_in_one if fused else _slopes
+    softmax = _logit_gradients_fused if fused else _logit_gradients
     return _SummedLoss.apply(hidden, weight, labels, scale, chunk_tokens, softmax)  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -65,7 +65,7 @@ class _SummedLoss(torch.autograd.Function):
         return into_hidden * grad.to(into_hidden.dtype), into_weight * grad.to(into_weight.dtype), *[None] * 4
 
 
-def _slopes(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+def _logit_gradients(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
     """Turn logits (tokens, vocabulary) into the gradient of the scaled sum of losses, in place; return the losses."""
     real = labels != IGNORED
     chosen = torch.where(real, labels, 0)[:, None]
@@ -81,7 +81,7 @@ def _slopes(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
 
 
 @one_kernel
-def _slopes_in_one(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+def _logit_gradients_fused(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
     """The same without an operation that a compiler could not fuse."""
     real = labels != IGNORED
     chosen = torch.where(real, labels, 0)[:, None]

@@ -2,7 +2,7 @@
 
 The loss is the mean over all real targets of the global batch, so it does not matter how rows fall to ranks, how many
 go through at once, or how many rows are padding. Nothing in a step waits for the device; what the host wants to know
-is reduced over the ranks there and read a step later (see `Telltale`).
+is reduced over the ranks there and read a step later (see `PendingStepMetrics`).
 """
 
 import time
@@ -18,11 +18,11 @@ from .data.batch import Batch
 from .distributed.fsdp import World
 from .model.bamba import Bamba
 from .optim.adamw import AdamW
-from .optim.gradient_sync import Gradients
+from .optim.gradient_sync import GradientSync
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StepMetrics:
     """What a step did, the same on all ranks. Losses are in nats a token; `source_targets` counts the real targets of
     each source, in the loader's order of sources. `stop` says that some process was asked to end, `save` that one asks
     for a checkpoint of the state as it is now."""
@@ -40,7 +40,7 @@ class Outcome:
         return sum(self.source_targets)
 
 
-class Telltale:
+class PendingStepMetrics:
     """The vector of a step on its way to the host. `read` waits for the step to be done, if it is not."""
 
     def __init__(self, vector: Tensor) -> None:
@@ -51,20 +51,20 @@ class Telltale:
         if self._event:
             self._event.record()
 
-    def seconds_after(self, earlier: "Telltale") -> float:
+    def seconds_after(self, earlier: "PendingStepMetrics") -> float:
         """From the end of one step to the end of this one; both must have been read."""
         if self._event and earlier._event:
             return float(earlier._event.elapsed_time(self._event)) / 1000
         return self._ended - earlier._ended
 
-    def read(self) -> Outcome:
+    def read(self) -> StepMetrics:
         if self._event:
             self._event.synchronize()
         norm, healthy, stop, save, *rest = self._vector.tolist()
         half = len(rest) // 2
         sums, counts = rest[:half], [round(count) for count in rest[half:]]
         loss = sum(sums) / max(sum(counts), 1)
-        return Outcome(loss, norm, healthy > 0, stop > 0, save > 0, sums, counts)
+        return StepMetrics(loss, norm, healthy > 0, stop > 0, save > 0, sums, counts)
 
 
 class Stepper:
@@ -73,7 +73,7 @@ class Stepper:
     def __init__(self, model: Bamba, optimizer: AdamW, compute: Compute, world: World, sources: int) -> None:
         self.model, self.optimizer = model, optimizer
         self.compute, self.world, self.sources = compute, world, sources
-        self.gradients = Gradients(model, compute, world, low_memory=bool(optimizer.salts))
+        self.gradients = GradientSync(model, compute, world, low_memory=bool(optimizer.salts))
 
     def __call__(
         self,
@@ -83,8 +83,8 @@ class Stepper:
         stop: bool = False,
         save: bool = False,
         before_update: Callable[[], None] = lambda: None,
-    ) -> Telltale:
-        """Learn from this rank's rows of a step. `stop` and `save` are what this process asks of all, see `Outcome`.
+    ) -> PendingStepMetrics:
+        """Learn from a rank's rows of a step. `stop` and `save` are what this process asks of all: see `StepMetrics`.
         `before_update` is called when the gradient is there and the weights are still the old ones."""
         device = self.world.device
         targets = torch.tensor(float(batch.targets), dtype=torch.float64).to(device, non_blocking=True)
@@ -111,4 +111,4 @@ class Stepper:
         healthy = torch.isfinite(norm) & torch.isfinite(told).all()
         before_update()
         self.optimizer.update(lr, norm, healthy)
-        return Telltale(torch.cat([torch.stack([norm.double(), healthy.double()]), told[-2:], told[:-2]]))
+        return PendingStepMetrics(torch.cat([torch.stack([norm.double(), healthy.double()]), told[-2:], told[:-2]]))

@@ -22,25 +22,25 @@ from torch import Tensor
 from bamba_data.errors import Interrupted, OtherModel, UserError
 from bamba_data.storage.store import open_store
 
-from .anomaly import BadSteps, Span, Spikes
+from .anomaly import BadSteps, LossSpikes, StepRange
 from .checkpoint.manager import Checkpointer, FailedSave
 from .config import Recipe
 from .data.batch import Batch
 from .data.protocol import Feed
-from .distributed.consistency import agree, changes_in_words, gathered, saved_recipe, shape_changes_in_words
-from .distributed.fsdp import World, distribute, scatter
+from .distributed.consistency import describe_changes, describe_shape_changes, gathered, require_agreement, saved_recipe
+from .distributed.fsdp import World, distribute, reshard_model
 from .evaluate import first_rows, losses_by_source
 from .model.bamba import Bamba
-from .model.init_weights import fill
-from .observe.health import Pulse
-from .observe.memory_estimate import refuse_what_cannot_fit
+from .model.init_weights import init_weights
+from .observe.memory_estimate import check_fits_memory
 from .observe.memory_snapshot import MemorySnapshot
 from .observe.metrics import Metrics, nothing, say
-from .observe.profiler import Profile
+from .observe.profiler import StepProfiler
+from .observe.stragglers import StragglerDetector
 from .optim.adamw import AdamW
-from .optim.lr_schedule import learning_rate, shortened
-from .step import Stepper, Telltale
-from .warm_start import begin_from
+from .optim.lr_schedule import learning_rate, warmup_note
+from .step import PendingStepMetrics, Stepper
+from .warm_start import load_start
 
 #: Between the tries of a last save, that a run ends with; what stops a run kills it soon after.
 LAST_TRIES_SECONDS = (2.0, 10.0)
@@ -50,20 +50,20 @@ INSIST_SECONDS = 3.0  # a second Ctrl-C after so long does not wait for a save; 
 
 def build(recipe: Recipe, world: World) -> Bamba:
     """The model of a recipe on this rank's device, sharded, with its first values."""
-    refuse_what_cannot_fit(recipe, world.size, world.device)
+    check_fits_memory(recipe, world.size, world.device)
     with torch.device("meta"):
         model = Bamba(recipe.model, recipe.compute.residual, recipe.compute.loss_chunk_tokens)
     distribute(model, recipe.compute, world, low_memory=recipe.optimizer.memory == "low")
-    fill(model, recipe.model, recipe.seed)
+    init_weights(model, recipe.model, recipe.seed)
     return model
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class _PendingStep:
     """A step whose outcome is on its way."""
 
     step: int
-    telltale: Telltale
+    telltale: PendingStepMetrics
     lr: float
     waited_seconds: float
     batch_rows: Tensor
@@ -82,19 +82,19 @@ class Run:
         self.checkpointer = Checkpointer(open_store(f"{out}/checkpoints"), recipe.checkpoints, world, self.say)
         self.id = secrets.token_hex(8)  # of this run, which all its restarts share: trackers know it by that
         self.metrics = Metrics(recipe, world, feed.sources, folder)
-        self.pulse = Pulse(world)
-        self.profile = Profile(recipe.log, world, folder)
+        self.stragglers = StragglerDetector(world)
+        self.profile = StepProfiler(recipe.log, world, folder)
         self.memory = MemorySnapshot(recipe.log, world, folder)
         self.bad_steps = BadSteps(recipe.guard)
-        self.spikes = Spikes(recipe.guard)
+        self.spikes = LossSpikes(recipe.guard)
         self.done_steps = 0
         self.accepted_changes: list[str] = []
         self.rewinds = 0
-        self._pending: deque[_Pending] = deque()
+        self._pending: deque[_PendingStep] = deque()
         self._ends: deque[tuple[int, int]] = deque(maxlen=recipe.guard.spike_steps + 4)  # of late steps: (step, row)
-        self._spike: Span | None = None
+        self._spike: StepRange | None = None
         self._left_out: list[tuple[int, int, str]] = []  # rows [begin, end) of spikes, and why
-        self._last = Telltale(torch.zeros(1, device=world.device))  # when the first step's time begins
+        self._last = PendingStepMetrics(torch.zeros(1, device=world.device))  # when the first step's time begins
         self._stop = False
         self._asked_at = 0.0
         self._save_again = False  # some step's outcome asked for it
@@ -126,10 +126,10 @@ class Run:
 
         def accept(commit: dict[str, Any]) -> None:
             saved = saved_recipe(commit)
-            if shape := shape_changes_in_words(saved, self.recipe):
+            if shape := describe_shape_changes(saved, self.recipe):
                 raise OtherModel(f"the checkpoint of step {commit['step']} here", "; ".join(shape))
-            changes = changes_in_words(saved.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
-            learned = changes_in_words(saved.learned(), self.recipe.learned())
+            changes = describe_changes(saved.model_dump(mode="json"), self.recipe.model_dump(mode="json"))
+            learned = describe_changes(saved.learned(), self.recipe.learned())
             if learned and not accept_changes:
                 raise UserError(
                     f"the checkpoints here are of another recipe ({'; '.join(learned)}). Use the old values, another "
@@ -146,7 +146,7 @@ class Run:
         if commit is not None:
             self._resume(commit)
         elif self.recipe.start_from:
-            begun = begin_from(self.recipe.start_from, self.state())
+            begun = load_start(self.recipe.start_from, self.state())
             self.metrics.open(self.id, 0)
             self.say(begun)
         else:
@@ -157,11 +157,11 @@ class Run:
         self.checkpointer.prepare(self.state())
         if self.done_steps < self.recipe.schedule.steps:
             self.checkpointer.check_room()
-        agree(
+        require_agreement(
             {"recipe": self.recipe.learned(), "data": self.feed.state_dict(), "step": self.done_steps},
             "Give all ranks the same recipe and dataset",
         )
-        self._last = Telltale(torch.zeros(1, device=self.world.device))
+        self._last = PendingStepMetrics(torch.zeros(1, device=self.world.device))
 
     def _resume(self, commit: dict[str, Any]) -> None:
         self.feed.load_state_dict(commit["feed"])
@@ -261,12 +261,12 @@ class Run:
         sources, batches = self.feed.held_out()
         few = first_rows(batches, self.recipe.log.evaluate_rows, self.recipe.data.batch_rows)
         found = losses_by_source(self.model, few, sources, self.world.device, self.recipe.compute.micro_rows)
-        scatter(self.model)
+        reshard_model(self.model)
         values = {f"held_out/{name}": loss for name, (loss, _) in found.items()}
         self.say("held out  " + ("  ".join(f"{name} {loss:.4f}" for name, (loss, _) in found.items()) or "no rows"))
         self.metrics.event({"event": "held out", "step": self.done_steps, **values})
 
-    def _rewound(self, spike: Span) -> bool:
+    def _rewound(self, spike: StepRange) -> bool:
         """Go back to before a spike and leave its rows out, if there is a checkpoint and the recipe still allows it."""
         self._spike = None
         self._read(0)
@@ -308,7 +308,7 @@ class Run:
         again = self.world.leads and self.checkpointer.due_again()
         telltale = self.stepper(batch, lr, stop=self._stop, save=again, before_update=self.checkpointer.staged)
         self.done_steps = step
-        self._pending.append(_Pending(step, telltale, lr, waited, batch.row, self.feed.row))
+        self._pending.append(_PendingStep(step, telltale, lr, waited, batch.row, self.feed.row))
         return self._read(1)
 
     def _read(self, keep: int) -> bool:
@@ -331,7 +331,7 @@ class Run:
                 epochs = self.feed.epochs(pending.end_row)
                 saved, bad = self.checkpointer.saved_step, self.bad_steps.count
                 line = self.metrics.line(pending.step, outcome, pending.lr, bad, epochs, saved)
-                for slow in self.pulse.beat(line["loader_wait"]):
+                for slow in self.stragglers.check(line["loader_wait"]):
                     self.say(slow)
                     self.metrics.event({"event": "slow rank", "step": pending.step, "what": slow})
         return stop
@@ -371,7 +371,7 @@ def _named(rows: Tensor) -> str:
 def train(recipe: Recipe, feed: Feed, world: World, out: str, folder: Path | None, *, accept_changes: bool) -> None:
     """Begin or go on, to the end."""
     run = Run(recipe, feed, world, out, folder)
-    if note := shortened(recipe.schedule):
+    if note := warmup_note(recipe.schedule):
         run.say(note)
     try:
         run.begin(accept_changes=accept_changes)

@@ -7,19 +7,19 @@ from torch import Tensor
 
 from bamba_data.errors import UserError
 
-from .checkpoint.locate import model_of
+from .checkpoint.locate import locate_checkpoint
 from .checkpoint.manager import load
 from .config import StartFrom
 
 
-def begin_from(start: StartFrom | str, state: Mapping[str, Tensor]) -> str:
+def load_start(start: StartFrom | str, state: Mapping[str, Tensor]) -> str:
     """Load what `start` names into `state`, the tensors of a run; a collective call. Returns what was done, in words.
 
     `UserError` where moments are to be kept and the checkpoint is an imported model, which has none.
     """
     asked = StartFrom(run=start) if isinstance(start, str) else start
     keep = asked.optimizer == "keep"
-    store, name = model_of(asked.run)
+    store, name = locate_checkpoint(asked.run)
     wanted = {key: value for key, value in state.items() if key.startswith("model.") or keep}
 
     def accept(commit: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from tests.trainer.small import CONFIG, packed
 from trainer.config import Compute
 from trainer.distributed.fsdp import distribute, joined
 from trainer.model.bamba import Bamba
-from trainer.model.init_weights import fill
+from trainer.model.init_weights import init_weights
 
 DEEP = CONFIG.model_copy(update={"layers": 12, "attention_layers": [3, 7]})
 
@@ -27,7 +27,7 @@ def main() -> None:
             with torch.device("meta"):
                 model = Bamba(DEEP, chunk_tokens=64)
             distribute(model, Compute(dtype="float32", compile=compiled, recompute=recompute), world)  # type: ignore[arg-type]
-            fill(model, DEEP, 1)
+            init_weights(model, DEEP, 1)
             graphs = []
             for seed in range(3):
                 loss, _ = model.losses(*packed([40, 30], seed=seed))

@@ -15,7 +15,7 @@ import psutil
 
 from bamba_data.storage.store import LocalStore, Store, open_store
 from trainer.checkpoint.commits import folders, read_commit
-from trainer.checkpoint.dcp_storage import Place, read_index, read_piece
+from trainer.checkpoint.dcp_storage import PieceLocation, read_index, read_piece
 
 #: A checkpoint that an earlier release wrote.
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint"
@@ -121,7 +121,7 @@ def bits(out: str | Path) -> tuple[int, dict[str, list[str]]]:
     index = read_index(store, name, commit["index"])
     for entry in index.values():
         for _, _, *place in entry["pieces"]:
-            read_piece(store, name, Place(*place))
+            read_piece(store, name, PieceLocation(*place))
     return commit["step"], {key: [piece[-1] for piece in entry["pieces"]] for key, entry in index.items()}
 
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from bamba_data.storage.store import LocalStore
 from trainer.checkpoint.commits import folder_name
-from trainer.checkpoint.reader import Saved, write
+from trainer.checkpoint.reader import SavedCheckpoint, write
 from trainer.model.bamba import Bamba
 from trainer.model.config import ModelConfig
-from trainer.model.init_weights import fill
+from trainer.model.init_weights import init_weights
 
 CONFIG = ModelConfig(
     vocab_size=331,
@@ -28,7 +28,7 @@ CONFIG = ModelConfig(
 
 def model(seed: int = 7, config: ModelConfig = CONFIG) -> Bamba:
     made = Bamba(config, chunk_tokens=48)
-    fill(made, config, seed)
+    init_weights(made, config, seed)
     return made
 
 
@@ -44,9 +44,9 @@ def packed(lengths: list[int], seed: int = 1) -> tuple[Tensor, Tensor, Tensor, T
     return ids[:, :-1], documents, positions, labels
 
 
-def saved(folder: Path, ours: Bamba) -> Saved:
+def saved(folder: Path, ours: Bamba) -> SavedCheckpoint:
     """A checkpoint that holds this model."""
     tensors = ((f"model.{name}", value.detach()) for name, value in ours.named_parameters())
     about = {"step": 3, "recipe": {"model": ours.config.model_dump(mode="json"), "data": {"row_tokens": 256}}}
     write(LocalStore(folder / "checkpoints"), folder_name(3, "0"), tensors, about)
-    return Saved(str(folder))
+    return SavedCheckpoint(str(folder))

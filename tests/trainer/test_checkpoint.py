@@ -16,7 +16,7 @@ from bamba_data.errors import CorruptCheckpoint, UserError
 from bamba_data.storage.store import LocalStore
 from tests.trainer.running import GOLDEN, bits, command, job, newest_folder
 from trainer.checkpoint.commits import folders, sweep
-from trainer.checkpoint.locate import model_of
+from trainer.checkpoint.locate import locate_checkpoint
 from trainer.checkpoint.marks import Mark, read_mark, set_mark
 from trainer.checkpoint.verify import faults
 
@@ -189,7 +189,7 @@ def test_old_checkpoints_go_and_those_of_chosen_steps_stay(tmp_path: Path) -> No
 
 def test_a_folder_that_holds_no_checkpoint_is_refused_as_a_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a run with a committed checkpoint nor a checkpoint"):
-        model_of(str(tmp_path))
+        locate_checkpoint(str(tmp_path))
 
 
 def test_a_piece_that_was_changed_is_never_returned(whole: Path, tmp_path: Path) -> None:

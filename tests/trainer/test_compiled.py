@@ -13,7 +13,7 @@ from tests.trainer.synthetic import Synthetic
 from trainer import compiled
 from trainer.data.batch import Batch
 from trainer.distributed.fsdp import World
-from trainer.model.document_mask import block_mask, same_document
+from trainer.model.document_mask import document_block_mask, document_mask
 from trainer.optim.stochastic_rounding import salt
 
 #: torch's compiler imports what torch calls deprecated, and looks at gradients with a warning that it hides
@@ -86,6 +86,8 @@ def test_attention_compiled_by_blocks_sees_what_a_mask_shows() -> None:
     documents = (torch.arange(160)[None] // 60).int()
     q, k = noise(1, 4, 160, 16), noise(1, 2, 160, 16)
     with torch.no_grad():
-        got = torch.compile(flex_attention, fullgraph=True)(q, k, k, block_mask=block_mask(documents), enable_gqa=True)
-        wanted = scaled_dot_product_attention(q, k, k, attn_mask=same_document(documents), enable_gqa=True)
+        got = torch.compile(flex_attention, fullgraph=True)(
+            q, k, k, block_mask=document_block_mask(documents), enable_gqa=True
+        )
+        wanted = scaled_dot_product_attention(q, k, k, attn_mask=document_mask(documents), enable_gqa=True)
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)

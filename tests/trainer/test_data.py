@@ -10,18 +10,18 @@ import torch
 from bamba_data.errors import UserError
 from loader import build_loader
 from trainer.config import Data, load_recipe
-from trainer.data.feed import Planned
+from trainer.data.feed import LoaderFeed
 from trainer.distributed.fsdp import World
 
 CPU = World(0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
 
 
-def feed(dataset: Path, **rule: Any) -> Planned:
+def feed(dataset: Path, **rule: Any) -> LoaderFeed:
     given = {"row_tokens": 128, "batch_rows": 4, "holdout": 0.005, "workers": 0, **rule}
-    return Planned(Data(urls=[str(dataset)], **given), CPU)
+    return LoaderFeed(Data(urls=[str(dataset)], **given), CPU)
 
 
-def rows(one: Planned, batches: int) -> list[list[int]]:
+def rows(one: LoaderFeed, batches: int) -> list[list[int]]:
     return [batch["row"].tolist() for batch in islice(iter(one), batches)]
 
 

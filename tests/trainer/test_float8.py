@@ -12,7 +12,7 @@ from trainer.config import Compute, Optimizer
 from trainer.distributed import float8
 from trainer.distributed.fsdp import World, distribute, local
 from trainer.model.bamba import Bamba
-from trainer.model.init_weights import fill
+from trainer.model.init_weights import init_weights
 from trainer.optim.adamw import AdamW
 
 #: Sides that are multiples of 16, and a token a byte.
@@ -29,7 +29,7 @@ def made(world: World, kind: str, *, low_memory: bool = False) -> Bamba:
         model = Bamba(HYBRID)
     compute = Compute.model_validate({"float8": kind, "compile": False})
     distribute(model, compute, world, low_memory=low_memory)
-    fill(model, HYBRID, 1)
+    init_weights(model, HYBRID, 1)
     return model
 
 
@@ -101,7 +101,7 @@ def test_a_block_in_float8_is_one_graph_forward_and_backward(world: World, recom
     with torch.device("meta"):
         model = Bamba(HYBRID)
     distribute(model, compute, world, low_memory=True)
-    fill(model, HYBRID, 1)
+    init_weights(model, HYBRID, 1)
     ids, documents, positions, _ = rows(0)
     known = model.rows(documents, positions)
     for block in model.blocks[1:3]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.running import GOLDEN, job, losses
-from trainer.checkpoint.reader import Saved
+from trainer.checkpoint.reader import SavedCheckpoint
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def earlier(tmp_path: Path) -> Path:
 
 
 def test_a_checkpoint_of_an_earlier_version_is_read(earlier: Path) -> None:
-    saved = Saved(str(earlier))
+    saved = SavedCheckpoint(str(earlier))
     assert saved.commit["step"] == 4
     assert saved.tensor("model.embedding.weight").shape == (48, 16)
     assert all(saved.tensor(name).isfinite().all() for name in saved.index)

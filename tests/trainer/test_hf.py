@@ -15,7 +15,7 @@ from bamba_data.errors import UserError
 from tests.bamba_data.memory import grown
 from tests.corpora import TOKENIZER
 from tests.trainer.small import CONFIG, model, packed, saved
-from trainer.checkpoint.reader import Saved
+from trainer.checkpoint.reader import SavedCheckpoint
 from trainer.checkpoint.tokenizer import of_checkpoint, of_file
 from trainer.distributed.consistency import saved_recipe
 from trainer.hf import export
@@ -27,7 +27,7 @@ from trainer.model.config import ModelConfig
 WIDE = CONFIG.model_copy(update={"vocab_size": 50_304})
 
 
-def bits(found: Saved) -> dict[str, str]:
+def bits(found: SavedCheckpoint) -> dict[str, str]:
     return {key: entry["pieces"][0][-1] for key, entry in found.index.items()}
 
 
@@ -43,7 +43,9 @@ def test_an_exported_model_opens_in_transformers_with_equal_logits(
     cos, _ = theirs.model.rotary_emb(theirs.model.embed_tokens(ids), positions)
     assert cos.shape[-1] == CONFIG.head_dim // 2
     with torch.no_grad():
-        mine = Saved(str(tmp_path / "run")).model(torch.device("cpu"), dtype).logits(ids, documents, positions)
+        mine = (
+            SavedCheckpoint(str(tmp_path / "run")).model(torch.device("cpu"), dtype).logits(ids, documents, positions)
+        )
         wanted = theirs(ids).logits.float()
     assert (mine.float() - wanted).abs().max() < tolerance * wanted.abs().max()
 
@@ -60,7 +62,7 @@ def test_export_then_import_keeps_every_bit(tmp_path: Path) -> None:
     first = saved(tmp_path / "run", model())
     export.export(first, tmp_path / "hf", torch.float32, None)
     imported(tmp_path / "hf", str(tmp_path / "back"))
-    back = Saved(str(tmp_path / "back"))
+    back = SavedCheckpoint(str(tmp_path / "back"))
     assert bits(back) == bits(first)
     assert back.config == first.config
 
@@ -73,23 +75,23 @@ def test_an_import_into_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> No
     (half / "rank-00000.bin").write_bytes(b"half")
     imported(tmp_path / "hf", str(tmp_path / "new"))
     for used in ("new", "run"):
-        before = bits(Saved(str(tmp_path / used)))
+        before = bits(SavedCheckpoint(str(tmp_path / used)))
         with pytest.raises(UserError, match=f"{used} is in use: it holds step-"):
             imported(tmp_path / "hf", str(tmp_path / used))
-        assert bits(Saved(str(tmp_path / used))) == before
+        assert bits(SavedCheckpoint(str(tmp_path / used))) == before
 
 
 def test_a_run_does_not_go_on_in_the_folder_of_an_imported_model(tmp_path: Path) -> None:
     export.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
     imported(tmp_path / "hf", str(tmp_path / "back"))
     with pytest.raises(UserError, match="an imported model, no run: begin one in another folder by start_from"):
-        saved_recipe(Saved(str(tmp_path / "back")).commit)
+        saved_recipe(SavedCheckpoint(str(tmp_path / "back")).commit)
 
 
 def test_import_then_export_keeps_every_bit_of_bfloat16(tmp_path: Path) -> None:
     export.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.bfloat16, None)
     imported(tmp_path / "hf", str(tmp_path / "back"))
-    export.export(Saved(str(tmp_path / "back")), tmp_path / "again", torch.bfloat16, None)
+    export.export(SavedCheckpoint(str(tmp_path / "back")), tmp_path / "again", torch.bfloat16, None)
     for file in (tmp_path / "hf").glob("*.safetensors"):
         first, second = load_file(file), load_file(tmp_path / "again" / file.name)
         assert first.keys() == second.keys()
@@ -164,7 +166,7 @@ def test_a_folder_that_is_no_bamba_of_ours_is_refused_by_what_is_wrong(tmp_path:
     with pytest.raises(UserError, match=r"tensors are missing, model\.layers\.4"):
         imported(tmp_path / "hf", str(tmp_path / "back"))
     with pytest.raises(UserError, match="exists"):
-        export.export(Saved(str(tmp_path / "run")), tmp_path / "hf", torch.float32, None)
+        export.export(SavedCheckpoint(str(tmp_path / "run")), tmp_path / "hf", torch.float32, None)
 
 
 @pytest.mark.parametrize("layers", [[], "all"])
@@ -186,7 +188,7 @@ def test_what_an_imported_model_said_of_itself_is_said_again(tmp_path: Path) -> 
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     (tmp_path / "hf" / "config.json").write_bytes(dumps({**config, "max_position_embeddings": 16384}))
     imported(tmp_path / "hf", str(tmp_path / "back"))
-    back = Saved(str(tmp_path / "back"))
+    back = SavedCheckpoint(str(tmp_path / "back"))
     export.export(back, tmp_path / "again", torch.float32, of_checkpoint(back))
     for name in ("tokenizer.json", "generation_config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes()

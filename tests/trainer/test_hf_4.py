@@ -8,7 +8,7 @@ import torch
 
 from tests.peers import environment, run
 from tests.trainer.small import CONFIG, model, packed, saved
-from trainer.checkpoint.reader import Saved
+from trainer.checkpoint.reader import SavedCheckpoint
 from trainer.hf import export
 from trainer.hf.importing import imported
 from trainer.model.config import ModelConfig
@@ -48,4 +48,4 @@ def test_transformers_4_computes_what_we_do_and_its_folder_is_read_back(
     written = json.loads((tmp_path / "hf-4" / "config.json").read_text())
     assert written["rope_theta"] == base
     imported(tmp_path / "hf-4", str(tmp_path / "back"))
-    assert Saved(str(tmp_path / "back")).config == config
+    assert SavedCheckpoint(str(tmp_path / "back")).config == config

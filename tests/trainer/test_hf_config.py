@@ -10,7 +10,7 @@ from transformers import BambaConfig, BambaForCausalLM
 
 from bamba_data.errors import UserError
 from tests.trainer.small import CONFIG, packed
-from trainer.checkpoint.reader import Saved
+from trainer.checkpoint.reader import SavedCheckpoint
 from trainer.hf.config import config_json, config_of
 from trainer.hf.importing import imported
 from trainer.model.config import ModelConfig
@@ -85,7 +85,7 @@ def test_each_spelling_of_the_rotary_embedding_means_what_transformers_computes(
     imported(tmp_path / "hf", str(tmp_path / "back"))
     ids, documents, positions, _ = packed([90])
     with torch.no_grad():
-        ours = Saved(str(tmp_path / "back")).model(torch.device("cpu"), torch.float32)
+        ours = SavedCheckpoint(str(tmp_path / "back")).model(torch.device("cpu"), torch.float32)
         mine = ours.logits(ids, documents, positions)
         wanted = theirs(ids).logits
     assert (mine - wanted).abs().max() < 1e-4 * wanted.abs().max()

@@ -9,7 +9,7 @@ from bamba_data.errors import UserError
 from tests.trainer.job import RECIPE
 from trainer.config import load_recipe
 from trainer.distributed.fsdp import World
-from trainer.observe.memory_estimate import GIB, compare, least, refuse_what_cannot_fit
+from trainer.observe.memory_estimate import GIB, check_fits_memory, compare, minimum_need
 from trainer.observe.memory_snapshot import MemorySnapshot
 
 ALONE = ["optimizer.memory=low", "compute.micro_rows=2"]
@@ -24,7 +24,7 @@ MEASURED = [
 
 @pytest.mark.parametrize(("changes", "ranks", "gib"), MEASURED)
 def test_no_more_is_counted_than_was_measured_and_most_of_it(changes: list[str], ranks: int, gib: float) -> None:
-    counted = least(load_recipe("bamba-9b-phase1", changes), ranks).total / GIB
+    counted = minimum_need(load_recipe("bamba-9b-phase1", changes), ranks).total / GIB
     assert 0.8 * gib < counted < gib
 
 
@@ -48,13 +48,14 @@ def test_a_learner_that_is_too_large_by_itself_needs_more_ranks() -> None:
 
 def test_what_is_recomputed_is_not_counted() -> None:
     kept, made_again = (
-        least(load_recipe("bamba-9b-phase1", [f"compute.recompute={way}"]), 8).activations for way in ("none", "full")
+        minimum_need(load_recipe("bamba-9b-phase1", [f"compute.recompute={way}"]), 8).activations
+        for way in ("none", "full")
     )
     assert made_again < kept / 5
 
 
 def test_a_cpu_is_left_alone() -> None:
-    refuse_what_cannot_fit(load_recipe("bamba-9b-phase1", ["data.row_tokens=1048576"]), 1, torch.device("cpu"))
+    check_fits_memory(load_recipe("bamba-9b-phase1", ["data.row_tokens=1048576"]), 1, torch.device("cpu"))
 
 
 def test_a_record_of_a_gpu_s_memory_is_refused_where_there_is_no_gpu(world: World, tmp_path: Path) -> None:

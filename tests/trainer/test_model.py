@@ -9,9 +9,9 @@ from transformers import BambaConfig, BambaForCausalLM
 
 from tests.trainer.small import CONFIG, model, packed
 from trainer.hf.config import config_json, config_of
-from trainer.hf.layout import pieces
-from trainer.loss import _slopes, _slopes_in_one, summed_loss
-from trainer.model.bamba import Bamba, vectors
+from trainer.hf.layout import tensor_mappings
+from trainer.loss import _logit_gradients, _logit_gradients_fused, summed_loss
+from trainer.model.bamba import Bamba, vector_parameters
 from trainer.model.config import ModelConfig
 
 BAMBA_9B = ModelConfig(
@@ -31,7 +31,7 @@ def theirs_of(ours: Bamba) -> BambaForCausalLM:
     theirs = BambaForCausalLM(BambaConfig(**config_json(ours.config, 4096, "float32", None, None)))
     state = dict(ours.named_parameters())
     loaded = theirs.load_state_dict(
-        {piece.theirs: piece.out_of(state[piece.ours].detach()).clone() for piece in pieces(ours.config)}
+        {piece.theirs: piece.out_of(state[piece.ours].detach()).clone() for piece in tensor_mappings(ours.config)}
     )
     assert not loaded.missing_keys and not loaded.unexpected_keys
     return theirs
@@ -49,7 +49,7 @@ def test_loss_and_every_gradient_are_those_of_transformers() -> None:
     torch.testing.assert_close(losses.flatten(), reference, rtol=1e-4, atol=1e-4)
     grads = {name: parameter.grad for name, parameter in ours.named_parameters()}
     found = dict(theirs.named_parameters())
-    for piece in pieces(ours.config):
+    for piece in tensor_mappings(ours.config):
         mine, other = grads[piece.ours], found[piece.theirs].grad
         assert mine is not None and other is not None
         scale = other.abs().max().item()
@@ -119,7 +119,7 @@ def test_what_is_compiled_for_a_gpu_is_the_softmax_that_runs_here(dtype: torch.d
     second, labels = first.clone(), torch.randint(0, 211, (40,), generator=generator)
     labels[::7] = -100
     scale = torch.tensor(0.3)
-    torch.testing.assert_close(_slopes(first, labels, scale), _slopes_in_one(second, labels, scale))
+    torch.testing.assert_close(_logit_gradients(first, labels, scale), _logit_gradients_fused(second, labels, scale))
     torch.testing.assert_close(first, second, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-6)
 
 
@@ -129,7 +129,7 @@ def test_bamba_9b_has_the_parameters_and_the_cost_that_are_published() -> None:
     assert sum(parameter.numel() for parameter in made.parameters()) == BAMBA_9B.parameters == 9_780_235_392
     assert BAMBA_9B.matmul_parameters == 9_253_158_912
     assert BAMBA_9B.flops_per_token(4096) == pytest.approx(56.28e9, rel=2e-4)
-    assert len(list(pieces(BAMBA_9B))) == 407
+    assert len(list(tensor_mappings(BAMBA_9B))) == 407
 
 
 def test_a_published_config_is_understood_and_written_back() -> None:
@@ -151,7 +151,7 @@ def test_first_values_are_those_of_mamba2_and_the_same_every_time() -> None:
 
 def test_vectors_are_all_that_is_small() -> None:
     ours = model()
-    small = dict(vectors(ours))
+    small = dict(vector_parameters(ours))
     assert all(
         parameter.dim() == 2 and parameter.shape[1] > 4
         for name, parameter in ours.named_parameters()

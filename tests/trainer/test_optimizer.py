@@ -15,7 +15,7 @@ from tests.trainer.synthetic import Synthetic
 from trainer.config import Optimizer, load_recipe
 from trainer.data.batch import Batch
 from trainer.distributed.fsdp import World
-from trainer.model.bamba import vectors
+from trainer.model.bamba import vector_parameters
 from trainer.optim.stochastic_rounding import Rates, rounded, salt, update
 from trainer.train import train
 
@@ -39,7 +39,7 @@ def test_it_learns_as_fast_as_with_float32_weights_and_moments(world: World) -> 
 
 def test_matrices_their_gradients_and_moments_take_two_bytes_each_and_vectors_stay_float32(world: World) -> None:
     model, optimizer, step = learner(world, *HALF, "compute.micro_rows=6")
-    small = dict(vectors(model))
+    small = dict(vector_parameters(model))
     seen = []
     step(
         Batch.of(next(iter(Synthetic(48, 6, 0, 1, 64)))),

@@ -10,17 +10,18 @@ from torch import nn
 from bamba_data.errors import RecipeError, TooManyBadSteps, UserError
 from tests.trainer.small import model, packed
 from tests.trainer.synthetic import Synthetic
-from trainer.anomaly import BadSteps, Span, Spikes
+from trainer.anomaly import BadSteps, LossSpikes, StepRange
 from trainer.config import RECIPES, Guard, Optimizer, Schedule, load_recipe
 from trainer.data.batch import Batch
 from trainer.distributed.consistency import differences, saved_recipe
 from trainer.distributed.fsdp import World
 from trainer.evaluate import losses_by_source, text_rows
 from trainer.generate import continued
-from trainer.observe.health import Pulse, Report, judged
+from trainer.observe.health import DeviceReport, find_faults
+from trainer.observe.stragglers import StragglerDetector
 from trainer.optim.adamw import AdamW
 from trainer.optim.lr_schedule import learning_rate
-from trainer.step import Outcome
+from trainer.step import StepMetrics
 
 CPU = World(0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
 
@@ -175,8 +176,8 @@ def test_micro_batches_are_of_one_shape_and_hold_every_row_once() -> None:
 # ---- guards
 
 
-def outcome(loss: float, healthy: bool = True) -> Outcome:
-    return Outcome(loss, 1.0, healthy, False, False, [loss], [1])
+def outcome(loss: float, healthy: bool = True) -> StepMetrics:
+    return StepMetrics(loss, 1.0, healthy, False, False, [loss], [1])
 
 
 def test_bad_steps_are_counted_until_there_are_too_many() -> None:
@@ -189,52 +190,52 @@ def test_bad_steps_are_counted_until_there_are_too_many() -> None:
 
 
 def test_a_spike_is_a_run_of_high_losses_and_one_high_loss_is_none() -> None:
-    spikes = Spikes(Guard(spike_sigmas=5.0, spike_window=8, spike_steps=2))
+    spikes = LossSpikes(Guard(spike_sigmas=5.0, spike_window=8, spike_steps=2))
     calm = [2.0, 2.1, 1.9, 2.0, 2.05, 1.95, 2.0, 2.1]
     for step, loss in enumerate(calm):
         assert spikes.see(step, loss) is None
     assert spikes.see(8, 9.0) is None
     assert spikes.see(9, 2.0) is None
     assert spikes.see(10, 9.0) is None
-    assert spikes.see(11, 8.0) == Span(10, 11)
+    assert spikes.see(11, 8.0) == StepRange(10, 11)
 
 
 # ---- health
 
 
 def test_a_rank_is_called_slow_by_what_it_is_slow_at() -> None:
-    fine = [Report(rank, "gpu", 700.0, 3000.0, 100.0) for rank in range(3)]
-    slow = Report(3, "gpu", 700.0, 2000.0, 100.0)
-    sick = Report(4, "gpu", 700.0, 3000.0, 100.0, ["1 uncorrected ECC errors since the last reboot"])
-    assert judged([*fine, slow, sick]) == {
+    fine = [DeviceReport(rank, "gpu", 700.0, 3000.0, 100.0) for rank in range(3)]
+    slow = DeviceReport(3, "gpu", 700.0, 2000.0, 100.0)
+    sick = DeviceReport(4, "gpu", 700.0, 3000.0, 100.0, ["1 uncorrected ECC errors since the last reboot"])
+    assert find_faults([*fine, slow, sick]) == {
         3: ["memory_gb_per_second 2,000.0, the median is 3,000.0"],
         4: ["1 uncorrected ECC errors since the last reboot"],
     }
 
 
 def test_ranks_on_cpus_are_not_compared_for_processes_share_them() -> None:
-    assert judged([Report(0, "cpu", 0.1, 10.0, 1.0), Report(1, "cpu", 0.05, 5.0, 0.5)]) == {}
+    assert find_faults([DeviceReport(0, "cpu", 0.1, 10.0, 1.0), DeviceReport(1, "cpu", 0.05, 5.0, 0.5)]) == {}
 
 
 def test_what_nvml_could_not_say_is_no_fault() -> None:
-    assert judged([Report(0, "gpu", 700.0, 3000.0, 100.0, notes=["NVML did not answer: no driver"])]) == {}
+    assert find_faults([DeviceReport(0, "gpu", 700.0, 3000.0, 100.0, notes=["NVML did not answer: no driver"])]) == {}
 
 
 def test_a_rank_is_named_when_its_device_was_slow_three_times_on_end() -> None:
-    pulse = Pulse(World(0, 3, torch.device("cpu"), None))  # type: ignore[arg-type]
+    detector = StragglerDetector(World(0, 3, torch.device("cpu"), None))  # type: ignore[arg-type]
     slow, idle = [0.001, 0.001, 0.002], [0.0, 0.0, 0.0]
-    assert pulse.judge(slow, idle) == pulse.judge(slow, idle) == []
-    assert pulse.judge([0.001, 0.001, 0.001], idle) == []
-    assert pulse.judge(slow, idle) == pulse.judge(slow, idle) == []
-    assert pulse.judge(slow, idle) == ["rank 2 is slow: a product takes it 2.00 ms, others 1.00 ms"]
+    assert detector.judge(slow, idle) == detector.judge(slow, idle) == []
+    assert detector.judge([0.001, 0.001, 0.001], idle) == []
+    assert detector.judge(slow, idle) == detector.judge(slow, idle) == []
+    assert detector.judge(slow, idle) == ["rank 2 is slow: a product takes it 2.00 ms, others 1.00 ms"]
 
 
 def test_a_rank_is_named_when_it_waited_for_rows_longer_than_others_three_times_on_end() -> None:
-    pulse = Pulse(World(0, 3, torch.device("cpu"), None))  # type: ignore[arg-type]
+    detector = StragglerDetector(World(0, 3, torch.device("cpu"), None))  # type: ignore[arg-type]
     same, waits = [0.001] * 3, [0.4, 0.0, 0.01]
-    assert pulse.judge(same, [0.4, 0.4, 0.4]) == []  # all of them: no rank is slow, the storage is
-    assert pulse.judge(same, waits) == pulse.judge(same, waits) == []
-    assert pulse.judge(same, waits) == ["rank 0 is slow: it waits 40% of its time for rows, others 1%"]
+    assert detector.judge(same, [0.4, 0.4, 0.4]) == []  # all of them: no rank is slow, the storage is
+    assert detector.judge(same, waits) == detector.judge(same, waits) == []
+    assert detector.judge(same, waits) == ["rank 0 is slow: it waits 40% of its time for rows, others 1%"]
 
 
 # ---- looking at a model

@@ -9,9 +9,9 @@ from tests.trainer.job import RECIPE
 from tests.trainer.running import losses
 from tests.trainer.synthetic import Synthetic
 from trainer.config import load_recipe
-from trainer.data.vocabulary import unlearned_rows
+from trainer.data.vocabulary import vocabulary_note
 from trainer.distributed.fsdp import World, local
-from trainer.optim.lr_schedule import learning_rate, shortened
+from trainer.optim.lr_schedule import learning_rate, warmup_note
 from trainer.train import Run, train
 
 STABLE = ["schedule.decay=none", "schedule.warmup_steps=2", "checkpoints.every_steps=4", "seed=3"]
@@ -58,14 +58,14 @@ def test_the_count_of_updates_is_kept_with_the_moments(world: World, tmp_path: P
 def test_a_warm_up_that_would_never_end_is_shortened_as_published_and_that_is_said() -> None:
     short = load_recipe("bamba-9b-phase1", ["schedule.steps=100"]).schedule
     assert learning_rate(short, 4) < learning_rate(short, 5) == pytest.approx(short.peak_lr, rel=0.01)
-    assert "the warm-up of 2,000 steps would not end in 100; it takes 5" in str(shortened(short))
+    assert "the warm-up of 2,000 steps would not end in 100; it takes 5" in str(warmup_note(short))
     whole = load_recipe("bamba-9b-phase1").schedule
-    assert shortened(whole) is None
+    assert warmup_note(whole) is None
     assert learning_rate(whole, 1000) < learning_rate(whole, 2000)
 
 
 def test_a_vocabulary_smaller_than_the_tokenizer_s_is_refused_and_a_larger_one_is_said() -> None:
     with pytest.raises(UserError, match=r"vocab_size is 32,000, but the dataset's tokenizer has 50,280 ids: set it to"):
-        unlearned_rows(32_000, 50_280)
-    assert unlearned_rows(50_280, 50_280) is None
-    assert "the last 8 rows of embedding and head are padding" in str(unlearned_rows(50_288, 50_280))
+        vocabulary_note(32_000, 50_280)
+    assert vocabulary_note(50_280, 50_280) is None
+    assert "the last 8 rows of embedding and head are padding" in str(vocabulary_note(50_288, 50_280))

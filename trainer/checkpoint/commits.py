@@ -24,7 +24,7 @@ _FOLDER = re.compile(r"^step-(\d{9,})-[0-9a-f]+$")
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class CheckpointFolder:
     """A try to save the state after `step`. `size_bytes` is of all files together, `modified` of the youngest."""
 
     name: str
@@ -56,7 +56,7 @@ def folder_name(step: int, attempt: str) -> str:
     return f"step-{step:09d}-{attempt}"
 
 
-def folders(store: Store) -> list[Folder]:
+def folders(store: Store) -> list[CheckpointFolder]:
     """All of them, the newest step first."""
     files: dict[str, list[tuple[str, int, float]]] = {}
     for entry in store.list():
@@ -68,7 +68,7 @@ def folders(store: Store) -> list[Folder]:
         matched = _FOLDER.match(name)
         assert matched
         names, sizes, times = zip(*sorted(held), strict=True)
-        found.append(Folder(name, int(matched[1]), names, sum(sizes), max(times)))
+        found.append(CheckpointFolder(name, int(matched[1]), names, sum(sizes), max(times)))
     return sorted(found, key=lambda folder: (folder.step, folder.name), reverse=True)
 
 
@@ -120,7 +120,7 @@ def sweep(store: Store, keep_last: int, keep_every_steps: int | None) -> list[st
     return [folder.name for folder in gone]
 
 
-def sweep_unfinished(store: Store, *, begins_at_zero: bool) -> list[Folder]:
+def sweep_unfinished(store: Store, *, begins_at_zero: bool) -> list[CheckpointFolder]:
     """Remove what killed saves left; only for who holds the run's lease. Where a run begins at step 0, a folder that
     lacks nothing but its commit stays: it may be all that is left of a run."""
     gone = [one for one in folders(store) if one.unfinished and not (begins_at_zero and INDEX in one.files)]
@@ -129,7 +129,7 @@ def sweep_unfinished(store: Store, *, begins_at_zero: bool) -> list[Folder]:
     return gone
 
 
-def remove(store: Store, folder: Folder) -> None:
+def remove(store: Store, folder: CheckpointFolder) -> None:
     """Its files, the commit first."""
     for file in sorted(folder.files, key=lambda file: file != COMMIT):
         store.delete(f"{folder.name}/{file}")

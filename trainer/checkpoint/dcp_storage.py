@@ -36,7 +36,7 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat1
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PieceLocation:
     """A piece of a tensor: its bytes in an object of the checkpoint's folder, and their xxh3_128."""
 
     file: str
@@ -45,7 +45,7 @@ class Place:
     digest: str
 
 
-class Writer(StorageWriter):
+class CheckpointWriter(StorageWriter):
     """Writes one checkpoint into `folder` of `store` and commits it with `about`, which may be any JSON.
     `before_commit` may still forbid it, by raising."""
 
@@ -102,10 +102,10 @@ class Writer(StorageWriter):
         return False
 
 
-def write_piece(file: BinaryIO, tensor: Tensor, name: str, at: int) -> Place:
+def write_piece(file: BinaryIO, tensor: Tensor, name: str, at: int) -> PieceLocation:
     data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
     file.write(data)
-    return Place(name, at, data.nbytes, xxhash.xxh3_128_hexdigest(data))
+    return PieceLocation(name, at, data.nbytes, xxhash.xxh3_128_hexdigest(data))
 
 
 def sealed(commit: dict[str, Any]) -> bytes:
@@ -113,7 +113,7 @@ def sealed(commit: dict[str, Any]) -> bytes:
     return seal({**commit, "format": FORMAT})
 
 
-def _described(name: str, held: Any, places: dict[MetadataIndex, Place]) -> dict[str, Any]:
+def _described(name: str, held: Any, places: dict[MetadataIndex, PieceLocation]) -> dict[str, Any]:
     """A tensor's entry in the index."""
     pieces = []
     for chunk in held.chunks:
@@ -137,7 +137,7 @@ def read_index(store: Store, folder: str, wanted_digest: str) -> dict[str, Any]:
     return cast(dict[str, Any], index)
 
 
-def read_piece(store: Store, folder: str, place: Place) -> bytearray:
+def read_piece(store: Store, folder: str, place: PieceLocation) -> bytearray:
     """The bytes of a piece, checked."""
     try:
         data = bytearray(store.read_range(f"{folder}/{place.file}", place.start, place.start + place.length))
@@ -151,7 +151,7 @@ def read_piece(store: Store, folder: str, place: Place) -> bytearray:
     return data
 
 
-class Reader(StorageReader):
+class CheckpointReader(StorageReader):
     """Reads the checkpoint in `folder`, whatever the number of ranks that wrote it."""
 
     def __init__(self, store: Store, folder: str, index: dict[str, Any]) -> None:
@@ -163,18 +163,18 @@ class Reader(StorageReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         held: dict[str, Any] = {}
-        places: dict[MetadataIndex, Place] = {}
+        places: dict[MetadataIndex, PieceLocation] = {}
         for name, entry in self.index.items():
             chunks = []
             for offsets, sizes, *place in entry["pieces"]:
                 chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
-                places[MetadataIndex(name, torch.Size(offsets))] = Place(*place)
+                places[MetadataIndex(name, torch.Size(offsets))] = PieceLocation(*place)
             properties = TensorProperties(DTYPES[entry["dtype"]])
             held[name] = TensorStorageMetadata(properties, torch.Size(entry["shape"]), chunks)
         return Metadata(held, storage_data=places)
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        self.places: dict[MetadataIndex, Place] = metadata.storage_data
+        self.places: dict[MetadataIndex, PieceLocation] = metadata.storage_data
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         return plan

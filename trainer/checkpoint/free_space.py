@@ -40,7 +40,7 @@ def no_room(store: Store, wanted_bytes: int) -> NoRoom | None:
     return NoRoom(store.url, "no room for a checkpoint", wanted_bytes, free, WAY_OUT)
 
 
-def as_ours(error: BambaError | OSError, store: Store, wanted_bytes: int) -> BambaError | OSError:
+def as_no_room(error: BambaError | OSError, store: Store, wanted_bytes: int) -> BambaError | OSError:
     """A full disk by its own name; any other error as it is."""
     if isinstance(error, OSError) and error.errno in FULL:
         said = f"{error.strerror} while a checkpoint was written"

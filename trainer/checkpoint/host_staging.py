@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from ..distributed.fsdp import World, local
 
 
-class Staging:
+class HostStaging:
     """Holds one copy at a time."""
 
     def __init__(self, world: World) -> None:

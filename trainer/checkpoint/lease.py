@@ -31,7 +31,7 @@ _NUMBERED = re.compile(rf"^{FOLDER}/(\d{{6,}})\.json$")
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LeaseHolder:
     """A process. `machine` names its host's boot and its process namespace, and `began` the process: a number of a
     process means nothing on another machine, and may be used again on this one."""
 
@@ -42,7 +42,7 @@ class Holder:
     token: str
 
     @classmethod
-    def me(cls) -> "Holder":
+    def me(cls) -> "LeaseHolder":
         began = _began(os.getpid()) or ""
         return cls(socket.gethostname(), os.getpid(), _machine(), began, secrets.token_hex(8))
 
@@ -59,7 +59,7 @@ class Holder:
         return self.is_here and _began(self.process) != self.began
 
 
-UNKNOWN = Holder("", 0, "", "", "")
+UNKNOWN = LeaseHolder("", 0, "", "", "")
 
 
 class Lease:
@@ -67,7 +67,7 @@ class Lease:
 
     def __init__(self, store: Store, say: Callable[[str], None]) -> None:
         self.store, self.say = store, say
-        self.me = Holder.me()
+        self.me = LeaseHolder.me()
         self._number = 0  # none
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -164,10 +164,10 @@ def _path(number: int) -> str:
     return f"{FOLDER}/{number:06d}.json"
 
 
-def _holder_of(data: bytes, where: str) -> Holder:
+def _holder_of(data: bytes, where: str) -> LeaseHolder:
     """Whose it is; nobody's that we know if it cannot be read: then only the store's clock tells."""
     try:
-        return Holder(**unseal(data, where, MAX_BYTES)["holder"])
+        return LeaseHolder(**unseal(data, where, MAX_BYTES)["holder"])
     except (CorruptManifest, KeyError, TypeError):
         return UNKNOWN
 

@@ -7,7 +7,7 @@ from .commits import folders
 from .dcp_storage import COMMIT
 
 
-def model_of(url: str) -> tuple[Store, str]:
+def locate_checkpoint(url: str) -> tuple[Store, str]:
     """The store and the name in it of the checkpoint at `url`: `<run>`, `<run>/checkpoints`, or
     `<run>/checkpoints/step-…`."""
     trimmed = url.rstrip("/")

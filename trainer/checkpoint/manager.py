@@ -25,8 +25,8 @@ from ..config import Checkpoints
 from ..distributed.fsdp import World
 from . import commits, free_space
 from .compatibility import check_fits
-from .dcp_storage import Reader, Writer, cause, read_index
-from .host_staging import Staging
+from .dcp_storage import CheckpointReader, CheckpointWriter, cause, read_index
+from .host_staging import HostStaging
 from .lease import Lease
 from .marks import Mark, set_mark
 
@@ -63,7 +63,7 @@ class Checkpointer:
         self.failed: FailedSave | None = None  # the last save, unless it ended well
         self.lease = Lease(store, say)
         self._group = dist.new_group(backend="gloo")  # the thread that writes must not meet the training's collectives
-        self._staging = Staging(world)
+        self._staging = HostStaging(world)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: _Writing | None = None
         self._bytes = 0  # of a checkpoint, all ranks together
@@ -79,7 +79,7 @@ class Checkpointer:
             try:
                 self.lease.take()
             except OSError as error:
-                failed = free_space.as_ours(error, self.store, 0)
+                failed = free_space.as_no_room(error, self.store, 0)
             except BambaError as error:
                 failed = error
         if refused := self._agreed(failed):
@@ -116,11 +116,11 @@ class Checkpointer:
             self._fail(step, plan)
             return
         about = {"step": step, "world_size": self.world.size, **about}
-        writer = Writer(self.store, plan, about, before_commit=self.lease.check)
+        writer = CheckpointWriter(self.store, plan, about, before_commit=self.lease.check)
         ended = self._thread.submit(self._write, self._staging.copy(state), writer)
         self._writing = _Writing(step, plan, ended)
 
-    def _write(self, copied: dict[str, Tensor], writer: Writer) -> None:
+    def _write(self, copied: dict[str, Tensor], writer: CheckpointWriter) -> None:
         """In the thread."""
         self._staging.settle()
         state_dict_saver.save(copied, storage_writer=writer, process_group=self._group)
@@ -151,7 +151,7 @@ class Checkpointer:
                 raise (found or error) from error
             if self.world.leads:
                 self._remove(writing.folder)
-            self._fail(writing.step, free_space.as_ours(found, self.store, self._bytes))
+            self._fail(writing.step, free_space.as_no_room(found, self.store, self._bytes))
         else:
             self.saved_step, self.failed, self._failures = writing.step, None, 0
         return self.failed
@@ -191,7 +191,7 @@ class Checkpointer:
         there are checkpoints and none of them is whole that is an error: a run never starts over by itself.
         """
         found = commits.folders(self.store) if self.world.leads else []
-        every: list[commits.Folder] = self._agreed(found)
+        every: list[commits.CheckpointFolder] = self._agreed(found)
         commit = self._newest_of([folder.name for folder in every if folder.whole], state, accept)
         if commit is None and (lost := [folder for folder in every if folder.committed or folder.marked]):
             raise CorruptCheckpoint(
@@ -276,7 +276,7 @@ def load(store: Store, name: str, state: dict[str, Tensor], accept: Accept = lam
     accept(commit)
     check_fits(f"{store.url}/{name}", index, state)
     try:
-        state_dict_loader.load(state, storage_reader=Reader(store, name, index))
+        state_dict_loader.load(state, storage_reader=CheckpointReader(store, name, index))
     except CheckpointException as error:
         raise cause(error) or error from error
     return commit

@@ -13,15 +13,15 @@ from bamba_data.storage.store import Store
 from ..model.bamba import Bamba
 from ..model.config import ModelConfig
 from .commits import read_commit
-from .dcp_storage import COMMIT, DTYPES, INDEX, Place, read_index, read_piece, sealed, write_piece
-from .locate import model_of
+from .dcp_storage import COMMIT, DTYPES, INDEX, PieceLocation, read_index, read_piece, sealed, write_piece
+from .locate import locate_checkpoint
 
 
-class Saved:
+class SavedCheckpoint:
     """A committed checkpoint, at the URL of a run (its newest) or of the checkpoint's own folder."""
 
     def __init__(self, url: str) -> None:
-        self.store, self.name = model_of(url)
+        self.store, self.name = locate_checkpoint(url)
         self.commit = read_commit(self.store, self.name)
         self.index = read_index(self.store, self.name, self.commit["index"])
         self.config = ModelConfig.model_validate(self.commit["recipe"]["model"])
@@ -34,7 +34,9 @@ class Saved:
         shape = entry["shape"]
         if not shape:
             ((_, _, *place),) = entry["pieces"]
-            return torch.frombuffer(read_piece(self.store, self.name, Place(*place)), dtype=DTYPES[entry["dtype"]])[0]
+            return torch.frombuffer(
+                read_piece(self.store, self.name, PieceLocation(*place)), dtype=DTYPES[entry["dtype"]]
+            )[0]
         end = shape[0] if end is None else end
         out = torch.empty([end - start, *shape[1:]], dtype=DTYPES[entry["dtype"]])
         filled = 0
@@ -44,7 +46,7 @@ class Saved:
                 continue
             if sizes[1:] != shape[1:]:
                 raise UserError(f"{key} is not sharded by rows: load this checkpoint with the ranks that saved it")
-            data = read_piece(self.store, self.name, Place(*place))
+            data = read_piece(self.store, self.name, PieceLocation(*place))
             piece = torch.frombuffer(data, dtype=out.dtype).view(sizes)
             out[low - start : high - start] = piece[low - offsets[0] : high - offsets[0]]
             filled += high - low

@@ -17,7 +17,7 @@ from bamba_data import canonical_json
 from bamba_data.errors import BambaError, CorruptCheckpoint, UserError
 from bamba_data.format.dataset import open_dataset
 
-from .reader import Saved
+from .reader import SavedCheckpoint
 
 FILE = "tokenizer.json"
 
@@ -66,7 +66,7 @@ def of_file(path: Path) -> RunTokenizer:
     return RunTokenizer(data, None, None, str(path))
 
 
-def of_checkpoint(saved: Saved, given: Path | None = None) -> RunTokenizer:
+def of_checkpoint(saved: SavedCheckpoint, given: Path | None = None) -> RunTokenizer:
     """`given`, or the tokenizer of the checkpoint's own data; its tokens must fit into the model's vocabulary.
 
     Raises UserError where there is none to be had (the dataset is elsewhere now), and names the way out.
@@ -80,7 +80,7 @@ def of_checkpoint(saved: Saved, given: Path | None = None) -> RunTokenizer:
     return replace(made, bos=begin if made.bos is None else made.bos, eos=end if made.eos is None else made.eos)
 
 
-def _of_import(saved: Saved) -> RunTokenizer | None:
+def _of_import(saved: SavedCheckpoint) -> RunTokenizer | None:
     about = saved.commit.get("hf") or {}
     digest = about.get("tokenizer_sha256")
     if not digest:
@@ -92,7 +92,7 @@ def _of_import(saved: Saved) -> RunTokenizer | None:
     return RunTokenizer(data, about.get("bos_token_id"), about.get("eos_token_id"), f"{saved.store.url}/{path}")
 
 
-def _of_datasets(saved: Saved) -> RunTokenizer:
+def _of_datasets(saved: SavedCheckpoint) -> RunTokenizer:
     urls: Sequence[str] = (saved.commit["recipe"].get("data") or {}).get("urls") or []
     if not urls:
         raise UserError(

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from bamba_data.errors import CorruptCheckpoint, UserError
 from bamba_data.storage.store import Store
 
-from .commits import Folder, folders, read_commit
-from .dcp_storage import Place, read_index, read_piece
+from .commits import CheckpointFolder, folders, read_commit
+from .dcp_storage import PieceLocation, read_index, read_piece
 from .marks import Mark, read_mark
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class CheckpointStatus:
     """How a checkpoint stands. `faults` are those that reading it showed: None if it was not read, empty if whole."""
 
-    folder: Folder
+    folder: CheckpointFolder
     mark: Mark | None
     faults: list[str] | None
 
@@ -29,12 +29,12 @@ class Standing:
         return "; ".join(parts) or "committed"
 
 
-def standings(store: Store, *, read: bool) -> Iterator[Standing]:
+def statuses(store: Store, *, read: bool) -> Iterator[CheckpointStatus]:
     """Of all checkpoints of a run, the newest first; with `read` every byte of the committed ones is checked."""
     for folder in folders(store):
         mark = read_mark(store, folder.name) if folder.marked else None
         look = read and not folder.unfinished
-        yield Standing(folder, mark, list(faults(store, folder.name)) if look else None)
+        yield CheckpointStatus(folder, mark, list(faults(store, folder.name)) if look else None)
 
 
 def faults(store: Store, name: str) -> Iterator[str]:
@@ -48,12 +48,12 @@ def faults(store: Store, name: str) -> Iterator[str]:
     for entry in index.values():
         for _, _, *place in entry["pieces"]:
             try:
-                read_piece(store, name, Place(*place))
+                read_piece(store, name, PieceLocation(*place))
             except CorruptCheckpoint as error:
                 yield str(error)
 
 
-def named(store: Store, name: str) -> Folder:
+def named(store: Store, name: str) -> CheckpointFolder:
     """The checkpoint of that name; `UserError` if there is none."""
     for folder in folders(store):
         if folder.name == name:

@@ -16,7 +16,7 @@ from ..config import Data
 from ..distributed.fsdp import World
 
 
-class Planned:
+class LoaderFeed:
     """Rows of the recipe's datasets for this rank. See `trainer.data.protocol.Feed`."""
 
     def __init__(self, rule: Data, world: World) -> None:

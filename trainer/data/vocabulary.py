@@ -3,7 +3,7 @@
 from bamba_data.errors import UserError
 
 
-def unlearned_rows(vocab_size: int, ids: int) -> str | None:
+def vocabulary_note(vocab_size: int, ids: int) -> str | None:
     """What to tell people where the model has more rows than there are ids (padding to a round number is no mistake);
     None where it has as many. `UserError` where it has fewer: a token would look beyond the embedding."""
     if vocab_size < ids:

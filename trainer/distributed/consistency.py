@@ -24,7 +24,7 @@ def gathered(mine: Any) -> list[Any]:
     return found
 
 
-def agree(mine: dict[str, Any], way_out: str) -> None:
+def require_agreement(mine: dict[str, Any], way_out: str) -> None:
     """`UserError` on all ranks, naming the fields, if what some rank holds is not what rank 0 holds; plain JSON."""
     if len(set(gathered(digest(mine)))) == 1:
         return
@@ -52,14 +52,14 @@ def differences(then: dict[str, Any], now: dict[str, Any], at: str = "") -> list
     return found
 
 
-def changes_in_words(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def describe_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{field} was {old!r}, is {new!r}" for field, old, new in differences(then, now)]
 
 
-def shape_changes_in_words(then: Recipe, now: Recipe) -> list[str]:
+def describe_shape_changes(then: Recipe, now: Recipe) -> list[str]:
     """What makes the one model's tensors, or what they mean, another's."""
     old, new = (recipe.model.model_dump(mode="json", exclude=NO_SHAPE) for recipe in (then, now))
-    return changes_in_words({"model": old}, {"model": new})
+    return describe_changes({"model": old}, {"model": new})
 
 
 def saved_recipe(commit: dict[str, Any]) -> Recipe:

@@ -28,7 +28,7 @@ from bamba_data.errors import UserError
 
 from .. import compiled
 from ..config import Compute
-from ..model.bamba import Bamba, vectors
+from ..model.bamba import Bamba, vector_parameters
 from .float8 import convert
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
@@ -92,7 +92,7 @@ def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool
     if model.head.fused:
         model.head.norm.compile(fullgraph=True)
     convert(model.blocks, compute.float8, world.device)
-    whole = {parameter for _, parameter in vectors(model)}
+    whole = {parameter for _, parameter in vector_parameters(model)}
     if low_memory:
         for parameter in set(model.parameters()) - whole:
             parameter.data = parameter.data.bfloat16()
@@ -129,7 +129,7 @@ def _mesh(world: World, shard_ranks: int | None) -> DeviceMesh:
     return init_device_mesh(world.device.type, shape, mesh_dim_names=("copies", "shards"))
 
 
-def sharers(parameter: DTensor) -> tuple[DeviceMesh, int]:
+def shard_mesh(parameter: DTensor) -> tuple[DeviceMesh, int]:
     """The mesh of a parameter and the dimension over which it is sharded; along any other, ranks hold the same."""
     return parameter.device_mesh, parameter.device_mesh.ndim - 1
 
@@ -161,7 +161,7 @@ _KEPT = {
 }
 
 
-def scatter(model: nn.Module) -> None:
+def reshard_model(model: nn.Module) -> None:
     """After forward passes that no backward follows: the head's weights are still gathered, and the model's state would
     hold them whole."""
     for module in model.modules():

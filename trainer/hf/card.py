@@ -4,7 +4,7 @@ from typing import Any
 
 from bamba_data.canonical_json import digest
 
-from ..checkpoint.reader import Saved
+from ..checkpoint.reader import SavedCheckpoint
 
 HEAD = """---
 library_name: transformers
@@ -33,7 +33,7 @@ Batches are padded on the left: a hybrid's state runs through padding on the rig
 """
 
 
-def model_card(saved: Saved, dtype: str) -> str:
+def model_card(saved: SavedCheckpoint, dtype: str) -> str:
     """README.md of the folder, in Markdown. Holds no path and no URL of the run: an export is made to be given away."""
     commit, config = saved.commit, saved.config
     recipe = commit["recipe"]

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from bamba_data.errors import UserError
 
-from ..checkpoint.reader import Saved
+from ..checkpoint.reader import SavedCheckpoint
 from ..checkpoint.tokenizer import RunTokenizer, of_checkpoint
 from ..observe.metrics import say
 from .card import model_card
 from .config import config_json
-from .layout import Piece, pieces
+from .layout import TensorMapping, tensor_mappings
 
 SHARD_BYTES = 4 << 30
 KEPT_FLOAT32 = (".A_log", ".D", ".dt_bias")
@@ -48,7 +48,7 @@ def command(
     """Write config.json, generation_config.json, safetensors, the tokenizer and a model card."""
     if dtype not in ("bfloat16", "float32"):
         raise UserError(f"--dtype {dtype}: bfloat16 or float32")
-    saved = Saved(checkpoint)
+    saved = SavedCheckpoint(checkpoint)
     if tokenizer == "none":
         if bos or eos:
             raise UserError("--bos and --eos name tokens of a tokenizer, and --tokenizer none writes none")
@@ -58,7 +58,7 @@ def command(
     export(saved, out, getattr(torch, dtype), chosen.with_tokens(bos, eos))
 
 
-def export(saved: Saved, out: Path, dtype: torch.dtype, tokenizer: RunTokenizer | None) -> None:
+def export(saved: SavedCheckpoint, out: Path, dtype: torch.dtype, tokenizer: RunTokenizer | None) -> None:
     """Into `out`, which must not exist yet; it appears whole or not at all."""
     if out.exists() or out.is_symlink():
         raise UserError(f"{out} exists: choose a new folder")
@@ -89,7 +89,7 @@ def export(saved: Saved, out: Path, dtype: torch.dtype, tokenizer: RunTokenizer 
     say(f"{out}: {len(where)} tensors, {total / 1e9:.2f} GB, step {saved.commit['step']} of {saved.store.url}")
 
 
-def max_position_of(saved: Saved) -> int:
+def max_position_of(saved: SavedCheckpoint) -> int:
     """The longest row that the model was trained on, in tokens; of an imported model, what its config said."""
     about = saved.commit.get("hf") or {}
     data = saved.commit["recipe"].get("data") or {}
@@ -100,11 +100,11 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _shards(saved: Saved, dtype: torch.dtype) -> Iterator[list[Piece]]:
+def _shards(saved: SavedCheckpoint, dtype: torch.dtype) -> Iterator[list[TensorMapping]]:
     """The tensors in file order, cut before a shard would grow too large."""
-    shard: list[Piece] = []
+    shard: list[TensorMapping] = []
     held = 0
-    for piece in pieces(saved.config):
+    for piece in tensor_mappings(saved.config):
         shape = saved.index[f"model.{piece.ours}"]["shape"]
         size = (piece.end - piece.start) * (torch.Size(shape[1:]).numel()) * dtype.itemsize
         if shard and held + size > SHARD_BYTES:
@@ -115,7 +115,7 @@ def _shards(saved: Saved, dtype: torch.dtype) -> Iterator[list[Piece]]:
     yield shard
 
 
-def _write(saved: Saved, shard: list[Piece], dtype: torch.dtype, file: Path) -> int:
+def _write(saved: SavedCheckpoint, shard: list[TensorMapping], dtype: torch.dtype, file: Path) -> int:
     """One file; the bytes of its tensors, which are gone from memory when this returns."""
     tensors = {piece.theirs: _tensor(saved, piece, dtype) for piece in shard}
     save_file(tensors, file, metadata={"format": "pt"})
@@ -123,7 +123,7 @@ def _write(saved: Saved, shard: list[Piece], dtype: torch.dtype, file: Path) -> 
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def _tensor(saved: Saved, piece: Piece, dtype: torch.dtype) -> Tensor:
+def _tensor(saved: SavedCheckpoint, piece: TensorMapping, dtype: torch.dtype) -> Tensor:
     part = saved.tensor(f"model.{piece.ours}", piece.start, piece.end)
     part = part.unsqueeze(1) if piece.middle else part
     return part if piece.theirs.endswith(KEPT_FLOAT32) else part.to(dtype)

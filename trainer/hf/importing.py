@@ -24,7 +24,7 @@ from ..model.bamba import Bamba
 from ..model.config import ModelConfig
 from ..observe.metrics import say
 from .config import config_of
-from .layout import Piece, pieces
+from .layout import TensorMapping, tensor_mappings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -44,7 +44,7 @@ def imported(folder: Path, out: str) -> None:
     theirs = _config(folder / "config.json")
     config = config_of(theirs, str(folder / "config.json"))
     files = _files(folder)
-    wanted = [piece.theirs for piece in pieces(config)]
+    wanted = [piece.theirs for piece in tensor_mappings(config)]
     if missing := sorted(set(wanted) - set(files)):
         raise UserError(f"{folder}: {len(missing)} tensors are missing, {missing[0]} among them")
     if extra := sorted(set(files) - set(wanted)):
@@ -128,8 +128,8 @@ def _tensors(config: ModelConfig, files: dict[str, Path]) -> Iterator[tuple[str,
     """Ours, in float32, each put together of its pieces."""
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in Bamba(config).named_parameters()}
-    by_ours: dict[str, list[Piece]] = {}
-    for piece in pieces(config):
+    by_ours: dict[str, list[TensorMapping]] = {}
+    for piece in tensor_mappings(config):
         by_ours.setdefault(piece.ours, []).append(piece)
     for name, parts in by_ours.items():
         whole = torch.empty(shapes[name])

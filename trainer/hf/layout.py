@@ -12,7 +12,7 @@ from torch import Tensor
 from ..model.config import ModelConfig
 
 
-class Piece(NamedTuple):
+class TensorMapping(NamedTuple):
     """`theirs` is rows [start, end) of `ours`; `middle` says that theirs has a dimension of 1 more in the middle."""
 
     ours: str
@@ -29,37 +29,37 @@ class Piece(NamedTuple):
         ours[self.start : self.end].copy_(theirs.squeeze(1) if self.middle else theirs)
 
 
-def pieces(config: ModelConfig) -> Iterator[Piece]:
+def tensor_mappings(config: ModelConfig) -> Iterator[TensorMapping]:
     """Every tensor of a `BambaForCausalLM`, and where it lies in ours."""
     hidden, head = config.hidden_size, config.head_dim
-    yield Piece("embedding.weight", "model.embed_tokens.weight", 0, config.vocab_size)
+    yield TensorMapping("embedding.weight", "model.embed_tokens.weight", 0, config.vocab_size)
     for layer in range(config.layers):
         ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
-        yield Piece(f"{ours}.mixer_norm.weight", f"{theirs}.input_layernorm.weight", 0, hidden)
-        yield Piece(f"{ours}.mlp_norm.weight", f"{theirs}.pre_ff_layernorm.weight", 0, hidden)
+        yield TensorMapping(f"{ours}.mixer_norm.weight", f"{theirs}.input_layernorm.weight", 0, hidden)
+        yield TensorMapping(f"{ours}.mlp_norm.weight", f"{theirs}.pre_ff_layernorm.weight", 0, hidden)
         mlp = config.mlp_size
-        yield Piece(f"{ours}.mlp.gate_up.weight", f"{theirs}.feed_forward.gate_proj.weight", 0, mlp)
-        yield Piece(f"{ours}.mlp.gate_up.weight", f"{theirs}.feed_forward.up_proj.weight", mlp, 2 * mlp)
-        yield Piece(f"{ours}.mlp.down.weight", f"{theirs}.feed_forward.down_proj.weight", 0, hidden)
+        yield TensorMapping(f"{ours}.mlp.gate_up.weight", f"{theirs}.feed_forward.gate_proj.weight", 0, mlp)
+        yield TensorMapping(f"{ours}.mlp.gate_up.weight", f"{theirs}.feed_forward.up_proj.weight", mlp, 2 * mlp)
+        yield TensorMapping(f"{ours}.mlp.down.weight", f"{theirs}.feed_forward.down_proj.weight", 0, hidden)
         if layer in config.attention_indices:
             at = 0
             for name, heads in (("q", config.attention_heads), ("k", config.kv_heads), ("v", config.kv_heads)):
                 end = at + heads * head
-                yield Piece(f"{ours}.mixer.qkv.weight", f"{theirs}.self_attn.{name}_proj.weight", at, end)
+                yield TensorMapping(f"{ours}.mixer.qkv.weight", f"{theirs}.self_attn.{name}_proj.weight", at, end)
                 at = end
-            yield Piece(f"{ours}.mixer.out.weight", f"{theirs}.self_attn.o_proj.weight", 0, hidden)
+            yield TensorMapping(f"{ours}.mixer.out.weight", f"{theirs}.self_attn.o_proj.weight", 0, hidden)
         else:
             yield from _mamba(config, f"{ours}.mixer", f"{theirs}.mamba")
-    yield Piece("head.norm.weight", "model.final_layernorm.weight", 0, hidden)
-    yield Piece("head.weight", "lm_head.weight", 0, config.vocab_size)
+    yield TensorMapping("head.norm.weight", "model.final_layernorm.weight", 0, hidden)
+    yield TensorMapping("head.weight", "lm_head.weight", 0, config.vocab_size)
 
 
-def _mamba(config: ModelConfig, ours: str, theirs: str) -> Iterator[Piece]:
+def _mamba(config: ModelConfig, ours: str, theirs: str) -> Iterator[TensorMapping]:
     wide = config.inner_size + config.conv_channels + config.mamba_heads
-    yield Piece(f"{ours}.in_proj.weight", f"{theirs}.in_proj.weight", 0, wide)
-    yield Piece(f"{ours}.conv_weight", f"{theirs}.conv1d.weight", 0, config.conv_channels, middle=True)
-    yield Piece(f"{ours}.conv_bias", f"{theirs}.conv1d.bias", 0, config.conv_channels)
+    yield TensorMapping(f"{ours}.in_proj.weight", f"{theirs}.in_proj.weight", 0, wide)
+    yield TensorMapping(f"{ours}.conv_weight", f"{theirs}.conv1d.weight", 0, config.conv_channels, middle=True)
+    yield TensorMapping(f"{ours}.conv_bias", f"{theirs}.conv1d.bias", 0, config.conv_channels)
     for name in ("dt_bias", "A_log", "D"):
-        yield Piece(f"{ours}.{name}", f"{theirs}.{name}", 0, config.mamba_heads)
-    yield Piece(f"{ours}.norm_weight", f"{theirs}.norm.weight", 0, config.inner_size)
-    yield Piece(f"{ours}.out_proj.weight", f"{theirs}.out_proj.weight", 0, config.hidden_size)
+        yield TensorMapping(f"{ours}.{name}", f"{theirs}.{name}", 0, config.mamba_heads)
+    yield TensorMapping(f"{ours}.norm_weight", f"{theirs}.norm.weight", 0, config.inner_size)
+    yield TensorMapping(f"{ours}.out_proj.weight", f"{theirs}.out_proj.weight", 0, config.hidden_size)

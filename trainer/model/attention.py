@@ -9,10 +9,10 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from .config import ModelConfig
-from .document_mask import Rows
+from .document_mask import PackedRows
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the first features of each head by the token's angle; x: (batch, tokens, heads, head_dim).
 
     Feature i goes with feature i + half the rotary width (not with its neighbour): as the Bamba weights were trained.
@@ -33,9 +33,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, sum(self.splits) * self.head_dim, bias=False)
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+    def forward(self, x: Tensor, rows: PackedRows) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.splits, dim=2)
-        q, k = rotate(q, rows.cos, rows.sin), rotate(k, rows.cos, rows.sin)
+        q, k = apply_rotary(q, rows.cos, rows.sin), apply_rotary(k, rows.cos, rows.sin)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if isinstance(rows.mask, BlockMask):
             seen = flex_attention(q, k, v, block_mask=rows.mask, enable_gqa=True)

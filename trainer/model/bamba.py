@@ -1,6 +1,6 @@
 """The hybrid: embedding, blocks of (mixer, MLP) around a residual stream, a last norm, and an untied head.
 
-`Bamba(config)` makes it without values: `initial.fill` draws them, or a checkpoint brings them. Between blocks the
+`Bamba(config)` makes it without values: `init_weights` draws them, or a checkpoint brings them. Between blocks the
 residual stream is float32 or whatever the linears compute in, as `residual` says.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..loss import summed_loss
 from .attention import Attention
 from .config import ModelConfig
-from .document_mask import Rows, block_mask, rotation, same_document
+from .document_mask import PackedRows, document_block_mask, document_mask, rotary_angles
 from .mamba2 import Mamba2
 from .mlp import MLP
 from .norm import RMSNorm
@@ -32,7 +32,7 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = MLP(config.hidden_size, config.mlp_size)
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+    def forward(self, x: Tensor, rows: PackedRows) -> Tensor:
         compute = self.mlp.down.weight.dtype
         x = x + self.mixer(self.mixer_norm(x, compute), rows)
         x = x + self.mlp(self.mlp_norm(x, compute))
@@ -76,14 +76,14 @@ class Bamba(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.head = Head(config)
 
-    def rows(self, documents: Tensor, positions: Tensor) -> Rows:
+    def rows(self, documents: Tensor, positions: Tensor) -> PackedRows:
         """What the blocks need to know of the batch; made once, outside of any compiled graph."""
-        cos, sin = rotation(positions, self.config.rotary_width, self.config.rotary_base)
+        cos, sin = rotary_angles(positions, self.config.rotary_width, self.config.rotary_base)
         if not self.config.attention_indices:
             mask = None
         else:
-            mask = block_mask(documents) if self.flex else same_document(documents)
-        return Rows(documents, cos, sin, mask)
+            mask = document_block_mask(documents) if self.flex else document_mask(documents)
+        return PackedRows(documents, cos, sin, mask)
 
     def losses(
         self, input_ids: Tensor, documents: Tensor, positions: Tensor, labels: Tensor, scale: Tensor | None = None
@@ -113,7 +113,7 @@ class Bamba(nn.Module):
         return self.head(x, labels, scale, self.chunk_tokens)  # type: ignore[no-any-return]
 
 
-def vectors(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def vector_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """The small parameters: norms, convolutions, A_log, D, dt_bias. They stay whole and in float32 on every rank and
     are not decayed; everything else is a matrix."""
     for name, parameter in model.named_parameters():

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 
-class Rows(NamedTuple):
+class PackedRows(NamedTuple):
     """documents: (batch, tokens) int32, ids that ascend along a row; cos, sin: (batch, tokens, 1, half the rotary
     width) float32; mask: which key a query may see, for `scaled_dot_product_attention` (batch, 1, tokens, tokens) or
     for `flex_attention`; None where the model has no attention."""
@@ -22,20 +22,20 @@ class Rows(NamedTuple):
     mask: Tensor | BlockMask | None
 
 
-def rotation(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
+def rotary_angles(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
     """cos and sin of the rotary angles of `positions` (batch, tokens), for the first half of `width` features."""
     powers = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device) / width
     angles = positions[..., None].float() * (1.0 / base**powers)
     return angles.cos()[:, :, None], angles.sin()[:, :, None]
 
 
-def same_document(documents: Tensor) -> Tensor:
+def document_mask(documents: Tensor) -> Tensor:
     """(batch, 1, query, key): True where the key is not after the query and of the same document."""
     same = documents[:, :, None] == documents[:, None, :]
     return same.tril()[:, None]
 
 
-def block_mask(documents: Tensor) -> BlockMask:
+def document_block_mask(documents: Tensor) -> BlockMask:
     """The same, as flex_attention wants it: by blocks of 128 tokens, those that hold nothing to see are skipped."""
     batch, tokens = documents.shape
 

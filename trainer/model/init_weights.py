@@ -21,7 +21,7 @@ DT_FLOOR = 1e-4
 
 
 @torch.no_grad()
-def fill(model: nn.Module, config: ModelConfig, seed: int) -> None:
+def init_weights(model: nn.Module, config: ModelConfig, seed: int) -> None:
     """Draw every parameter, on the device where it lies, one whole parameter at a time; shards keep their part."""
     for name, parameter in model.named_parameters():
         local = parameter.to_local() if isinstance(parameter, DTensor) else parameter

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ..kernels.ops import mix
 from ..kernels.supported import CONV_WIDTH
 from .config import ModelConfig
-from .document_mask import Rows
+from .document_mask import PackedRows
 
 
 class Mamba2(nn.Module):
@@ -26,7 +26,7 @@ class Mamba2(nn.Module):
         self.norm_weight = nn.Parameter(torch.empty(config.inner_size))
         self.out_proj = nn.Linear(config.inner_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+    def forward(self, x: Tensor, rows: PackedRows) -> Tensor:
         mixed = mix(
             self.in_proj(x),
             self.conv_weight,

@@ -2,15 +2,13 @@
 
 Each rank measures products (bfloat16 on a GPU), memory bandwidth and an all-reduce, and asks NVML for ECC errors and
 throttling. A rank 10 % below the median, or one with uncorrected ECC errors, fails: it is named, and the exit code
-is 1. On CPUs, which processes share, rates are shown and not compared. While a run goes on, `Pulse` names the ranks
-that hold the others up.
+is 1. On CPUs, which processes share, rates are shown and not compared. While a run goes on, `stragglers` does the same.
 """
 
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -22,11 +20,11 @@ from .metrics import say
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-SLOW = 0.9  # of the median of all ranks
+SLOW_FRACTION = 0.9  # of the median rate of all ranks: below it a rank is at fault
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DeviceReport:
     """Of one rank: rates in TFLOP/s and GB/s (all-reduce: bytes of the buffer a second); `faults` in words, and `notes`
     on what could not be found out."""
 
@@ -39,7 +37,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
 
-def measure(world: World) -> Report:
+def measure(world: World) -> DeviceReport:
     """A collective call: every rank measures at the same time."""
     cuda = world.device.type == "cuda"
     side = 8192 if cuda else 512
@@ -51,7 +49,7 @@ def measure(world: World) -> Report:
     shared = torch.ones((1 << 26) if cuda else (1 << 18), device=world.device)
     reduce = _seconds(lambda: _reduced(shared), world.device)
     name = torch.cuda.get_device_name(world.device) if cuda else "cpu"
-    return Report(
+    return DeviceReport(
         world.rank,
         name,
         2 * side**3 / product / 1e12,
@@ -112,7 +110,7 @@ def _nvml(world: World) -> tuple[list[str], list[str]]:
     return found, []
 
 
-def judged(reports: list[Report]) -> dict[int, list[str]]:
+def find_faults(reports: list[DeviceReport]) -> dict[int, list[str]]:
     """What is wrong, by rank; nothing for a healthy one."""
     wrong: dict[int, list[str]] = {report.rank: list(report.faults) for report in reports}
     for rate in ("product_tflops", "memory_gb_per_second", "all_reduce_gb_per_second"):
@@ -120,69 +118,9 @@ def judged(reports: list[Report]) -> dict[int, list[str]]:
         median = statistics.median([getattr(report, rate) for report in compared] or [0.0])
         for report in compared:
             value = getattr(report, rate)
-            if value < SLOW * median:
+            if value < SLOW_FRACTION * median:
                 wrong[report.rank].append(f"{rate} {value:,.1f}, the median is {median:,.1f}")
     return {rank: faults for rank, faults in wrong.items() if faults}
-
-
-class Pulse:
-    """Says which rank holds the others up, a log line at a time: one whose GPU is slow, or one that waits for its rows.
-
-    Every GPU is timed on products of a few hundred microseconds, of which the best of eight counts, since communication
-    runs beside them; the verdict on one beat is there at the next, so nobody waits for it. Processes share a CPU, so
-    there only the waiting counts. A rank is named when it was behind at `BEATS` on end.
-    """
-
-    BEATS = 3
-    WAITS = 0.05  # of its time more than others
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self._behind: dict[str, list[int]] = {"product": [0] * world.size, "rows": [0] * world.size}
-        self._events: list[torch.cuda.Event] = []
-        if world.device.type == "cuda":
-            self._left = torch.ones(2048, 2048, device=world.device)
-
-    def beat(self, waited: float) -> list[str]:
-        """Who holds the others up lately, in words, the same on all ranks. `waited` is the part of its time that this
-        rank waited for rows since the last beat. A collective call, between hosts only: no device is waited for."""
-        mine = torch.zeros(2, self.world.size, dtype=torch.float64)
-        mine[0, self.world.rank], mine[1, self.world.rank] = self._product_seconds(), waited
-        if self.world.size > 1:
-            dist.all_reduce(mine)
-        seconds, waits = mine.tolist()
-        return self.judge(seconds, waits)
-
-    def _product_seconds(self) -> float:
-        """Of the beat before; starts the next one."""
-        if self.world.device.type != "cuda":
-            return 0.0
-        taken = 0.0
-        if self._events:
-            self._events[-1].synchronize()  # where every step has a line it may be some products away
-            taken = min(one.elapsed_time(two) for one, two in pairwise(self._events)) / 1000
-        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(9)]  # type: ignore[no-untyped-call]
-        for event in self._events:
-            event.record()
-            self._left @ self._left
-        return taken
-
-    def judge(self, seconds: list[float], waits: list[float]) -> list[str]:
-        """Count one beat of all ranks in: what a product took, and the part of the time that was waited for rows."""
-        usual, patient = statistics.median_low(seconds), statistics.median_low(waits)
-        found = []
-        for rank, (taken, waited) in enumerate(zip(seconds, waits, strict=True)):
-            if self._lasts("product", rank, taken * SLOW > usual):
-                found.append(
-                    f"rank {rank} is slow: a product takes it {taken * 1e3:.2f} ms, others {usual * 1e3:.2f} ms"
-                )
-            if self._lasts("rows", rank, waited > patient + self.WAITS):
-                found.append(f"rank {rank} is slow: it waits {waited:.0%} of its time for rows, others {patient:.0%}")
-        return found
-
-    def _lasts(self, what: str, rank: int, behind: bool) -> bool:
-        self._behind[what][rank] = self._behind[what][rank] + 1 if behind else 0
-        return self._behind[what][rank] >= self.BEATS
 
 
 @app.command()
@@ -190,9 +128,9 @@ def command() -> None:
     """Measure every rank's device; exit 1 and name those that are not what they should be."""
     with joined() as world:
         mine = measure(world)
-        reports: list[Report] = [mine] * world.size
+        reports: list[DeviceReport] = [mine] * world.size
         dist.all_gather_object(reports, mine)
-    wrong = judged(reports)
+    wrong = find_faults(reports)
     if world.leads:
         for report in reports:
             values = asdict(report)

@@ -19,7 +19,7 @@ MAX_WAITING_LINES = 100_000
 _STEP = re.compile(rb'"step": (\d+)')
 
 
-class Lines:
+class JsonLines:
     """`furthest_step` is the last step that a line of the file tells of. An `OSError` at the start is one, unless the
     disk is full; later ones are said, once until it is well again."""
 

@@ -21,7 +21,7 @@ WIDE_BYTES = 4  # of a float32
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class MemoryNeed:
     """Bytes on one rank. `learner`: weights, moments and kept gradients; `activations`: of one micro-batch; `logits`:
     one piece of them."""
 
@@ -34,7 +34,7 @@ class Need:
         return self.learner + self.activations + self.logits
 
 
-def least(recipe: Recipe, ranks: int) -> Need:
+def minimum_need(recipe: Recipe, ranks: int) -> MemoryNeed:
     """What a rank of `ranks` needs at least; a GPU is meant, where attention needs no mask of all pairs of tokens when
     blocks are compiled."""
     compute, model = recipe.compute, recipe.model
@@ -54,7 +54,7 @@ def least(recipe: Recipe, ranks: int) -> Need:
     activations = tokens * (streams * model.layers + sum(kept))
     if model.attention_indices and not compute.compile:
         activations += compute.micro_rows * recipe.data.row_tokens**2
-    return Need(learner, activations, min(tokens, compute.loss_chunk_tokens) * model.vocab_size * bytes_each)
+    return MemoryNeed(learner, activations, min(tokens, compute.loss_chunk_tokens) * model.vocab_size * bytes_each)
 
 
 def _kept(model: ModelConfig, attends: bool) -> int:
@@ -67,7 +67,7 @@ def _kept(model: ModelConfig, attends: bool) -> int:
     return mlp + projected + 2 * model.inner_size + model.conv_channels + states
 
 
-def refuse_what_cannot_fit(recipe: Recipe, ranks: int, device: torch.device) -> None:
+def check_fits_memory(recipe: Recipe, ranks: int, device: torch.device) -> None:
     """`UserError` if this GPU is too small for the recipe; a CPU swaps, it is left alone."""
     if device.type != "cuda":
         return
@@ -77,7 +77,7 @@ def refuse_what_cannot_fit(recipe: Recipe, ranks: int, device: torch.device) -> 
 
 def compare(recipe: Recipe, ranks: int, there_bytes: int, device: str) -> None:
     """`UserError` if the recipe needs more than `there_bytes` on each of `ranks`; naming the parts and ways out."""
-    need = least(recipe, ranks)
+    need = minimum_need(recipe, ranks)
     if need.total <= there_bytes:
         return
     ways = ["more ranks"] if need.learner > there_bytes else []

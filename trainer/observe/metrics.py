@@ -23,9 +23,9 @@ import torch
 
 from ..config import Recipe
 from ..distributed.fsdp import World
-from ..step import Outcome
-from .json_lines import Lines
-from .trackers import Opening, Trackers, check_installed
+from ..step import StepMetrics
+from .json_lines import JsonLines
+from .trackers import TrackerContext, Trackers, check_installed
 
 #: Dense bfloat16 FLOP/s that the maker states.
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
@@ -51,7 +51,7 @@ class Metrics:
         check_installed(recipe.log.trackers)
         self.recipe, self.world, self.folder = recipe, world, folder
         self._lines_said = 0
-        self._file: Lines | None = None
+        self._file: JsonLines | None = None
         self._trackers: Trackers | None = None
         self._furthest_step = self._redone_until = 0
         self.resume(sources, {})
@@ -61,14 +61,14 @@ class Metrics:
         if not self.world.leads:
             return
         if self.folder is not None and self._file is None:
-            self._file = Lines(self.folder / "metrics.jsonl", say)
+            self._file = JsonLines(self.folder / "metrics.jsonl", say)
             self._furthest_step = self._file.furthest_step
         self._redone_until = self._furthest_step
         if self._trackers is not None:
             self._trackers.close()
         names = [*(["tensorboard"] if self.folder is not None else []), *self.recipe.log.trackers]
         recipe = self.recipe.model_dump(mode="json")
-        self._trackers = Trackers(names, Opening(run, self.recipe.name, recipe, after_step, self.folder), say)
+        self._trackers = Trackers(names, TrackerContext(run, self.recipe.name, recipe, after_step, self.folder), say)
 
     def resume(self, sources: Sequence[str], tokens: Mapping[str, int]) -> None:
         """Go on from so many tokens of each source; `sources` are named as a step's outcome counts them."""
@@ -81,7 +81,7 @@ class Metrics:
         self._sums = [0.0] * len(self.sources)
         self._counts = [0] * len(self.sources)
 
-    def see(self, outcome: Outcome, seconds: float, waited_seconds: float) -> None:
+    def see(self, outcome: StepMetrics, seconds: float, waited_seconds: float) -> None:
         """Count a step in; one that changed nothing tells nothing of the loss."""
         self._seconds += seconds
         self._steps += 1
@@ -95,7 +95,7 @@ class Metrics:
                 self._counts[at] += count
 
     def line(
-        self, step: int, outcome: Outcome, lr: float, bad_steps: int, epochs: Mapping[str, float], saved_step: int
+        self, step: int, outcome: StepMetrics, lr: float, bad_steps: int, epochs: Mapping[str, float], saved_step: int
     ) -> dict[str, Any]:
         """Write what happened since the last line; return it."""
         seconds = max(self._seconds, 1e-9)

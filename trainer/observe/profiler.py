@@ -9,7 +9,7 @@ from ..config import Log
 from ..distributed.fsdp import World
 
 
-class Profile:
+class StepProfiler:
     """Call `before` with the number of each step; the steps that the recipe names end in `profile-step-<n>.json` in
     `folder`. Only rank 0 traces, and nobody does where there is no folder."""
 

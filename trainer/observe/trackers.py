@@ -1,8 +1,9 @@
 """Where else a run's numbers go: TensorBoard, and by `log.trackers` Weights & Biases, MLflow, Aim.
 
-A tracker is three things: a class with `log` and `close`, made from an `Opening`; a line in TRACKERS; a name in the
-recipe's `log.trackers`. Each is told where it writes by its own environment variables (WANDB_PROJECT and WANDB_MODE,
-MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME, AIM_REPO). A run that goes on goes on in the tracker's run, too.
+A tracker is three things: a class with `log` and `close`, made from a `TrackerContext`; a line in TRACKERS; a name in
+the recipe's `log.trackers`. Each is told where it writes by its own environment variables (WANDB_PROJECT and
+WANDB_MODE, MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME, AIM_REPO). A run that goes on goes on in the tracker's run,
+too.
 
 They live in a thread: one that is slow, away or broken costs a line on stderr, and never a step.
 """
@@ -25,7 +26,7 @@ CLOSE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class TrackerContext:
     """What a tracker is told at its start: the run's own identity, which all its restarts share, its name and recipe,
     the step before the first that comes, and a local folder, if there is one."""
 
@@ -47,7 +48,7 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files; what an earlier start wrote of later steps is hidden."""
 
-    def __init__(self, opening: Opening) -> None:
+    def __init__(self, opening: TrackerContext) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         assert opening.folder is not None
@@ -65,7 +66,7 @@ class TensorBoard:
 class Wandb:
     """Its own count of steps never goes back, a run's does: the step is a value that everything is drawn over."""
 
-    def __init__(self, opening: Opening) -> None:
+    def __init__(self, opening: TrackerContext) -> None:
         import wandb
 
         self._run: Any = wandb.init(
@@ -88,7 +89,7 @@ class Wandb:
 
 
 class Mlflow:
-    def __init__(self, opening: Opening) -> None:
+    def __init__(self, opening: TrackerContext) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
@@ -117,7 +118,7 @@ class Mlflow:
 
 
 class Aim:
-    def __init__(self, opening: Opening) -> None:
+    def __init__(self, opening: TrackerContext) -> None:
         import aim
 
         place = os.environ.get("AIM_REPO") or (None if opening.folder is None else str(opening.folder))
@@ -148,7 +149,7 @@ class Aim:
         self._run.close()
 
 
-TRACKERS: Mapping[str, Callable[[Opening], Tracker]] = {
+TRACKERS: Mapping[str, Callable[[TrackerContext], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": Wandb,
     "mlflow": Mlflow,
@@ -166,7 +167,7 @@ def check_installed(names: Sequence[str]) -> None:
 class Trackers:
     """Those of one start of a run."""
 
-    def __init__(self, names: Sequence[str], opening: Opening, say: Callable[[str], None]) -> None:
+    def __init__(self, names: Sequence[str], opening: TrackerContext, say: Callable[[str], None]) -> None:
         self._opening, self._say = opening, say
         self._open: dict[str, Tracker | None] = dict.fromkeys(names)
         self._next_try = dict.fromkeys(names, 0.0)

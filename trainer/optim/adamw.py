@@ -14,8 +14,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
 from ..config import Optimizer
-from ..distributed.fsdp import World, local, sharers
-from ..model.bamba import vectors
+from ..distributed.fsdp import World, local, shard_mesh
+from ..model.bamba import vector_parameters
 from . import stochastic_rounding
 
 
@@ -29,7 +29,7 @@ class AdamW:
         self.first = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         self.second = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         self.updates = torch.zeros((), device=world.device)
-        small = {name for name, _ in vectors(model)}
+        small = {name for name, _ in vector_parameters(model)}
         everything = rule.decayed == "all"
         self.groups = [
             ([name for name in self.parameters if everything or name not in small], rule.weight_decay),
@@ -58,7 +58,7 @@ class AdamW:
                 continue
             if isinstance(parameter, DTensor):
                 sharded.append(local(parameter.grad))
-                mesh, dimension = sharers(parameter)
+                mesh, dimension = shard_mesh(parameter)
                 group = mesh.get_group(dimension)
             else:
                 whole.append(parameter.grad)

@@ -15,10 +15,10 @@ from torch.distributed.fsdp import FSDPModule
 
 from ..config import Compute
 from ..distributed.fsdp import World
-from ..model.bamba import Bamba, vectors
+from ..model.bamba import Bamba, vector_parameters
 
 
-class Gradients:
+class GradientSync:
     """Of a model that was distributed."""
 
     def __init__(self, model: Bamba, compute: Compute, world: World, *, low_memory: bool) -> None:
@@ -27,7 +27,7 @@ class Gradients:
         self._last = False
         self._under_way: list[Any] = []
         if world.size > 1 and not isinstance(model, FSDPModule):
-            small = {parameter for _, parameter in vectors(model)}
+            small = {parameter for _, parameter in vector_parameters(model)}
             for parameter in model.parameters():
                 if parameter not in small:
                     parameter.register_post_accumulate_grad_hook(self._sum)  # type: ignore[no-untyped-call]
@@ -55,7 +55,7 @@ class Gradients:
         for work in self._under_way:
             work.wait()
         self._under_way.clear()
-        grads = [parameter.grad for _, parameter in vectors(self.model) if parameter.grad is not None]
+        grads = [parameter.grad for _, parameter in vector_parameters(self.model) if parameter.grad is not None]
         if self.world.size == 1 or not grads:
             return
         flat = torch.cat([grad.flatten() for grad in grads])

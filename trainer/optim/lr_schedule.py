@@ -16,7 +16,7 @@ def warmup_steps(schedule: Schedule) -> int:
     return asked if asked < schedule.steps else min(2000, schedule.steps // 20)
 
 
-def shortened(schedule: Schedule) -> str | None:
+def warmup_note(schedule: Schedule) -> str | None:
     """What to tell people of a warm-up that would never end; None for one that does."""
     taken = warmup_steps(schedule)
     if taken == schedule.warmup_steps:

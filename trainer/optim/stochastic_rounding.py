@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from ..compiled import fused
 from ..config import Optimizer
-from ..distributed.fsdp import sharers
+from ..distributed.fsdp import shard_mesh
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def salt(name: str, parameter: Tensor) -> Tensor:
     held = parameter.to_local() if isinstance(parameter, DTensor) else parameter
     first = 0
     if isinstance(parameter, DTensor):  # by rows, as FSDP2 does: the first ranks hold full chunks of them
-        mesh, dimension = sharers(parameter)
+        mesh, dimension = shard_mesh(parameter)
         chunk = -(-parameter.shape[0] // mesh.size(dimension))
         first = min(mesh.get_local_rank(dimension) * chunk, parameter.shape[0]) * math.prod(parameter.shape[1:])
     drawn = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], signed=True)
