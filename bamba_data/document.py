@@ -3,6 +3,7 @@
 A source yields them in file order, one for every record, so that read = documents + rejects, always.
 """
 
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -82,6 +83,25 @@ class Ledger:
     def bad(self) -> int:
         """Records charged to the error budget."""
         return sum(self.dead_lettered.values())
+
+    def book(self, item: Document | Reject, outcome: Sized | Reject, action: Callable[[str], Action]) -> Action:
+        """Count one record. `outcome` is its token ids, or why it has none; `action` says what the rules do then.
+
+        Returns what became of the record, "keep" if it became a row.
+        """
+        self.read += 1
+        if isinstance(outcome, Reject):
+            is_drop = action(outcome.reason) == "drop"
+            counts = self.dropped if is_drop else self.dead_lettered
+            counts[outcome.reason] = counts.get(outcome.reason, 0) + 1
+            return "drop" if is_drop else "dead_letter"
+        assert isinstance(item, Document)
+        self.kept += 1
+        self.tokens += len(outcome)
+        self.text_bytes += len(item.text) if item.text.isascii() else len(item.text.encode())
+        for note in item.notes:
+            self.notes[note] = self.notes.get(note, 0) + 1
+        return "keep"
 
     def add(self, other: "Ledger") -> None:
         self.read += other.read

@@ -1,15 +1,14 @@
 """One parquet file of a text source into blocks: runs of rows of one row group, with the tokens of each document.
 
 A block ends with the document that reaches `block_tokens`; what a row group has left at its end, if less than half of
-that, joins the block before it. One document in a thousand, and the first of the file, is encoded a second time by
-the reference.
+that, joins the block before it. A sample of the ids is compared with the reference tokenizer
+(bamba_data/tokenization/reference_sample.py).
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from bamba_data.document import Document, Ledger, Reject
@@ -20,10 +19,9 @@ from bamba_data.format.shard import block_digest
 from bamba_data.recipe import BadInput
 from bamba_data.sources.parquet import ParquetRows
 from bamba_data.tokenization.dedup import SeenIds
-from bamba_data.tokenization.encode import BackendDiffers, Encoder, batches
-from bamba_data.tokenization.tokenizer import REFERENCE, Backend, Tokenizer, TooLongToEncode
-
-SAMPLE_ONE_IN = 1000
+from bamba_data.tokenization.encode import Encoder, batches
+from bamba_data.tokenization.reference_sample import ReferenceSample
+from bamba_data.tokenization.tokenizer import Backend, Tokenizer
 
 
 @dataclass
@@ -81,7 +79,7 @@ class FileIndexer:
         self._path, self._rules, self._block_tokens = path, rules, block_tokens
         self._tokenizer, self._backend = tokenizer, backend
         self._held: list[_Run] = []  # of the row group at work: perhaps one that is full, and the one being filled
-        self._sampled = False
+        self._sample = ReferenceSample(tokenizer, backend)
         self._bad: list[dict[str, Any]] = []
         self.blocks: list[dict[str, Any]] = []
         self.ledger = Ledger()
@@ -94,26 +92,18 @@ class FileIndexer:
                 for item, outcome in zip(batch, encoder.encode(batch), strict=True):
                     self._take(item, outcome)
             self._end_group()
+        self._sample.finish()
 
     def _take(self, item: Document | Reject, outcome: Any) -> None:
-        ledger, run = self.ledger, self._held[-1]
-        ledger.read += 1
+        run = self._held[-1]
+        did = self.ledger.book(item, outcome, self._rules.action)
         if isinstance(outcome, Reject):
-            account = ledger.dropped if self._rules.action(outcome.reason) == "drop" else ledger.dead_lettered
-            account[outcome.reason] = account.get(outcome.reason, 0) + 1
-            if account is ledger.dead_lettered:
+            if did == "dead_letter":
                 self._check(outcome)
             run.leave_out()
             return
         assert isinstance(item, Document)
-        place = f"{self._path}#{item.row}"
-        if not self._sampled or xxhash.xxh3_64_intdigest(place.encode()) % SAMPLE_ONE_IN == 0:
-            self._compare(item, outcome)
-        ledger.kept += 1
-        ledger.tokens += len(outcome)
-        ledger.text_bytes += len(item.text) if item.text.isascii() else len(item.text.encode())
-        for note in item.notes:
-            ledger.notes[note] = ledger.notes.get(note, 0) + 1
+        self._sample.offer(f"{self._path}#{item.row}", item, outcome)
         run.keep(outcome, item.id)
         if run.tokens >= self._block_tokens:
             if len(self._held) > 1:
@@ -139,14 +129,3 @@ class FileIndexer:
     def _save(self, run: _Run) -> None:
         if run.ids:
             self.blocks.append(run.row(self._tokenizer.dtype))
-
-    def _compare(self, document: Document, ids: NDArray[Any]) -> None:
-        if self._backend.name == REFERENCE:
-            return
-        try:
-            wanted = self._tokenizer.reference.encode([document.text]).ids
-        except TooLongToEncode:
-            return
-        if not np.array_equal(wanted, ids):
-            raise BackendDiffers(f"{self._backend.name} and {REFERENCE} disagree on row {document.row}")
-        self._sampled = True

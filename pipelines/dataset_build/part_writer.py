@@ -1,30 +1,28 @@
-"""A part in the making: rows into a shard, bad records among the dead letters, everything into the account.
+"""A part in the making: rows into a shard, bad records among the dead letters, every record into a ledger.
 
-One document in a thousand, and at least one of every part, is encoded a second time by the reference.
+A sample of the ids is compared with the reference tokenizer (bamba_data/tokenization/reference_sample.py).
 """
 
 import io
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
 import bamba_data
 from bamba_data.canonical_json import sha256
 from bamba_data.document import Document, Ledger, Reject
 from bamba_data.format.shard import ShardWriter
 from bamba_data.storage.store import Store
-from bamba_data.tokenization.encode import BackendDiffers, Ids
-from bamba_data.tokenization.tokenizer import REFERENCE, Backend, Tokenizer, TooLongToEncode
+from bamba_data.tokenization.encode import Ids
+from bamba_data.tokenization.reference_sample import ReferenceSample
+from bamba_data.tokenization.tokenizer import Backend, Tokenizer
 
 from .plan import Job, Unit
 from .staged_records import MadeBy, Part, Place, ReadInput, Sampled, StagedLetters, StagedShard
 
 LETTER_BYTES = 64 << 20  # a part ends early rather than hold more dead letters than this
-SAMPLE_ONE_IN = 1000
 
 LETTERS = pa.schema(
     [
@@ -43,34 +41,44 @@ LETTERS = pa.schema(
 
 
 class PartBuilder:
-    """`tokenizer` is what `backend` must agree with. Used once: `finish` ends it."""
+    """Rows, dead letters and counts of one part, in memory until `finish` writes them. Used once.
+
+    Args:
+        unit: Whose part it is.
+        number: Of the part in the unit, from 0 on.
+        job: What all units of the build share.
+        tokenizer: What `backend` must agree with.
+        backend: What made the ids.
+    """
 
     def __init__(self, unit: Unit, number: int, job: Job, tokenizer: Tokenizer, backend: Backend) -> None:
-        recipe = job.recipe
-        self._unit, self._number, self._recipe, self._tokenizer = unit, number, recipe, tokenizer
+        self._unit, self._number, self._rules = unit, number, job.recipe.bad_input
         self._backend, self._made_by = backend.name, MadeBy(software(tokenizer, backend), job.certificate)
-        rule = recipe.shards
+        rule = job.recipe.shards
         self._shard = ShardWriter(tokenizer.dtype, rule.block_tokens, rule.blocks_per_shard)
+        self._sample = ReferenceSample(tokenizer, backend)
         self._ledgers: dict[int, Ledger] = {}
-        self.letters: list[dict[str, Any]] = []
         self._letter_bytes = 0
-        self._first: tuple[Document, Ids] | None = None
+        self.letters: list[dict[str, Any]] = []
         self.inputs: list[ReadInput] = []
-        self.sampled = Sampled()
 
     @property
     def full(self) -> bool:
         return self._shard.full or self._letter_bytes >= LETTER_BYTES
 
     def take(self, position: int, item: Document | Reject, outcome: Ids | Reject) -> bool:
-        """One record of the unit's file at `position`; whether it became a dead letter."""
-        ledger = self.ledger(position)
-        ledger.read += 1
+        """One record of the unit's file at `position`; whether it became a dead letter. Raises BackendDiffers."""
+        did = self.ledger(position).book(item, outcome, self._rules.action)
+        file = self._unit.files[position].locked
         if isinstance(outcome, Reject):
-            return self._refuse(ledger, position, outcome)
-        assert isinstance(item, Document)
-        self._keep(ledger, position, item, outcome)
-        return False
+            if did == "dead_letter":
+                fields = {name: getattr(outcome, name) for name in LETTERS.names if name not in ("source", "path")}
+                self.letters.append({"source": file.source, "path": file.path, **fields})
+                self._letter_bytes += len(outcome.raw)
+        elif isinstance(item, Document):
+            self._sample.offer(f"{file.key}#{item.row}", item, outcome)
+            self._shard.add(outcome, item.id, position, item.row)
+        return did == "dead_letter"
 
     def ledger(self, position: int) -> Ledger:
         return self._ledgers.setdefault(position, Ledger())
@@ -81,70 +89,36 @@ class PartBuilder:
         for name in notes:
             counts[name] = counts.get(name, 0) + 1
 
-    def _keep(self, ledger: Ledger, position: int, document: Document, ids: Ids) -> None:
-        if self._first is None:
-            self._first = (document, ids)
-        place = f"{self._unit.files[position].locked.key}#{document.row}"
-        if xxhash.xxh3_64_intdigest(place.encode()) % SAMPLE_ONE_IN == 0:
-            self._compare(document, ids)
-        self._shard.add(ids, document.id, position, document.row)
-        text = document.text
-        ledger.kept += 1
-        ledger.tokens += len(ids)
-        ledger.text_bytes += len(text) if text.isascii() else len(text.encode())
-        for note in document.notes:
-            ledger.notes[note] = ledger.notes.get(note, 0) + 1
-
-    def _refuse(self, ledger: Ledger, position: int, bad: Reject) -> bool:
-        if self._recipe.bad_input.action(bad.reason) == "drop":
-            ledger.dropped[bad.reason] = ledger.dropped.get(bad.reason, 0) + 1
-            return False
-        ledger.dead_lettered[bad.reason] = ledger.dead_lettered.get(bad.reason, 0) + 1
-        letter = {name: getattr(bad, name) for name in LETTERS.names if name not in ("source", "path")}
-        file = self._unit.files[position].locked
-        self.letters.append({"source": file.source, "path": file.path, **letter})
-        self._letter_bytes += len(bad.raw)
-        return True
-
-    def _compare(self, document: Document, ids: Ids) -> None:
-        if self._backend == REFERENCE:
-            return
-        try:
-            wanted = self._tokenizer.reference.encode([document.text]).ids
-        except TooLongToEncode:
-            return
-        if not np.array_equal(wanted, ids):
-            raise BackendDiffers(f"{self._backend} and {REFERENCE} disagree on row {document.row} ({document.id})")
-        self.sampled.documents += 1
-        self.sampled.tokens += len(wanted)
-
     def finish(self, store: Store, end: Place) -> Part:
-        """Write the files of the part; its record is the caller's to save, after this."""
-        if self._first is not None and self.sampled.documents == 0:
-            self._compare(*self._first)
-        shard = letters = None
+        """Write the files of the part; its record is the caller's to save, after this. `end` is where the next part
+        begins. Raises BackendDiffers where the one document that could be sampled differs."""
+        self._sample.finish()
+        shard = None
         if self._shard.documents:
-            made = self._shard.finish()
-            path = f"dataset={self._unit.source}/{self._stem}-{made.sha256[:16]}.parquet"
-            store.put(path, made.data)
+            finished = self._shard.finish()
             shard = StagedShard(
-                path,
-                made.sha256,
-                len(made.data),
-                made.documents,
-                made.tokens,
-                made.blocks,
-                made.candidates,
-                made.footer,
+                path=f"dataset={self._unit.source}/{self._stem}-{finished.sha256[:16]}.parquet",
+                sha256=finished.sha256,
+                size_bytes=len(finished.data),
+                documents=finished.documents,
+                tokens=finished.tokens,
+                blocks=finished.blocks,
+                candidates=finished.candidates,
+                footer=finished.footer,
             )
-        if self.letters:
-            letters = self.save_letters(store)
+            store.put(shard.path, finished.data)
+        letters = self.save_letters(store) if self.letters else None
+        sampled = Sampled(self._sample.documents, self._sample.tokens)
         return Part(
-            self._number, end, self._backend, shard, letters, self._ledgers, self.inputs, self.sampled, self._made_by
+            self._number, end, self._backend, shard, letters, self._ledgers, self.inputs, sampled, self._made_by
         )
 
     def save_letters(self, store: Store) -> StagedLetters:
-        data = _letters_file(self.letters)
+        """Write the dead letters so far; their file is named by its content, so to write it again changes nothing."""
+        out = io.BytesIO()
+        table = pa.Table.from_pylist(self.letters, schema=LETTERS)
+        pq.write_table(table, out, compression="zstd", write_page_checksum=True)
+        data = out.getvalue()
         digest = sha256(data)
         path = f"_bamba/dead_letters/{self._unit.source}/{self._stem}-{digest[:16]}.parquet"
         store.put(path, data)
@@ -164,9 +138,3 @@ def software(tokenizer: Tokenizer, backend: Backend) -> dict[str, str]:
         reference.name: reference.version,
         backend.name: backend.version,
     }
-
-
-def _letters_file(letters: list[dict[str, Any]]) -> bytes:
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(letters, schema=LETTERS), out, compression="zstd", write_page_checksum=True)
-    return out.getvalue()
