@@ -45,8 +45,10 @@ from pipelines.dataset_build.staged_records import (
     Staging,
     UnitRecord,
 )
-from pipelines.observe.progress import Counts, Display, Snapshot
-from pipelines.ray_jobs.executor import Options, crew
+from pipelines.observe.counters import Counters
+from pipelines.observe.display import Display
+from pipelines.ray_jobs.executor import Options
+from pipelines.ray_jobs.session import task_runner
 
 TOKENIZER = Path(__file__).parent.parent / "bamba_data" / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
 RECIPE = """
@@ -90,33 +92,21 @@ def record(unit: Unit) -> UnitRecord:
     )
 
 
-class Quiet:
-    """A display that shows nothing."""
-
-    def __enter__(self) -> Quiet:
-        return self
-
-    def __exit__(self, *exc: object) -> None: ...
-
-    def show(self, snapshot: Snapshot) -> None: ...
-
-
 def drive(plan: Plan, tasks: int) -> None:
     """`tasks` of the plan's units as Ray tasks that do nothing."""
-    display: Display = Quiet()
     units = plan.starting_order()[:tasks]
-    total = {"units": len(units), "units_done": 0, "input_bytes": 1, "input_bytes_done": 0}
-    with crew(Options(workers=2), plan.recipe.network, FETCH_BYTES) as hands:
-        task = hands.task(nothing, FETCH_BYTES)
+    planned = Counters(input_bytes=1, units=len(units))
+    with task_runner(Options(workers=2), plan.recipe.network, FETCH_BYTES) as runner:
+        task = runner.task(nothing, FETCH_BYTES)
 
         def submit(unit: Unit, where: Mapping[str, Any], progress: Any) -> Any:
             return task.options(num_cpus=1, **where).remote(unit, progress)
 
-        assert not hands.run(units, submit, display, total)
+        assert not runner.run(units, submit, Display(), planned, Counters())
 
 
-def nothing(unit: Unit, progress: Any) -> Counts:
-    return Counts(input_bytes=unit.size_bytes)
+def nothing(unit: Unit, progress: Any) -> Counters:
+    return Counters(input_bytes=unit.size_bytes)
 
 
 def main() -> None:

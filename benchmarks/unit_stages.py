@@ -32,6 +32,7 @@ from bamba_data.tokenization.encode import Encoder, batches
 from benchmarks.measure import machine
 from pipelines.dataset_build.driver import Prepared, prepare, run_here
 from pipelines.dataset_build.run import _run as run_on_ray
+from pipelines.observe.display import Display
 from pipelines.ray_jobs.executor import Options
 
 RULES = BadInput()
@@ -139,17 +140,12 @@ def on_ray(files: list[Path], folder: Path) -> float:
     return (ended - began) * watch.text_bytes / (last - first)
 
 
-class _Watch:
+class _Watch(Display):
     """A display that notes when how much text was done, from the first of it on."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[float, int]] = []
         self.text_bytes = 0
-
-    def __enter__(self) -> "_Watch":
-        return self
-
-    def __exit__(self, *exc: object) -> None: ...
 
     def show(self, snapshot: Any) -> None:
         self.text_bytes = snapshot.counts.text_bytes

@@ -183,7 +183,7 @@ def build(
 
     from .dataset_build import run as tokenize
     from .dataset_build.driver import prepare
-    from .observe.progress import display
+    from .observe.display import display
     from .observe.prometheus import Exporting
     from .observe.run_log import recorded
     from .observe.runs import Run
@@ -215,7 +215,7 @@ def _say(line: str) -> None:
 def _say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
     from rich.markup import escape
 
-    from .observe.progress import json_log
+    from .observe.logs import json_log
 
     certificate = prepared.certificate
     if is_terminal:
@@ -241,7 +241,7 @@ def _say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
 def _say_published(url: str, version: "Version", manifest: "Manifest", is_new: bool, is_terminal: bool) -> None:
     from bamba_data.inspect.show import size
 
-    from .observe.progress import json_log
+    from .observe.logs import json_log
 
     if is_terminal:
         stored = sum(source.size_bytes for source in manifest.sources)
@@ -285,7 +285,8 @@ def download(
 
     from .dataset_build import mirror as mirroring
     from .dataset_build.driver import frozen_lock
-    from .observe.progress import display, json_log
+    from .observe.display import display
+    from .observe.logs import json_log
     from .observe.prometheus import Exporting
     from .observe.run_log import recorded
     from .observe.runs import Run

@@ -208,7 +208,7 @@ RECORDS: Mapping[str, Callable[[], Names]] = {
     "met": written("pipelines/dataset_build/reuse.py", "note"),
     "Status": typed("pipelines.observe.runs:Status"),
     "Point": typed("pipelines.observe.runs:Point"),
-    "event": written("pipelines/observe/run_log.py", "Journal.event"),
+    "event": written("pipelines/observe/run_log.py", "RunLog.event"),
     "lease": written("bamba_data/storage/fence.py", "Fence._touch"),
     "mirror": written("pipelines/dataset_build/mirror.py", "_finish"),
     "mirrored": written("pipelines/dataset_build/mirror.py", "bring"),

@@ -39,6 +39,7 @@ from bamba_data.storage.store import Store, open_store
 from bamba_data.tokenization.conformance import Certificate, choose
 from bamba_data.tokenization.tokenizer import Tokenizer
 
+from ..observe.counters import Counters
 from ..observe.lock_progress import Tick, silent
 from . import plan as plans
 from . import plan_history
@@ -47,7 +48,7 @@ from .plan import Job, Plan, Unit
 from .publishing import check_published, check_unpublished
 from .reuse import taken_over
 from .staged_records import Staging
-from .unit import Progress, Tools, run
+from .unit import Tools, run, unheard
 
 LOCKS = "_bamba/locks"
 MIRROR = "mirror.json"
@@ -213,13 +214,16 @@ def finish(prepared: Prepared, held: Fence | None = None) -> tuple[Version, Mani
 
 
 def run_here(
-    prepared: Prepared, fetcher: Fetcher, report: Callable[[Progress], None] = lambda progress: None
+    prepared: Prepared,
+    fetcher: Fetcher,
+    report: Callable[[Counters], None] = unheard,
+    remark: Callable[[str], None] = unheard,
 ) -> list[BambaError]:
     """Run the remaining units one after the other in this process; the faults of those that failed."""
     faults: list[BambaError] = []
     with tempfile.TemporaryDirectory(prefix="bamba-scratch-") as scratch:
         backend = prepared.tokenizer.backend(prepared.job.backend)
-        tools = Tools(prepared.store, fetcher, prepared.tokenizer, backend, Path(scratch), report)
+        tools = Tools(prepared.store, fetcher, prepared.tokenizer, backend, Path(scratch), report, remark)
         for unit in prepared.remaining():
             try:
                 run(unit, prepared.job, tools)

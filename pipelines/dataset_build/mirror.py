@@ -22,11 +22,12 @@ from bamba_data.storage.locked_file import NOT_ASKED, Facts, LockedFile
 from bamba_data.storage.paths import stored_name
 from bamba_data.storage.store import Store, open_store
 
-from ..observe.progress import Counts, Display
+from ..observe.counters import Counters
+from ..observe.display import Display
 from ..ray_jobs import worker
-from ..ray_jobs.executor import OneFile, Options, for_each_file
+from ..ray_jobs.executor import Options
+from ..ray_jobs.file_tasks import FileTask, for_each_file
 from .driver import MIRROR, MIRROR_FORMAT
-from .unit import Progress
 
 RECORDS = "_mirror"
 RECORD_FORMAT = "bamba-mirrored/2"
@@ -47,20 +48,20 @@ def download(recipe: Recipe, folder: Path, lock: Lock, to: str, options: Options
     return _finish(locks.request_key(recipe, folder), lock, left_out, store)
 
 
-def bring(one: OneFile, to: str, network: Network, budget: Any, progress: Any) -> Counts:
+def bring(task: FileTask, to: str, network: Network, rate_limit: Any, progress: Any) -> Counters:
     """Runs in a worker: stream one file into the mirror, verified, then leave its record."""
-    file, store = one.file, open_store(to)
-    report = worker.Reporter(one.name, progress)
-    progress.started.remote(one.name)
-    fetcher = worker.make_fetcher(network, budget, progress)
+    file, store = task.file, open_store(to)
+    report = worker.Reporter(task.name, progress)
+    progress.started.remote(task.name)
+    fetcher = worker.make_fetcher(network, rate_limit, progress)
     with fetcher.stream(file) as stream, store.writer(stored_name(file.key)) as out:
         for chunk in stream.chunks():
             out.write(chunk)
-            report(Progress(input_bytes=len(chunk)))
+            report(Counters(input_bytes=len(chunk)))
     learned = {"size_bytes": stream.bytes_read, "sha256": stream.sha256}
     record = {"format": RECORD_FORMAT, "identity": _identity(file), "learned": learned}
     store.put(_record_path(file), seal(record))
-    return Counts(input_bytes=stream.bytes_read)
+    return Counters(input_bytes=stream.bytes_read)
 
 
 def mirrored(store: Store, file: LockedFile) -> Facts | None:

@@ -7,7 +7,6 @@ Killed at any time, the same command goes on where it was. Exit codes: 0 complet
 arguments, 3 error budget exceeded, 4 incomplete but resumable, 5 integrity failure.
 """
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +15,12 @@ from bamba_data.format.versions import Version
 from bamba_data.resources import unit_memory_bytes
 from bamba_data.storage.fence import Fence
 
-from ..observe.progress import Display
+from ..observe.counters import Counters
+from ..observe.display import Display
+from ..observe.logs import people_log
 from ..ray_jobs import worker
-from ..ray_jobs.executor import Failed, Fault, Options, crew
+from ..ray_jobs.executor import Failed, Fault, Options
+from ..ray_jobs.session import task_runner
 from .assemble import UnitsLost
 from .driver import Prepared, finish
 from .plan import Unit
@@ -39,30 +41,25 @@ def build(prepared: Prepared, options: Options, display: Display, held: Fence) -
         except UnitsLost as lost:
             if not left:
                 raise
-            sys.stderr.write(f"{lost.summary}; they are made anew now\n")
+            people_log().warning("%s; they are made anew now", lost.summary)
     raise AssertionError
 
 
 def _run(prepared: Prepared, remaining: list[Unit], options: Options, display: Display) -> list[Fault]:
     plan = prepared.plan
-    left = sum(unit.size_bytes for unit in remaining)
-    total = {
-        "units": len(plan.units),
-        "units_done": len(plan.units) - len(remaining),
-        "input_bytes": plan.input_bytes,
-        "input_bytes_done": plan.input_bytes - left,
-    }
+    planned = Counters(input_bytes=plan.input_bytes, units=len(plan.units))
+    left = Counters(input_bytes=sum(unit.size_bytes for unit in remaining), units=len(remaining))
     memory = unit_memory_bytes(plan.recipe)
-    with crew(options, plan.recipe.network, memory) as hands, display:
+    with task_runner(options, plan.recipe.network, memory) as runner, display:
         import ray
 
         job = ray.put(prepared.job)
-        run_unit = hands.task(worker.run_unit, memory)
+        run_unit = runner.task(worker.run_unit, memory)
 
         def submit(unit: Unit, where: Mapping[str, Any], progress: Any) -> Any:
             # A unit that is staged first leaves its core idle meanwhile: two share one.
             staged = unit.is_remote and plan.lock.sources[unit.source].form == "parquet"
-            options = run_unit.options(num_cpus=0.5 if staged else 1, **where)
-            return options.remote(unit, job, hands.budget, progress)
+            placed = run_unit.options(num_cpus=0.5 if staged else 1, **where)
+            return placed.remote(unit, job, runner.rate_limit, progress)
 
-        return hands.run(remaining, submit, display, total, options.fail_fast)
+        return runner.run(remaining, submit, display, planned, planned - left, options.fail_fast)

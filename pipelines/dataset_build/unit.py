@@ -9,7 +9,7 @@ proves that it is what the finished parts were made of, and encodes only what is
 import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -23,6 +23,7 @@ from bamba_data.tokenization.dedup import SeenIds
 from bamba_data.tokenization.encode import BackendDiffers, Encoder, Ids, batches
 from bamba_data.tokenization.tokenizer import REFERENCE, Backend, Tokenizer
 
+from ..observe.counters import Counters
 from . import reuse
 from .part_writer import PartBuilder
 from .plan import Job, Unit
@@ -32,28 +33,22 @@ from .stopping import Watch
 from .survey import OF_ONE_INPUT, with_those_after
 
 
-@dataclass(slots=True)
-class Progress:
-    """What happened since the last report. `lines` are for people to read."""
-
-    input_bytes: int = 0
-    text_bytes: int = 0
-    documents: int = 0
-    tokens: int = 0
-    bad: int = 0
-    lines: list[str] = field(default_factory=list)
+def unheard(news: object) -> None:
+    """For those who do not watch."""
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What a unit needs of the process that it runs in."""
+    """What a unit needs of the process that it runs in. `report` is told what was done since its last call, `remark` of
+    what people should know."""
 
     store: Store
     fetcher: Fetcher
     tokenizer: Tokenizer
     backend: Backend
     scratch: Path
-    report: Callable[[Progress], None] = lambda progress: None
+    report: Callable[[Counters], None] = unheard
+    remark: Callable[[str], None] = unheard
 
 
 def run(unit: Unit, job: Job, tools: Tools) -> UnitRecord:
@@ -64,7 +59,7 @@ def run(unit: Unit, job: Job, tools: Tools) -> UnitRecord:
             return _noted(unit, job, tools, done)
     except CorruptManifest as damage:
         staging.set_aside(damage.where)
-        tools.report(Progress(lines=[f"{unit.name}: {damage}; it is set aside and the unit made anew"]))
+        tools.remark(f"{unit.name}: {damage}; it is set aside and the unit made anew")
     parts = staging.parts(unit.source, unit.key)
     backend, redone = tools.backend, 0
     while not (parts and parts[-1].end.file == len(unit.files)):
@@ -74,10 +69,10 @@ def run(unit: Unit, job: Job, tools: Tools) -> UnitRecord:
                 staging.save_part(unit.source, unit.key, part)
                 parts.append(part)
         except BackendDiffers as difference:
-            tools.report(Progress(lines=[f"{unit.name}: {difference}; part {len(parts)} is redone with {REFERENCE}"]))
+            tools.remark(f"{unit.name}: {difference}; part {len(parts)} is redone with {REFERENCE}")
             backend, redone = tools.tokenizer.reference, 1
         except PrefixDiffers as difference:
-            tools.report(Progress(lines=[f"{unit.name}: {difference}; they are made again"]))
+            tools.remark(f"{unit.name}: {difference}; they are made again")
             parts = []
     return _noted(unit, job, tools, staging.finish(unit.source, UnitRecord(unit.key, parts)))
 
@@ -121,7 +116,7 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
                         number += 1
                         part = new_part()
                         part.ledger(position)
-                tools.report(_progress(batch, outcomes, opened.bytes_read() - bytes_told))
+                tools.report(_counters(batch, outcomes, opened.bytes_read() - bytes_told))
                 bytes_told = opened.bytes_read()
             part.note(position, opened.notes)
             part.inputs.append(opened.end())
@@ -136,9 +131,9 @@ def _all_told(position: int, unit: Unit, job: Job, tools: Tools) -> Iterator[Non
         raise with_those_after(fault, position, unit, job, tools.fetcher, tools.scratch) from None
 
 
-def _progress(batch: list[Document | Reject], outcomes: list[Ids | Reject], input_bytes: int) -> Progress:
+def _counters(batch: list[Document | Reject], outcomes: list[Ids | Reject], input_bytes: int) -> Counters:
     kept = [ids for ids in outcomes if not isinstance(ids, Reject)]
-    return Progress(
+    return Counters(
         input_bytes=input_bytes,
         text_bytes=sum(len(item.text) for item in batch if isinstance(item, Document)),
         documents=len(kept),

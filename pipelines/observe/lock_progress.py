@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from .logs import people_log
+
 Tick = Callable[[int, int], None]
 INTERVAL_SECONDS = 10.0
 
@@ -38,6 +40,6 @@ def _lines(interval_seconds: float) -> Tick:
         nonlocal next_at
         if time.monotonic() >= next_at:
             next_at = time.monotonic() + interval_seconds
-            sys.stderr.write(f"locking: {done:,} of {total:,} inputs looked up\n")
+            people_log().info("locking: %s of %s inputs looked up", f"{done:,}", f"{total:,}")
 
     return tick

@@ -10,10 +10,10 @@ Few series, whatever the size of the job: no file, unit or worker is ever a labe
 attempt, as Prometheus expects; a unit that is tried again never takes one back.
 """
 
-from types import TracebackType
 from typing import Any, Self
 
-from .progress import Display, Snapshot
+from .display import Display, DisplayAround
+from .progress import Snapshot
 
 COUNTERS = {
     "input_bytes": "Bytes of input consumed.",
@@ -29,12 +29,13 @@ GAUGES = {
 }
 
 
-class Exporting:
-    """A display that also exports what it is shown. To be entered when Ray is connected."""
+class Exporting(DisplayAround):
+    """Also exports what it is shown. To be entered when Ray is connected."""
 
     def __init__(self, display: Display, recipe: str, phase: str) -> None:
-        self._display, self._tags = display, {"recipe": recipe, "phase": phase}
-        self._told: dict[tuple[str, ...], float] = {}
+        super().__init__(display)
+        self._tags = {"recipe": recipe, "phase": phase}
+        self._exported: dict[tuple[str, ...], float] = {}
 
     def __enter__(self) -> Self:
         from ray.util.metrics import Counter, Gauge
@@ -47,45 +48,30 @@ class Exporting:
             "source_tokens": Counter("bamba_source_tokens", "Tokens of finished units.", (*tags, "source")),
             "units": Gauge("bamba_units", "Units of the plan.", (*tags, "outcome")),
         }
-        self._display.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._display.__exit__(kind, error, trace)
+        return super().__enter__()
 
     def show(self, snapshot: Snapshot) -> None:
         counts = snapshot.counts
-        for name, value in (
-            ("input_bytes", counts.input_bytes),
-            ("text_bytes", counts.text_bytes),
-            ("documents", counts.documents),
-            ("tokens", counts.tokens),
-            ("dead_letters", counts.bad),
-            ("throttle_seconds", snapshot.throttled_seconds),
-        ):
-            self._raise_to(value, name)
+        for name in ("input_bytes", "text_bytes", "documents", "tokens"):
+            self._raise_to(getattr(counts, name), name)
+        self._raise_to(counts.bad, "dead_letters")
+        self._raise_to(snapshot.throttled_seconds, "throttle_seconds")
         for cause, count in snapshot.retries.items():
             self._raise_to(count, "retries", cause=cause)
-        for source, one in snapshot.by_source.items():
-            self._raise_to(one.tokens, "source_tokens", source=source)
-        waiting = snapshot.units_total - snapshot.units_done - snapshot.units_failed - snapshot.running
-        for outcome, units in (
-            ("done", snapshot.units_done),
-            ("failed", snapshot.units_failed),
-            ("running", snapshot.running),
-            ("waiting", max(0, waiting)),
-        ):
+        for source, of_source in snapshot.by_source.items():
+            self._raise_to(of_source.tokens, "source_tokens", source=source)
+        outcomes = {"done": counts.units, "failed": snapshot.units_failed, "running": snapshot.running}
+        outcomes["waiting"] = max(0, snapshot.planned.units - sum(outcomes.values()))
+        for outcome, units in outcomes.items():
             self._metrics["units"].set(units, {**self._tags, "outcome": outcome})
-        self._metrics["input_bytes_planned"].set(snapshot.input_bytes_total, self._tags)
+        self._metrics["input_bytes_planned"].set(snapshot.planned.input_bytes, self._tags)
         self._metrics["cores"].set(snapshot.cores, self._tags)
-        self._display.show(snapshot)
+        super().show(snapshot)
 
     def _raise_to(self, value: float, name: str, **tags: str) -> None:
         """Bring a counter up to `value`; never down, so a rate is never negative."""
         key = (name, *tags.values())
-        more = value - self._told.get(key, 0)
+        more = value - self._exported.get(key, 0)
         if more > 0:
             self._metrics[name].inc(more, {**self._tags, **tags})
-            self._told[key] = value
+            self._exported[key] = value

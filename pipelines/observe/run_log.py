@@ -1,9 +1,9 @@
 """The record of one attempt while it works: status, events and verdict, written to the object store as it goes.
 
-    with Journal(store, run) as journal:          raises runs.Stopped if an earlier attempt ended with `stop`
-        journal.phase("tokenize")
-        work(journal.watching(display))           every snapshot of the progress goes into the status too
-        journal.published(version, manifest)
+    with RunLog(store, run) as log:               raises runs.Stopped if an earlier attempt ended with `stop`
+        log.phase("tokenize")
+        work(log.watching(display))               every snapshot of the progress goes into the status too
+        log.published(dataset, version, size)
                                                   an exception becomes the verdict, and goes on its way
 
 A thread writes, so that a slow store never holds up the work; a store that cannot take the record is said on stderr
@@ -15,7 +15,6 @@ import contextlib
 import datetime
 import os
 import secrets
-import sys
 import threading
 import time
 from collections import deque
@@ -28,7 +27,10 @@ from bamba_data.exit_codes import INTERRUPTED, exit_code_of
 from bamba_data.records import seal
 from bamba_data.storage.store import Store, open_store
 
-from .progress import Display, Snapshot, SourceCounts, json_log
+from .counters import Counters
+from .display import Display, DisplayAround
+from .logs import json_log, people_log
+from .progress import Snapshot
 from .runs import FOLDER, RETRY, Point, Run, Status, Stopped, age_key, newest, sealed, status_path, verdict_of
 
 INTERVAL_SECONDS = 10.0
@@ -37,8 +39,15 @@ MAX_REASON_CHARS = 4000
 _SECRET_NAMES = ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "CREDENTIAL", "API_KEY")
 
 
-class Journal:
-    """Of one attempt. All methods may be called from any thread."""
+class RunLog:
+    """Of one attempt. All methods may be called from any thread.
+
+    Args:
+        store: Where the dataset (or mirror, or training run) goes.
+        run: What was asked for.
+        retry_stopped: Begin although an earlier attempt ended with `stop`.
+        interval_seconds: Between writes of the status; one that is older than 6 intervals counts as lost.
+    """
 
     def __init__(
         self,
@@ -74,7 +83,7 @@ class Journal:
         self._take_number(before)
         self.event("started", after=before.attempt if before else None)
         self._write()
-        self._thread = threading.Thread(target=self._keep_writing, daemon=True, name="journal")
+        self._thread = threading.Thread(target=self._keep_writing, daemon=True, name="run log")
         self._thread.start()
         return self
 
@@ -138,19 +147,19 @@ class Journal:
 
     def saw(self, snapshot: Snapshot) -> None:
         """Take over where the work is."""
-        now = time.monotonic()
+        now, counts = time.monotonic(), snapshot.counts
         with self._lock:
-            status, counts = self.status, snapshot.counts
+            status = self.status
             seconds = now - self._last_shown
             self._last_shown = now
             status.core_seconds += seconds * snapshot.cores
             status.unit_seconds += seconds * snapshot.running
-            status.units_done, status.in_flight = snapshot.units_done, snapshot.running
-            status.units_failed, status.cores = snapshot.units_failed, snapshot.cores
-            status.input_bytes, status.text_bytes = counts.input_bytes, counts.text_bytes
-            status.documents, status.tokens, status.bad = counts.documents, counts.tokens, counts.bad
+            status.units_done, status.units_failed = counts.units, snapshot.units_failed
+            status.in_flight, status.cores = snapshot.running, snapshot.cores
+            for name in ("input_bytes", "text_bytes", "documents", "tokens", "bad"):
+                setattr(status, name, getattr(counts, name))
             status.retries, status.throttled_seconds = dict(snapshot.retries), snapshot.throttled_seconds
-            status.sources = {name: _of_source(one) for name, one in snapshot.by_source.items()}
+            status.sources = {name: _of_source(of_source) for name, of_source in snapshot.by_source.items()}
             self._add_point(now - self._started)
         for line in snapshot.lines:
             self.event("remark", text=masked(line))
@@ -198,12 +207,12 @@ class Journal:
         except (BambaError, OSError) as error:
             if not self._said_unwritten:
                 self._said_unwritten = True
-                sys.stderr.write(f"the record of this run cannot be written, the work goes on: {reason_of(error)}\n")
+                people_log().warning("the record of this run cannot be written, the work goes on: %s", reason_of(error))
 
 
 @contextlib.contextmanager
-def recorded(run: Run, url: str, retry_stopped: bool, is_terminal: bool, interval_seconds: float) -> Iterator[Journal]:
-    """A journal in the store at `url`; off a terminal an attempt that fails ends with a line of its verdict, too.
+def recorded(run: Run, url: str, retry_stopped: bool, is_terminal: bool, interval_seconds: float) -> Iterator[RunLog]:
+    """A log in the store at `url`; off a terminal an attempt that fails ends with a line of its verdict, too.
 
     A submitter says in BAMBA_RUN which run it means: should this machine read the recipe otherwise, that is an error.
     """
@@ -214,8 +223,8 @@ def recorded(run: Run, url: str, retry_stopped: bool, is_terminal: bool, interva
                 f"this is run {run.name}, the submitter means {meant}: its recipe, or its version of bamba-data, is "
                 "another one than here; submit with the version of the cluster's image, or with --working-dir"
             )
-        with Journal(open_store(url), run, retry_stopped, interval_seconds) as journal:
-            yield journal
+        with RunLog(open_store(url), run, retry_stopped, interval_seconds) as log:
+            yield log
     except BaseException as error:
         if not is_terminal:
             code = exit_code_of(error)
@@ -225,27 +234,27 @@ def recorded(run: Run, url: str, retry_stopped: bool, is_terminal: bool, interva
         raise
 
 
-class Watching:
-    """A display that the journal looks at too."""
+class Watching(DisplayAround):
+    """A display whose snapshots go into the status, too."""
 
-    def __init__(self, journal: Journal, display: Display) -> None:
-        self._journal, self._display = journal, display
+    def __init__(self, log: RunLog, display: Display) -> None:
+        super().__init__(display)
+        self._log = log
 
     def __enter__(self) -> Self:
-        self._journal.began_to_watch()
-        self._display.__enter__()
-        return self
+        self._log.began_to_watch()
+        return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._display.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
         if error is None:
-            self._journal.phase("publish")
+            self._log.phase("publish")
 
     def show(self, snapshot: Snapshot) -> None:
-        self._journal.saw(snapshot)
-        self._display.show(snapshot)
+        self._log.saw(snapshot)
+        super().show(snapshot)
 
 
 def reason_of(error: BaseException) -> str:
@@ -275,5 +284,5 @@ def _iso(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
 
 
-def _of_source(counts: SourceCounts) -> dict[str, int]:
-    return {"documents": counts.documents, "tokens": counts.tokens, "bad": counts.bad, "units": counts.units}
+def _of_source(counts: Counters) -> dict[str, int]:
+    return {name: getattr(counts, name) for name in ("documents", "tokens", "bad", "units")}

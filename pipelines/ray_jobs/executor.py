@@ -1,58 +1,42 @@
-"""Ray, and nothing else: connect or start, run idempotent tasks with bounded flight and retries, stop cleanly.
+"""Run idempotent tasks on a Ray cluster, a bounded number at once, each until it succeeds or is given up.
 
 A task may run zero, one or several times, at once: workers are killed, nodes vanish, replies are lost. So the tasks
 that run here leave their results in the store, under names made of their content; what they return is only news.
 """
 
-import contextlib
-import functools
-import os
-import random
-import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any, Protocol
 
 from bamba_data.errors import (
-    AccessDenied,
     BambaError,
     BudgetExceeded,
     IntegrityError,
     MachineFault,
-    SourceUnavailable,
-    StoreUnavailable,
     Unfinished,
-    UserError,
     WorkerFault,
 )
-from bamba_data.locking.input_faults import InputFaults
-from bamba_data.recipe import Network
-from bamba_data.resources import FETCH_BYTES, cores, memory_bytes
-from bamba_data.storage.locked_file import LockedFile
 
-from ..observe.progress import Counts, Display, ProgressKeeper, Snapshot, Unheard
-from .connection import join, not_joined, plain_line
+from ..observe.counters import Counters
+from ..observe.display import Display
+from ..observe.progress import Snapshot, Unheard
+from .connection import plain_line
 from .machines import MAX_FAULTS, PAUSE_SECONDS, Machines, alive, elsewhere, on_a_machine
-from .rate_limit_actor import BudgetKeeper
+from .retry import MAX_CRASHES, Attempts
 
 POLL_SECONDS = 0.5
-TOLD_TOGETHER_SECONDS = 5.0
+COLLECT_SECONDS = 5.0
 LOOK_SECONDS = 5.0  # between looks at which machines are there
-OBJECT_STORE_BYTES = 100 << 20  # bulk data never goes through it
-RAY_BYTES = 1 << 30  # what Ray's own processes and the driver take on a machine
-MAX_CRASHES = 25  # of one task, in a row
-MAX_TRIES = 3  # of one task that answered with an error worth another try
 STRAGGLER_SECONDS = 60.0  # a task that runs for less gets no second copy
 
-#: How long a store that does not answer is asked again for one task comes from the recipe: network.retry_seconds.
+#: `submit(item, options, progress)` starts the task of an item.
 Submit = Callable[[Any, Mapping[str, Any], Any], Any]
 
 
 class Item(Protocol):
-    """What a task works on. They start in the order given."""
+    """What a task works on."""
 
     @property
     def name(self) -> str: ...
@@ -64,27 +48,19 @@ class Item(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """Where and how to run; nothing here can change a byte of what is made."""
+    """Where and how to run; nothing here can change a byte of what is made.
+
+    Attributes:
+        address: A running cluster; RAY_ADDRESS, or a Ray started here, without it.
+        workers: Tasks at once; as many as there are cores without it.
+        fail_fast: End at the first task that is given up.
+        straggler_seconds: What the last tasks must have run for before they get a second copy.
+    """
 
     address: str | None = None
     workers: int | None = None
     fail_fast: bool = False
     straggler_seconds: float = STRAGGLER_SECONDS
-
-
-@dataclass(frozen=True, slots=True)
-class OneFile:
-    """A locked input, for tasks that take one each."""
-
-    file: LockedFile
-
-    @property
-    def name(self) -> str:
-        return self.file.key
-
-    @property
-    def is_remote(self) -> bool:
-        return self.file.is_remote
 
 
 @dataclass(frozen=True)
@@ -112,45 +88,36 @@ class Failed(BambaError):
         return "\n".join(lines)
 
 
-@dataclass(eq=False)
-class _Try:
-    """An item on its way: what went wrong with it so far, and the tasks that run it now, one or two."""
-
-    item: Any
-    crashes: int = 0
-    tries: int = 0
-    not_before: float = 0.0
-    store_lost_at: float | None = None
-    avoid: set[str] = field(default_factory=set)
-    flights: list[Any] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
-class _Flight:
-    attempt: _Try
+class _Running:
+    """A task on the cluster, which must not run on the `excluded` nodes."""
+
+    attempts: Attempts
     since: float
     excluded: frozenset[str]
 
 
 @dataclass
-class Crew:
-    """A connection to a cluster, with the two actors that all tasks share."""
+class TaskRunner:
+    """A connection to a cluster, with the two actors that all tasks share: `rate_limit` hands out requests to hosts,
+    `progress` keeps count. Made by `session.task_runner`."""
 
-    budget: Any
+    rate_limit: Any
     progress: Any
     max_in_flight: int | None
     retry_seconds: float = 900.0
     straggler_seconds: float = STRAGGLER_SECONDS
-    _machines: Machines = field(default_factory=Machines)
+    #: Names of signals that came: filled by a handler, looked at between two waits.
+    signals: list[str] = field(default_factory=list)
+    machines: Machines = field(default_factory=Machines)
     _usable: set[str] = field(default_factory=set)
     _next_look: float = 0.0
-    _flying: dict[Any, _Flight] = field(default_factory=dict)
+    _running: dict[Any, _Running] = field(default_factory=dict)
     _seconds: list[float] = field(default_factory=list)
-    _interrupted: list[str] = field(default_factory=list)
 
-    def task(self, work: Callable[..., Counts], task_bytes: int) -> Any:
-        """`work(item, …, budget, progress)` as a remote function that says where it ran and asks for its memory, as far
-        as any machine has that much."""
+    def task(self, work: Callable[..., Counters], task_bytes: int) -> Any:
+        """`work(item, …, progress)` as a remote function that says where it ran and asks for `task_bytes` of memory, or
+        for all that the largest machine has: Ray would otherwise wait for ever for a larger one."""
         import ray
 
         largest = max((int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"]), default=0)
@@ -167,56 +134,62 @@ class Crew:
         items: Sequence[Item],
         submit: Submit,
         display: Display,
-        total: Mapping[str, int],
+        planned: Counters,
+        done_before: Counters,
         fail_fast: bool = False,
     ) -> list[Fault]:
-        """Run every item to its end; the faults of those that cannot be. `submit(item, options, progress)` starts a
-        task made by `task`, whose result is the item's exact Counts. Raises Unfinished if the process is told to stop,
-        or if no machine is left that can work."""
+        """Run every item to its end.
+
+        Args:
+            items: In the order in which to start them.
+            submit: Starts a task made by `task`, whose result is the item's exact Counters.
+            display: Is shown a snapshot every POLL_SECONDS.
+            planned: Units and input bytes of the whole job.
+            done_before: Those of them that earlier attempts finished; `items` are the others.
+            fail_fast: End at the first item that is given up.
+
+        Returns:
+            The faults of the items that cannot be finished.
+
+        Raises:
+            Unfinished: The process was told to stop, or no machine is left that can work (NoMachineLeft).
+        """
         import ray
 
-        waiting = [_Try(item) for item in reversed(items)]  # from the end: the first item is the next
+        waiting = [Attempts(item) for item in reversed(items)]  # from the end: the first item is the next
         faults: list[Fault] = []
         next_show = 0.0
         try:
-            while waiting or self._flying:
-                self._look()
+            while waiting or self._running:
+                self._look_at_machines()
                 self._launch(waiting, submit)
                 if not waiting:
                     self._launch_copies(submit)
-                flying = list(self._flying)
-                done, _ = ray.wait(flying, num_returns=1, timeout=POLL_SECONDS) if flying else ([], [])
-                if not flying:
+                running = list(self._running)
+                ended, _ = ray.wait(running, num_returns=1, timeout=POLL_SECONDS) if running else ([], [])
+                if not running:
                     time.sleep(POLL_SECONDS)
-                landed = [self._land(ref, waiting) for ref in done if ref in self._flying]
-                faults += [fault for fault in landed if fault]
+                faults += self._collect(ended, waiting)
                 if time.monotonic() >= next_show:
                     next_show = time.monotonic() + POLL_SECONDS
-                    display.show(self._snapshot(total))
-                if self._interrupted:
-                    raise Unfinished(f"stopped by {self._interrupted[0]}; run the same command again to go on")
+                    display.show(self._snapshot(planned, done_before))
+                if self.signals:
+                    raise Unfinished(f"stopped by {self.signals[0]}; run the same command again to go on")
                 if any(isinstance(fault.error, BudgetExceeded) for fault in faults):
-                    return faults + self._told_with_it()
+                    # Nothing can be published, so nothing more is started. What else fails within a few seconds is
+                    # told in the same run, so that all of it can be put right at once.
+                    ended, _ = ray.wait(running, num_returns=len(running), timeout=COLLECT_SECONDS)
+                    return faults + self._collect(ended, [])
                 if faults and fail_fast:
                     return faults
         finally:
-            for ref in self._flying:
+            for ref in self._running:
                 ray.cancel(ref, force=True)
-            self._flying.clear()
-        display.show(self._snapshot(total))
+            self._running.clear()
+        display.show(self._snapshot(planned, done_before))
         return faults
 
-    def _told_with_it(self) -> list[Fault]:
-        """Where one input is hopeless nothing can be published, so nothing more is started. What else fails within a
-        few seconds is told in the same run."""
-        import ray
-
-        flying = list(self._flying)
-        done, _ = ray.wait(flying, num_returns=len(flying), timeout=TOLD_TOGETHER_SECONDS) if flying else ([], [])
-        found = [self._land(ref, []) for ref in done if ref in self._flying]
-        return [fault for fault in found if fault]
-
-    def _look(self, now: bool = False) -> None:
+    def _look_at_machines(self, now: bool = False) -> None:
         """See which machines are there, and call back what waits for others."""
         import ray
 
@@ -224,244 +197,117 @@ class Crew:
             return
         self._next_look = time.monotonic() + LOOK_SECONDS
         there = alive()
-        self._usable = self._machines.usable(there)
-        for ref, flight in self._flying.items():
-            if flight.excluded and there and not there - flight.excluded:
-                flight.attempt.avoid.clear()
+        self._usable = self.machines.usable(there)
+        for ref, running in self._running.items():
+            if running.excluded and there and not there - running.excluded:
+                running.attempts.avoid.clear()
                 ray.cancel(ref, force=True)
 
-    def _launch(self, waiting: list[_Try], submit: Submit) -> None:
-        slots = self.max_in_flight or 2 * _cluster_cpus() + 1  # Ray starts what has a core, the rest waits there
-        now = time.monotonic()
-        held = []
-        while waiting and len(self._flying) < slots:
-            attempt = waiting.pop()
-            if attempt.not_before > now:
-                held.append(attempt)
-                continue
-            self._start(attempt, submit, self.progress, attempt.avoid)
-        waiting.extend(reversed(held))
+    def _launch(self, waiting: list[Attempts], submit: Submit) -> None:
+        slots = self.max_in_flight or 2 * _cluster_cores() + 1  # Ray starts what has a core, the rest waits there
+        later = []
+        while waiting and len(self._running) < slots:
+            attempts = waiting.pop()
+            if attempts.not_before > time.monotonic():
+                later.append(attempts)
+            else:
+                self._start(attempts, submit, self.progress, attempts.avoid)
+        waiting.extend(reversed(later))
 
     def _launch_copies(self, submit: Submit) -> None:
         """The last tasks run a second time where cores are idle: the first of two to end is the one that counts, and
-        the results are the same bytes."""
+        the results are the same bytes. (Backup tasks of MapReduce, https://research.google/pubs/pub62/, 3.6.)"""
         import ray
 
         usual = statistics.median(self._seconds) if self._seconds else 0.0
         late = time.monotonic() - max(self.straggler_seconds, 2 * usual)
-        for flight in sorted(self._flying.values(), key=lambda flight: flight.since):
-            if len(self._flying) >= min(_cluster_cpus(), self.max_in_flight or 1 << 30) or flight.since > late:
+        for running in sorted(self._running.values(), key=lambda running: running.since):
+            if len(self._running) >= min(_cluster_cores(), self.max_in_flight or 1 << 30) or running.since > late:
                 return
-            if len(flight.attempt.flights) > 1:
+            if len(running.attempts.tasks) > 1:
                 continue
-            name = flight.attempt.item.name
+            name = running.attempts.item.name
             if node := ray.get(self.progress.place_of.remote(name)):  # it runs: it does not wait for a core
                 self.progress.retried.remote("second copy")
                 others = self._usable - {node}
-                self._start(flight.attempt, submit, Unheard(), {node} if others else set())
+                self._start(running.attempts, submit, Unheard(), {node} if others else set())
 
-    def _start(self, attempt: _Try, submit: Submit, progress: Any, avoid: set[str]) -> None:
-        excluded = self._machines.left_out()
+    def _start(self, attempts: Attempts, submit: Submit, progress: Any, avoid: set[str]) -> None:
+        excluded = self.machines.left_out()
         if self._usable - excluded - avoid:
             excluded = excluded | avoid
-        ref = submit(attempt.item, elsewhere(excluded), progress)
-        attempt.flights.append(ref)
-        self._flying[ref] = _Flight(attempt, time.monotonic(), frozenset(excluded))
+        ref = submit(attempts.item, elsewhere(excluded), progress)
+        attempts.tasks.append(ref)
+        self._running[ref] = _Running(attempts, time.monotonic(), frozenset(excluded))
 
-    def _land(self, ref: Any, waiting: list[_Try]) -> Fault | None:
-        """Take the result of a task, or queue it again, or give it up."""
+    def _collect(self, ended: Sequence[Any], waiting: list[Attempts]) -> list[Fault]:
+        """Take the results of tasks, or queue their items again, or give them up; the faults of those."""
+        faults = [self._collect_one(ref, waiting) for ref in ended if ref in self._running]
+        return [fault for fault in faults if fault]
+
+    def _collect_one(self, ref: Any, waiting: list[Attempts]) -> Fault | None:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        flight = self._flying.pop(ref)
-        attempt, name = flight.attempt, flight.attempt.item.name
-        attempt.flights.remove(ref)
+        running = self._running.pop(ref)
+        attempts, name = running.attempts, running.attempts.item.name
+        attempts.tasks.remove(ref)
         try:
             node, counts = ray.get(ref)
         except RayTaskError as error:
             cause = error.cause
             if not isinstance(cause, BambaError):  # it could not even be unpickled here or there
                 cause = WorkerFault(plain_line(cause or error), "ray")
-            return self._failed(attempt, cause, waiting)
+            return self._failed(attempts, cause, waiting)
         except RayError as error:  # worker killed, node lost, out of memory
-            attempt.crashes += 1
-            if attempt.crashes >= MAX_CRASHES and not attempt.flights:
-                said = f"{name}: its worker died {MAX_CRASHES} times ({type(error).__name__})"
-                return self._given_up(name, Unfinished(said))
-            self._again(attempt, waiting, type(error).__name__)
+            attempts.crashes += 1
+            if attempts.crashes >= MAX_CRASHES and not attempts.tasks:
+                died = f"{name}: its worker died {MAX_CRASHES} times ({type(error).__name__})"
+                return self._given_up(name, Unfinished(died))
+            self._again(attempts, waiting, type(error).__name__)
             return None
-        self._machines.worked(node)
-        self._seconds.append(time.monotonic() - flight.since)
-        for other in attempt.flights:
-            self._flying.pop(other, None)
+        self.machines.worked(node)
+        self._seconds.append(time.monotonic() - running.since)
+        for other in attempts.tasks:
+            self._running.pop(other, None)
             ray.cancel(other, force=True)
         self.progress.ended.remote(name, counts)
         return None
 
-    def _failed(self, attempt: _Try, cause: BambaError, waiting: list[_Try]) -> Fault | None:
-        attempt.tries += 1
-        node, alone = cause.machine, not self._usable - attempt.avoid - {cause.machine}
-        if isinstance(cause, MachineFault) and self._machines.failed(node, str(cause)):
+    def _failed(self, attempts: Attempts, cause: BambaError, waiting: list[Attempts]) -> Fault | None:
+        is_only_machine = not self._usable - attempts.avoid - {cause.machine}
+        if isinstance(cause, MachineFault) and self.machines.failed(cause.machine, str(cause)):
             self.progress.remark.remote(
                 f"left out for {PAUSE_SECONDS / 60:.0f} minutes after {MAX_FAULTS} faults: {cause}"
             )
-            self._look(now=True)
-        if isinstance(cause, StoreUnavailable):
-            attempt.store_lost_at = attempt.store_lost_at or time.monotonic()
-            passing = time.monotonic() - attempt.store_lost_at < self.retry_seconds
-        elif isinstance(cause, MachineFault) or (attempt.item.is_remote and _is_of(cause, _MAY_PASS)):
-            passing = attempt.tries < MAX_TRIES
-        else:  # a mount, a right or a module that only this machine lacks
-            passing = _is_of(cause, _MAY_BE_HERE_ONLY) and not alone and attempt.tries < MAX_TRIES
-        if not isinstance(cause, StoreUnavailable):
-            attempt.avoid.add(node)
-        if passing or attempt.flights:
-            self._again(attempt, waiting, type(cause).__name__)
+            self._look_at_machines(now=True)
+        if attempts.failed(cause, is_only_machine, self.retry_seconds) or attempts.tasks:
+            self._again(attempts, waiting, type(cause).__name__)
             return None
-        return self._given_up(attempt.item.name, cause)
+        return self._given_up(attempts.item.name, cause)
 
     def _given_up(self, name: str, cause: BambaError) -> Fault:
         self.progress.ended.remote(name, None)
         return Fault(name, cause)
 
-    def _again(self, attempt: _Try, waiting: list[_Try], cause: str) -> None:
+    def _again(self, attempts: Attempts, waiting: list[Attempts], cause: str) -> None:
         self.progress.retried.remote(cause)
-        if attempt.flights:  # its other copy goes on
-            return
-        attempt.not_before = time.monotonic() + random.uniform(0.2, 1.0) * min(30, 2**attempt.tries)
-        waiting.append(attempt)
+        if not attempts.tasks:  # else its other copy goes on
+            attempts.wait()
+            waiting.append(attempts)
 
-    def _snapshot(self, total: Mapping[str, int]) -> Snapshot:
+    def _snapshot(self, planned: Counters, done_before: Counters) -> Snapshot:
         import ray
 
         snapshot: Snapshot = ray.get(self.progress.snapshot.remote())
-        snapshot.units_total, snapshot.input_bytes_total = total["units"], total["input_bytes"]
-        snapshot.units_done += total["units_done"]
-        snapshot.counts.input_bytes += total["input_bytes_done"]
-        snapshot.cores = _cluster_cpus()
-        snapshot.throttled_seconds = sum(ray.get(self.budget.throttled_seconds.remote()).values())
+        snapshot.planned = planned
+        snapshot.counts += done_before
+        snapshot.cores = _cluster_cores()
+        snapshot.throttled_seconds = sum(ray.get(self.rate_limit.throttled_seconds.remote()).values())
         return snapshot
 
 
-_MAY_PASS = (SourceUnavailable, IntegrityError)
-_MAY_BE_HERE_ONLY = (SourceUnavailable, AccessDenied, WorkerFault)
-
-
-def _is_of(cause: BambaError, kinds: tuple[type[BambaError], ...]) -> bool:
-    """Whether it, or any of those that it tells together, is of these kinds."""
-    return any(isinstance(one, kinds) for one in (cause.faults if isinstance(cause, InputFaults) else [cause]))
-
-
-@contextlib.contextmanager
-def crew(options: Options, network: Network, task_bytes: int) -> Iterator[Crew]:
-    """Join the cluster of the options (or RAY_ADDRESS), or start Ray on this machine with so many workers as cores, and
-    memory for at least one task.
-
-    While it lasts, SIGTERM and SIGINT end the run cleanly: what is in flight is dropped, what is finished is kept.
-    """
-    try:
-        import ray
-        from ray.exceptions import RayError
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-    except ModuleNotFoundError:
-        raise UserError("Ray is not installed, which builds run on: pip install 'bamba-data[ray]'") from None
-
-    joined = options.address or os.environ.get("RAY_ADDRESS")
-    if joined:
-        where: dict[str, Any] = {"address": joined}
-    else:
-        where = {
-            "address": "local",  # without it Ray would join whatever `ray start` left on this machine
-            "num_cpus": options.workers or cores(),
-            "_memory": max(task_bytes, memory_bytes() - OBJECT_STORE_BYTES - RAY_BYTES),
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-        }
-    on_term = signal.getsignal(signal.SIGTERM)
-    try:
-        start = functools.partial(ray.init, **where, log_to_driver=False, logging_level="error")
-        join(joined, start) if joined else start()
-    except SystemExit:  # Ray's own answer to SIGTERM, which would end the process by code 15 and say nothing
-        raise KeyboardInterrupt from None
-    except BambaError:
-        raise
-    except Exception as error:  # noqa: BLE001 - Ray has no one type for it
-        raise not_joined(joined, error) from None
-    finally:
-        signal.signal(signal.SIGTERM, on_term)
-    try:
-        # Beside the driver: workers are evicted, and a keeper that starts anew has forgotten what it kept.
-        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        keep = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=beside)
-        made = Crew(
-            budget=keep(BudgetKeeper).remote(network),
-            progress=keep(ProgressKeeper).remote(),
-            max_in_flight=options.workers if joined else None,
-            retry_seconds=network.retry_seconds,
-            straggler_seconds=options.straggler_seconds,
-        )
-        with _told_to_stop(made._interrupted):
-            yield made
-    except RayError as error:
-        raise Unfinished(
-            f"the Ray cluster was lost ({plain_line(error)}); run the same command again to go on"
-        ) from None
-    finally:
-        ray.shutdown()
-
-
-def for_each_file(
-    files: Sequence[LockedFile],
-    is_done: Callable[[LockedFile], bool],
-    work: Callable[..., Counts],
-    shared: Any,
-    network: Network,
-    options: Options,
-    display: Display,
-    task_cores: float = 1.0,
-    task_bytes: int = FETCH_BYTES,
-) -> None:
-    """A task `work(OneFile, shared, network, budget, progress)` for every file that is not done, the largest first.
-    Raises Failed when some could not be; the others are done and kept."""
-    missing = sorted((file for file in files if not is_done(file)), key=lambda file: -(file.facts.size_bytes or 0))
-    if not missing:
-        return
-    size, left = (sum(file.facts.size_bytes or 0 for file in some) for some in (files, missing))
-    total = {
-        "units": len(files),
-        "units_done": len(files) - len(missing),
-        "input_bytes": size,
-        "input_bytes_done": size - left,
-    }
-    with crew(options, network, task_bytes) as hands, display:
-        import ray
-
-        once = ray.put(shared)
-        task = hands.task(work, task_bytes)
-
-        def submit(one: OneFile, where: Mapping[str, Any], progress: Any) -> Any:
-            return task.options(num_cpus=task_cores, **where).remote(one, once, network, hands.budget, progress)
-
-        if faults := hands.run([OneFile(file) for file in missing], submit, display, total, options.fail_fast):
-            raise Failed(faults)
-
-
-@contextlib.contextmanager
-def _told_to_stop(heard: list[str]) -> Iterator[None]:
-    def hear(number: int, frame: FrameType | None) -> None:
-        if heard:  # a second time: now
-            raise KeyboardInterrupt
-        heard.append(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _cluster_cpus() -> int:
+def _cluster_cores() -> int:
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))

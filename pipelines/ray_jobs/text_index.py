@@ -23,10 +23,12 @@ from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.local_disk import scratch_folder
 from bamba_data.storage.locked_file import LockedFile
 
-from ..observe.progress import Counts, Display, display
+from ..observe.counters import Counters
+from ..observe.display import Display, display
 from ..options import RECIPES, Address, FailFast, Interval, RecipeArgument, Workers
 from . import worker
-from .executor import OneFile, Options, for_each_file
+from .executor import Options
+from .file_tasks import FileTask, for_each_file
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -60,20 +62,19 @@ def on_cluster(options: Options, shown: Display, recipe: Recipe) -> Each:
         memory = unit_memory_bytes(recipe)
         for_each_file(files, is_done, index_one, job.fresh(), recipe.network, options, shown, task_bytes=memory)
         for file in files:
-            if (found := finished(job, file)) is None:
+            if (indexed := finished(job, file)) is None:
                 raise Unfinished(f"{job.at}: {file.key} is not indexed yet; run the same command again")
-            yield found
+            yield indexed
 
     return each
 
 
-def index_one(one: OneFile, job: Job, network: Network, budget: Any, progress: Any) -> Counts:
+def index_one(task: FileTask, job: Job, network: Network, rate_limit: Any, progress: Any) -> Counters:
     """Runs in a worker; its result is in the store."""
-    progress.started.remote(one.name)
-    fetcher = worker.make_fetcher(network, budget, progress)
-    made = index_file(job, one.file, fetcher, scratch_folder())
-    account, bad = made.account, sum(made.account.dead_lettered.values())
-    return Counts(made.size_bytes, account.text_bytes, account.kept, account.tokens, bad)
+    progress.started.remote(task.name)
+    fetcher = worker.make_fetcher(network, rate_limit, progress)
+    indexed = index_file(job, task.file, fetcher, scratch_folder())
+    return Counters.of(indexed.account, indexed.size_bytes)
 
 
 def main() -> None:

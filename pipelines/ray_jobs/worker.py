@@ -14,37 +14,32 @@ from bamba_data.storage.store import Store, open_store
 from bamba_data.tokenization.tokenizer import Backend, Tokenizer
 
 from ..dataset_build.plan import Job, Unit
-from ..dataset_build.staged_records import UnitRecord
-from ..dataset_build.unit import Progress, Tools, run
-from ..observe.progress import Counts
+from ..dataset_build.unit import Tools, run
+from ..observe.counters import Counters
 from .rate_limit_actor import SharedBudget
 
 REPORT_SECONDS = 1.0
 
 
-def run_unit(unit: Unit, job: Job, budget: Any, progress: Any) -> Counts:
-    """Run the unit to its end and return its exact counts; its results are in the store."""
+def run_unit(unit: Unit, job: Job, rate_limit: Any, progress: Any) -> Counters:
+    """Run the unit to its end and return what it came to; its results are in the store. `rate_limit` and `progress` are
+    the handles of the actors that all tasks share."""
     report = Reporter(unit.name, progress)
     progress.started.remote(unit.name)
     store = open_store(job.out)
     tokenizer, backend = _tokenizer(job.out, job.tokenizer_sha256, job.backend)
-    fetcher = make_fetcher(job.recipe.network, budget, progress)
-    tools = Tools(store, fetcher, tokenizer, backend, scratch_folder(), report)
+    fetcher = make_fetcher(job.recipe.network, rate_limit, progress)
+    tools = Tools(store, fetcher, tokenizer, backend, scratch_folder(), report, progress.remark.remote)
     record = run(unit, job, tools)
     report.flush()
-    return exact_counts(unit, record)
+    return Counters.of(record.ledger, unit.size_bytes)
 
 
-def exact_counts(unit: Unit, record: UnitRecord) -> Counts:
-    ledger = record.ledger
-    return Counts(unit.size_bytes, ledger.text_bytes, ledger.kept, ledger.tokens, ledger.bad)
-
-
-def make_fetcher(network: Network, budget: Any, progress: Any) -> Fetcher:
+def make_fetcher(network: Network, rate_limit: Any, progress: Any) -> Fetcher:
     def on_retry(cause: str, seconds: float) -> None:
         progress.retried.remote(cause)
 
-    return Fetcher(SharedBudget(budget), network.retry_seconds, on_retry)
+    return Fetcher(SharedBudget(rate_limit), network.retry_seconds, on_retry)
 
 
 class Reporter:
@@ -52,19 +47,16 @@ class Reporter:
 
     def __init__(self, unit: str, progress: Any) -> None:
         self._unit, self._progress = unit, progress
-        self._held, self._lines, self._next = Counts(), list[str](), 0.0
+        self._unsent, self._next_at = Counters(), 0.0
 
-    def __call__(self, moved: Progress) -> None:
-        counts = Counts(moved.input_bytes, moved.text_bytes, moved.documents, moved.tokens, moved.bad)
-        self._held.add(counts)
-        self._lines.extend(moved.lines)
-        if time.monotonic() >= self._next:
+    def __call__(self, moved: Counters) -> None:
+        self._unsent += moved
+        if time.monotonic() >= self._next_at:
             self.flush()
 
     def flush(self) -> None:
-        self._progress.moved.remote(self._unit, self._held, self._lines)
-        self._held, self._lines = Counts(), []
-        self._next = time.monotonic() + REPORT_SECONDS
+        self._progress.moved.remote(self._unit, self._unsent)
+        self._unsent, self._next_at = Counters(), time.monotonic() + REPORT_SECONDS
 
 
 @functools.lru_cache(maxsize=2)

@@ -15,7 +15,6 @@ from bamba_data.storage.fetch import Fetcher
 from bamba_data.tokenization.conformance import Certificate, Difference, certify, choose, hard_corpus
 from bamba_data.tokenization.tokenizer import BACKENDS, Encoded, Gigatoken, Reference, Tokenizer
 from pipelines.dataset_build.driver import finish, run_here
-from pipelines.dataset_build.unit import Progress
 from tests.building import prepared
 from tests.corpora import TOKENIZER
 
@@ -214,10 +213,9 @@ def test_a_backend_that_turns_bad_is_caught_and_its_parts_are_redone_with_the_re
     monkeypatch.setitem(BACKENDS, "turns-bad", TurnsBad)
     monkeypatch.setattr(TurnsBad, "lie", staticmethod(lie), raising=False)
     ready = prepared(tmp_path, dataclasses.replace(certificate, backend="turns-bad"), str(tiny.parent / "tiny.yaml"))
-    said: list[Progress] = []
-    assert run_here(ready, Fetcher(), said.append) == []
+    lines: list[str] = []
+    assert run_here(ready, Fetcher(), remark=lines.append) == []
     _, manifest = finish(ready)
-    lines = [line for one in said for line in one.lines]
     assert len(lines) == manifest.backend.parts_redone == 4  # one for every unit: the rest of it is the reference's
     assert all("part 0 is redone with tokenizers" in line and "turns-bad" in line for line in lines)
     quiet, found = open_dataset(str(tiny)).shards, open_dataset(str(tmp_path)).shards

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -19,9 +18,12 @@ from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.store import LocalStore
 from pipelines.dataset_build.driver import finish, prepare, run_here
 from pipelines.observe import runs
-from pipelines.observe.progress import Counts, Snapshot
+from pipelines.observe.counters import Counters
+from pipelines.observe.display import Display
+from pipelines.observe.progress import Snapshot
 from pipelines.options import load_recipe
-from pipelines.ray_jobs.executor import Crew, Fault, Options, crew
+from pipelines.ray_jobs.executor import Fault, Options, TaskRunner
+from pipelines.ray_jobs.session import task_runner
 from tests.clusters import RayCluster, ray_cluster
 from tests.corpora import recipe, records, write_jsonl
 from tests.running import COMMAND, bamba
@@ -121,22 +123,15 @@ def test_a_cluster_that_is_not_there_is_a_line(inputs: Path, tmp_path: Path) -> 
         assert address in ended.stderr
 
 
-# -- the crew alone, on a Ray of this process
+# -- the runner alone, on a Ray of this process
 
 
-class Quiet:
+class Quiet(Display):
     """A display that keeps what it was shown."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.last = Snapshot()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
     def show(self, snapshot: Snapshot) -> None:
         self.lines += snapshot.lines
@@ -151,20 +146,19 @@ class Task:
 
 
 @pytest.fixture(scope="module")
-def hands() -> Iterator[Crew]:
+def runner() -> Iterator[TaskRunner]:
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    with crew(Options(workers=3, straggler_seconds=2.0), Network(retry_seconds=6.0), 100 << 20) as made:
+    with task_runner(Options(workers=3, straggler_seconds=2.0), Network(retry_seconds=6.0), 100 << 20) as made:
         yield made
 
 
-def ran(hands: Crew, work: Callable[..., Counts], items: list[Task]) -> tuple[list[Fault], Quiet]:
-    task, shown = hands.task(work, 100 << 20), Quiet()
+def ran(runner: TaskRunner, work: Callable[..., Counters], items: list[Task]) -> tuple[list[Fault], Quiet]:
+    task, shown = runner.task(work, 100 << 20), Quiet()
 
     def submit(item: Task, where: Mapping[str, Any], progress: Any) -> Any:
-        return task.options(num_cpus=1, **where).remote(item, hands.budget, progress)
+        return task.options(num_cpus=1, **where).remote(item, runner.rate_limit, progress)
 
-    total = {"units": len(items), "units_done": 0, "input_bytes": 0, "input_bytes_done": 0}
-    return hands.run(items, submit, shown, total), shown
+    return runner.run(items, submit, shown, Counters(units=len(items)), Counters()), shown
 
 
 def tries(item: Task) -> int:
@@ -174,55 +168,55 @@ def tries(item: Task) -> int:
         return file.tell()
 
 
-def test_a_second_copy_of_the_last_task_ends_the_run_and_is_counted_once(hands: Crew, tmp_path: Path) -> None:
-    def held_at_first(item: Task, budget: Any, progress: Any) -> Counts:
+def test_a_second_copy_of_the_last_task_ends_the_run_and_is_counted_once(runner: TaskRunner, tmp_path: Path) -> None:
+    def held_at_first(item: Task, budget: Any, progress: Any) -> Counters:
         progress.started.remote(item.name)
         if tries(item) == 1 and item.name == "held":
             time.sleep(300)
-        progress.moved.remote(item.name, Counts(documents=7), [])
-        return Counts(documents=7)
+        progress.moved.remote(item.name, Counters(documents=7))
+        return Counters(documents=7)
 
     items = [Task(name, tmp_path) for name in ("held", "one", "two", "three")]
     began = time.monotonic()
-    faults, shown = ran(hands, held_at_first, items)
+    faults, shown = ran(runner, held_at_first, items)
     assert faults == []
     assert time.monotonic() - began < 120
     assert shown.last.retries["second copy"] == 1
-    assert (shown.last.counts.documents, shown.last.units_done) == (28, 4)
+    assert (shown.last.counts.documents, shown.last.counts.units) == (28, 4)
     assert (tmp_path / "held").read_text() == "xx"
 
 
-def test_a_store_that_is_away_for_a_while_is_waited_for(hands: Crew, tmp_path: Path) -> None:
-    def away_at_first(item: Task, budget: Any, progress: Any) -> Counts:
+def test_a_store_that_is_away_for_a_while_is_waited_for(runner: TaskRunner, tmp_path: Path) -> None:
+    def away_at_first(item: Task, budget: Any, progress: Any) -> Counters:
         if tries(item) < 3:
             raise StoreUnavailable("s3://there", "503")
-        return Counts()
+        return Counters()
 
-    faults, shown = ran(hands, away_at_first, [Task("a", tmp_path)])
+    faults, shown = ran(runner, away_at_first, [Task("a", tmp_path)])
     assert faults == []
     assert shown.last.retries["StoreUnavailable"] >= 2
 
 
-def test_a_store_that_stays_away_is_given_up_when_the_recipe_says(hands: Crew, tmp_path: Path) -> None:
-    def away(item: Task, budget: Any, progress: Any) -> Counts:
+def test_a_store_that_stays_away_is_given_up_when_the_recipe_says(runner: TaskRunner, tmp_path: Path) -> None:
+    def away(item: Task, budget: Any, progress: Any) -> Counters:
         tries(item)
         raise StoreUnavailable("s3://there", "503")
 
     began = time.monotonic()
-    faults, _ = ran(hands, away, [Task("a", tmp_path)])
+    faults, _ = ran(runner, away, [Task("a", tmp_path)])
     assert [fault.error.exit_code for fault in faults] == [4]
     assert 6 <= time.monotonic() - began < 90
     assert len((tmp_path / "a").read_text()) >= 3
 
 
-def odd(item: Task, budget: Any, progress: Any) -> Counts:
+def odd(item: Task, budget: Any, progress: Any) -> Counters:
     if item.name == "odd":
         raise {}["missing"]  # type: ignore[misc]
-    return Counts(documents=1)
+    return Counters(documents=1)
 
 
-def test_an_error_that_nobody_foresaw_is_one_task_s_and_a_line(hands: Crew, tmp_path: Path) -> None:
-    (fault,), shown = ran(hands, odd, [Task("odd", tmp_path), Task("even", tmp_path)])
+def test_an_error_that_nobody_foresaw_is_one_task_s_and_a_line(runner: TaskRunner, tmp_path: Path) -> None:
+    (fault,), shown = ran(runner, odd, [Task("odd", tmp_path), Task("even", tmp_path)])
     assert fault.name == "odd" and fault.error.exit_code == 1
     assert "KeyError: 'missing' (at " in str(fault.error) and "\n" not in str(fault.error)
     assert shown.last.by_source["even"].units == 1
@@ -231,27 +225,31 @@ def test_an_error_that_nobody_foresaw_is_one_task_s_and_a_line(hands: Crew, tmp_
 @pytest.mark.parametrize(
     "error", [OSError(5, "Input/output error", "/data/x"), MemoryError(), ImportError("no module")]
 )
-def test_what_a_machine_says_names_it_and_ends_as_unfinished(error: Exception, hands: Crew, tmp_path: Path) -> None:
-    def broken(item: Task, budget: Any, progress: Any) -> Counts:
+def test_what_a_machine_says_names_it_and_ends_as_unfinished(
+    error: Exception, runner: TaskRunner, tmp_path: Path
+) -> None:
+    def broken(item: Task, budget: Any, progress: Any) -> Counters:
         raise error
 
     caught: BambaError | None = None
     try:
-        faults, _ = ran(hands, broken, [Task("a", tmp_path)])
+        faults, _ = ran(runner, broken, [Task("a", tmp_path)])
         caught = faults[0].error
     except BambaError as raised:
         caught = raised
-    hands._machines._troubles.clear()
+    runner.machines._troubles.clear()
     assert caught is not None and caught.exit_code == 4 and caught.of_environment
     assert "on machine " in str(caught) and (not isinstance(error, OSError) or "/data/x: Input/output" in str(caught))
 
 
-def test_a_local_input_that_is_missing_is_told_at_once_where_there_is_one_machine(hands: Crew, tmp_path: Path) -> None:
-    def missing(item: Task, budget: Any, progress: Any) -> Counts:
+def test_a_local_input_that_is_missing_is_told_at_once_where_there_is_one_machine(
+    runner: TaskRunner, tmp_path: Path
+) -> None:
+    def missing(item: Task, budget: Any, progress: Any) -> Counters:
         tries(item)
         raise SourceUnavailable("/data/x", "no such file")
 
-    faults, _ = ran(hands, missing, [Task("a", tmp_path)])
+    faults, _ = ran(runner, missing, [Task("a", tmp_path)])
     assert [type(fault.error) for fault in faults] == [SourceUnavailable]
     assert (tmp_path / "a").read_text() == "x"
     assert MachineFault("m", "", "x").exit_code == 4

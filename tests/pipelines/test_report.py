@@ -8,9 +8,10 @@ import pytest
 from bamba_data.errors import CorruptInput, UserError
 from bamba_data.format.dataset import open_dataset
 from bamba_data.storage.store import LocalStore
-from pipelines.observe.progress import Counts, Snapshot
+from pipelines.observe.counters import Counters
+from pipelines.observe.progress import Snapshot
 from pipelines.observe.report import cost_of, page
-from pipelines.observe.run_log import Journal
+from pipelines.observe.run_log import RunLog
 from pipelines.observe.runs import Point, Run, Status
 from tests.running import bamba
 
@@ -60,12 +61,12 @@ def record(url: Path, *errors: BaseException | None, run: Run = RUN) -> None:
     """Attempts that ended so."""
     for error in errors:
         try:
-            with Journal(LocalStore(url), run, retry_stopped=True) as journal:
+            with RunLog(LocalStore(url), run, retry_stopped=True) as journal:
                 journal.planned("ab" * 32, 2, 0, 100)
                 for step in range(3):
                     journal._started -= 60
-                    counts = Counts(input_bytes=50 * step, documents=step, tokens=10 * step)
-                    journal.saw(Snapshot(units_done=step, running=1, cores=2, counts=counts))
+                    counts = Counters(input_bytes=50 * step, documents=step, tokens=10 * step, units=step)
+                    journal.saw(Snapshot(running=1, cores=2, counts=counts))
                 if error:
                     raise error
         except (CorruptInput, KeyboardInterrupt):

@@ -27,8 +27,9 @@ from bamba_data.inspect import garbage
 from bamba_data.storage.store import LocalStore, open_store
 from pipelines.cli import load_recipe
 from pipelines.observe import runs
-from pipelines.observe.progress import Counts, Snapshot, SourceCounts
-from pipelines.observe.run_log import MAX_POINTS, Journal, recorded
+from pipelines.observe.counters import Counters
+from pipelines.observe.progress import Snapshot
+from pipelines.observe.run_log import MAX_POINTS, RunLog, recorded
 from pipelines.observe.runs import Run, Stopped
 from tests.corpora import recipe as write_recipe
 from tests.corpora import records, write_jsonl
@@ -41,21 +42,20 @@ RUN = Run("demo-0123456789ab", "build", "demo")
 
 def attempt(store: LocalStore, error: BaseException | None = None, retry_stopped: bool = False) -> runs.Status:
     """An attempt that ends so; its status as it lies in the store."""
-    with contextlib.suppress(BaseException), Journal(store, RUN, retry_stopped) as journal:
+    with contextlib.suppress(BaseException), RunLog(store, RUN, retry_stopped) as journal:
         if error:
             raise error
     return runs.read(store, f"{runs.FOLDER}/{RUN.name}/{journal.status.attempt}/status.json")
 
 
 def snapshot(units_done: int = 1, input_bytes: int = 10) -> Snapshot:
-    counts = Counts(input_bytes=input_bytes, text_bytes=30, documents=2, tokens=7, bad=1)
+    counts = Counters(input_bytes=input_bytes, text_bytes=30, documents=2, tokens=7, bad=1, units=units_done)
     return Snapshot(
-        units_done=units_done,
         units_failed=1,
         running=2,
         cores=4,
         counts=counts,
-        by_source={"books": SourceCounts(documents=2, tokens=7, bad=1, units=1)},
+        by_source={"books": Counters(documents=2, tokens=7, bad=1, units=1)},
         retries={"status 503": 3},
         lines=["a remark"],
     )
@@ -81,7 +81,7 @@ def test_after_a_stop_the_same_run_does_nothing_and_says_why_until_it_is_told_to
     assert attempt(store, error).verdict == "stop"
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for _ in range(2):
-        with pytest.raises(Stopped, match="--retry-stopped") as refused, Journal(store, RUN):
+        with pytest.raises(Stopped, match="--retry-stopped") as refused, RunLog(store, RUN):
             raise AssertionError("it began to work")
         assert str(error) in str(refused.value)
         assert refused.value.exit_code == error.exit_code  # type: ignore[attr-defined]
@@ -111,13 +111,13 @@ def test_what_may_pass_is_unfinished_and_may_be_tried_again(error: BaseException
 def test_a_stop_of_one_run_does_not_stop_another(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     attempt(store, RecipeError("x"))
-    with Journal(store, Run("other-0123456789ab", "build", "other")):
+    with RunLog(store, Run("other-0123456789ab", "build", "other")):
         pass
 
 
 def test_an_attempt_that_was_killed_is_told_from_one_that_works(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    with Journal(store, RUN) as journal:
+    with RunLog(store, RUN) as journal:
         path = f"{runs.FOLDER}/{RUN.name}/{journal.status.attempt}/status.json"
         assert runs.read(store, path).state == "running"
         silent = runs.read(store, path)
@@ -164,7 +164,7 @@ def test_a_machine_that_reads_the_recipe_otherwise_than_its_submitter_refuses(
 
 def test_the_status_has_where_the_work_is(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    with Journal(store, RUN) as journal:
+    with RunLog(store, RUN) as journal:
         journal.planned("ab" * 32, units_total=5, units_done=0, input_bytes=100)
         journal.saw(snapshot())
         journal.published("cd" * 32, 3, 55)
@@ -186,7 +186,7 @@ def test_the_status_has_where_the_work_is(tmp_path: Path) -> None:
 
 def test_it_is_written_while_the_work_goes_on_and_no_event_file_twice(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    with Journal(store, RUN, interval_seconds=0.05) as journal:
+    with RunLog(store, RUN, interval_seconds=0.05) as journal:
         folder = tmp_path / runs.FOLDER / RUN.name / journal.status.attempt
         journal.saw(snapshot(units_done=1))
         deadline = time.monotonic() + 20
@@ -202,7 +202,7 @@ def test_it_is_written_while_the_work_goes_on_and_no_event_file_twice(tmp_path: 
 
 
 def test_the_curve_of_a_long_run_stays_small_and_spans_it(tmp_path: Path) -> None:
-    with Journal(LocalStore(tmp_path), RUN, interval_seconds=0.0) as journal:
+    with RunLog(LocalStore(tmp_path), RUN, interval_seconds=0.0) as journal:
         journal._started -= 1e6
         for step in range(5000):
             journal._started -= 1  # as if a second had passed
@@ -219,7 +219,7 @@ def test_a_store_that_cannot_take_the_record_does_not_stop_the_work(
     blocked = tmp_path / "file"
     blocked.write_bytes(b"")
     worked = False
-    with Journal(LocalStore(blocked), RUN, interval_seconds=0.05) as journal:
+    with RunLog(LocalStore(blocked), RUN, interval_seconds=0.05) as journal:
         journal.saw(snapshot())
         time.sleep(0.2)
         worked = True
@@ -264,10 +264,10 @@ def test_a_damaged_record_is_an_error_that_names_it(data: bytes, tmp_path: Path)
 @pytest.mark.s3
 def test_the_record_is_the_same_on_s3(bucket: str) -> None:
     store = open_store(f"{bucket}/data")
-    with pytest.raises(BudgetExceeded), Journal(store, RUN) as journal:
+    with pytest.raises(BudgetExceeded), RunLog(store, RUN) as journal:
         journal.saw(snapshot())
         raise BudgetExceeded("too many")
-    with pytest.raises(Stopped), Journal(store, RUN):
+    with pytest.raises(Stopped), RunLog(store, RUN):
         pass
     found = runs.newest(store, RUN.name)
     assert found is not None and [e["event"] for e in runs.events(store, found)] == ["started", "remark", "ended"]
@@ -281,7 +281,7 @@ def test_attempts_at_once_with_a_third_of_all_replies_lost_leave_every_event_onc
     errors = [None, BudgetExceeded("too many"), Unfinished("SIGTERM"), SourceUnavailable("https://x/y", "503")]
 
     def work(number: int) -> str:
-        journal = Journal(open_store(f"{bucket}/data"), RUN, retry_stopped=True, interval_seconds=0.05)
+        journal = RunLog(open_store(f"{bucket}/data"), RUN, retry_stopped=True, interval_seconds=0.05)
         with contextlib.suppress(BudgetExceeded, Unfinished), journal:
             for step in range(12):
                 journal.event("step", number=number, step=step)
@@ -310,7 +310,7 @@ def test_what_happens_while_the_store_is_down_is_in_the_record_when_it_is_back(
 ) -> None:
     monkeypatch.setattr("bamba_data.storage.store.RETRY_SECONDS", 0.1)
     store = open_store(f"{bucket}/data")
-    with Journal(store, RUN, interval_seconds=0.05) as journal:
+    with RunLog(store, RUN, interval_seconds=0.05) as journal:
         flaky.faults.append(Fault(f"PUT .*{runs.FOLDER}", Status(503), times=FOREVER))
         for number in range(3):
             journal.event("step", number=number)
@@ -328,7 +328,7 @@ def test_a_sweep_leaves_the_record_alone_however_old(tiny_copy: Path) -> None:
     attempt(LocalStore(tiny_copy), BudgetExceeded("too many"))
     assert not [entry for entry in garbage.find(str(tiny_copy), 0).orphans if "/runs/" in entry.path]
     garbage.remove(str(tiny_copy), garbage.find(str(tiny_copy), 0))
-    with pytest.raises(Stopped), Journal(LocalStore(tiny_copy), RUN):
+    with pytest.raises(Stopped), RunLog(LocalStore(tiny_copy), RUN):
         pass
 
 
@@ -370,7 +370,7 @@ def test_a_stop_of_a_machine_with_a_wrong_clock_does_not_outlive_a_later_attempt
 ) -> None:
     store, now = LocalStore(tmp_path), time.time()
     ended_at(store, RecipeError("x"), now + ahead_seconds, monkeypatch)
-    with pytest.raises(Stopped), Journal(store, RUN):
+    with pytest.raises(Stopped), RunLog(store, RUN):
         raise AssertionError
     attempt(store, retry_stopped=True)
     assert attempt(store).verdict == "complete"
@@ -385,7 +385,7 @@ def test_an_attempt_of_before_they_were_numbered_is_older_than_any_that_is(tmp_p
     )
     old.attempt, old.format = "20991122T000000.0Z-abc", runs.UNSEALED_FORMAT
     store.put(runs.status_path(RUN.name, old.attempt), dumps(msgspec.to_builtins(old)))
-    with pytest.raises(Stopped), Journal(store, RUN):
+    with pytest.raises(Stopped), RunLog(store, RUN):
         raise AssertionError
     assert attempt(store, retry_stopped=True).attempt == "000001"
     assert attempt(store).verdict == "complete"
@@ -409,7 +409,7 @@ def test_a_flipped_bit_in_the_record_of_a_run_changes_no_verdict_and_stops_nothi
         path.write_bytes(data)
         (found,) = runs.attempts(store)
         assert (found.verdict, found.exit_code) == ("stop", 2) and "field x" in found.reason
-        with pytest.raises(Stopped, match="field x"), Journal(store, RUN):
+        with pytest.raises(Stopped, match="field x"), RunLog(store, RUN):
             raise AssertionError
         path.write_bytes(whole)
     for path in files:

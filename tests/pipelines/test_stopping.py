@@ -16,7 +16,7 @@ from bamba_data.storage.store import open_store
 from bamba_data.tokenization.conformance import Certificate
 from pipelines.dataset_build.driver import Prepared, finish, run_here
 from pipelines.dataset_build.staged_records import Staging
-from pipelines.dataset_build.unit import Progress
+from pipelines.observe.counters import Counters
 from tests import corpora
 from tests.building import build, prepared
 
@@ -44,7 +44,7 @@ class Built:
         self.records = 0
         self.faults: list[BambaError] = run_here(self.ready, Fetcher(), self._count)
 
-    def _count(self, progress: Progress) -> None:
+    def _count(self, progress: Counters) -> None:
         self.records += progress.documents + progress.bad
 
     @property

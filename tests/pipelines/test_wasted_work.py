@@ -9,7 +9,7 @@ from bamba_data.format.dataset import open_dataset
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.tokenization.conformance import Certificate
 from pipelines.dataset_build.driver import finish, run_here
-from pipelines.dataset_build.unit import Progress
+from pipelines.observe.counters import Counters
 from tests.building import build, prepared
 from tests.corpora import recipe, records, write_jsonl
 
@@ -35,7 +35,7 @@ def test_a_kill_wastes_at_most_the_shard_in_work(
     while not is_done:
         batches_left = dice.randint(1, 12)
 
-        def report(moved: Progress) -> None:
+        def report(moved: Counters) -> None:
             nonlocal encoded, largest_batch, batches_left
             encoded, largest_batch = encoded + moved.tokens, max(largest_batch, moved.tokens)
             batches_left -= 1
