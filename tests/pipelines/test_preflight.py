@@ -10,8 +10,7 @@ import s3fs
 
 from bamba_data.storage.store import LocalStore, open_store
 from pipelines.options import load_recipe
-from pipelines.ray_jobs import preflight
-from pipelines.ray_jobs.preflight import Finding, findings_here
+from pipelines.ray_jobs.preflight import Finding, findings_here, machine, store_verbs
 from tests.running import bamba
 
 
@@ -82,7 +81,7 @@ class Forgetful(LocalStore):
 def test_a_store_where_two_publishers_could_overwrite_each_other_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "open_store", lambda url: Forgetful(tmp_path))
+    monkeypatch.setattr(store_verbs, "open_store", lambda url: Forgetful(tmp_path))
     findings = found(str(tmp_path))
     assert missing(findings) == {"store: create if absent"}
     assert "If-None-Match" in findings["store: create if absent"].way_out
@@ -125,17 +124,15 @@ def test_a_host_that_no_proxy_names_is_asked_without_it(tmp_path: Path, monkeypa
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight.tempfile, "gettempdir", lambda: "/proc")
-    findings = {check: verdict for check, verdict, _, _ in preflight.machine()}
-    assert findings["temporary files"] == "missing"
+    monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: "/proc")
+    assert {one.check for one in machine.machine() if one.is_missing} == {"temporary files"}
 
 
 def test_a_memory_limit_is_told_in_units_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "memory_limit_bytes", lambda: 4 << 30)
-    monkeypatch.setattr(preflight.os, "sched_getaffinity", lambda pid: set(range(8)))
-    findings = {check: (verdict, detail, way_out) for check, verdict, detail, way_out in preflight.machine()}
-    assert findings["memory"][0] == "note" and "1 units at once" in findings["memory"][1]
-    assert "--workers 1" in findings["memory"][2]
+    monkeypatch.setattr(machine, "memory_limit_bytes", lambda: 4 << 30)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(8)))
+    memory = next(one for one in machine.machine() if one.check == "memory")
+    assert memory.verdict == "note" and "1 units at once" in memory.detail and "--workers 1" in memory.way_out
 
 
 # ---- the command

@@ -1,0 +1,57 @@
+"""Whether the tokenizer, and the first bytes of one input of every corpus, can be read."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from bamba_data.errors import BambaError
+from bamba_data.locking import lock as locks
+from bamba_data.recipe import Recipe
+from bamba_data.storage.fetch import Fetcher
+
+from .finding import Finding, judged, missing, ok
+from .network import host_of, urls_of
+
+RETRY_SECONDS = 10.0
+FIRST_BYTES = 1 << 16
+INPUTS_WAY_OUT = "its base, a token for it, or a mirror (bamba-data download, --mirror)"
+TOKENIZER_WAY_OUT = "tokenizer.url: a place that the cluster reaches"
+
+
+def inputs(recipe: Recipe, folder: Path, silent: set[str]) -> Iterator[Finding]:
+    """`silent` are hosts (`name:port`) that do not answer: they are not asked, for retries would only take time."""
+    fetcher = Fetcher(retry_seconds=RETRY_SECONDS)
+    yield _tokenizer(recipe, folder, fetcher, silent)
+    if any(url.startswith("hf://") for url in urls_of(recipe)) and not os.environ.get("HF_TOKEN"):
+        detail = "none: 10 requests a second, public repositories only"
+        yield judged("hub token", False, detail, "the secret bamba-hub", otherwise="note")
+    for corpus in recipe.corpora:
+        check = f"inputs of {corpus.corpus}"
+        if host := _silent_host([source.location.base for source in corpus.sources()], silent):
+            yield missing(check, f"not asked for: {host} was not reached", INPUTS_WAY_OUT)
+            continue
+        limits = recipe.limits.model_copy(update={"files": 1})
+        try:
+            lock = locks.resolve(recipe.model_copy(update={"corpora": [corpus], "limits": limits}), folder, fetcher)
+            file = lock.files[0]
+            with fetcher.open(file) as opened:
+                size_bytes = len(opened.read(FIRST_BYTES))
+        except (BambaError, OSError) as error:
+            yield missing(check, str(error), INPUTS_WAY_OUT)
+        else:
+            yield ok(check, f"{len(lock.sources)} sources; {file.key}: {size_bytes:,} bytes read of it")
+
+
+def _tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher, silent: set[str]) -> Finding:
+    url = recipe.tokenizer.url
+    if host := _silent_host([url], silent):
+        return missing("tokenizer", f"{url}: not asked for, {host} was not reached", TOKENIZER_WAY_OUT)
+    try:
+        tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
+    except BambaError as error:
+        return missing("tokenizer", str(error), TOKENIZER_WAY_OUT)
+    return ok("tokenizer", f"{url}: {tokenizer.vocab_size:,} ids")
+
+
+def _silent_host(urls: list[str], silent: set[str]) -> str | None:
+    return next((host for url in urls if (host := host_of(url)) and host in silent), None)

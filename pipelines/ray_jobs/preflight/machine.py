@@ -1,0 +1,68 @@
+"""What this machine, or container, gives a worker: temporary files, memory, open files."""
+
+import os
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import bamba_data
+
+from .finding import Finding, judged, missing, ok
+
+UNIT_MEMORY_BYTES = 3 << 29  # 1.5 GiB: benchmarks/worker_memory.py
+RAY_MEMORY_BYTES = 2 << 30
+SCRATCH_BYTES_A_CORE = 2 << 30  # a staged parquet file of the corpora has up to some 2 GB
+MIN_OPEN_FILES = 4096
+
+
+def machine() -> Iterator[Finding]:
+    python = sys.version.split()[0]
+    yield ok("versions", f"bamba-data {bamba_data.__version__}, Python {python}, uid {os.getuid()}, gid {os.getgid()}")
+    yield _temporary_files()
+    cores = len(os.sched_getaffinity(0))
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    yield judged(
+        "scratch space",
+        free >= SCRATCH_BYTES_A_CORE * cores,
+        f"{free / 1e9:,.1f} GB free for {cores} cores; inputs in parquet are staged there",
+        "a larger sizeLimit, or fewer --workers",
+        otherwise="note",
+    )
+    limit = memory_limit_bytes()
+    if limit is not None:
+        units = max(0, (limit - RAY_MEMORY_BYTES) // UNIT_MEMORY_BYTES)
+        detail = f"a limit of {limit / 2**30:,.1f} GiB: {units} units at once, of {cores} cores"
+        yield judged("memory", units >= cores, detail, f"--workers {max(1, units)}, or more memory", otherwise="note")
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    is_enough = files >= MIN_OPEN_FILES or files == resource.RLIM_INFINITY
+    yield judged("open files", is_enough, f"{files:,}", "ulimit -n 65536")
+    # Ray's object store lies there, even where almost nothing goes through it.
+    is_usable = Path("/dev/shm").is_dir() and os.access("/dev/shm", os.W_OK)
+    yield judged("shared memory", is_usable, "/dev/shm", "mount an emptyDir of medium Memory")
+
+
+def _temporary_files() -> Finding:
+    folder = tempfile.gettempdir()
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return missing("temporary files", f"{folder}: {error.strerror}", "mount an emptyDir at /tmp")
+    return ok("temporary files", folder)
+
+
+def memory_limit_bytes() -> int | None:
+    """Of this container, by its control group (version 2, else 1); None if there is none."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(path).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdecimal() and int(text) < 1 << 60:  # version 1 says almost 2**63 for no limit
+            return int(text)
+    return None
