@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 2 examples/resume_on_other_ranks.py demo-dataset loader-run
     torchrun --nproc-per-node 3 examples/resume_on_other_ranks.py demo-dataset loader-run
-    python examples/resume_on_other_ranks.py demo-dataset loader-run
+    torchrun --nproc-per-node 1 examples/resume_on_other_ranks.py demo-dataset loader-run
 
 Each start reads ten batches from where the last one ended. The state is the same on every rank, so one rank saves it
 and any world loads it. Each rank appends the rows that it received to `loader-run/rows.jsonl`.
@@ -11,9 +11,10 @@ Prints how far the world has read.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
+
+import torch.distributed as dist
 
 from loader import build_loader
 
@@ -21,7 +22,8 @@ STEPS = 10
 
 
 def main(url: str = "demo-dataset", out: str = "loader-run") -> None:
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))  # torchrun sets them
+    dist.init_process_group("gloo")
+    rank, world_size = dist.get_rank(), dist.get_world_size()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -37,10 +39,11 @@ def main(url: str = "demo-dataset", out: str = "loader-run") -> None:
 
     with (folder / "rows.jsonl").open("a") as file:
         file.write("".join(json.dumps(line) + "\n" for line in received))
+    dist.barrier()  # a training step is one too: nobody saves a new state before all have loaded the old one
     if rank == 0:  # in training it goes into the checkpoint, beside the model
-        (folder / "loader.next.json").write_text(json.dumps(loader.state_dict()))
-        (folder / "loader.next.json").replace(state)
+        state.write_text(json.dumps(loader.state_dict()))
         print(f"{world_size} ranks read on to row {loader.state_dict()['row']}; rank 0 had {received[0]['rows']} first")
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

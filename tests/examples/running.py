@@ -8,9 +8,9 @@ from pathlib import Path
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(name: str, folder: Path, *arguments: object, ranks: int = 1) -> str:
-    """What `examples/NAME.py` prints, on one process or by torchrun on several; the test fails where it fails."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+def run(name: str, folder: Path, *arguments: object, ranks: int = 0) -> str:
+    """What `examples/NAME.py` prints, plain or by torchrun on so many ranks; the test fails where it fails."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks else []
     done = subprocess.run(
         [sys.executable, *torchrun, str(EXAMPLES / f"{name}.py"), *map(str, arguments)],
         cwd=folder,
