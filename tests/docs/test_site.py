@@ -89,3 +89,18 @@ def test_every_file_of_the_packages_opens_with_its_promise_and_has_its_line_on_t
             line = f"{file.parent.relative_to(ROOT)}/" if file.name == "__init__.py" else f"| `{file.name}` | "
             assert ast.get_docstring(ast.parse(file.read_text("utf-8"))), f"{file} has no docstring"
             assert line in page, file
+
+
+def test_every_file_and_module_that_a_page_names_is_one_of_the_tree() -> None:
+    """`ssd_dx.py` in a code span, `python -m trainer.evaluate` anywhere. Log and changelog speak of their day."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    files = {name.rpartition("/")[2] for name in listed}
+    gone = []
+    for page in (page for page in PAGES if page.name not in ("log.md", "CHANGELOG.md")):
+        text = page.read_text("utf-8")
+        gone += [f"{page.name}: {name}" for name in re.findall(r"`(\w+\.py)`", text) if name not in files]
+        for module in re.findall(r"python -m ((?:trainer|loader|pipelines|benchmarks)[\w.]*)", text):
+            path = module.rstrip(".").replace(".", "/")
+            if not {f"{path}.py", f"{path}/__main__.py"} & set(listed):
+                gone.append(f"{page.name}: {module}")
+    assert gone == []
