@@ -141,8 +141,8 @@ def frozen_lock(
         lock = lock.bound_to(learned)
         remarks += [unknown] if unknown else []
     if earlier_one is not None and (entry := store.stat(pointer)) is not None:
-        found = None if mirror else drift.changes(lock, recipe, folder, fetcher)
-        remarks.append(drift.said(lock, digest, entry.modified, found))
+        changes = None if mirror else drift.changes(lock, recipe, folder, fetcher)
+        remarks.append(drift.said(lock, digest, entry.modified, changes))
     return Frozen(lock.moved_to(mirror) if mirror else lock, digest, "; ".join(remarks) or None)
 
 
@@ -190,10 +190,10 @@ def _learned(store: Store) -> tuple[Mapping[str, Facts], str | None]:
     return known, None
 
 
-def finish(prepared: Prepared, held: Fence | None = None) -> tuple[Version, Manifest]:
+def finish(prepared: Prepared, fence: Fence | None = None) -> tuple[Version, Manifest]:
     """Assemble what the units left, verify it (without bodies) and publish it, under the fence. All units must be
     finished. Raises UnitsLost where some must run again, FenceLost, BudgetExceeded, IntegrityError."""
-    if held is None:
+    if fence is None:
         with shared(prepared.store) as taken:
             return finish(prepared, taken)
     store = prepared.store
@@ -204,12 +204,12 @@ def finish(prepared: Prepared, held: Fence | None = None) -> tuple[Version, Mani
             mine = plan_history.planned_as(prepared.plan, prepared.tokenizer.sha256, prepared.lock_digest)
             plan_records.save(store, prepared.plan.digest, mine)
         plan_records.save_built(store, manifest.digest, prepared.plan.digest)
-        held.check()
+        fence.check()
         check_unpublished(prepared.plan, store, manifest, prepared.lock_digest)
-        held.check()  # a sweep that came between would have deposed us
+        fence.check()  # a sweep that came between would have deposed us
 
     version = publish(store, manifest, prepared.build, prepared.lock_digest, check)
-    check_published(store, version, held)
+    check_published(store, version, fence)
     return version, manifest
 
 

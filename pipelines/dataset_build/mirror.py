@@ -36,7 +36,14 @@ FETCHES_A_CORE = 4  # a fetch waits for the network most of the time
 
 
 def download(recipe: Recipe, folder: Path, lock: Lock, to: str, options: Options, display: Display) -> Lock:
-    """Mirror every file of the lock at `to`; returns the lock with all sha256s, which then lies in the mirror."""
+    """Mirror every file of the lock at `to`.
+
+    Returns:
+        The lock with all sha256s, which then lies in the mirror.
+
+    Raises:
+        Failed: Some files could not be mirrored; the others are done and kept.
+    """
     store = open_store(to)
 
     def is_done(file: LockedFile) -> bool:
@@ -75,12 +82,12 @@ def mirrored(store: Store, file: LockedFile) -> Facts | None:
         else:
             record = unseal(data, path, MAX_RECORD_BYTES)
             learned = record["learned"]
-        found = Facts(learned["size_bytes"], None, learned["sha256"])
+        facts = Facts(learned["size_bytes"], None, learned["sha256"])
         is_same = record["identity"] == _identity(file)
     except (FileNotFoundError, BambaError, KeyError, TypeError, AttributeError):
         return None
-    there = store.stat(stored_name(file.key))
-    return found if is_same and there is not None and there.size_bytes == found.size_bytes else None
+    stored = store.stat(stored_name(file.key))
+    return facts if is_same and stored is not None and stored.size_bytes == facts.size_bytes else None
 
 
 def _finish(request: str, lock: Lock, left_out: set[str], store: Store) -> Lock:
@@ -89,20 +96,20 @@ def _finish(request: str, lock: Lock, left_out: set[str], store: Store) -> Lock:
         if file.key in left_out:
             files.append(LockedFile(file.source, file.path, file.url, NOT_ASKED))
             continue
-        found = mirrored(store, file)
-        if found is None:
+        facts = mirrored(store, file)
+        if facts is None:
             raise Unfinished(f"{store.url}: {file.key} is not in the mirror yet; run the same command again")
-        files.append(LockedFile(file.source, file.path, file.url, file.facts._replace(**_known(found))))
-    whole = Lock(lock.sources, lock.revisions, tuple(files))
-    entry = {"format": MIRROR_FORMAT, "request": request, "lock": whole.to_json()}
+        files.append(LockedFile(file.source, file.path, file.url, file.facts._replace(**_known(facts))))
+    complete = Lock(lock.sources, lock.revisions, tuple(files))
+    entry = {"format": MIRROR_FORMAT, "request": request, "lock": complete.to_json()}
     store.put(MIRROR, seal(entry))
-    return whole
+    return complete
 
 
-def _known(found: Facts) -> dict[str, Any]:
-    if found.sha256 is None or found.size_bytes is None:
+def _known(facts: Facts) -> dict[str, Any]:
+    if facts.sha256 is None or facts.size_bytes is None:
         raise CorruptManifest(RECORDS, "a record without sha256 or size")
-    return {"sha256": found.sha256, "size_bytes": found.size_bytes}
+    return {"sha256": facts.sha256, "size_bytes": facts.size_bytes}
 
 
 def _identity(file: LockedFile) -> list[Any]:

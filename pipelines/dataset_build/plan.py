@@ -123,6 +123,11 @@ class Plan:
 
 
 def make(recipe: Recipe, lock: Lock, tokenizer_sha256: str) -> Plan:
+    """The plan of a recipe under its lock. Raises InputFaults where inputs are empty and the recipe does not keep such.
+
+    The groups of files are chosen by content-defined chunking, over paths in place of bytes
+    (https://pdos.csail.mit.edu/papers/lbfs:sosp01/lbfs.pdf, 3.1).
+    """
     left_out = quarantined(recipe.bad_input.quarantine, (file.key for file in lock.files))
     taken = [file for file in lock.files if file.key not in left_out]
     refuse_unasked(taken)
@@ -151,14 +156,15 @@ def _groups(files: list[LockedFile], left_out: set[str], unit_bytes: int) -> Ite
     again soon after a file that came or went, and are not all shifted.
     """
     group: list[UnitFile] = []
-    held = 0
+    group_bytes = 0
     for number, file in enumerate(files):
         size = file.facts.size_bytes or 0
-        if group and (held + size > unit_bytes or (held >= unit_bytes // 2 and _parts_here(file, unit_bytes))):
+        is_full = group_bytes + size > unit_bytes
+        if group and (is_full or (group_bytes >= unit_bytes // 2 and _parts_here(file, unit_bytes))):
             yield tuple(group)
-            group, held = [], 0
+            group, group_bytes = [], 0
         group.append(UnitFile(number, file, file.key in left_out))
-        held += size
+        group_bytes += size
     if group:
         yield tuple(group)
 

@@ -10,7 +10,7 @@ from bamba_data.inspect.verify import Report, check
 from bamba_data.storage.fence import Fence, FenceLost
 from bamba_data.storage.store import Store
 
-from .assemble import UnitsLost
+from .finished_units import UnitsLost
 from .plan import Plan
 from .staged_records import Staging, part_path, unit_path
 
@@ -30,11 +30,11 @@ def check_unpublished(plan: Plan, store: Store, manifest: Manifest, lock: str) -
     raise IntegrityError(f"{faults}. Nothing was published; run the same command again to write it anew")
 
 
-def check_published(store: Store, version: Version, held: Fence) -> None:
+def check_published(store: Store, version: Version, fence: Fence) -> None:
     """Ask once more after publishing. A process that was suspended for long just before it may have published what a
     sweep took meanwhile: such a version is withdrawn."""
     try:
-        held.check()
+        fence.check()
     except FenceLost as lost:
         draft = Dataset(
             store, version, manifests.loads(store.read(manifests.path_of(version.manifest)), "the manifest")

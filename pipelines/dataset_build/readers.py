@@ -66,12 +66,36 @@ def open_input(
     fetcher: Fetcher,
     scratch: Path,
 ) -> Input:
+    """Open an input at the row of `begin`; what it opens is closed with the `stack`.
+
+    Args:
+        stack: Of the caller, who reads within it.
+        file: As locked.
+        begin: Where finished parts ended, with a digest of what they took of the file.
+        source: Says the form of the file.
+        recipe: Its limits and rules for bad input.
+        fetcher: Reads the file, verified.
+        scratch: A folder on this machine, for files that are staged.
+
+    Raises:
+        PrefixDiffers: The rows before `begin` are not what the finished parts were made of.
+        CorruptInput: The file is empty, and the recipe does not keep such files.
+    """
     if source.form == "jsonl":
         return LinesInput(stack.enter_context(fetcher.stream(file)), begin, source, recipe)
-    return ParquetInput(stack, file, begin, source, recipe, fetcher, scratch)
+    if recipe.limits.documents is None:
+        staged = stack.enter_context(fetcher.stage(file, scratch))
+        opened: BinaryIO = stack.enter_context(staged.path.open("rb"))
+        proof = ReadInput(begin.file, staged.sha256, staged.path.stat().st_size, True)
+    else:  # a taste: fetch the ranges that it needs, not gigabytes
+        opened = stack.enter_context(fetcher.open(file))
+        proof = ReadInput(begin.file, None, file.facts.size_bytes, False)
+    return ParquetInput(opened, proof, file, begin, source, recipe)
 
 
 class LinesInput:
+    """JSON lines, streamed: gzip cannot seek, so what finished parts hold is read again, and hashed."""
+
     def __init__(self, stream: Stream, begin: Place, source: Source, recipe: Recipe) -> None:
         self.prefix = Prefix()
         self._stream, self._begin, self._source = stream, begin, source
@@ -111,27 +135,14 @@ class LinesInput:
 
 
 class ParquetInput:
+    """Rows of parquet, from a file that was verified as a whole before its first row."""
+
     def __init__(
-        self,
-        stack: ExitStack,
-        file: LockedFile,
-        begin: Place,
-        source: Source,
-        recipe: Recipe,
-        fetcher: Fetcher,
-        scratch: Path,
+        self, opened: BinaryIO, proof: ReadInput, file: LockedFile, begin: Place, source: Source, recipe: Recipe
     ) -> None:
-        self._file, self._begin, self._limit = file, begin, recipe.limits.documents
+        self._proof, self._file, self._begin, self._limit = proof, file, begin, recipe.limits.documents
         self._max_ratio = recipe.bad_input.max_inflate_ratio
-        if self._limit is None:
-            staged = stack.enter_context(fetcher.stage(file, scratch))
-            self.prefix = Prefix(whole=staged.sha256)
-            opened: BinaryIO = stack.enter_context(staged.path.open("rb"))
-            self._proof = ReadInput(begin.file, staged.sha256, staged.path.stat().st_size, True)
-        else:  # a taste: fetch the ranges that it needs, not gigabytes
-            self.prefix = Prefix()
-            opened = stack.enter_context(fetcher.open(file))
-            self._proof = ReadInput(begin.file, None, file.facts.size_bytes, False)
+        self.prefix = Prefix(whole=proof.sha256 or "")
         if begin.row and str(self.prefix) != begin.prefix:
             raise PrefixDiffers(f"{file.key} is not what it was when its first parts were made")
         self._row, self.notes = 0, list[str]()

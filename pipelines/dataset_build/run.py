@@ -21,23 +21,23 @@ from ..observe.logs import people_log
 from ..ray_jobs import worker
 from ..ray_jobs.executor import Failed, Fault, Options
 from ..ray_jobs.session import task_runner
-from .assemble import UnitsLost
 from .driver import Prepared, finish
+from .finished_units import UnitsLost
 from .plan import Unit
 
 ROUNDS = 3  # of units whose finished work turns out to be damaged
 
 
-def build(prepared: Prepared, options: Options, display: Display, held: Fence) -> tuple[Version, Manifest]:
+def build(prepared: Prepared, options: Options, display: Display, fence: Fence) -> tuple[Version, Manifest]:
     """Run what remains on Ray, verify (without bodies) and publish; and again, should finished work turn out to be
-    damaged. `held` is the fence, taken before `prepare`. Raises Failed, or as `finish`."""
+    damaged. `fence` was, taken before `prepare`. Raises Failed, or as `finish`."""
     for left in reversed(range(ROUNDS)):
         if remaining := prepared.remaining():
             faults = _run(prepared, remaining, options, display)
             if faults:
                 raise Failed(faults)
         try:
-            return finish(prepared, held)
+            return finish(prepared, fence)
         except UnitsLost as lost:
             if not left:
                 raise

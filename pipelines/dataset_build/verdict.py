@@ -15,7 +15,7 @@ NAMED = 10  # sources in one message
 COLUMNS = ["path", "row", "reason", "detail", "raw"]
 
 
-class Sum(Protocol):
+class Totals(Protocol):
     """What a source came to. `letters` is the file with most of its dead letters: (records, path)."""
 
     ledger: Ledger
@@ -24,12 +24,12 @@ class Sum(Protocol):
     letters: tuple[int, str] | None
 
 
-def check(rules: BadInput, sources: Mapping[str, Sum], store: Store) -> None:
+def check(rules: BadInput, sources: Mapping[str, Totals], store: Store) -> None:
     """Raises BudgetExceeded or NoDocuments, with what the bad records look like and the way out."""
     totals = Ledger()
-    for one in sources.values():
-        totals.add(one.ledger)
-    empty = {name: one for name, one in sources.items() if one.ledger.kept == 0 and one.quarantined < one.files}
+    for source in sources.values():
+        totals.add(source.ledger)
+    empty = {name: it for name, it in sources.items() if it.ledger.kept == 0 and it.quarantined < it.files}
     if is_exceeded(totals.bad, totals.read, rules.max_bad_rate):
         raise BudgetExceeded(_exceeded(rules, sources, totals, bool(empty), store))
     if rules.empty_sources == "keep":
@@ -38,8 +38,8 @@ def check(rules: BadInput, sources: Mapping[str, Sum], store: Store) -> None:
         raise NoDocuments(_empty(empty, store))
 
 
-def _exceeded(rules: BadInput, sources: Mapping[str, Sum], totals: Ledger, some_empty: bool, store: Store) -> str:
-    worst = max(sources.values(), key=lambda one: one.ledger.bad)
+def _exceeded(rules: BadInput, sources: Mapping[str, Totals], totals: Ledger, some_empty: bool, store: Store) -> str:
+    worst = max(sources.values(), key=lambda source: source.ledger.bad)
     lines = [f"{over_budget(totals, rules.max_bad_rate)}. {KEPT}"]
     if explained := _explained(worst, store):
         lines.append(explained)
@@ -53,28 +53,30 @@ def _exceeded(rules: BadInput, sources: Mapping[str, Sum], totals: Ledger, some_
     return ". ".join([*lines, f"Look at them under _bamba/dead_letters; {ways}"])
 
 
-def _empty(empty: Mapping[str, Sum], store: Store) -> str:
+def _empty(empty: Mapping[str, Totals], store: Store) -> str:
     lines = [f"no document in {', '.join(list(empty)[:NAMED]) or 'any source'}: {KEPT[0].lower()}{KEPT[1:]}."]
-    for name, one in list(empty.items())[:NAMED]:
-        ledger = one.ledger
-        told = "" if ledger.read else ": its inputs have no records"
-        told += f": dropped {reasons(ledger.dropped)}" if ledger.dropped else ""
-        told += f": bad {reasons(ledger.dead_lettered)}" if ledger.dead_lettered else ""
-        explained = _explained(one, store)
-        lines.append(f"  {name}: {ledger.read:,} records read{told}{f'; {explained}' if explained else ''}")
+    for name, source in list(empty.items())[:NAMED]:
+        ledger = source.ledger
+        fate = "" if ledger.read else ": its inputs have no records"
+        fate += f": dropped {reasons(ledger.dropped)}" if ledger.dropped else ""
+        fate += f": bad {reasons(ledger.dead_lettered)}" if ledger.dead_lettered else ""
+        explained = _explained(source, store)
+        lines.append(f"  {name}: {ledger.read:,} records read{fate}{f'; {explained}' if explained else ''}")
     lines.append("Correct the recipe or the inputs; if that is as it should be: --set bad_input.empty_sources=keep")
     return "\n".join(lines)
 
 
-def _explained(one: Sum, store: Store) -> str:
+def _explained(source: Totals, store: Store) -> str:
     """From the dead letters of the first input in the fullest file of them."""
-    if one.letters is None:
+    if source.letters is None:
         return ""
-    path = one.letters[1]
+    path = source.letters[1]
     try:
         table = read_table(store.read(path), COLUMNS)
     except (OSError, ValueError, BambaError):  # only an explanation
         return ""
     rows: list[dict[str, Any]] = table.slice(0, SAMPLES).to_pylist()
-    said = explain([row for row in rows if row["path"] == rows[0]["path"]])
-    return f"In {rows[0]['path']} {said} ({path})" if rows else ""
+    if not rows:
+        return ""
+    examples = explain([row for row in rows if row["path"] == rows[0]["path"]])
+    return f"In {rows[0]['path']} {examples} ({path})"

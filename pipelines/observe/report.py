@@ -40,25 +40,25 @@ class Cost:
 
 def cost_of(attempts: Sequence[Status], price_per_core_hour: float | None = None) -> Cost:
     """An attempt counts what it moved itself: the first snapshot of a later one says what was done before it."""
-    core_seconds = sum(one.core_seconds for one in attempts)
-    moved = [_moved(one) for one in attempts]
+    core_seconds = sum(attempt.core_seconds for attempt in attempts)
+    moved = [_moved(attempt) for attempt in attempts]
     tokens = sum(tokens for _, tokens in moved)
     return Cost(
         attempts=len(attempts),
-        wall_hours=sum(sum(one.phase_seconds.values()) for one in attempts) / 3600,
+        wall_hours=sum(sum(attempt.phase_seconds.values()) for attempt in attempts) / 3600,
         core_hours=core_seconds / 3600,
-        unit_hours=sum(one.unit_seconds for one in attempts) / 3600,
+        unit_hours=sum(attempt.unit_seconds for attempt in attempts) / 3600,
         input_bytes=sum(read for read, _ in moved),
-        shard_bytes=max((one.shard_bytes for one in attempts), default=0),
+        shard_bytes=max((attempt.shard_bytes for attempt in attempts), default=0),
         tokens=tokens,
         tokens_per_core_second=tokens / core_seconds if core_seconds else 0.0,
         money=None if price_per_core_hour is None else price_per_core_hour * core_seconds / 3600,
     )
 
 
-def _moved(one: Status) -> tuple[int, int]:
+def _moved(attempt: Status) -> tuple[int, int]:
     """Input bytes and tokens of this attempt alone: its bytes start at what was finished before."""
-    return (max(0, one.input_bytes - (one.points[0].input_bytes if one.points else 0)), one.tokens)
+    return (max(0, attempt.input_bytes - (attempt.points[0].input_bytes if attempt.points else 0)), attempt.tokens)
 
 
 def page(url: str, price_per_core_hour: float | None = None, currency: str = "$") -> str:
@@ -69,8 +69,8 @@ def page(url: str, price_per_core_hour: float | None = None, currency: str = "$"
     if not attempts and dataset is None:
         raise UserError(f"{url}: neither a dataset nor the record of a run is here")
     by_run: dict[str, list[Status]] = {}
-    for one in attempts:
-        by_run.setdefault(one.run, []).append(one)
+    for attempt in attempts:
+        by_run.setdefault(attempt.run, []).append(attempt)
     title = dataset.manifest.name if dataset else attempts[-1].recipe
     body = [f"<h1>{_text(title)}</h1>", f"<p class=where>{_text(store.url)}</p>"]
     if dataset:
@@ -143,22 +143,22 @@ def _run(run: str, attempts: Sequence[Status], cost: Cost, currency: str) -> Ite
     if cost.money is not None:
         numbers.append(("cost", f"{_text(currency)}{cost.money:,.2f}"))
     yield _numbers(numbers)
-    if any(len(one.points) > 1 for one in attempts):
+    if any(len(attempt.points) > 1 for attempt in attempts):
         yield _figure(_plot_progress(attempts), "how far, and how fast, by the hours of each attempt")
     rows = [
         [
-            one.started_at,
-            one.state,
-            "" if one.exit_code is None else str(one.exit_code),
-            f"{one.units_done:,}/{one.units_total:,}",
-            f"{one.units_failed:,}",
-            f"{one.tokens:,}",
-            f"{one.cores:,}",
-            *(_seconds(one.phase_seconds.get(phase)) for phase in ("prepare", "tokenize", "publish")),
-            ", ".join(f"{cause} {count:,}" for cause, count in sorted(one.retries.items())),
-            f"{one.throttled_seconds:,.0f} s",
+            attempt.started_at,
+            attempt.state,
+            "" if attempt.exit_code is None else str(attempt.exit_code),
+            f"{attempt.units_done:,}/{attempt.units_total:,}",
+            f"{attempt.units_failed:,}",
+            f"{attempt.tokens:,}",
+            f"{attempt.cores:,}",
+            *(_seconds(attempt.phase_seconds.get(phase)) for phase in ("prepare", "tokenize", "publish")),
+            ", ".join(f"{cause} {count:,}" for cause, count in sorted(attempt.retries.items())),
+            f"{attempt.throttled_seconds:,.0f} s",
         ]
-        for one in attempts
+        for attempt in attempts
     ]
     names = ["started", "state", "exit", "units", "failed", "tokens", "cores", "prepare", "tokenize", "publish"]
     yield _table([*names, "retries", "throttled"], rows)
@@ -211,10 +211,10 @@ def _plot_progress(attempts: Sequence[Status]) -> bytes:
 
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     above, below = figure.subplots(2, sharex=True)
-    for number, one in enumerate(attempts, start=1):
-        points = one.points
+    for number, attempt in enumerate(attempts, start=1):
+        points = attempt.points
         hours = [point.seconds / 3600 for point in points]
-        total = max(1, one.input_bytes_total)
+        total = max(1, attempt.input_bytes_total)
         above.plot(hours, [100 * point.input_bytes / total for point in points], label=f"attempt {number}")
         pairs = list(itertools.pairwise(points))
         rates = [max(0, b.tokens - a.tokens) / max(1e-9, b.seconds - a.seconds) / 1e6 for a, b in pairs]

@@ -181,17 +181,17 @@ def read(store: Store, path: str) -> Status:
     if not isinstance(raw, dict) or raw.get("format") != UNSEALED_FORMAT:
         raw = unseal(data, path, MAX_BYTES)
     try:
-        found = msgspec.convert(raw, Status)
+        status = msgspec.convert(raw, Status)
     except msgspec.ValidationError as error:
         raise CorruptManifest(path, f"is not the status of an attempt: {error}") from None
-    if found.format not in (FORMAT, UNSEALED_FORMAT):
-        raise CorruptManifest(path, f"is of format {found.format!r}, not {FORMAT}")
-    return found
+    if status.format not in (FORMAT, UNSEALED_FORMAT):
+        raise CorruptManifest(path, f"is of format {status.format!r}, not {FORMAT}")
+    return status
 
 
 def _from_events(store: Store, entry: Entry) -> Status:
     run, attempt = entry.path.split("/")[-3:-1]
-    found = Status(
+    status = Status(
         run=run,
         attempt=attempt,
         command="?",
@@ -202,11 +202,11 @@ def _from_events(store: Store, entry: Entry) -> Status:
         phase="damaged",
         reason=DAMAGED,
     )
-    for event in events(store, found):
+    for event in events(store, status):
         if event.get("event") == "ended":
-            found.phase, found.verdict, found.exit_code = "ended", event["verdict"], event["exit_code"]
-            found.reason = f"{event['reason']} ({DAMAGED})"
-    return found
+            status.phase, status.verdict, status.exit_code = "ended", event["verdict"], event["exit_code"]
+            status.reason = f"{event['reason']} ({DAMAGED})"
+    return status
 
 
 def events(store: Store, status: Status) -> Iterator[dict[str, Any]]:

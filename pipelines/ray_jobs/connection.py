@@ -18,9 +18,9 @@ def join(address: str, start: Callable[[], object]) -> None:
     stderr, dozens of lines, and only there does it stand that a token is wrong."""
     _reach(address)
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as heard:
-        os.dup2(heard.fileno(), 2)
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
         failed: Exception | None = None
         ended: SystemExit | None = None
         try:
@@ -31,18 +31,18 @@ def join(address: str, start: Callable[[], object]) -> None:
             ended = exit_of_ray
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-        heard.seek(0)
-        said = heard.read(1 << 20)
-    if ended is not None and b"TimedOut" not in said:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        file.seek(0)
+        written = file.read(1 << 20)
+    if ended is not None and b"TimedOut" not in written:
         raise ended
     if ended is not None:
         failed = TimeoutError("no answer in two minutes")
     if failed is not None:
-        raise not_joined(address, failed, said.decode("utf-8", "replace")) from None
+        raise not_joined(address, failed, written.decode("utf-8", "replace")) from None
     with contextlib.suppress(OSError):
-        os.write(2, said)
+        os.write(2, written)
 
 
 def _reach(address: str) -> None:
@@ -56,28 +56,28 @@ def _reach(address: str) -> None:
             raise not_joined(address, error) from None
 
 
-def not_joined(joined: str | None, error: Exception, heard: str = "") -> BambaError:
-    """Ray did not start, or the cluster did not take us: whose turn it is, in a line. `heard` is what it wrote."""
+def not_joined(joined: str | None, error: Exception, stderr: str = "") -> BambaError:
+    """Ray did not start, or the cluster did not take us: who must act, in a line. `stderr` is what Ray wrote there."""
     from ray.exceptions import AuthenticationError
 
-    said = plain_line(error)
-    is_token = isinstance(error, AuthenticationError) or "authentication" in said.lower()
-    if is_token or "InvalidAuthToken" in heard or "Unauthenticated" in heard:
+    message = plain_line(error)
+    is_token = isinstance(error, AuthenticationError) or "authentication" in message.lower()
+    if is_token or "InvalidAuthToken" in stderr or "Unauthenticated" in stderr:
         return ClusterRefused(
-            f"the Ray cluster at {joined or 'this machine'} does not take our token ({said}); set RAY_AUTH_TOKEN, or "
-            "~/.ray/auth_token and RAY_AUTH_MODE=token, as the cluster has it"
+            f"the Ray cluster at {joined or 'this machine'} does not take our token ({message}); set RAY_AUTH_TOKEN, "
+            "or ~/.ray/auth_token and RAY_AUTH_MODE=token, as the cluster has it"
         )
     if joined and isinstance(error, ValueError):
-        return ClusterRefused(f"{joined!r} is no address of a Ray cluster ({said}); expected HOST:PORT")
+        return ClusterRefused(f"{joined!r} is no address of a Ray cluster ({message}); expected HOST:PORT")
     where = f"the Ray cluster at {joined} does not answer" if joined else "Ray does not start on this machine"
-    return Unfinished(f"{where} ({said}); run the same command again")
+    return Unfinished(f"{where} ({message}); run the same command again")
 
 
 def plain_line(error: BaseException) -> str:
     """What an error says, in one line without colours: the last line of it, where Ray's messages carry a traceback."""
     lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
-    said = lines[-1] if lines and "Traceback" in str(error) else " ".join(lines)
-    return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
+    message = lines[-1] if lines and "Traceback" in str(error) else " ".join(lines)
+    return f"{type(error).__name__}: {message[:300]}" if message else type(error).__name__
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

@@ -38,29 +38,29 @@ def on_a_machine(work: Callable[..., Any]) -> Callable[..., Any]:
             raise _fault(error, node) from None
         except Exception as error:  # noqa: BLE001 - whatever nobody foresaw: one unit's fault, not the build's
             place = traceback.extract_tb(error.__traceback__)[-1]
-            said = " ".join(str(error).split())[:300]
-            found = WorkerFault(f"{type(error).__name__}: {said}", f"{place.filename}:{place.lineno}")
-            found.machine = node
-            raise found from None
+            message = " ".join(str(error).split())[:300]
+            fault = WorkerFault(f"{type(error).__name__}: {message}", f"{place.filename}:{place.lineno}")
+            fault.machine = node
+            raise fault from None
 
     return placed
 
 
 def _fault(error: BaseException, node: str) -> MachineFault:
     path = str(getattr(error, "filename", None) or "")
-    said = getattr(error, "strerror", None) or " ".join(str(error).split())[:300] or type(error).__name__
-    found = MachineFault(f"{socket.gethostname()} (node {node[:8]})", path, str(said))
-    found.machine = node
-    return found
+    message = getattr(error, "strerror", None) or " ".join(str(error).split())[:300] or type(error).__name__
+    fault = MachineFault(f"{socket.gethostname()} (node {node[:8]})", path, str(message))
+    fault.machine = node
+    return fault
 
 
 @dataclass
 class _Trouble:
-    """Of one machine: faults in a row, until when it is left out, and what it said last."""
+    """Of one machine: faults in a row, until when it is left out, and the message of the last one."""
 
     faults: int = 0
     until: float = 0.0
-    said: str = ""
+    message: str = ""
 
 
 @dataclass
@@ -72,10 +72,10 @@ class Machines:
     def worked(self, node: str) -> None:
         self._troubles.pop(node, None)
 
-    def failed(self, node: str, said: str) -> bool:
+    def failed(self, node: str, message: str) -> bool:
         """Count a fault; True if the machine is now left out."""
         trouble = self._troubles.setdefault(node, _Trouble())
-        trouble.faults, trouble.said = trouble.faults + 1, said
+        trouble.faults, trouble.message = trouble.faults + 1, message
         if trouble.faults < MAX_FAULTS or trouble.until > time.monotonic():
             return False
         trouble.until = time.monotonic() + PAUSE_SECONDS
@@ -88,10 +88,10 @@ class Machines:
     def usable(self, alive: Iterable[str]) -> set[str]:
         """Those of `alive` that are not left out. Raises NoMachineLeft if all of them are."""
         there = set(alive)
-        found = there - self.left_out()
-        if there and not found:
-            raise NoMachineLeft([self._troubles[node].said for node in sorted(there)])
-        return found
+        usable = there - self.left_out()
+        if there and not usable:
+            raise NoMachineLeft([self._troubles[node].message for node in sorted(there)])
+        return usable
 
 
 def alive() -> set[str]:

@@ -125,11 +125,11 @@ class Cluster:
 
     def job(self, name: str) -> Any:
         """The job of this id, or the newest one whose id starts so."""
-        found = [job for job in self.jobs() if job.submission_id.startswith(name)]
-        if not found:
+        matching = [job for job in self.jobs() if job.submission_id.startswith(name)]
+        if not matching:
             have = ", ".join(job.submission_id for job in self.jobs()) or "none"
             raise UserError(f"{name}: no such job at {self.address} (there are: {have})")
-        return next((job for job in found if job.submission_id == name), found[-1])
+        return next((job for job in matching if job.submission_id == name), matching[-1])
 
     def logs(self, submission_id: str) -> str:
         with self._typed_errors():
@@ -186,11 +186,11 @@ class Cluster:
             raise _refusal(self.address, str(error)) from None
 
 
-def _refusal(address: str, said: str) -> BambaError:
+def _refusal(address: str, answer: str) -> BambaError:
     """What the job server answered other than 200. It tells an error as a traceback, with the agent's within: the
     last status and the last line are those of the cause."""
-    status = next(reversed(_STATUS.findall(said)), "")
-    line = next((line.strip() for line in reversed(said.splitlines()) if line.strip(" .")), "")
+    status = next(reversed(_STATUS.findall(answer)), "")
+    line = next((line.strip() for line in reversed(answer.splitlines()) if line.strip(" .")), "")
     kind = UserError if status in _WRONGLY_ASKED else Unfinished
     return kind(f"{address}: the job server refused ({status or 'no status'}): {line[:300]}")
 
@@ -224,9 +224,9 @@ def arguments(name: str, target: str, url: str, options: Sequence[tuple[str, Any
     """A command line of the options that are set: a list once an element, True as a flag."""
     line = [name, target, url]
     for option, value in options:
-        for one in value if isinstance(value, list) else [value]:
-            if one is True:
+        for element in value if isinstance(value, list) else [value]:
+            if element is True:
                 line.append(option)
-            elif one not in (None, False):
-                line += [option, str(one)]
+            elif element not in (None, False):
+                line += [option, str(element)]
     return tuple(line)

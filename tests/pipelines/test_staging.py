@@ -13,8 +13,8 @@ from bamba_data.inspect.verify import verify
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.store import LocalStore
 from bamba_data.tokenization.conformance import Certificate
-from pipelines.dataset_build.assemble import UnitsLost
 from pipelines.dataset_build.driver import finish, run_here
+from pipelines.dataset_build.finished_units import UnitsLost
 from pipelines.dataset_build.staged_records import Staging, part_path, unit_path
 from tests.building import build, prepared
 

@@ -25,8 +25,9 @@ def check(recipe: Recipe, folder: Path, out: str, address: str | None = None) ->
 def findings_here(where: str, recipe: Recipe, folder: Path, out: str) -> Iterator[Finding]:
     """Of this machine, which they call `where`."""
     reached = network(recipe)
-    silent = {host for one in reached if one.finding.is_missing for host in one.hosts}
-    for finding in (*machine(), *(one.finding for one in reached), *store(out), *inputs(recipe, folder, silent)):
+    silent = {host for answer in reached if answer.finding.is_missing for host in answer.hosts}
+    hosts = [answer.finding for answer in reached]
+    for finding in (*machine(), *hosts, *store(out), *inputs(recipe, folder, silent)):
         yield replace(finding, where=where)
 
 
