@@ -85,7 +85,22 @@ def prepare(
     tick: Tick = silent,
 ) -> Prepared:
     """Lock (or find the lock), plan, choose and certify the backend. Writes only the lock, the tokenizer and a record
-    of the plan; whoever builds in earnest has the fence by then."""
+    of the plan; whoever builds in earnest has the fence by then.
+
+    Args:
+        recipe: What to build.
+        folder: Where relative paths of the recipe start.
+        out: The URL of the dataset.
+        fetcher: Resolves the inputs and reads the tokenizer.
+        mirror: The URL of a finished mirror to read from, in place of the upstream hosts.
+        relock: Resolve the inputs anew, although an earlier run froze them.
+        tick: Is told of every name that is looked up: (done, total).
+
+    Raises:
+        UserError: The recipe cannot be built as it is, or the mirror is another recipe's.
+        CorruptManifest: The lock or the mirror's record is damaged.
+        InputChanged: An input is not what an earlier build learned of it.
+    """
     store = open_store(out)
     tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
     inputs = frozen_lock(recipe, folder, store, fetcher, mirror, relock, tick)
@@ -117,7 +132,9 @@ def frozen_lock(
     tick: Tick = silent,
 ) -> Frozen:
     """The lock of this recipe in this store: the one that an earlier run froze, else resolved now and frozen.
-    `tick(done, total)` is told of every name that is looked up."""
+
+    Arguments and errors are those of `prepare`.
+    """
     if mirror is not None and not mirror.strip():
         raise UserError("--mirror is empty: give the place of a mirror, or leave it out")
     pointer = f"{LOCKS}/{locks.request_key(recipe, folder)}.pointer"
@@ -191,8 +208,14 @@ def _learned(store: Store) -> tuple[Mapping[str, Facts], str | None]:
 
 
 def finish(prepared: Prepared, fence: Fence | None = None) -> tuple[Version, Manifest]:
-    """Assemble what the units left, verify it (without bodies) and publish it, under the fence. All units must be
-    finished. Raises UnitsLost where some must run again, FenceLost, BudgetExceeded, IntegrityError."""
+    """Assemble what the units left, verify it (without bodies) and publish it, under the fence.
+
+    Raises:
+        UnitsLost: Some units are not finished, or their work is damaged: they must run again.
+        BudgetExceeded: There are more bad records than the recipe allows.
+        IntegrityError: What was assembled does not verify; nothing was published.
+        FenceLost: A sweep took the fence meanwhile.
+    """
     if fence is None:
         with shared(prepared.store) as taken:
             return finish(prepared, taken)
@@ -219,7 +242,11 @@ def run_here(
     report: Callable[[Counters], None] = unheard,
     remark: Callable[[str], None] = unheard,
 ) -> list[BambaError]:
-    """Run the remaining units one after the other in this process; the faults of those that failed."""
+    """Run the remaining units one after the other in this process, without Ray.
+
+    Returns:
+        The faults of the units that failed; after a BudgetExceeded none is started.
+    """
     faults: list[BambaError] = []
     with tempfile.TemporaryDirectory(prefix="bamba-scratch-") as scratch:
         backend = prepared.tokenizer.backend(prepared.job.backend)

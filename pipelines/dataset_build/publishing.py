@@ -18,8 +18,12 @@ SHOWN = 5
 
 
 def check_unpublished(plan: Plan, store: Store, manifest: Manifest, lock: str) -> None:
-    """Verify, without bodies, what is about to be published. Raises UnitsLost where shards are damaged: the
-    records of what made them are set aside, so that it runs again. Raises IntegrityError for all else."""
+    """Verify, without bodies, what is about to be published.
+
+    Raises:
+        UnitsLost: Shards are damaged; the records of what made them are set aside, so that it runs again.
+        IntegrityError: Anything else does not verify.
+    """
     draft = Dataset(store, Version(0, manifest.digest, "", lock, ""), manifests.loads(manifest.data, "the manifest"))
     report = check(draft)
     if not report.faults:

@@ -30,7 +30,18 @@ ROUNDS = 3  # of units whose finished work turns out to be damaged
 
 def build(prepared: Prepared, options: Options, display: Display, fence: Fence) -> tuple[Version, Manifest]:
     """Run what remains on Ray, verify (without bodies) and publish; and again, should finished work turn out to be
-    damaged. `fence` was, taken before `prepare`. Raises Failed, or as `finish`."""
+    damaged.
+
+    Args:
+        prepared: By `driver.prepare`.
+        options: Where to run.
+        display: Shows how far it is.
+        fence: Taken before `prepare`.
+
+    Raises:
+        Failed: Units failed for good; the others are done and kept.
+        Unfinished: Stopped, or the cluster was lost. Otherwise as `driver.finish`.
+    """
     for left in reversed(range(ROUNDS)):
         if remaining := prepared.remaining():
             faults = _run(prepared, remaining, options, display)

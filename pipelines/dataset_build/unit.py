@@ -52,7 +52,13 @@ class Tools:
 
 
 def run(unit: Unit, job: Job, tools: Tools) -> UnitRecord:
-    """Run the unit to its end, or go on where it was. Its record then lies in the store."""
+    """Run the unit to its end, or go on where it was. Its record then lies in the store.
+
+    Raises:
+        HopelessInput: So many of the first records are bad that the error budget cannot be kept.
+        InputFaults: Inputs cannot be read; of the unit's later ones, too. One alone is raised as it is.
+        NotReproducible: The unit was finished before, with another result.
+    """
     staging = Staging(tools.store)
     try:
         if done := staging.unit(unit.source, unit.key):
@@ -62,6 +68,7 @@ def run(unit: Unit, job: Job, tools: Tools) -> UnitRecord:
         tools.remark(f"{unit.name}: {damage}; it is set aside and the unit made anew")
     parts = staging.parts(unit.source, unit.key)
     backend, redone = tools.backend, 0
+    # At most three rounds: an input that changed throws away all parts, a backend that differs becomes the reference.
     while not (parts and parts[-1].end.file == len(unit.files)):
         try:
             for part in _parts(unit, job, tools, backend, parts):
@@ -69,6 +76,8 @@ def run(unit: Unit, job: Job, tools: Tools) -> UnitRecord:
                 staging.save_part(unit.source, unit.key, part)
                 parts.append(part)
         except BackendDiffers as difference:
+            if backend.name == REFERENCE:
+                raise  # it cannot disagree with itself: its ids are beyond its own vocabulary
             tools.remark(f"{unit.name}: {difference}; part {len(parts)} is redone with {REFERENCE}")
             backend, redone = tools.tokenizer.reference, 1
         except PrefixDiffers as difference:
@@ -110,6 +119,7 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
                     is_bad = part.take(position, item, outcome)
                     if watch.took(position, is_bad):
                         raise watch.verdict(position, part.letters, part.save_letters(tools.store).path)
+                    # After the verdict, before the part's end: the prefix covers just what the part has taken.
                     opened.prefix.update(item.line)
                     if part.full:
                         yield part.finish(tools.store, Place(position, item.row + 1, str(opened.prefix)))

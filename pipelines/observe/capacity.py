@@ -6,7 +6,7 @@ Every rate says where it was measured. With other rates: `rates = replace(MEASUR
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..dataset_build.plan import INFLATED
@@ -125,61 +125,40 @@ class Feed:
 def tables() -> Iterator[str]:
     """The tables of docs/arithmetic.md."""
     job = Job(DOLMA)
-    yield from _table(
-        ["of Dolma v1.7", "", "from"],
-        [
-            ["files, each a unit", f"{DOLMA.files:,}", "the list of URLs"],
-            ["fetched", f"{DOLMA.input_bytes / TB:.1f} TB", "the card"],
-            ["lines of JSON", f"{job.line_bytes / TB:.1f} TB", f"{INFLATED['.gz']} times the gzip"],
-            ["tokens", f"{DOLMA.tokens / 1e12:.2f} T", "the card"],
-            ["written", f"{job.shard_bytes / TB:.2f} TB", f"{MEASURED.shard_bytes_per_token} bytes a token"],
-            ["shards", f"{job.shards:,.0f}", "33.6 M tokens each"],
-            [
-                "core-hours",
-                f"{job.core_hours:,.0f}",
-                f"{MEASURED.line_bytes_per_core_second / MB:.1f} MB of lines/s a core",
-            ],
-            ["requests to the store", f"{job.requests:,.0f}", "3 a shard, 6 a unit, 45 a build"],
-            ["of them writes", f"{job.writes:,.0f}", "2 a shard, 1 a unit"],
-        ],
-    )
-    yield ""
-    rows = []
+    line_rate = MEASURED.line_bytes_per_core_second / MB
+    yield f"""\
+| of Dolma v1.7 |  | from |
+| --- | --- | --- |
+| files, each a unit | {DOLMA.files:,} | the list of URLs |
+| fetched | {DOLMA.input_bytes / TB:.1f} TB | the card |
+| lines of JSON | {job.line_bytes / TB:.1f} TB | {INFLATED[".gz"]} times the gzip |
+| tokens | {DOLMA.tokens / 1e12:.2f} T | the card |
+| written | {job.shard_bytes / TB:.2f} TB | {MEASURED.shard_bytes_per_token} bytes a token |
+| shards | {job.shards:,.0f} | 33.6 M tokens each |
+| core-hours | {job.core_hours:,.0f} | {line_rate:.1f} MB of lines/s a core |
+| requests to the store | {job.requests:,.0f} | 3 a shard, 6 a unit, 45 a build |
+| of them writes | {job.writes:,.0f} | 2 a shard, 1 a unit |
+
+| workers of 8 cores | cores | wall time | fetching | writing | requests/s |
+| --- | --- | --- | --- | --- | --- |"""
     for workers in (1, 4, 16, 32, 64):
-        cores, hours = 8 * workers, job.hours(8 * workers)
+        hours = job.hours(8 * workers)
         seconds = 3600 * hours
-        rows.append(
-            [
-                f"{workers}",
-                f"{cores}",
-                f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:,.0f} min",
-                f"{DOLMA.input_bytes / seconds / MB:,.0f} MB/s",
-                f"{job.shard_bytes / seconds / MB:,.0f} MB/s",
-                f"{job.requests / seconds:,.0f}",
-            ]
+        wall_time = f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:,.0f} min"
+        fetching, writing = (size / seconds / MB for size in (DOLMA.input_bytes, job.shard_bytes))
+        yield (
+            f"| {workers} | {8 * workers} | {wall_time} | {fetching:,.0f} MB/s | {writing:,.0f} MB/s "
+            f"| {job.requests / seconds:,.0f} |"
         )
-    yield from _table(["workers of 8 cores", "cores", "wall time", "fetching", "writing", "requests/s"], rows)
-    yield ""
-    rows = []
+    yield """
+| GPUs | tokens/s | decoded a rank | of a core | read a host of 8 | range reads/s, all |
+| --- | --- | --- | --- | --- | --- |"""
     for ranks in (8, 192, 1_024, 10_000):
         feed = Feed(ranks, 10_000, 4_096)
-        rows.append(
-            [
-                f"{ranks:,}",
-                f"{ranks * 10_000 / 1e6:,.1f} M",
-                f"{feed.decoded_per_rank_second / 1e6:,.2f} M tokens/s",
-                f"{feed.core_share:.1%}",
-                f"{feed.bytes_per_host_second / MB:,.0f} MB/s",
-                f"{feed.requests_per_second:,.0f}",
-            ]
+        yield (
+            f"| {ranks:,} | {ranks * 10_000 / 1e6:,.1f} M | {feed.decoded_per_rank_second / 1e6:,.2f} M tokens/s "
+            f"| {feed.core_share:.1%} | {feed.bytes_per_host_second / MB:,.0f} MB/s | {feed.requests_per_second:,.0f} |"
         )
-    names = ["GPUs", "tokens/s", "decoded a rank", "of a core", "read a host of 8", "range reads/s, all"]
-    yield from _table(names, rows)
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    for row in (names, ["---"] * len(names), *rows):
-        yield f"| {' | '.join(row)} |"
 
 
 def main() -> None:

@@ -62,7 +62,19 @@ def _moved(attempt: Status) -> tuple[int, int]:
 
 
 def page(url: str, price_per_core_hour: float | None = None, currency: str = "$") -> str:
-    """The report of the dataset at `url` as HTML. A UserError if neither a run nor a dataset is there."""
+    """The report of the dataset at `url`.
+
+    Args:
+        url: Of the dataset.
+        price_per_core_hour: For the cost; without it none is shown.
+        currency: Of that price.
+
+    Returns:
+        A page of HTML.
+
+    Raises:
+        UserError: Neither a run nor a dataset is there.
+    """
     store = open_store(url)
     attempts = list(runs.attempts(store))
     dataset = _published(store)

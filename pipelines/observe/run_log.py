@@ -98,7 +98,8 @@ class RunLog:
                 if self._store.create(path, data) or self._store.read(path) == data:
                     return
             except (BambaError, OSError):
-                self.status.attempt += secrets.token_hex(3)  # no number, and so older than any that is
+                # No number, and so older than any that is: a later attempt is never hidden behind this one.
+                self.status.attempt += secrets.token_hex(3)
                 return
 
     def __exit__(
@@ -190,6 +191,7 @@ class RunLog:
             self._write()
 
     def _write(self) -> None:
+        """Events first: a status then never says of an end that no event tells."""
         folder = f"{FOLDER}/{self.status.run}/{self.status.attempt}"
         with self._lock:
             self.status.updated_seconds = time.time()
@@ -214,7 +216,9 @@ class RunLog:
 def recorded(run: Run, url: str, retry_stopped: bool, is_terminal: bool, interval_seconds: float) -> Iterator[RunLog]:
     """A log in the store at `url`; off a terminal an attempt that fails ends with a line of its verdict, too.
 
-    A submitter says in BAMBA_RUN which run it means: should this machine read the recipe otherwise, that is an error.
+    Raises:
+        UserError: The submitter says in BAMBA_RUN that it means another run: this machine reads the recipe otherwise.
+        Stopped: An earlier attempt ended with `stop`, and `retry_stopped` is not set.
     """
     try:
         meant = os.environ.get("BAMBA_RUN", run.name)

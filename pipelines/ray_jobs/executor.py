@@ -167,7 +167,7 @@ class TaskRunner:
                     self._launch_copies(submit)
                 running = list(self._running)
                 ended, _ = ray.wait(running, num_returns=1, timeout=POLL_SECONDS) if running else ([], [])
-                if not running:
+                if not running:  # all wait for their next try: ray.wait refuses an empty list
                     time.sleep(POLL_SECONDS)
                 faults += self._collect(ended, waiting)
                 if time.monotonic() >= next_show:
@@ -256,7 +256,7 @@ class TaskRunner:
             node, counts = ray.get(ref)
         except RayTaskError as error:
             cause = error.cause
-            if not isinstance(cause, BambaError):  # it could not even be unpickled here or there
+            if not isinstance(cause, BambaError):  # it could not even be unpickled, here or there
                 cause = WorkerFault(plain_line(cause or error), "ray")
             return self._failed(attempts, cause, waiting)
         except RayError as error:  # worker killed, node lost, out of memory
@@ -268,7 +268,7 @@ class TaskRunner:
             return None
         self.machines.worked(node)
         self._seconds.append(time.monotonic() - running.since)
-        for other in attempts.tasks:
+        for other in attempts.tasks:  # the copy that lost
             self._running.pop(other, None)
             ray.cancel(other, force=True)
         self.progress.ended.remote(name, counts)

@@ -129,7 +129,23 @@ class Stop:
 
 
 def fit(asked: Asked, ranks: int, least: int, gpu: bool, cores: float, address: str | None, restarts: int) -> int:
-    """The exit code of the training, when its group has ended for good."""
+    """Train in a group of ranks that Ray Train keeps alive, to the end.
+
+    Args:
+        asked: What every rank runs.
+        ranks: At most.
+        least: Ranks with which it is worth going on.
+        gpu: A GPU for each rank.
+        cores: For each rank.
+        address: A running cluster; RAY_ADDRESS, or a Ray started here, without it.
+        restarts: Of the group, when ranks are lost; -1 is without end.
+
+    Returns:
+        The trainer's exit code, when its group has ended for good.
+
+    Raises:
+        UserError: Ray Train is not installed.
+    """
     try:
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -181,7 +197,8 @@ def run_rank(config: dict[str, Any]) -> None:
     host, port, stopped = broadcast_from_rank_zero(mine)
     if stopped is not None:
         return
-    # Ray shows a rank its own GPU alone, which then is number 0; or, told not to, all of the node's.
+    # Ray shows a rank its own GPU alone, which then is number 0; or, told not to
+    # (RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES), all of the node's.
     sees_one = os.environ.get("CUDA_VISIBLE_DEVICES", "").count(",") == 0
     env = {
         **os.environ,

@@ -9,7 +9,8 @@ from bamba_data.storage.rate_limit import TokenBuckets
 
 
 class BudgetKeeper:
-    """Runs as an actor. Answers at once: the waiting is done by those who asked."""
+    """Runs as an actor: a token bucket for each host (bamba_data.storage.rate_limit). Answers at once: the waiting is
+    done by those who asked."""
 
     def __init__(self, network: Network) -> None:
         self._buckets = TokenBuckets(network.requests_per_second, network.burst)
@@ -36,10 +37,11 @@ class SharedBudget:
     def take(self, host: str) -> None:
         import ray
 
-        wait = ray.get(self._keeper.reserve.remote(host))
-        while wait > 0:
-            time.sleep(wait)
-            wait = ray.get(self._keeper.silence.remote(host))
+        wait_seconds = ray.get(self._keeper.reserve.remote(host))
+        while wait_seconds > 0:
+            time.sleep(wait_seconds)
+            # Somebody may have been told to pause (429, Retry-After) while we slept: that holds for all.
+            wait_seconds = ray.get(self._keeper.silence.remote(host))
 
     def pause(self, host: str, seconds: float) -> None:
         import ray

@@ -88,8 +88,16 @@ class Cluster:
             self._client = JobSubmissionClient(address)
 
     def submit(self, what: Submission) -> tuple[str, bool]:
-        """The id of the attempt that works on it, and whether it is a new one. A cluster that has just started, and
-        takes no jobs yet, is waited for."""
+        """Submit, or join the attempt that works on the same. A cluster that has just started, and takes no jobs yet,
+        is waited for.
+
+        Returns:
+            The id of the attempt, and whether it is a new one.
+
+        Raises:
+            UserError: The job server refuses what was asked for, or our token.
+            Unfinished: It does not answer.
+        """
         end = time.monotonic() + LOST_SECONDS
         while True:
             mine = self.jobs(what.stem)
@@ -110,6 +118,7 @@ class Cluster:
                         },
                     ), True
                 except RuntimeError as error:
+                    # Ray has one type for all refusals: its text alone says that the id is taken.
                     somebody_was_first = "already exists" in str(error)
                     if not somebody_was_first and (_NO_AGENT_YET not in str(error) or time.monotonic() > end):
                         raise
@@ -141,7 +150,14 @@ class Cluster:
             self._client.stop_job(submission_id)
 
     def follow(self, submission_id: str, say: Callable[[str], None]) -> int:
-        """Give the log to `say` as it grows, to the job's end; returns the job's own exit code."""
+        """Give the log to `say` as it grows, to the job's end.
+
+        Returns:
+            The exit code of the job's own process.
+
+        Raises:
+            Unfinished: The cluster did not answer for LOST_SECONDS; the job may go on without us.
+        """
         told, silent_since = 0, time.monotonic()
         while True:
             try:

@@ -53,7 +53,11 @@ def index(
 
 
 def on_cluster(options: Options, shown: Display, recipe: Recipe) -> Each:
-    """Every file a task. Raises Failed when some could not be indexed; the others are done and kept."""
+    """Every file a task: `make_index` takes it in place of the loop over files in one process.
+
+    Raises:
+        Failed: Some files could not be indexed; the others are done and kept.
+    """
 
     def each(job: Job, files: Sequence[LockedFile]) -> Iterator[IndexedFile]:
         def is_done(file: LockedFile) -> bool:

@@ -18,7 +18,7 @@ from ..dataset_build.unit import Tools, run
 from ..observe.counters import Counters
 from .rate_limit_actor import SharedBudget
 
-REPORT_SECONDS = 1.0
+REPORT_SECONDS = 1.0  # of each worker: a report a batch would be many more, and nobody looks so often
 
 
 def run_unit(unit: Unit, job: Job, rate_limit: Any, progress: Any) -> Counters:
