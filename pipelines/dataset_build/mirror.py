@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bamba_data import canonical_json
-from bamba_data.errors import BambaError, CorruptManifest, Unfinished
+from bamba_data.errors import BambaError, Unfinished
 from bamba_data.locking import lock as locks
 from bamba_data.locking.exclusions import quarantined
 from bamba_data.locking.lock import Lock
@@ -82,9 +82,9 @@ def mirrored(store: Store, file: LockedFile) -> Facts | None:
         else:
             record = unseal(data, path, MAX_RECORD_BYTES)
             learned = record["learned"]
-        facts = Facts(learned["size_bytes"], None, learned["sha256"])
+        facts = Facts(int(learned["size_bytes"]), None, str(learned["sha256"]))
         is_same = record["identity"] == _identity(file)
-    except (FileNotFoundError, BambaError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, BambaError, KeyError, TypeError, ValueError, AttributeError):
         return None
     stored = store.stat(stored_name(file.key))
     return facts if is_same and stored is not None and stored.size_bytes == facts.size_bytes else None
@@ -99,17 +99,15 @@ def _finish(request: str, lock: Lock, left_out: set[str], store: Store) -> Lock:
         facts = mirrored(store, file)
         if facts is None:
             raise Unfinished(f"{store.url}: {file.key} is not in the mirror yet; run the same command again")
-        files.append(LockedFile(file.source, file.path, file.url, file.facts._replace(**_known(facts))))
+        files.append(
+            LockedFile(
+                file.source, file.path, file.url, file.facts._replace(sha256=facts.sha256, size_bytes=facts.size_bytes)
+            )
+        )
     complete = Lock(lock.sources, lock.revisions, tuple(files))
     entry = {"format": MIRROR_FORMAT, "request": request, "lock": complete.to_json()}
     store.put(MIRROR, seal(entry))
     return complete
-
-
-def _known(facts: Facts) -> dict[str, Any]:
-    if facts.sha256 is None or facts.size_bytes is None:
-        raise CorruptManifest(RECORDS, "a record without sha256 or size")
-    return {"sha256": facts.sha256, "size_bytes": facts.size_bytes}
 
 
 def _identity(file: LockedFile) -> list[Any]:

@@ -7,6 +7,7 @@ Killed at any time, the same command goes on where it was. Exit codes: 0 complet
 arguments, 3 error budget exceeded, 4 incomplete but resumable, 5 integrity failure.
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,18 +43,16 @@ def build(prepared: Prepared, options: Options, display: Display, fence: Fence) 
         Failed: Units failed for good; the others are done and kept.
         Unfinished: Stopped, or the cluster was lost. Otherwise as `driver.finish`.
     """
-    for left in reversed(range(ROUNDS)):
-        if remaining := prepared.remaining():
-            faults = _run(prepared, remaining, options, display)
-            if faults:
-                raise Failed(faults)
+    for rounds in itertools.count(1):
+        if (remaining := prepared.remaining()) and (faults := _run(prepared, remaining, options, display)):
+            raise Failed(faults)
         try:
             return finish(prepared, fence)
         except UnitsLost as lost:
-            if not left:
+            if rounds == ROUNDS:
                 raise
             people_log().warning("%s; they are made anew now", lost.summary)
-    raise AssertionError
+    raise AssertionError("unreachable")
 
 
 def _run(prepared: Prepared, remaining: list[Unit], options: Options, display: Display) -> list[Fault]:

@@ -1,4 +1,5 @@
-"""What Ray says when it cannot be started or joined, as one of our errors: one line, without colours or a traceback."""
+"""Joining a Ray cluster. What Ray says when it cannot be started or joined becomes one of our errors: one line, without
+colours or a traceback."""
 
 import contextlib
 import os
@@ -7,8 +8,9 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
-from bamba_data.errors import BambaError, ClusterRefused, Unfinished
+from bamba_data.errors import BambaError, ClusterRefused, Unfinished, UserError
 
 REACH_SECONDS = 20.0
 
@@ -78,6 +80,15 @@ def plain_line(error: BaseException) -> str:
     lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
     message = lines[-1] if lines and "Traceback" in str(error) else " ".join(lines)
     return f"{type(error).__name__}: {message[:300]}" if message else type(error).__name__
+
+
+def refuse_relative(option: str, url: str) -> None:
+    """Raises UserError for a relative path: every machine of a cluster would find another place there."""
+    if "://" not in url and not Path(url).is_absolute():
+        raise UserError(
+            f"{option} {url}: a relative path is another place on every machine of a cluster; give s3://bucket/prefix, "
+            "or an absolute path that all of them share"
+        )
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

@@ -31,10 +31,11 @@ from bamba_data import canonical_json
 from bamba_data.errors import BambaError, Unfinished, UserError
 from bamba_data.storage.local_disk import private_folder
 
+from ..observe.logs import people_log
 from ..observe.run_log import INTERVAL_SECONDS, recorded
 from ..observe.runs import Run, verdict_of
 from ..options import RetryStopped
-from .connection import join
+from .connection import join, refuse_relative
 
 #: How often Ray looks whether more ranks have room; each resize costs the steps since a checkpoint.
 RESIZE_SECONDS = 300.0
@@ -74,8 +75,7 @@ def pretrain(
     if least > ranks:
         raise UserError(f"--least {least} is more than --ranks {ranks}")
     for option, place in [("--out", out), *(("--data", url) for url in data or [])]:
-        if "://" not in place and not Path(place).is_absolute():
-            raise UserError(f"{option} {place}: a relative path means nothing on a cluster; s3://, or a shared path")
+        refuse_relative(option, place)
     loaded = load_recipe(recipe, overrides or [])  # what is wrong with it is said before a group is started
     asked = canonical_json.digest([loaded.model_dump(mode="json"), data or []])
     line = ["--out", out]
@@ -177,7 +177,7 @@ def fit(asked: Asked, ranks: int, least: int, gpu: bool, cores: float, address: 
         try:
             group.fit()
         except TrainingFailedError as error:
-            sys.stderr.write(f"{error}\n")
+            people_log().error("%s", error)
             code = Unfinished.exit_code
         return ray.get(stop.told.remote()) or code
     finally:

@@ -24,6 +24,7 @@ from bamba_data import canonical_json
 from bamba_data.errors import BambaError, Unfinished, UserError
 
 from ..observe.runs import Run
+from .connection import refuse_relative
 
 POLL_SECONDS = 1.0
 LOST_SECONDS = 120.0  # a cluster that does not answer for so long is gone
@@ -47,8 +48,7 @@ class Submission:
     working_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        if "://" not in self.out and not Path(self.out).is_absolute():
-            raise UserError(f"--out {self.out}: a relative path means nothing on a cluster; s3://, or an absolute path")
+        refuse_relative("--out", self.out)
         recipe = self.recipe_file.read_text(encoding="utf-8") if self.recipe_file else ""
         if any(_CREDENTIALS.search(text) for text in (self.out, recipe, *self.arguments)):
             raise UserError("a URL with credentials in it is refused: the dashboard would show them; use secrets there")

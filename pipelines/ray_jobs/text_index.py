@@ -8,7 +8,6 @@ makes, byte for byte. Killed or stopped, the same command goes on with the files
 
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +15,7 @@ import typer
 from bamba.loader.text.index_build import Each, Job, finished, index_file, make_index
 from bamba.loader.text.index_format import IndexedFile
 from bamba.loader.text.spec import text_sources
-from bamba_data.errors import Unfinished, UserError
+from bamba_data.errors import Unfinished
 from bamba_data.recipe import Network, Recipe, named
 from bamba_data.resources import unit_memory_bytes
 from bamba_data.storage.fetch import Fetcher
@@ -27,6 +26,7 @@ from ..observe.counters import Counters
 from ..observe.display import Display, display
 from ..options import RECIPES, Address, FailFast, Interval, RecipeArgument, Workers
 from . import worker
+from .connection import refuse_relative
 from .executor import Options
 from .file_tasks import FileTask, for_each_file
 
@@ -43,8 +43,7 @@ def index(
     interval: Interval = 10.0,
 ) -> None:
     """Read every file of the recipe's sources once and write down how many tokens each document and block has."""
-    if "://" not in at and not Path(at).is_absolute():
-        raise UserError(f"--index {at}: a relative path means nothing on a cluster; s3://, or an absolute shared path")
+    refuse_relative("--index", at)
     options = Options(address, workers, fail_fast)
     for source in text_sources(named(recipe, RECIPES), at):
         each = on_cluster(options, display("index", sys.stdout.isatty(), interval), source.recipe)
