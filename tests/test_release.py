@@ -33,3 +33,9 @@ def test_every_package_says_that_it_is_typed() -> None:
     assert [name for name in (*PACKAGES, *in_a_wheel) if not (ROOT / name / "py.typed").is_file()] == []
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert "Typing :: Typed" in project["classifiers"]
+
+
+def test_a_line_of_the_changelog_stands_in_one_place() -> None:
+    """Two merges once left the entries of a release under *Unreleased* as well."""
+    lines = [line for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines() if line.startswith("- ")]
+    assert sorted(set(lines)) == sorted(lines)
