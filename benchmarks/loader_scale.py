@@ -28,7 +28,7 @@ from loader.collate import FIELDS, RowReader, Share
 from loader.global_order import Order
 from loader.order.plan import MixPlan
 from loader.packing.segments import SegmentCache
-from loader.sources.shards import Candidates
+from loader.sources.base import Candidates
 from tests.loader.bamba import NAMES, WEIGHTS
 
 NO = np.empty(0, np.int64)

@@ -30,7 +30,7 @@ from .packing.document_transforms import IDS
 from .packing.segment import Segment
 from .packing.segments import Layout, SegmentCache
 from .packing.shared_segments import epochs_together
-from .sources.shards import Blocks
+from .sources.base import Blocks
 
 FIELDS = ("input_ids", "labels", "position_ids", "seq_idx", "row", "source", "cu_seqlens")
 DEFAULT_FIELDS = FIELDS[:-1]

@@ -22,7 +22,7 @@ from .order.stretches import Batch
 from .packing.base import Documents, Packing, PackingInput, RemovedDocument, heldout_of
 from .packing.document_transforms import Transformed, transform_of
 from .packing.registry import packing_of
-from .sources.shards import Blocks
+from .sources.base import Blocks
 
 
 class Ordinals(NamedTuple):

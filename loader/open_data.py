@@ -9,7 +9,8 @@ from bamba_data.format.dataset import Dataset, open_dataset
 from bamba_data.format.manifest import TokenizerEntry
 
 from .cache.location import default_cache
-from .sources.shards import Blocks, open_blocks
+from .sources.base import Blocks
+from .sources.shards import open_blocks
 from .text.open import open_text
 from .text.spec import TextSource
 

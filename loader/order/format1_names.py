@@ -16,7 +16,8 @@ from bamba_data.format.dataset import Dataset, dataset_of
 from bamba_data.format.manifest import FIRST_FORMAT, path_of
 from bamba_data.storage.store import open_store
 
-from ..sources.shards import Blocks, ShardBlocks, content_name
+from ..sources.base import Blocks
+from ..sources.shards import ShardBlocks, content_name
 from .plan import MixPlan
 from .resume import parts_of
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..order.epochs import Stream
 from ..order.plan import Header, held_out
-from ..sources.shards import Blocks
+from ..sources.base import Blocks
 from .segment import Segment
 from .segments import Layout
 

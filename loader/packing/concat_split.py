@@ -9,7 +9,7 @@ import numpy as np
 
 from ..order.epoch_cache import keep_in
 from ..order.epochs import RemovedTokens, Stream, document_order, removals
-from ..sources.shards import Blocks
+from ..sources.base import Blocks
 from .base import PackingInput, RemovedDocument, RowPiece, RowStart
 from .document_transforms import read_in
 from .segment import Segment

@@ -7,7 +7,7 @@ read. It only decides how many rows there are: rows are made of blocks whose dig
 agree with the index then is an error.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest
 
-from ..cache.atomic_write import write_whole
+from ..cache.array_file import read_arrays, write_parts
 from ..cache.bounded_map import bounded_map
-from ..cache.mmap import map_file
-from ..sources.shards import Blocks
+from ..sources.base import Blocks
 
 Counts = NDArray[np.uint32]
 READERS = 16  # threads of a process: of a remote store so many columns are read at once
@@ -54,18 +52,31 @@ def lengths_of(blocks: Blocks, cache: Path | None, processes: int = 1) -> Counts
     found = _every_block(blocks, processes)
     if cache is None:
         return np.concatenate([np.empty(0, np.uint32), *found])
-    path = lengths_path(blocks, cache)
-    counts = kept(path)
+    path, key = lengths_path(blocks, cache)
+    counts = read_counts(path, key)
     if counts is None:
-        keep(path, (np.ascontiguousarray(part, "<u4").data for part in found))
-        counts = kept(path)
+        pieces = (np.ascontiguousarray(part, "<u4").view(np.uint8).data for part in found)
+        path.unlink(missing_ok=True)  # damaged
+        write_parts(path, key, [(int(blocks.documents.sum()), "<u4")], [pieces])
+        counts = read_counts(path, key)
     if counts is None or len(counts) != blocks.documents.sum():
         raise CorruptManifest(str(path), "the index of lengths is not what was written: remove it")
     return counts
 
 
-def lengths_path(blocks: Blocks, cache: Path) -> Path:
-    return cache / "lengths" / f"{canonical_json.digest([blocks.identity])[:32]}.tokens"
+def read_counts(path: Path, key: bytes) -> Counts | None:
+    """The array of uint32 in a file; None if there is none, or a damaged one."""
+    try:
+        arrays = read_arrays(path, key, ["<u4"])
+    except OSError:
+        return None
+    return arrays[0] if arrays and len(arrays) == 1 else None
+
+
+def lengths_path(blocks: Blocks, cache: Path) -> tuple[Path, bytes]:
+    """The file of a source's lengths, and its key."""
+    digest = canonical_json.digest([blocks.identity])[:32]
+    return cache / "lengths" / f"{digest}.tokens.arrays", bytes.fromhex(digest)
 
 
 def _every_block(blocks: Blocks, processes: int) -> Iterator[Counts]:
@@ -96,32 +107,3 @@ class _Reader:
     @classmethod
     def read(cls, span: range) -> Counts:
         return _span(cls.threads, cls.blocks, span)
-
-
-# ---- arrays of uint32 as files, with their digest after them
-
-
-def kept(path: Path) -> Counts | None:
-    """The array in a file; None if there is none, or a damaged one."""
-    try:
-        data = map_file(path)
-    except OSError:
-        return None
-    if len(data) < 16 or len(data) % 4 or xxhash.xxh3_128_digest(data[:-16].data) != data[-16:].tobytes():
-        return None
-    return data[:-16].view(np.uint32)
-
-
-def keep(path: Path, parts: Iterable[memoryview]) -> None:
-    """Write the array whose bytes these are, over what is there. The file appears whole or not at all."""
-
-    def with_digest() -> Iterator[memoryview | bytes]:
-        hashed = xxhash.xxh3_128()
-        for part in parts:
-            hashed.update(part)
-            yield part
-        yield hashed.digest()
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    write_whole(path, with_digest())

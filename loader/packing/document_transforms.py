@@ -23,7 +23,7 @@ from bamba_data.errors import UserError
 from bamba_data.format.shard import Tokens
 
 from ..order.permutation import derive_key
-from ..sources.shards import Blocks, Candidates
+from ..sources.base import Blocks, Candidates
 
 #: Ids with this bit set are no targets, in segments of transformed documents.
 NO_TARGET = np.uint32(1 << 31)

@@ -21,7 +21,7 @@ from bamba_data.errors import CorruptManifest, UserError
 from ..order.epoch_cache import keep_in
 from ..order.epochs import RemovedTokens, Stream, document_order, removals
 from ..order.permutation import Permutation, derive_key
-from ..sources.shards import Blocks
+from ..sources.base import Blocks
 from .base import Documents, Longs, Packed, Packer, PackingInput, RemovedDocument, RowPiece, RowStart
 from .document_transforms import read_in
 from .row_counts import Grouping, numbers_in, rows_by_group

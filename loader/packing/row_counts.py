@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from bamba_data import canonical_json
 from bamba_data.errors import UserError
 
+from ..cache.array_file import write_arrays
 from ..cache.bounded_map import bounded_map
 from .base import Documents, Longs, Packer, PackingInput
-from .document_lengths import Counts, keep, kept, lengths_of
+from .document_lengths import Counts, lengths_of, read_counts
 
 LOG = logging.getLogger(__name__)
 
@@ -57,9 +58,9 @@ def rows_by_group(material: PackingInput, packer: Packer, processes: int | None 
     `processes` is for the command, None for a loader: it raises UserError, which names the command, where that would
     take it long.
     """
-    path = rows_path(material)
-    if path and (found := kept(path)) is not None:
-        return found.astype(np.int64)
+    file = rows_path(material)
+    if file and (known := read_counts(*file)) is not None:
+        return known.astype(np.int64)
     blocks = material.blocks
     documents = int(blocks.documents.sum())
     if processes is None and documents > MAX_DOCUMENTS:
@@ -70,9 +71,10 @@ def rows_by_group(material: PackingInput, packer: Packer, processes: int | None 
         )
     began = time.perf_counter()
     rows = _count(material, packer, processes or 1)
-    if path:
+    if file:
         with contextlib.suppress(OSError):  # a full disk costs time, not rows
-            keep(path, [np.ascontiguousarray(rows, "<u4").data])
+            file[0].unlink(missing_ok=True)  # damaged
+            write_arrays(*file, [rows.astype("<u4")])
     LOG.info(
         "source %s: packed %s documents into %s rows in %.1f s", blocks.name, documents, int(rows.sum()),
         time.perf_counter() - began,
@@ -80,13 +82,14 @@ def rows_by_group(material: PackingInput, packer: Packer, processes: int | None 
     return rows
 
 
-def rows_path(material: PackingInput) -> Path | None:
+def rows_path(material: PackingInput) -> tuple[Path, bytes] | None:
+    """The file of a source's rows by group, and its key; None without a cache."""
     if material.cache is None:
         return None
     header = material.header
     what = [material.blocks.identity, header.packing, header.row_tokens, header.group_rows]
-    digest = canonical_json.digest([*what, material.delimiters, header.holdout_ppm])
-    return material.cache / "lengths" / f"{digest[:32]}.rows"
+    digest = canonical_json.digest([*what, material.delimiters, header.holdout_ppm])[:32]
+    return material.cache / "lengths" / f"{digest}.rows.arrays", bytes.fromhex(digest)
 
 
 def _count(material: PackingInput, packer: Packer, processes: int) -> Longs:

@@ -14,30 +14,24 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
-import xxhash
 
-from ..cache.atomic_write import write_whole
-from ..cache.mmap import keep_below, map_file, register
+from ..cache.array_file import file_bytes, read_arrays, write_arrays
+from ..cache.mmap import keep_below, register
 from ..order.permutation import derive_key
-from ..sources.shards import Blocks
+from ..sources.base import Blocks
 from .segment import Segment
-from .shared_segments import ReadOnce, mapped_shared, shared_parts
+from .shared_segments import ReadOnce
 
 LOG = logging.getLogger(__name__)
 
-#: A file is this header, then the arrays of a segment after the first, then its ids.
-HEADER = np.dtype([("digest", "V16"), ("key", "V16"), ("lengths", "<i8", 5), ("width", "<i8")])
+#: The arrays of a segment after its ids.
 NUMBERS = tuple(map(np.dtype, ("<i4", "<u4", "<u4", "<i4")))
 DISK_BYTES = 4096  # a file takes whole ones of its disk
 ANONYMOUS_BYTES = 64 << 20  # of segments held in memory, where they cannot be in the folder
-
-
-Found = TypeVar("Found")
 
 
 class Layout(Protocol):
@@ -162,54 +156,52 @@ class SegmentCache:
         if self._folder is None:
             return self._fresh(layout, blocks), False
         key = derive_key(*(blocks.digest(block) for block in layout.blocks), layout.cache_key())
-        made: list[Segment] = []
+        fresh: list[Segment] = []
 
-        def parts() -> list[Any]:
-            made.append(self._fresh(layout, blocks))
-            return _parts(key, made[0])
+        def make() -> list[Segment]:
+            fresh.append(self._fresh(layout, blocks))
+            return fresh
 
-        found = self._filed(key, lambda path: _mapped(path, key, blocks.dtype), parts)
-        if found is not None:
-            return found, True
-        return (made[0] if made else self._fresh(layout, blocks)), False
+        filed = self._filed(key, blocks.dtype, make)
+        if filed is not None:
+            return filed[0], True
+        return (fresh[0] if fresh else self._fresh(layout, blocks)), False
 
     def _obtain_shared(self, blocks: Blocks, layouts: Sequence[Layout]) -> list[Segment] | None:
         digests = {block: blocks.digest(block) for layout in layouts for block in layout.blocks}
         key = derive_key(*(digests[block] for block in sorted(digests)), *(layout.cache_key() for layout in layouts))
 
-        def parts() -> list[Any]:
+        def make() -> list[Segment]:
             with self._lock:
                 self.made += 1
             once = ReadOnce(blocks)
-            return shared_parts(key, [layout.make(once) for layout in layouts])
+            return [layout.make(once) for layout in layouts]
 
-        return self._filed(key, lambda path: mapped_shared(path, key, blocks.dtype, NUMBERS), parts)
+        return self._filed(key, blocks.dtype, make)
 
     def _fresh(self, layout: Layout, blocks: Blocks) -> Segment:
         with self._lock:
             self.made += 1
         return layout.make(blocks)
 
-    def _filed(self, key: int, read: Callable[[Path], Found | None], parts: Callable[[], list[Any]]) -> Found | None:
-        """What is in the file of a key, whose content is made if it is not there; None if it cannot be there."""
+    def _filed(self, key: int, dtype: np.dtype[Any], make: Callable[[], list[Segment]]) -> list[Segment] | None:
+        """The segments in the file of a key, made if they are not there; None if they cannot be there."""
         assert self._folder
         name = f"{key:016x}"
-        path = self._folder / name[:2] / f"{name}.segment"
+        path = self._folder / name[:2] / f"{name}.arrays"
         with contextlib.suppress(OSError):
-            if (found := read(path)) is not None:
-                return found
+            if (segments := _mapped(path, key, dtype)) is not None:
+                return segments
             with self._lock:
                 self.damaged += 1
             LOG.warning("%s is damaged: it is made anew from the data", path)
             path.unlink()
-        content = parts()
+        arrays = [array for segment in make() for array in segment]
         try:
-            self._make_room(sum(len(part) for part in content))  # bytes, or arrays of them
-            if not path.parent.is_dir():
-                path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, content)
-            if (found := read(path)) is not None:
-                return found
+            self._make_room(file_bytes(arrays))
+            write_arrays(path, _file_key(key), arrays)
+            if (segments := _mapped(path, key, dtype)) is not None:
+                return segments
             why = "it does not come back as it was written"
         except OSError as error:
             why = error.strerror or type(error).__name__
@@ -233,7 +225,7 @@ class SegmentCache:
         self._written_bytes = 0
         assert self._folder
         found = []
-        for path in self._folder.glob("*/*.segment"):
+        for path in self._folder.glob("[0-9a-f][0-9a-f]/*"):  # also those of earlier formats
             with contextlib.suppress(FileNotFoundError):
                 stat = path.stat()
                 on_disk = max(stat.st_size, stat.st_blocks * 512)
@@ -250,41 +242,14 @@ def _size(segment: Segment) -> int:
     return sum(part.nbytes for part in segment)
 
 
-def _parts(key: int, segment: Segment) -> list[Any]:
-    """The content of a file."""
-    ids, *numbers = segment
-    body = [np.ascontiguousarray(part).view(np.uint8) for part in (*numbers, ids)]
-    header = np.zeros((), HEADER)
-    header["key"] = np.void(key.to_bytes(16, "little"))
-    header["lengths"] = [len(part) for part in (*numbers, ids)]
-    header["width"] = ids.dtype.itemsize
-    header["digest"] = np.void(_digest(header, body))
-    return [header.tobytes(), *body]
+def _file_key(key: int) -> bytes:
+    return key.to_bytes(16, "little")
 
 
-def _digest(header: Any, body: list[Any]) -> bytes:
-    hashed = xxhash.xxh3_128(header.tobytes()[16:])
-    for part in body:
-        hashed.update(part)
-    return hashed.digest()
-
-
-def _mapped(path: Path, key: int, dtype: np.dtype[Any]) -> Segment | None:
-    """The segment in a file; None if it is damaged."""
-    data = map_file(path)
-    size = len(data)
-    if size < HEADER.itemsize:
+def _mapped(path: Path, key: int, dtype: np.dtype[Any]) -> list[Segment] | None:
+    """The segments in a file; None if it is damaged."""
+    dtypes = [dtype, *NUMBERS]
+    arrays = read_arrays(path, _file_key(key), dtypes)
+    if arrays is None:
         return None
-    header = data[: HEADER.itemsize].view(HEADER)[0]
-    kinds = (*NUMBERS, dtype)
-    sizes = [int(length) * kind.itemsize for length, kind in zip(header["lengths"], kinds, strict=True)]
-    if (
-        header["width"] != dtype.itemsize
-        or size != HEADER.itemsize + sum(sizes)
-        or header["key"].tobytes() != key.to_bytes(16, "little")
-        or header["digest"].tobytes() != _digest(data[: HEADER.itemsize], [data[HEADER.itemsize :]])
-    ):
-        return None
-    cuts = accumulate(sizes, initial=HEADER.itemsize)
-    *numbers, ids = (data[low:high].view(kind) for (low, high), kind in zip(pairwise(cuts), kinds, strict=True))
-    return Segment(ids, *numbers)
+    return [Segment(*arrays[first : first + len(dtypes)]) for first in range(0, len(arrays), len(dtypes))]

@@ -14,7 +14,7 @@ from bamba_data.format.shard import Tokens
 from ..global_order import Order, PlannedSource
 from ..order.permutation import derive_key
 from ..order.plan import MixPlan
-from .shards import Candidates
+from .base import Candidates
 
 _NO = np.empty(0, np.int64)
 _NONE = Candidates(_NO, _NO, _NO, np.empty(0, np.uint64))

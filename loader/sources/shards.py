@@ -4,18 +4,16 @@ The counts come from the manifest's table of blocks. They are kept as arrays in 
 loaded: nine million blocks cost a process no memory, and all processes of a host after the first no time.
 """
 
-import contextlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 from numpy.typing import NDArray
 
 from bamba_data import canonical_json
@@ -25,8 +23,8 @@ from bamba_data.format.identity import Identifying
 from bamba_data.format.shard import Footer, ShardReader, Tokens
 from bamba_data.format.version_marks import ALSO_WITHDRAWN
 
-from ..cache.atomic_write import write_whole
-from ..cache.mmap import map_file
+from ..cache.array_file import read_arrays, write_parts
+from .base import Blocks, Indexed
 
 FOOTERS = 64  # parsed ones held
 READS = 3  # of what does not have its digest: bits may flip on the way, too
@@ -47,60 +45,8 @@ FIELDS: Mapping[str, str] = {
     "candidate_tokens": "<i8",
     "candidate_hash": "<u8",
 }
-
-
-class Blocks(Protocol):
-    """What the order is made of. `documents` and `tokens` have an element a block; `read(n)` gives block n, verified.
-
-    `identity` changes with any token, document border or candidate, and with nothing else; `candidates` are the
-    documents that may be held out.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def identity(self) -> str: ...
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-    @property
-    def documents(self) -> NDArray[np.int64]: ...
-    @property
-    def tokens(self) -> NDArray[np.int64]: ...
-    @property
-    def candidates(self) -> "Candidates": ...
-    def read(self, block: int) -> Tokens: ...
-    def digest(self, block: int) -> bytes:
-        """16 bytes that change with any token or document boundary of the block."""
-
-
-class Candidates(NamedTuple):
-    """Documents that may be held out, by block of the source, place in it, tokens, hash of the id (below LIMIT)."""
-
-    block: NDArray[np.int64]
-    document: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    hash: NDArray[np.uint64]
-
-
-class Indexed:
-    """What an index says of blocks: `arrays` by the names of FIELDS."""
-
-    arrays: Mapping[str, NDArray[Any]]
-
-    @property
-    def documents(self) -> NDArray[np.int64]:
-        return self.arrays["documents"]
-
-    @property
-    def tokens(self) -> NDArray[np.int64]:
-        return self.arrays["tokens"]
-
-    @cached_property
-    def candidates(self) -> Candidates:
-        return Candidates(*(self.arrays[f"candidate_{field}"] for field in Candidates._fields))
-
-    def digest(self, block: int) -> bytes:
-        return self.arrays["digest"][2 * block : 2 * block + 2].tobytes()
+PLAIN = ("shard", "block", "documents", "tokens", "offset", "size_bytes")  # columns of the manifest's table
+CONTENT = "S64"  # before them: the content of the source, in hex
 
 
 @dataclass(frozen=True)
@@ -178,21 +124,21 @@ def _opened(url: str, version: int) -> Dataset:
 def open_blocks(dataset: Dataset, cache: Path) -> dict[str, ShardBlocks]:
     """All sources of a dataset, by name. Raises CorruptManifest where its tables are not what the manifest states."""
     digest = canonical_json.digest([dataset.manifest.tables.blocks.sha256, dataset.manifest.tables.candidates.sha256])
-    folder = cache / "index" / digest[:32]
+    path, key = cache / "index" / f"{digest[:32]}.arrays", bytes.fromhex(digest[:32])
     _ = dataset.shards  # now: in a fork, such as a DataLoader's worker, Polars has no threads to read a table with
-    sources = len(dataset.manifest.sources)
-    index = _read_index(folder, sources)
+    index = _read_index(path, key)
     for _ in range(READS):  # another process may be mending it, too
         if index is None:
             try:
-                _write_index(dataset, folder)
+                path.unlink(missing_ok=True)  # damaged
+                _write_index(dataset, path, key)
             except OSError as error:
                 raise UserError(
                     f"the cache folder {cache} cannot be written ({error.strerror}): make room, or name another by "
                     "cache= or $BAMBA_CACHE"
                 ) from error
-            index = _read_index(folder, sources)
-    if index is None:
+            index = _read_index(path, key)
+    if index is None or len(index) != len(dataset.manifest.sources):
         raise UserError(f"the cache folder {cache} loses what is written to it: name another by cache= or $BAMBA_CACHE")
     found: dict[str, ShardBlocks] = {}
     for source, (content, arrays) in zip(dataset.manifest.sources, index, strict=True):
@@ -225,74 +171,73 @@ def _again(read: Callable[[], T]) -> T:
     raise AssertionError
 
 
-def _read_index(folder: Path, sources: int) -> list[tuple[str, dict[str, NDArray[Any]]]] | None:
-    """Content and arrays of every source; None if there are none, or one is damaged."""
+def _read_index(path: Path, key: bytes) -> list[tuple[str, dict[str, NDArray[Any]]]] | None:
+    """Content and arrays of every source; None if there is no index, or a damaged one."""
     try:
-        listed = canonical_json.loads((folder / "index.json").read_bytes(), str(folder), 1 << 24)
-        return [
-            (
-                _entry(listed, f"{number}.content")[1],
-                {field: _mapped(folder / f"{number}.{field}", dtype, listed) for field, dtype in FIELDS.items()},
-            )
-            for number in range(sources)
-        ]
-    except (OSError, CorruptManifest, _Damaged):
+        arrays = read_arrays(path, key, [CONTENT, *FIELDS.values()])
+    except OSError:
         return None
+    if arrays is None:
+        return None
+    each = [arrays[first : first + 1 + len(FIELDS)] for first in range(0, len(arrays), 1 + len(FIELDS))]
+    return [(str(content[0], "ascii"), dict(zip(FIELDS, fields, strict=True))) for content, *fields in each]
 
 
-class _Damaged(Exception):
-    """A file of the index is not what index.json says, or that is no list of them: all are made anew."""
-
-
-def _entry(listed: Any, name: str) -> list[Any]:
-    entry = listed.get(name) if isinstance(listed, dict) else None
-    if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], str):
-        raise _Damaged
-    return entry
-
-
-def _mapped(path: Path, dtype: str, listed: Any) -> NDArray[Any]:
-    found = map_file(path)
-    if [len(found), xxhash.xxh3_128_hexdigest(found.data)] != _entry(listed, path.name):
-        raise _Damaged
-    return np.frombuffer(found, dtype)
-
-
-def _write_index(dataset: Dataset, folder: Path) -> None:
-    """The arrays of every source as files, the list of them last. Processes that do this at once write the same."""
+def _write_index(dataset: Dataset, path: Path, key: bytes) -> None:
+    """The arrays of every source as one file, a source at a time. Processes that do this at once write the same."""
     import polars as pl
 
-    folder.mkdir(parents=True, exist_ok=True)
-    listed: dict[str, tuple[int, str]] = {}
-    for number, source in enumerate(dataset.manifest.sources):
-        blocks = dataset.blocks.filter(pl.col("source") == source.name)
-        places = blocks.select("shard", "block").with_row_index("candidate_block")
-        chosen = (
-            dataset.candidates.filter(pl.col("source") == source.name)
-            .join(places, on=["shard", "block"])
-            .sort("candidate_block", "document")
+    names = [source.name for source in dataset.manifest.sources]
+    blocks, candidates = (
+        dict(table.group_by("source").len().iter_rows()) for table in (dataset.blocks, dataset.candidates)
+    )
+    shapes = [
+        shape
+        for name in names
+        for shape in (
+            (1, CONTENT),
+            *(
+                (_elements(field, blocks.get(name, 0), candidates.get(name, 0)), dtype)
+                for field, dtype in FIELDS.items()
+            ),
         )
-        plain = ("shard", "block", "documents", "tokens", "offset", "size_bytes")
-        arrays = {name: blocks[name].to_numpy() for name in plain}
-        arrays["digest"] = np.frombuffer(b"".join(blocks["digest"].to_list()), "<u8")
-        arrays["candidate_block"] = chosen["candidate_block"].to_numpy()
-        for name in ("document", "tokens", "hash"):
-            arrays[f"candidate_{name}"] = chosen[name].to_numpy()
-        for field, dtype in FIELDS.items():
-            data = np.ascontiguousarray(arrays[field], dtype).tobytes()
-            listed[f"{number}.{field}"] = (len(data), xxhash.xxh3_128_hexdigest(data))
-            _replace(folder / f"{number}.{field}", data)
-        listed[f"{number}.content"] = (0, _content_of(arrays))
-    _replace(folder / "index.json", canonical_json.dumps(listed))
+    ]
+
+    def parts() -> Iterator[list[bytes]]:
+        for name in names:
+            arrays = _arrays_of(dataset.blocks.filter(pl.col("source") == name), dataset.candidates, name)
+            if len(arrays["candidate_block"]) != candidates.get(name, 0):
+                raise CorruptManifest(
+                    dataset.store.url, f"source {name} has candidates in blocks that it does not have"
+                )
+            yield [np.array([_content_of(arrays)], CONTENT).tobytes()]
+            yield from ([np.ascontiguousarray(arrays[field], dtype).tobytes()] for field, dtype in FIELDS.items())
+
+    write_parts(path, key, shapes, parts())
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file, unless it is there and is that already."""
-    with contextlib.suppress(OSError):
-        if path.read_bytes() == data:
-            return
-    path.unlink(missing_ok=True)
-    write_whole(path, [data])
+def _elements(field: str, blocks: int, candidates: int) -> int:
+    if field.startswith("candidate_"):
+        return candidates
+    return 2 * blocks if field == "digest" else blocks
+
+
+def _arrays_of(blocks: Any, candidates: Any, name: str) -> dict[str, NDArray[Any]]:
+    """Each of FIELDS, from the rows of the manifest's tables that are a source's."""
+    import polars as pl
+
+    places = blocks.select("shard", "block").with_row_index("candidate_block")
+    chosen = (
+        candidates.filter(pl.col("source") == name)
+        .join(places, on=["shard", "block"])
+        .sort("candidate_block", "document")
+    )
+    arrays = {field: blocks[field].to_numpy() for field in PLAIN}
+    arrays["digest"] = np.frombuffer(b"".join(blocks["digest"].to_list()), "<u8")
+    arrays["candidate_block"] = chosen["candidate_block"].to_numpy()
+    for field in ("document", "tokens", "hash"):
+        arrays[f"candidate_{field}"] = chosen[field].to_numpy()
+    return arrays
 
 
 class _Shard(NamedTuple):

@@ -30,7 +30,7 @@ from bamba_data.storage.store import open_store
 from bamba_data.tokenization.encode import batches
 from bamba_data.tokenization.tokenizer import REFERENCE, Backend, Tokenizer, TooLongToEncode
 
-from ..sources.shards import Indexed
+from ..sources.base import Indexed
 from .index_format import Index, IndexedFile, part_path
 from .spec import TextSource
 
@@ -48,7 +48,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class TextBlocks(Indexed):
-    """See loader.sources.shards.Blocks. `arrays` are those of index_format.arrays_of; the index lies in `at`, under
+    """See loader.sources.base.Blocks. `arrays` are those of index_format.arrays_of; the index lies in `at`, under
     `key`."""
 
     source: TextSource

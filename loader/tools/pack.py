@@ -23,7 +23,7 @@ from ..order.plan import GROUP_ROWS, Header, load
 from ..packing.base import PackingInput, heldout_of
 from ..packing.registry import PACKERS
 from ..packing.row_counts import rows_by_group
-from ..sources.shards import Blocks
+from ..sources.base import Blocks
 from ..special_tokens import KINDS
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from loader.dataset import build_loader
-from loader.sources.shards import Blocks
+from loader.sources.base import Blocks
 
 FIELDS = ("row", "input_ids", "labels", "position_ids", "seq_idx", "source")
 

@@ -16,7 +16,7 @@ from loader.order.epochs import document_order
 from loader.order.permutation import Permutation, derive_key
 from loader.order.plan import Cap, Mix, MixPlan, Quarantine, Ramp, Skip
 from loader.order.stretches import Stretch
-from loader.sources.shards import Candidates
+from loader.sources.base import Candidates
 
 Doc = list[int]
 

@@ -36,7 +36,7 @@ def tiny_source(certificate: Certificate, tmp_path_factory: pytest.TempPathFacto
 
 
 def mapped_segments() -> int:
-    return sum(line.rstrip().split(" (deleted)")[0].endswith(".segment") for line in maps())
+    return sum(line.rstrip().split(" (deleted)")[0].endswith(".arrays") for line in maps())
 
 
 def maps() -> list[str]:
@@ -50,7 +50,7 @@ def test_two_loaders_share_one_bound_on_what_is_mapped(
         return build_loader(str(many_blocks), cache=cache, **MIX, window_rows=10_000, max_epochs=1)
 
     wanted = [batch["input_ids"].tolist() for batch in made()]
-    files = len(list(cache.glob("segments/*/*.segment")))
+    files = len(list(cache.glob("segments/*/*.arrays")))
     assert files > 150
     monkeypatch.setattr(mmap, "MAPPED", 50)
     one, other = made(), made()
@@ -127,7 +127,7 @@ def test_a_tiny_source_that_is_read_for_ever_is_a_few_files(tiny_source: Path, c
         if batch["row"][0] % 160 == 0:
             assert np.array_equal(batch["input_ids"].numpy(), alone.read(wanted)["input_ids"])
     epochs = order.source("tiny").stream.epochs_in(order.plan.rows_served_before(6_400, "tiny"))
-    files = list(cache.glob("segments/*/*.segment"))
+    files = list(cache.glob("segments/*/*.arrays"))
     of_large = sum(
         len(order.source("large").stream.lengths) for _ in range(int(order.source("large").stream.epochs_in(1600)) + 1)
     )
@@ -144,7 +144,7 @@ def test_a_flipped_bit_in_a_file_of_many_epochs_is_found_and_healed(tiny_source:
         return [batch["labels"].tolist() for batch in loader], loader
 
     wanted, _ = served()
-    whole = {path: path.read_bytes() for path in cache.glob("segments/*/*.segment")}
+    whole = {path: path.read_bytes() for path in cache.glob("segments/*/*.arrays")}
     assert max(map(len, whole.values())) > 3 * min(map(len, whole.values()))
     for place in (0, 20, 40, 100, -1):
         for number, (path, good) in enumerate(whole.items()):
@@ -167,7 +167,7 @@ def test_the_folder_is_as_large_as_its_disk_says(many_blocks: Path, cache: Path)
     loader = build_loader(str(many_blocks), cache=cache, cache_bytes=limit, **MIX, max_epochs=2)
     for _ in loader:
         pass
-    stats = [path.stat() for path in cache.glob("segments/*/*.segment")]
+    stats = [path.stat() for path in cache.glob("segments/*/*.arrays")]
     assert loader.segments.made * 4096 > 3 * limit
     assert sum(max(one.st_blocks * 512, one.st_size) for one in stats) <= limit + 2 * 4096
 

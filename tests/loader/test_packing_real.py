@@ -13,14 +13,16 @@ from bamba_data.errors import CorruptManifest, UserError
 from bamba_data.format.dataset import open_dataset
 from bamba_data.tokenization.conformance import Certificate
 from loader import Loader, MixPlan, build_loader
+from loader.cache.array_file import write_arrays
 from loader.global_order import Order
 from loader.lineage import origins
 from loader.packing import document_lengths as lengths
 from loader.packing import row_counts as grouped_rows
 from loader.packing.base import PackingInput, heldout_of
-from loader.packing.document_lengths import keep, kept, lengths_of, lengths_path
+from loader.packing.document_lengths import lengths_of, lengths_path, read_counts
 from loader.packing.row_counts import rows_path
-from loader.sources.shards import Blocks, open_blocks
+from loader.sources.base import Blocks
+from loader.sources.shards import open_blocks
 from tests.loader import plans
 from tests.loader.oracle import MemoryBlocks
 from tests.loader.packing_oracle import PackingOracle
@@ -60,13 +62,13 @@ def test_the_index_of_lengths_is_that_of_the_tokens_and_a_damaged_one_is_made_an
     blocks = open_blocks(open_dataset(str(mixed)), cache)["prose"]
     read = np.concatenate([blocks.read(block).counts for block in range(len(blocks.tokens))])
     assert np.array_equal(lengths_of(blocks, cache), read)
-    path = lengths_path(blocks, cache)
+    path, key = lengths_path(blocks, cache)
     data = bytearray(path.read_bytes())
     data[40] ^= 1
     path.write_bytes(data)
-    assert kept(path) is None
+    assert read_counts(path, key) is None
     assert np.array_equal(lengths_of(blocks, cache), read)
-    assert kept(path) is not None
+    assert read_counts(path, key) is not None
 
 
 def test_processes_find_the_lengths_that_one_finds(mixed: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +80,7 @@ def test_processes_find_the_lengths_that_one_finds(mixed: Path, cache: Path, mon
 
 def test_a_damaged_index_of_rows_is_made_anew_and_changes_no_row(mixed: Path, cache: Path) -> None:
     first = [next(packed(mixed, cache))["input_ids"].tolist() for _ in range(1)]
-    for path in (cache / "lengths").glob("*.rows"):
+    for path in (cache / "lengths").glob("*.rows.arrays"):
         path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     assert [next(packed(mixed, cache))["input_ids"].tolist() for _ in range(1)] == first
 
@@ -88,11 +90,13 @@ def test_rows_that_are_not_those_of_the_tokens_are_an_error_and_never_served(mix
     loader = packed(mixed, cache)
     held = loader.order.source("prose")
     material = PackingInput(held.blocks, loader.plan.header, None, heldout_of(held.blocks, 500), cache)
-    path = rows_path(material)
-    assert path is not None
-    rows = kept(path)
+    file = rows_path(material)
+    assert file is not None
+    rows = read_counts(*file)
     assert rows is not None
-    keep(path, [np.array(rows + 1, "<u4").data])
+    rows = rows + np.uint32(1)
+    file[0].unlink()
+    write_arrays(*file, [rows])
     other = packed(mixed, cache, holdout=0.0005)
     with pytest.raises(CorruptManifest, match="the index of their lengths says"):
         for _ in range(200):

@@ -25,7 +25,7 @@ def served(data: Path, cache: Path, **more: Any) -> tuple[dict[int, Any], Loader
 
 
 def segments(cache: Path) -> list[Path]:
-    return sorted(cache.glob("segments/*/*.segment"))
+    return sorted(cache.glob("segments/*/*.arrays"))
 
 
 def test_a_second_run_makes_no_segment(mixed: Path, cache: Path) -> None:
