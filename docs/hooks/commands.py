@@ -35,8 +35,19 @@ def _described(command: Any, path: str, level: int) -> Iterator[str]:
         yield "| | | |\n| --- | --- | --- |"
         yield from (_row(one) for one in parameters)
         yield ""
-    for name, one in subcommands.items():
-        yield from _described(one, f"{path} {name}", level + (path != "bamba-data"))
+    for panel, names in _by_panel(subcommands).items():
+        if path == "bamba-data":
+            yield f"## {panel}\n"
+        for name in names:
+            yield from _described(subcommands[name], f"{path} {name}", level + 1)
+
+
+def _by_panel(subcommands: dict[str, Any]) -> dict[str, list[str]]:
+    """The names of commands by the panel in which `--help` shows them, both in the order of the help."""
+    panels: dict[str, list[str]] = {}
+    for name, command in subcommands.items():
+        panels.setdefault(getattr(command, "rich_help_panel", None) or "Commands", []).append(name)
+    return panels
 
 
 def _usage(command: Any, path: str) -> str:

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 from bamba_data.format.dataset import open_dataset
-from docs.hooks import rooms
+from docs.hooks import commands, rooms
 from docs.hooks.excerpts import excerpt
+from pipelines.cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
@@ -104,3 +107,19 @@ def test_every_file_and_module_that_a_page_names_is_one_of_the_tree() -> None:
             if not {f"{path}.py", f"{path}/__main__.py"} & set(listed):
                 gone.append(f"{page.name}: {module}")
     assert gone == []
+
+
+def test_every_command_of_the_program_has_its_section_and_every_option_its_row() -> None:
+    page = commands.page()
+
+    def check(command: Any, path: str) -> None:
+        section = page.partition(f" `{path}`\n")[2].partition("\n#")[0]
+        assert path == "bamba-data" or section, path
+        for option in command.params:
+            if option.param_type_name == "option" and not option.hidden and path != "bamba-data":
+                assert f"`{option.opts[0]}`" in section, f"{path} {option.opts[0]}"
+        for name, inner in getattr(command, "commands", {}).items():
+            if not inner.hidden:
+                check(inner, f"{path} {name}")
+
+    check(typer.main.get_command(app), "bamba-data")
