@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from bamba_data.format.shard import Tokens
 from benchmarks.measure import machine
 from loader.cache.mmap import map_file
-from loader.collate import FIELDS, RowReader, Share
 from loader.global_order import Order
 from loader.order.plan import MixPlan
 from loader.packing.segments import SegmentCache
 from loader.sources.base import Candidates
+from loader.row_reader import FIELDS, RowReader, Share
 from tests.loader.bamba import NAMES, WEIGHTS
 
 NO = np.empty(0, np.int64)

@@ -30,12 +30,12 @@ import bamba
 bamba.unite(__name__)
 
 if TYPE_CHECKING:
-    from .collate import Share
-    from .dataset import Loader, Settings, TokenDataset, build_loader
+    from .dataloader import Loader, Settings, TokenDataset, build_loader
     from .integrations.transformers import for_transformers
     from .open_data import identities
     from .order.plan import MixPlan
     from .packing.document_transforms import TRANSFORMS
+    from .row_reader import Share
     from .text.spec import TextSource, text_sources
 
 __all__ = [
@@ -55,7 +55,7 @@ __all__ = [
 #: Names that need no torch, by the module that has them.
 _PLAIN = {
     "MixPlan": "order.plan",
-    "Share": "collate",
+    "Share": "row_reader",
     "TRANSFORMS": "packing.document_transforms",
     "TextSource": "text.spec",
     "for_transformers": "integrations.transformers",
@@ -68,4 +68,4 @@ def __getattr__(name: str) -> Any:
     """What most people need, without importing torch for those who need only the mathematics."""
     if name not in __all__:
         raise AttributeError(name)
-    return getattr(import_module(f".{_PLAIN.get(name, 'dataset')}", "bamba.loader"), name)
+    return getattr(import_module(f".{_PLAIN.get(name, 'dataloader')}", "bamba.loader"), name)

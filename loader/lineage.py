@@ -8,9 +8,9 @@ import numpy as np
 
 from bamba_data.errors import UserError
 
-from .collate import FIELDS, RowReader, Share, Span
 from .global_order import Order
 from .packing.segments import SegmentCache
+from .row_reader import FIELDS, RowReader, Share, Span
 from .sources.shards import ShardBlocks
 from .text.blocks import TextBlocks
 

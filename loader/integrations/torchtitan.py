@@ -19,7 +19,7 @@ from torchtitan.components.dataloader import BaseDataLoader
 from bamba_data.errors import UserError
 from bamba_data.format.dataset import open_dataset
 
-from ..dataset import Loader, build_loader
+from ..dataloader import Loader, build_loader
 from ..order.plan import MixPlan, loads
 
 

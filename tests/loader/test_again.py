@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from bamba_data.errors import UserError
 from loader import Loader, Settings, TokenDataset, build_loader
-from loader.collate import FIELDS
+from loader.row_reader import FIELDS
 from tests.loader.real import all_rows, rows_of, size_of
 
 MIX: dict[str, Any] = {"row_tokens": 24, "batch_rows": 6, "seed": 3, "prefetch_tokens": 400}

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from bamba_data.errors import UserError
-from loader.collate import FIELDS, RowReader, Share
 from loader.global_order import Order
 from loader.packing.segments import SegmentCache
+from loader.row_reader import FIELDS, RowReader, Share
 from loader.sources.holdout import holdout_order
 from tests.loader.oracle import MemoryBlocks
 from tests.loader.plans import plan_of, source

@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from loader import Loader, Settings, TokenDataset, build_loader
-from loader.collate import Share
 from loader.order.resume import CursorMismatch
+from loader.row_reader import Share
 
 MIX: dict[str, Any] = {"row_tokens": 24, "batch_rows": 6, "seed": 3, "prefetch_tokens": 200}
 STEPS = 24
