@@ -63,12 +63,16 @@ def run_gather(work: Path, data: str) -> float:
 
 
 def ours(work: Path, data: str, fields: tuple[str, ...], shuffle: bool = True, cold: bool = False) -> float:
-    from loader import build_loader
+    from loader import OrderSpec, Reading, build_loader
 
     cache = work / ("cold" if cold else f"warm-{shuffle}")
     if cold:
         shutil.rmtree(cache, ignore_errors=True)
-    loader = build_loader(data, None, TOKENS, ROWS, seed=1, num_workers=0, fields=fields, shuffle=shuffle, cache=cache)
+    loader = build_loader(
+        data,
+        OrderSpec(row_tokens=TOKENS, batch_rows=ROWS, seed=1, shuffle=shuffle),
+        Reading(num_workers=0, fields=fields, cache=cache),
+    )
     start = loader.state_dict()
     total = sum(loader.order.source(name).stream.epoch_tokens for name in loader.plan.sources)
     count = total // (ROWS * TOKENS) - 1 if cold else BATCHES  # a whole epoch: its first rows touch most of its blocks

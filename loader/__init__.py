@@ -1,25 +1,43 @@
 """Which row of which source comes next, for every machine, from one integer.
 
-The order of rows is a pure function of what is read and how it is mixed; ranks, workers and machines only decide who
-reads which row. This package holds that function, bottom up:
+    loader = build_loader(url, OrderSpec(weights={"web": 3, "code": 1}, row_tokens=4096, batch_rows=384, seed=7),
+                          Reading(rank=rank, world_size=world_size))
+    for batch in loader: ...            # this rank's rows of each batch
+    loader.rows[1_000_000]              # any row, out of turn
 
-    permutation   a keyed bijection on [0, n): any row's place in a shuffled epoch, and back
-    mix           a lattice over (step, slot): which source a row of the global order comes from, and its ordinal there
-    shares        which rows of a batch a rank computes
-    stream        one source, cut into rows: where each begins
-    plan          which sources in which shares from which row on, what is skipped or in quarantine
-    packing       how documents become rows: end to end and cut, best-fit, or a function of your own
-    order         a plan and the blocks of its sources: any row's place
-    text          a source of parquet files that are tokenized when they are read
-    segments      blocks as an epoch serves them, verified and cached
-    rows          a batch's rows as arrays
-    cursor        where a run is
-    stretches     what the entries of a plan make of the rows
-    document_transforms  other ids, or masks, for documents before they are packed
-    pieces        where a loader is, and what it hands out next
-    dataset       all that for torch: build_loader, Loader, TokenDataset
-    masks         attention within documents; model_inputs: a batch for a model of Hugging Face
-    quality       the statistics that a shuffle has to pass beside Fisher-Yates
+The order of rows is a pure function of what is read and how it is mixed. Ranks, workers and machines only decide who
+reads which row, so that a run goes on with other ones, and no row is lost or read twice.
+
+                         weights, seed, row_tokens, …              rank, world_size, workers, cache, …
+                            OrderSpec → MixPlan                                 Reading
+                                      │                                            │
+    datasets, text files   ┌──────────▼───────────┐   source, epoch,   ┌───────────▼────────────┐
+    ────► sources/, text/ ─►  Order:  row g  ───►  ──── position ─────► RowReader: packing/cache/ ───► batch g … g + B
+           Blocks          └──────────────────────┘                    └────────────────────────┘     of one rank
+
+A tour, in the order in which a row comes about; each file opens with what it promises.
+
+ 1. open_data       the URLs and text sources that are given, as blocks by source name
+    sources/        a dataset's blocks of documents, verified; the held-out documents as a source
+    text/           parquet files of text as blocks, tokenized when they are read
+ 2. order_spec      what decides the order, checked; a plan is made of it
+    special_tokens  the ids that go around documents
+ 3. order/          plan: which sources in which shares from which row on, as an append-only log
+                    permutation, epochs: a source shuffled, by arithmetic; mixture: sources interleaved
+                    rank_split: which rows of a batch a rank has; resume: where a run is
+ 4. packing/        documents as rows: cut end to end, best-fit, or a function of your own
+ 5. global_order    a plan and its sources put together: row number in, place in a source out
+ 6. reading         which rows are read, how far and how fast: nothing that changes the order
+    stop            the number of batches until the end, known before the first
+ 7. row_reader      rows copied out of segments, which cache/ keeps verified on the disk
+    collate         rows as arrays: input_ids, labels, position_ids, seq_idx, …
+ 8. rank_batches    what a rank is handed out, piece by piece, each found by arithmetic
+    read_ahead      the next pieces, by threads
+ 9. token_dataset, row_dataset, dataloader   all that for torch: by batches, by rows, read ahead; build makes one
+10. masks           attention within documents; lineage, spans: the document that a token is of
+    integrations/   Accelerate, transformers, torchtitan
+    quality/        the statistics that a shuffle has to pass beside Fisher-Yates
+    tools/          commands: simulate a plan, pack, index text
 """
 
 from importlib import import_module
@@ -30,18 +48,34 @@ import bamba
 bamba.unite(__name__)
 
 if TYPE_CHECKING:
-    from .dataloader import Loader, Settings, TokenDataset, build_loader
+    from .build import build_loader
+    from .dataloader import Loader
+    from .global_order import Order
     from .integrations.transformers import for_transformers
+    from .lineage import origins
     from .open_data import identities
     from .order.plan import MixPlan
+    from .order.resume import CursorMismatch
+    from .order_spec import OrderSpec
     from .packing.document_transforms import TRANSFORMS
-    from .row_reader import Share
+    from .packing.registry import PACKERS
+    from .reading import Reading, Share
+    from .reading import settings as Settings
+    from .row_dataset import NoSuchRow, RowDataset
     from .text.spec import TextSource, text_sources
+    from .token_dataset import TokenDataset
 
 __all__ = [
+    "PACKERS",
     "TRANSFORMS",
+    "CursorMismatch",
     "Loader",
     "MixPlan",
+    "NoSuchRow",
+    "Order",
+    "OrderSpec",
+    "Reading",
+    "RowDataset",
     "Settings",
     "Share",
     "TextSource",
@@ -49,23 +83,42 @@ __all__ = [
     "build_loader",
     "for_transformers",
     "identities",
+    "origins",
     "text_sources",
 ]
 
-#: Names that need no torch, by the module that has them.
-_PLAIN = {
-    "MixPlan": "order.plan",
-    "Share": "row_reader",
+#: The module that has each name, and its name there. Those of `dataloader`, `build` and the datasets import torch; to
+#: who needs only the mathematics it costs nothing that they are here.
+_MODULES = {
+    "PACKERS": "packing.registry",
     "TRANSFORMS": "packing.document_transforms",
+    "CursorMismatch": "order.resume",
+    "Loader": "dataloader",
+    "MixPlan": "order.plan",
+    "NoSuchRow": "row_dataset",
+    "Order": "global_order",
+    "OrderSpec": "order_spec",
+    "Reading": "reading",
+    "RowDataset": "row_dataset",
+    "Share": "reading",
     "TextSource": "text.spec",
+    "TokenDataset": "token_dataset",
+    "build_loader": "build",
     "for_transformers": "integrations.transformers",
     "identities": "open_data",
+    "origins": "lineage",
     "text_sources": "text.spec",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """What most people need, without importing torch for those who need only the mathematics."""
-    if name not in __all__:
-        raise AttributeError(name)
-    return getattr(import_module(f".{_PLAIN.get(name, 'dataloader')}", "bamba.loader"), name)
+    """Import what is asked for, and no more."""
+    if name == "Settings":
+        return import_module(".reading", "bamba.loader").settings
+    if name not in _MODULES:
+        raise AttributeError(f"module 'loader' has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", "bamba.loader"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,5 +1,8 @@
-"""The address of before 0.2: `build_loader`, `Loader` and `TokenDataset` lie in rooms of their own now."""
+"""The address of before 0.2: each of these lies in a room of its own now."""
 
-from .dataloader import Loader, Settings, TokenDataset, build_loader
+from .build import build_loader
+from .dataloader import Loader
+from .reading import settings as Settings
+from .token_dataset import TokenDataset
 
 __all__ = ["Loader", "Settings", "TokenDataset", "build_loader"]

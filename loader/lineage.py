@@ -1,5 +1,4 @@
-"""Where each part of a row of the global order came from: token ranges of documents, and their rows in shards or in the
-files of a text source."""
+"""The origin of a row: of each part the document and its tokens, and where that lies in a shard or upstream."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,10 +7,13 @@ import numpy as np
 
 from bamba_data.errors import UserError
 
+from .collate import FIELDS
 from .global_order import Order
 from .packing.segments import SegmentCache
-from .row_reader import FIELDS, RowReader, Share, Span
+from .reading import Share
+from .row_reader import RowReader
 from .sources.shards import ShardBlocks
+from .spans import Span
 from .text.blocks import TextBlocks
 
 
@@ -19,8 +21,11 @@ from .text.blocks import TextBlocks
 class Origin:
     """Tokens [at, at + tokens) of the row are tokens [start, start + tokens) of a document, delimiters counted.
 
-    `shard` and `shard_row` name it for `bamba-data trace`. A document of a text source has the upstream file instead,
-    and its row there.
+    Attributes:
+        source: Name of the source, read for the `epoch`-th time, from 0.
+        block: Number of the block in its source; `document` is the document's in the block.
+        shard: Path of the shard in the dataset; `shard_row` is the row in it. `bamba-data trace` takes both.
+        url: Of a text source, which has no shards, the upstream file instead; `url_row` is the row in it, from 0.
     """
 
     at: int
@@ -36,29 +41,39 @@ class Origin:
     url_row: int | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """All fields by name."""
         return asdict(self)
 
 
 def origins(order: Order, row: int) -> list[Origin]:
-    """Of global row `row`. Raises UserError for a row that the plan skips."""
+    """The parts of global row `row`, in the order of its tokens. Raises UserError for a row that the plan skips."""
     batch = order.plan.batch_of(row)
     if batch is None:
         raise UserError(f"row {row:,} is skipped by the plan: it was never served")
     reader = RowReader(order, SegmentCache(None, 0), Share(0, 1), FIELDS, ahead_rows=1)
     return [
-        Origin(one.at, one.tokens, one.source, one.epoch, one.start, one.block, one.document, **_place(order, one))
-        for one in reader.spans(batch, row)
+        Origin(
+            span.at,
+            span.tokens,
+            span.source,
+            span.epoch,
+            span.start,
+            span.block,
+            span.document,
+            **_location(order, span),
+        )
+        for span in reader.spans(batch, row)
     ]
 
 
-def _place(order: Order, span: Span) -> dict[str, Any]:
+def _location(order: Order, span: Span) -> dict[str, Any]:
     blocks = order.source(span.source).blocks
     if isinstance(blocks, TextBlocks):
-        found = blocks.origin(span.block, span.document)
-        return {"url": found.url, "url_row": found.row}
+        url, row = blocks.origin(span.block, span.document)
+        return {"url": url, "url_row": row}
     if not isinstance(blocks, ShardBlocks):
         return {}
     shard, row_group = blocks.place(span.block)
     first = span.block - row_group  # the blocks of a shard are neighbours
-    before = int(np.sum(blocks.documents[first : span.block]))
-    return {"shard": str(blocks.dataset.shards["path"][shard]), "shard_row": before + span.document}
+    documents_before = int(np.sum(blocks.documents[first : span.block]))
+    return {"shard": str(blocks.dataset.shards["path"][shard]), "shard_row": documents_before + span.document}

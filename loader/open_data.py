@@ -19,50 +19,56 @@ Data = str | Dataset | TextSource
 
 
 @dataclass(frozen=True)
-class Opened:
-    """One of them. `tokenizer_json` gives the tokenizer file."""
+class OpenData:
+    """A dataset or a text source that is open.
+
+    Attributes:
+        blocks: Its sources by name.
+        tokenizer: What its ids mean.
+        tokenizer_json: Gives the tokenizer's file; it is read only where it is needed.
+    """
 
     blocks: Mapping[str, Blocks]
     tokenizer: TokenizerEntry
     tokenizer_json: Callable[[], bytes]
 
 
-def open_data(data: Data | Path | Sequence[Data | Path], cache: Path) -> list[Opened]:
-    """Each of `data`. Raises UserError where their ids do not mean the same."""
+def open_data(data: Data | Path | Sequence[Data | Path], cache: Path) -> list[OpenData]:
+    """Open each of `data`. Raises UserError where their ids do not mean the same."""
     if not isinstance(data, Data | Path | Sequence):
         raise UserError(f"the data is {data!r}: it can be a URL, a path, a Dataset, a TextSource, or a list of these")
     listed: Sequence[Data | Path] = [data] if isinstance(data, Data | Path) else data
-    opened = [_open(str(one) if isinstance(one, Path) else one, cache) for one in listed]
-    first: dict[str, Opened] = {}
-    for one in opened:
-        first.setdefault(one.tokenizer.sha256, one)
-    if len(first) > 1:
-        named = (f"{', '.join(sorted(one.blocks))} with {digest[:16]}" for digest, one in first.items())
+    opened = [_open(str(item) if isinstance(item, Path) else item, cache) for item in listed]
+    by_tokenizer: dict[str, OpenData] = {}
+    for item in opened:
+        by_tokenizer.setdefault(item.tokenizer.sha256, item)
+    if len(by_tokenizer) > 1:
+        named = (f"{', '.join(sorted(item.blocks))} with {digest[:16]}" for digest, item in by_tokenizer.items())
         raise UserError(
             f"the data was made with different tokenizers, whose ids do not mean the same: {'; '.join(named)}"
         )
     return opened
 
 
-def _open(one: Data, cache: Path) -> Opened:
-    if isinstance(one, TextSource):
-        text = open_text(one, cache)
-        return Opened({text.name: text}, text.index.tokenizer, lambda: text.tokenizer.data)
-    dataset = open_dataset(one) if isinstance(one, str) else one
-    return Opened(open_blocks(dataset, cache), dataset.manifest.tokenizer, dataset.tokenizer_json)
+def _open(data: Data, cache: Path) -> OpenData:
+    if isinstance(data, TextSource):
+        text = open_text(data, cache)
+        return OpenData({text.name: text}, text.index.tokenizer, lambda: text.tokenizer.data)
+    dataset = open_dataset(data) if isinstance(data, str) else data
+    return OpenData(open_blocks(dataset, cache), dataset.manifest.tokenizer, dataset.tokenizer_json)
 
 
-def available(opened: Sequence[Opened]) -> dict[str, Blocks]:
-    """All blocks by source name. Raises UserError where two have one name."""
-    found: dict[str, Blocks] = {}
-    for one in opened:
-        if twice := sorted(set(one.blocks) & set(found)):
+def blocks_by_source(opened: Sequence[OpenData]) -> dict[str, Blocks]:
+    """All sources by name. Raises UserError where two have one name."""
+    sources: dict[str, Blocks] = {}
+    for data in opened:
+        if twice := sorted(set(data.blocks) & set(sources)):
             raise UserError(f"two of the data have sources of one name: {twice}")
-        found |= one.blocks
-    return found
+        sources |= data.blocks
+    return sources
 
 
 def identities(data: Data | Path | Sequence[Data | Path], cache: Path | str | None = None) -> dict[str, str]:
     """The identity of every source, by name: what `MixPlan.with_mix(sources=...)` takes for sources that join."""
     folder = default_cache() if cache is None else Path(cache)
-    return {name: blocks.identity for name, blocks in available(open_data(data, folder)).items()}
+    return {name: blocks.identity for name, blocks in blocks_by_source(open_data(data, folder)).items()}

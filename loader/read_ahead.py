@@ -11,8 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+from .collate import Arrays
 from .rank_batches import Piece, Place, Walk
-from .row_reader import Arrays
 
 
 class _Job(NamedTuple):

@@ -21,7 +21,7 @@ import typer
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bamba.loader import build_loader
+from bamba.loader import Reading, build_loader
 from bamba.loader.order.plan import loads
 from bamba_data import exit_codes
 from bamba_data.canonical_json import dumps
@@ -145,9 +145,8 @@ def _held_out(saved: SavedCheckpoint, data: list[str], rows: int | None, world: 
     if "plan" not in saved.commit.get("feed", {}):
         raise UserError(f"{saved.name} was not trained on a dataset of ours: it does not say what was held out")
     plan = loads(dumps(saved.commit["feed"]["plan"]), "the plan in the checkpoint")
-    loader = build_loader(
-        data, rank=world.rank, world_size=world.size, num_workers=0, plan=plan, pad_rows=True, split="holdout"
-    )
+    reading = Reading(rank=world.rank, world_size=world.size, num_workers=0, pad_rows=True)
+    loader = build_loader(data, reading=reading, plan=plan, split="holdout")
     return sorted(loader.plan.sources), loader if rows is None else first_rows(loader, rows, plan.mixes[-1].batch_rows)
 
 

@@ -19,8 +19,11 @@ from torchtitan.components.dataloader import BaseDataLoader
 from bamba_data.errors import UserError
 from bamba_data.format.dataset import open_dataset
 
-from ..dataloader import Loader, build_loader
+from ..build import build_loader
+from ..dataloader import Loader
 from ..order.plan import MixPlan, loads
+from ..order_spec import OrderSpec
+from ..reading import Reading
 
 
 class OrderedDataLoader(BaseDataLoader):  # type: ignore[misc]
@@ -61,17 +64,15 @@ class OrderedDataLoader(BaseDataLoader):  # type: ignore[misc]
 
     def _opened(self, plan: MixPlan | None) -> Loader:
         config = self.config
-        decides: dict[str, Any] = {
-            "weights": config.weights or None,
-            "row_tokens": self._row_tokens,
-            "batch_rows": self._batch_rows,
-            "seed": config.seed,
-            "packing": config.packing,
-            "holdout": config.holdout,
-        }
-        return build_loader(
-            config.dataset,
-            **({"plan": plan} if plan else decides),
+        order = OrderSpec(
+            weights=config.weights or None,
+            row_tokens=self._row_tokens,
+            batch_rows=self._batch_rows,
+            seed=config.seed,
+            packing=config.packing,
+            holdout=config.holdout,
+        )
+        reading = Reading(
             rank=self.dp_rank,
             world_size=self.dp_world_size,
             num_workers=config.num_workers,
@@ -79,6 +80,8 @@ class OrderedDataLoader(BaseDataLoader):  # type: ignore[misc]
             on_end="stop",
             cache=config.cache,
         )
+        # A resumed run may have changed its mix since: then the plan of its checkpoint is the whole order.
+        return build_loader(config.dataset, order if plan is None else None, reading, plan=plan)
 
     def _check_vocabulary(self, tokenizer: Any) -> None:
         """The model's size comes from the trainer's tokenizer: it must have an embedding for every id of the data."""

@@ -18,7 +18,7 @@ from bamba_data.errors import UserError
 from bamba_data.resources import cores
 
 from ..cache.location import default_cache
-from ..open_data import available, open_data
+from ..open_data import blocks_by_source, open_data
 from ..order.plan import GROUP_ROWS, Header, load
 from ..packing.base import PackingInput, heldout_of
 from ..packing.registry import PACKERS
@@ -65,7 +65,7 @@ def pack(
     table.add_column("source")
     for heading in ("documents", "tokens", "rows of an epoch", "full"):
         table.add_column(heading, justify="right")
-    for name, blocks in available(open_data(data, folder)).items():
+    for name, blocks in blocks_by_source(open_data(data, folder)).items():
         table.add_row(name, *_packed(blocks, header, folder, processes or cores()))
     out = Console()
     out.print(table)

@@ -175,9 +175,9 @@ def sizes_of(urls: Sequence[str], plan: MixPlan) -> dict[str, Size]:
 
     from ..cache.location import default_cache
     from ..global_order import hold
-    from ..open_data import available, open_data
+    from ..open_data import blocks_by_source, open_data
 
-    for name, blocks_of in available(open_data(list(urls), default_cache())).items() if urls else ():
+    for name, blocks_of in blocks_by_source(open_data(list(urls), default_cache())).items() if urls else ():
         if name in plan.sources:
             hold(plan, name, blocks_of)
     delimiters = len(plan.header.before) + len(plan.header.after)

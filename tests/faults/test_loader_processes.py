@@ -76,10 +76,10 @@ TRAINER = """
     import sys
     from pathlib import Path
     from torch.utils.data import DataLoader
-    from loader import Settings, TokenDataset, build_loader
+    from loader import Reading, TokenDataset, build_loader
     data, cache = sys.argv[1:]
     order = build_loader(data, row_tokens=24, batch_rows=6, seed=3, cache=cache).order
-    dataset = TokenDataset(order, Settings(cache=Path(cache), max_steps=10_000))
+    dataset = TokenDataset(order, Reading(cache=Path(cache), max_steps=10_000))
     for batch in DataLoader(dataset, batch_size=None, num_workers=2, prefetch_factor=1):
         print(int(batch["row"][0]), flush=True)
 """

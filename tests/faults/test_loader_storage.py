@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from bamba_data.errors import CorruptShard
 from bamba_data.format.dataset import open_dataset
-from loader import Loader, Settings, TokenDataset, build_loader
+from loader import Loader, Reading, TokenDataset, build_loader
 from tests.loader.real import all_rows
 from tests.servers.faults import Fault, FlipBit, Stall, Status
 from tests.servers.proxy import FlakyProxy
@@ -121,7 +121,7 @@ def test_workers_of_a_dataloader_read_s3_too(remote: str, mixed_data: Path, tmp_
     wanted = build_loader(str(mixed_data), **MIX, cache=tmp_path / "a")
     order = build_loader(remote, **MIX, cache=tmp_path / "b").order
     next(build_loader(remote, **MIX, cache=tmp_path / "c"))
-    dataset = TokenDataset(order, Settings(cache=tmp_path / "b", max_steps=40))
+    dataset = TokenDataset(order, Reading(cache=tmp_path / "b", max_steps=40))
     found = rows_of_workers(dataset, context)
     assert found == rows(wanted)
 

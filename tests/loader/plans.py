@@ -3,11 +3,13 @@
 import random
 from typing import Any
 
+from loader.collate import FIELDS
 from loader.global_order import Order
 from loader.order.plan import MixPlan
 from loader.order.stretches import Batch
 from loader.packing.segments import SegmentCache
-from loader.row_reader import FIELDS, RowReader, Share
+from loader.reading import Share
+from loader.row_reader import RowReader
 from tests.loader.oracle import MemoryBlocks, Row
 
 EOS, BOS = 60_000, 60_001

@@ -16,8 +16,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from bamba_data.errors import UserError
-from loader import Loader, Settings, TokenDataset, build_loader
-from loader.row_reader import FIELDS
+from loader import Loader, Reading, TokenDataset, build_loader
+from loader.collate import FIELDS
 from tests.loader.real import all_rows, rows_of, size_of
 
 MIX: dict[str, Any] = {"row_tokens": 24, "batch_rows": 6, "seed": 3, "prefetch_tokens": 400}
@@ -429,7 +429,7 @@ def test_a_stateful_dataloader_saved_at_its_end_goes_on_with_a_whole_epoch(
     order = made(mixed, cache).order
 
     def fresh(state: Any = None) -> Any:
-        dataset = TokenDataset(order, Settings(cache=cache, max_steps=9))
+        dataset = TokenDataset(order, Reading(cache=cache, max_steps=9))
         loader = StatefulDataLoader(dataset, batch_size=None, num_workers=num_workers)
         if state is not None:
             loader.load_state_dict(state)
@@ -452,7 +452,7 @@ def test_a_stateful_dataloader_saved_at_its_end_goes_on_with_a_whole_epoch(
 
 
 def test_a_place_far_ahead_is_found_at_once(mixed: Path, cache: Path) -> None:
-    dataset = TokenDataset(made(mixed, cache).order, Settings(cache=cache))
+    dataset = TokenDataset(made(mixed, cache).order, Reading(cache=cache))
     began = time.process_time()
     state = dataset.state(10**9)
     assert state["row"] == 6 * 10**9 and state["steps"] == 10**9

@@ -12,7 +12,7 @@ import torch
 
 from bamba_data.errors import UserError
 from loader import Loader, build_loader
-from loader.row_reader import FIELDS
+from loader.collate import FIELDS
 from tests.loader.real import all_rows, in_memory, oracle, rows_of, size_of
 
 Made = dict[str, Any]

@@ -6,9 +6,11 @@ from collections import Counter
 import pytest
 
 from bamba_data.errors import UserError
+from loader.collate import FIELDS
 from loader.global_order import Order
 from loader.packing.segments import SegmentCache
-from loader.row_reader import FIELDS, RowReader, Share
+from loader.reading import Share
+from loader.row_reader import RowReader
 from loader.sources.holdout import holdout_order
 from tests.loader.oracle import MemoryBlocks
 from tests.loader.plans import plan_of, source

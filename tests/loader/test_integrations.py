@@ -14,9 +14,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from loader import Loader, Settings, TokenDataset, build_loader
+from loader import Loader, Reading, TokenDataset, build_loader
 from loader.order.resume import CursorMismatch
-from loader.row_reader import Share
 
 MIX: dict[str, Any] = {"row_tokens": 24, "batch_rows": 6, "seed": 3, "prefetch_tokens": 200}
 STEPS = 24
@@ -31,7 +30,7 @@ def wanted(mixed: Path, cache: Path) -> list[list[list[int]]]:
 @pytest.fixture
 def dataset(mixed: Path, cache: Path) -> TokenDataset:
     order = build_loader(str(mixed), **MIX, cache=cache).order
-    return TokenDataset(order, Settings(cache=cache, max_steps=STEPS))
+    return TokenDataset(order, Reading(cache=cache, max_steps=STEPS))
 
 
 def ids(batches: Any) -> list[list[list[int]]]:
@@ -65,9 +64,10 @@ def test_a_dataloader_resumes_with_other_workers_and_another_world(dataset: Toke
     """The state is counted where the batches are received: a DataLoader cannot know how many were."""
     received = ids(itertools.islice(DataLoader(dataset, batch_size=None, num_workers=2), 7))
     state = json.loads(json.dumps(dataset.state(7)))
-    settings = Settings(cache=dataset.settings.cache, max_steps=STEPS)
+    settings = Reading(cache=dataset.reading.cache, max_steps=STEPS)
     parts = [
-        dataset.resumed(state, Settings(Share(rank, 2), cache=settings.cache, max_steps=STEPS)) for rank in range(2)
+        dataset.resumed(state, Reading(rank=rank, world_size=2, cache=settings.cache, max_steps=STEPS))
+        for rank in range(2)
     ]
     rest = [list(DataLoader(part, batch_size=None, num_workers=n)) for n, part in enumerate(parts)]
     for one, other in zip(*rest, strict=True):
@@ -98,7 +98,7 @@ def test_an_error_in_a_worker_names_its_cause(dataset: TokenDataset, tiny_copy: 
     order = build_loader(str(tiny_copy), **MIX, cache=tmp_path / "other").order
     for path in tiny_copy.glob("dataset=*/**/*.parquet"):
         path.write_bytes(b"PAR1" + bytes(300) + b"PAR1")
-    broken = TokenDataset(order, Settings(cache=tmp_path / "other", max_steps=STEPS))
+    broken = TokenDataset(order, Reading(cache=tmp_path / "other", max_steps=STEPS))
     for num_workers in (0, 2):
         with pytest.raises(Exception, match=r"CorruptShard|footer") as caught:
             list(DataLoader(broken, batch_size=None, num_workers=num_workers))
@@ -121,7 +121,7 @@ def test_a_stateful_dataloader_resumes_again_and_again(dataset: TokenDataset, wa
     received: list[Any] = []
     state: Any = None
     for count in (0, 1, 5, 6, 1, 30):
-        fresh = TokenDataset(dataset.order, dataset.settings)
+        fresh = TokenDataset(dataset.order, dataset.reading)
         loader = stateful()(fresh, batch_size=None, num_workers=num_workers)
         if state is not None:
             loader.load_state_dict(state)

@@ -16,7 +16,14 @@ from loader.lineage import origins
 
 def test_every_token_of_a_row_is_the_token_that_its_origin_names(tiny: Path, tmp_path: Path) -> None:
     loader = build_loader(
-        str(tiny), {"lines": 2, "rows": 1}, 64, 3, seed=1, cache=tmp_path, delimiters="none", holdout=0
+        str(tiny),
+        {"lines": 2, "rows": 1},
+        row_tokens=64,
+        batch_rows=3,
+        seed=1,
+        cache=tmp_path,
+        delimiters="none",
+        holdout=0,
     )
     dataset = open_dataset(str(tiny))
     for _ in range(12):
@@ -40,14 +47,16 @@ def stored(root: str, shard: str, row: int) -> list[int]:
 
 
 def test_a_skipped_row_was_never_served(tiny: Path, tmp_path: Path) -> None:
-    loader = build_loader(str(tiny), {"lines": 1}, 64, 4, cache=tmp_path, num_workers=0)
+    loader = build_loader(str(tiny), {"lines": 1}, row_tokens=64, batch_rows=4, cache=tmp_path, num_workers=0)
     other = loader.with_plan(loader.plan.with_skip(8, 4))
     with pytest.raises(UserError, match="row 9 is skipped"):
         origins(other.order, 9)
 
 
 def test_trace_by_global_row_gives_the_upstream_text(tiny: Path, tmp_path: Path) -> None:
-    loader = build_loader(str(tiny), {"lines": 2, "rows": 1}, 64, 3, seed=1, cache=tmp_path, num_workers=0)
+    loader = build_loader(
+        str(tiny), {"lines": 2, "rows": 1}, row_tokens=64, batch_rows=3, seed=1, cache=tmp_path, num_workers=0
+    )
     plan = tmp_path / "plan.json"
     plan.write_bytes(loader.plan.dumps())
     command = [sys.executable, "-m", "pipelines.cli", "trace", str(tiny), "--global-row", "5", "--plan", str(plan)]

@@ -14,9 +14,11 @@ import pytest
 from bamba_data.tokenization.conformance import Certificate
 from loader import Loader, build_loader
 from loader.cache import mmap
+from loader.collate import DEFAULT_FIELDS
 from loader.packing.segments import SegmentCache
 from loader.packing.shared_segments import SHARED_BYTES, epochs_together
-from loader.row_reader import DEFAULT_FIELDS, RowReader, Share
+from loader.reading import Share
+from loader.row_reader import RowReader
 from tests.loader.real import documents, publish
 
 MIX: dict[str, Any] = {"row_tokens": 16, "batch_rows": 8, "seed": 3, "num_workers": 0, "prefetch_tokens": 100}

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loader.collate import FIELDS
 from loader.global_order import Order
 from loader.order.plan import loads
 from loader.packing.segments import SegmentCache
-from loader.row_reader import FIELDS, RowReader, Share
+from loader.reading import Share
+from loader.row_reader import RowReader
 from tests.loader.oracle import Oracle
 from tests.loader.plans import gone, plan_of, random_plan, reader, served, source
 

@@ -8,6 +8,7 @@ import pytest
 
 from bamba_data.exit_codes import run
 from bamba_data.format.dataset import open_dataset
+from loader.collate import FIELDS
 from loader.global_order import Order
 from loader.order.plan import MixPlan
 from loader.packing.segments import SegmentCache
@@ -15,7 +16,8 @@ from loader.quality.battery import examine
 from loader.quality.judge import absurd
 from loader.quality.report import app
 from loader.quality.served_order import blocks_of, files_of, row_order, rows_by_block, served
-from loader.row_reader import FIELDS, RowReader, Share
+from loader.reading import Share
+from loader.row_reader import RowReader
 from tests.loader.oracle import MemoryBlocks
 
 ROW_TOKENS = 10

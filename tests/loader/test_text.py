@@ -15,7 +15,7 @@ from bamba_data.format.holdout_candidates import LIMIT, id_hash
 from bamba_data.recipe import BadInput
 from bamba_data.tokenization.conformance import Certificate
 from bamba_data.tokenization.tokenizer import Tokenizer
-from loader import Settings, TokenDataset, build_loader
+from loader import Reading, TokenDataset, build_loader
 from loader.lineage import origins
 from loader.sources.shards import open_blocks
 from loader.text.open import open_text
@@ -173,7 +173,7 @@ def test_the_workers_of_a_torch_dataloader_serve_the_same_rows(
     one = source(texts)
     opened(one, tmp_path / "cache", certificate)
     loader = build_loader(one, row_tokens=64, batch_rows=4, max_steps=9, cache=tmp_path / "cache")
-    dataset = TokenDataset(loader.order, Settings(cache=tmp_path / "other", max_steps=9))
+    dataset = TokenDataset(loader.order, Reading(cache=tmp_path / "other", max_steps=9))
     batches = list(DataLoader(dataset, batch_size=None, num_workers=2))
     assert served(batches) == served(list(loader))
 

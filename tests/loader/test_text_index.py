@@ -19,7 +19,7 @@ from bamba_data.errors import HopelessInput, NoDocuments, RecipeError, StaleInde
 from bamba_data.locking.input_faults import InputFaults
 from bamba_data.recipe import BadInput
 from bamba_data.tokenization.conformance import Certificate
-from loader import Settings, TokenDataset, build_loader, text_sources
+from loader import Reading, TokenDataset, build_loader, text_sources
 from loader.text import blocks as text
 from loader.text import open
 from loader.text.index_format import IndexedFile
@@ -212,7 +212,7 @@ def test_workers_that_are_forked_read_s3_too(
     opened(one, tmp_path / "cache", certificate)
     loader = build_loader(one, row_tokens=64, batch_rows=4, max_steps=9, num_workers=0, cache=tmp_path / "cache")
     wanted = served(list(loader))
-    dataset = TokenDataset(loader.order, Settings(cache=tmp_path / "other", max_steps=9))
+    dataset = TokenDataset(loader.order, Reading(cache=tmp_path / "other", max_steps=9))
     assert served(list(DataLoader(dataset, batch_size=None, num_workers=2))) == wanted
 
 

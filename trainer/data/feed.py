@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bamba.loader import Loader, MixPlan, build_loader
+from bamba.loader import Loader, MixPlan, OrderSpec, Reading, build_loader
 from bamba.loader.order.format1_names import renamed
 from bamba.loader.order.plan import Skip, loads
 from bamba_data.canonical_json import dumps
@@ -29,24 +29,21 @@ class LoaderFeed:
     def _opened(self, plan: MixPlan | None, split: str = "train") -> Loader:
         """Under the plan of the recipe, or under another one."""
         rule = self.rule
-        asked: dict[str, Any] = {
-            "weights": rule.weights,
-            "row_tokens": rule.row_tokens,
-            "batch_rows": rule.batch_rows,
-            "seed": rule.seed,
-            "holdout": rule.holdout,
-            "packing": rule.packing,
-        }
-        return build_loader(
-            rule.urls,
-            **(asked if plan is None else {}),
+        order = OrderSpec(
+            weights=rule.weights,
+            row_tokens=rule.row_tokens,
+            batch_rows=rule.batch_rows,
+            seed=rule.seed,
+            holdout=rule.holdout,
+            packing=rule.packing,
+        )
+        reading = Reading(
             rank=self.world.rank,
             world_size=self.world.size,
             num_workers=rule.workers if split == "train" else 0,
-            plan=plan,
             pad_rows=True,
-            split=split,
         )
+        return build_loader(rule.urls, order if plan is None else None, reading, plan=plan, split=split)
 
     def ids(self) -> int:
         """How many there are: the vocabulary of the tokenizer that the datasets were made with."""

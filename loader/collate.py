@@ -1,0 +1,108 @@
+"""Rows of tokens put together as the arrays of a batch: ids, labels, positions, document numbers.
+
+    input_ids     int64 [rows, T]
+    labels        int64 [rows, T]   the next token of the same document, also past the row's end; -100 after the last
+    position_ids  int64 [rows, T]   restart at each document and each row
+    seq_idx       int32 [rows, T]   number of the document in its row, from 0
+    row           int64 [rows]      global row index; -1 for a row that only fills up
+    source        int64 [rows]      number of the source in the plan (`source_names`); -1 likewise
+    cu_seqlens    int32 [n + 1]     where documents begin in the rows laid end to end, and the end
+
+Masked tokens have label -100, torch's own `ignore_index`: fill, and documents in quarantine. Rows come here with T + 1
+ids each, so that the last token has its label; ids alone need no look-ahead and come with T.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .packing.base import RowPiece
+from .packing.document_transforms import IDS
+
+FIELDS = ("input_ids", "labels", "position_ids", "seq_idx", "row", "source", "cu_seqlens")
+DEFAULT_FIELDS = FIELDS[:-1]
+MASKED = -100
+
+Arrays = dict[str, NDArray[Any]]
+Longs = NDArray[np.int64]
+
+
+class FilledRow(NamedTuple):
+    """What a row was filled with: `filled` of its T + 1 ids are of documents, which begin at `starts` (ascending, in
+    parts); `pieces` are what it was copied from, each with its place in the row."""
+
+    filled: int
+    starts: list[Longs]
+    pieces: list[tuple[int, RowPiece]]
+
+
+NO_ROW = FilledRow(0, [], [])
+
+
+def needs_documents(fields: frozenset[str]) -> bool:
+    """Whether any field depends on where documents begin."""
+    return bool(fields - {"input_ids", "row", "source"})
+
+
+def document_starts(rows: Sequence[FilledRow], row_tokens: int) -> Longs:
+    """Where documents begin in rows of `row_tokens` + 1 ids laid end to end: ascending, every row's begin and the end
+    of what fills it among them."""
+    parts: list[Longs] = []
+    for number, row in enumerate(rows):
+        base = number * (row_tokens + 1)
+        if not row.starts or row.starts[0][0] != 0:
+            parts.append(np.array([base]))
+        parts += [part + base for part in row.starts]
+        if 0 < row.filled <= row_tokens:
+            parts.append(np.array([base + row.filled]))
+    if not parts:
+        return np.empty(0, np.int64)
+    starts = np.concatenate(parts)
+    is_first = np.empty(len(starts), np.bool_)
+    is_first[0] = True
+    np.not_equal(starts[1:], starts[:-1], out=is_first[1:])
+    return starts[is_first]  # a document without tokens begins where the next does
+
+
+def labels_of(ids: NDArray[Any], starts: Longs, rows: Sequence[FilledRow], transformed: bool) -> Longs:
+    """The label of every token: the id after it, where that is of the same document.
+
+    Args:
+        ids: [rows, T + 1], with the token of look-ahead.
+        starts: `document_starts` of the rows.
+        rows: What they were filled with.
+        transformed: The ids carry a document transform's mask in the bits above IDS.
+    """
+    width = ids.shape[1]
+    labels = ids[:, 1:].astype(np.int64)
+    if transformed:
+        labels[labels > int(IDS)] = MASKED
+    ends = starts[starts % width > 0]  # the token before each of these is the last of its document
+    labels[ends // width, ends % width - 1] = MASKED
+    for number, row in enumerate(rows):
+        if row.filled < width:
+            labels[number, max(0, row.filled - 1) :] = MASKED
+    return labels
+
+
+def document_arrays(starts: Longs, rows: int, row_tokens: int, fields: frozenset[str]) -> Arrays:
+    """`position_ids`, `seq_idx` and `cu_seqlens`, those of them that are asked for; `starts` as `document_starts`."""
+    arrays: Arrays = {}
+    inside = starts[starts % (row_tokens + 1) < row_tokens]
+    begins = inside - inside // (row_tokens + 1)  # without the column of look-ahead
+    bounds = np.append(begins, rows * row_tokens)
+    lengths = np.diff(bounds)
+    if "position_ids" in fields:
+        positions = np.arange(rows * row_tokens)
+        positions -= np.repeat(begins, lengths)
+        arrays["position_ids"] = positions.reshape(rows, row_tokens)
+    if "seq_idx" in fields:
+        row = begins // row_tokens
+        firsts = np.searchsorted(row, np.arange(rows))
+        numbers = (np.arange(len(begins)) - firsts[row]).astype(np.int32)
+        arrays["seq_idx"] = np.repeat(numbers, lengths).reshape(rows, row_tokens)
+    if "cu_seqlens" in fields:
+        arrays["cu_seqlens"] = bounds.astype(np.int32)
+    return arrays
