@@ -4,7 +4,7 @@
 
 The order of rows is a pure function of the data, the seed and the weights: run it twice, or with any `num_workers`, and
 the same numbers are printed. Prints the shapes of a batch, how many rows came from each source, the beginning of
-a row as text, and where a run would go on.
+a row as text, which source a row far ahead is of, and where a run would go on.
 """
 
 import sys
@@ -13,12 +13,13 @@ from collections import Counter
 from tokenizers import Tokenizer
 
 from bamba_data import open_dataset
-from loader import build_loader
+from loader import OrderSpec, Reading, build_loader
 
 
 def main(url: str = "demo-dataset") -> None:
     weights = {"books": 2, "fineweb-edu": 1, "cosmopedia-stories": 1}  # in any unit; None takes sources by their tokens
-    loader = build_loader(url, weights=weights, row_tokens=256, batch_rows=16, seed=2023, max_steps=25)
+    order = OrderSpec(weights=weights, row_tokens=256, batch_rows=16, seed=2023)
+    loader = build_loader(url, order, Reading(max_steps=25))
 
     rows: Counter[str] = Counter()
     for batch in loader:  # a torch DataLoader; every batch is a dict of tensors
@@ -33,6 +34,9 @@ def main(url: str = "demo-dataset") -> None:
     tokenizer = Tokenizer.from_str(open_dataset(url).tokenizer_json().decode())
     text = tokenizer.decode(batch["input_ids"][0].tolist())
     print(f"documents that end in the last batch: {ends}; its first row: {text!r:.80}…")
+
+    row = loader.rows[1_000_000]  # any row of the order by its number, out of turn
+    print(f"row {row['row'].item():,} is of {loader.plan.source_names[row['source']]}")
 
     state = loader.state_dict()  # flat JSON, the same on every rank: see resume_on_other_ranks.py
     print(f"a run that stops here goes on at row {state['row']:,}, batch {state['steps']}")

@@ -12,9 +12,8 @@ Prints the share of books in each stage: about 3/4, then falling in a straight l
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from loader import Loader, build_loader
+from loader import Loader, OrderSpec, build_loader
 
 ROWS = 32  # of a batch
 
@@ -28,9 +27,8 @@ def share_of_books(loader: Loader, batches: int) -> float:
 def main(url: str = "demo-dataset", out: str = "mix-run") -> None:
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    start: dict[str, Any] = {"weights": {"books": 3, "fineweb-edu": 1}, "row_tokens": 64, "batch_rows": ROWS, "seed": 3}
-
-    loader = build_loader(url, **start)
+    start = OrderSpec(weights={"books": 3, "fineweb-edu": 1}, row_tokens=64, batch_rows=ROWS, seed=3)
+    loader = build_loader(url, start)
     print(f"books in batches 0 to 9:   {share_of_books(loader, 10):.2f}")
 
     row = loader.state_dict()["row"]  # the first row that nobody has seen; a plan begins to change here or later
@@ -41,7 +39,7 @@ def main(url: str = "demo-dataset", out: str = "mix-run") -> None:
     print(f"books in batches 10 to 19: {share_of_books(loader, 10):.2f}")
     (folder / "loader.json").write_text(json.dumps(loader.state_dict()))
 
-    resumed = build_loader(url, **start)  # another process, started with the arguments of the first day
+    resumed = build_loader(url, start)  # another process, started with the arguments of the first day
     resumed.load_state_dict(json.loads((folder / "loader.json").read_text()))
     print(f"books in batches 20 to 29: {share_of_books(resumed, 10):.2f}")
     print(f"books in batches 30 to 49: {share_of_books(resumed, 20):.2f}")

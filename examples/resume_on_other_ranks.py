@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from loader import build_loader
+from loader import OrderSpec, Reading, build_loader
 
 STEPS = 10
 
@@ -27,7 +27,8 @@ def main(url: str = "demo-dataset", out: str = "loader-run") -> None:
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
 
-    loader = build_loader(url, row_tokens=128, batch_rows=12, seed=7, rank=rank, world_size=world_size)
+    order, reading = OrderSpec(row_tokens=128, batch_rows=12, seed=7), Reading(rank=rank, world_size=world_size)
+    loader = build_loader(url, order, reading)
     state = folder / "loader.json"
     if state.exists():
         loader.load_state_dict(json.loads(state.read_text()))

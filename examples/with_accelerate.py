@@ -17,20 +17,18 @@ from accelerate import Accelerator
 from torch.nn import functional
 
 from bamba_data import open_dataset
-from loader import build_loader
+from loader import OrderSpec, Reading, build_loader
 
 
 def main(url: str = "demo-dataset", out: str = "accelerate-run") -> None:
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
-    loader = build_loader(
-        url,
-        row_tokens=64,
-        batch_rows=8,
+    reading = Reading(
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         max_steps=1000,  # a pass; frameworks count passes
         on_end="again",
     )
+    loader = build_loader(url, OrderSpec(row_tokens=64, batch_rows=8), reading)
     vocab_size = open_dataset(url).manifest.tokenizer.vocab_size
     model = torch.nn.Sequential(torch.nn.Embedding(vocab_size, 16), torch.nn.Linear(16, vocab_size))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -13,7 +13,7 @@ import lightning
 import torch
 
 from bamba_data import open_dataset
-from loader import Loader, build_loader
+from loader import Loader, OrderSpec, Reading, build_loader
 
 
 class Bigrams(lightning.LightningModule):
@@ -23,8 +23,8 @@ class Bigrams(lightning.LightningModule):
         self.model = torch.nn.Sequential(torch.nn.Embedding(ids, 16), torch.nn.Linear(16, ids))
 
     def loader(self, weights: dict[str, float], **more: Any) -> Loader:
-        more |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        return build_loader(self.url, weights, row_tokens=64, batch_rows=8, on_end="again", **more)
+        reading = Reading(rank=self.trainer.global_rank, world_size=self.trainer.world_size, on_end="again", **more)
+        return build_loader(self.url, OrderSpec(weights=weights, row_tokens=64, batch_rows=8), reading)
 
     def train_dataloader(self) -> Loader:
         return self.loader({"books": 3, "fineweb-edu": 1}, max_steps=100)  # a pass of 100 batches

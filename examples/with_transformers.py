@@ -15,7 +15,7 @@ from typing import Any
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from bamba_data import open_dataset
-from loader import Loader, build_loader, for_transformers
+from loader import Loader, OrderSpec, Reading, build_loader, for_transformers
 
 
 class OrderedTrainer(Trainer):
@@ -24,14 +24,11 @@ class OrderedTrainer(Trainer):
         self.url, self.rows = url, list[int]()
 
     def get_train_dataloader(self) -> Loader:
+        rank, world_size = self.args.process_index, self.args.world_size
         return build_loader(
             self.url,
-            row_tokens=64,
-            batch_rows=8,
-            rank=self.args.process_index,
-            world_size=self.args.world_size,
-            max_steps=1000,  # a pass
-            on_end="again",
+            OrderSpec(row_tokens=64, batch_rows=8),
+            Reading(rank=rank, world_size=world_size, max_steps=1000, on_end="again"),  # a pass of 1,000 batches
             transform=lambda batch: {**for_transformers(batch), "row": batch["row"]},
         )
 
