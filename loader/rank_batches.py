@@ -39,8 +39,12 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Walk:
-    """The places of a plan in order, for a world size. `micro_rows` None hands a rank's part of a batch out whole;
-    `steps_in_all` None has no end."""
+    """The places of a plan in order, for a world size.
+
+    Attributes:
+        micro_rows: Rows of a micro-batch; None hands a rank's part of a batch out whole.
+        steps_in_all: Batches from row 0 to the end; None has no end.
+    """
 
     plan: MixPlan
     world_size: int
@@ -85,15 +89,15 @@ class Walk:
         """How many there are from a place on; None without end."""
         if self.steps_in_all is None:
             return None
-        found, row, steps = -place.micro, place.row, place.steps
+        pieces, row, steps = -place.micro, place.row, place.steps
         for stretch in self.plan.stretches_from(row):
             row = max(row, stretch.first_row)
             batches = min(ceil_div(stretch.end - row, stretch.batch_rows), self.steps_in_all - steps)
-            found += batches * self.micros(stretch.batch_rows)
+            pieces += batches * self.micros(stretch.batch_rows)
             row, steps = stretch.end, steps + batches
             if steps >= self.steps_in_all:
                 break
-        return max(0, found)
+        return max(0, pieces)
 
     def every(self, place: Place, first: int, step: int) -> Iterator[Piece]:
         """Every `step`-th piece from the `first` one after `place` on."""
@@ -105,20 +109,20 @@ class Walk:
     # ---- a place inside a batch is one of this world size and these micro-batches only
 
     def written(self, place: Place) -> str:
-        """`Place.micro` for a state."""
+        """`Place.micro` as a state has it, with what it is counted in."""
         return f"{place.micro} of {self.micro_rows} rows, {self.world_size} ranks" if place.micro else ""
 
     def micro_of(self, written: object) -> int:
         """The inverse. Raises UserError where the place is none of ours."""
         if written == "":
             return 0
-        micro, of, what = str(written).partition(" of ")
-        mine = f"{self.micro_rows} rows, {self.world_size} ranks"
+        micro, of, counted_in = str(written).partition(" of ")
+        here = f"{self.micro_rows} rows, {self.world_size} ranks"
         if not micro.isdecimal() or not of:
             raise UserError(f"the state of the loader is damaged: micro is {written!r}")
-        if what != mine:
+        if counted_in != here:
             raise UserError(
-                f"this state lies inside a batch, after {micro} micro-batches of {what}; here they are of {mine}: go "
-                "on with those, or from a state that was saved between two batches"
+                f"this state lies inside a batch, after {micro} micro-batches of {counted_in}; here they are of {here}: "
+                "go on with those, or from a state that was saved between two batches"
             )
         return int(micro)

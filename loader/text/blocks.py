@@ -1,6 +1,6 @@
 """A text source as blocks of the order: rows of parquet files, tokenized when they are read, verified by their index.
 
-The index (text_index.py) says how many tokens every block has and what their digest is, so the order is known before
+The index (index_format.py) says how many tokens every block has and what their digest is, so the order is known before
 a text is read, and every promise about it holds as for shards. What is read later and gives other tokens is an error
 that names the file; other rows are never served in its place.
 """
@@ -36,11 +36,11 @@ from .spec import TextSource
 
 LOG = logging.getLogger(__name__)
 
-FOOTERS = 64  # parsed ones held
+FILES_KEPT = 64  # of which the parsed footer and the lengths stay in memory: some 100 kB each
 
 
-class Origin(NamedTuple):
-    """The upstream row of a document: the file as it was indexed, and the row in it, from 0."""
+class UpstreamRow(NamedTuple):
+    """Where a document comes from: the file as it was indexed, and the row in it, from 0."""
 
     url: str
     row: int
@@ -48,8 +48,15 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class TextBlocks(Indexed):
-    """See loader.sources.base.Blocks. `arrays` are those of index_format.arrays_of; the index lies in `at`, under
-    `key`."""
+    """A text source as the order reads it: see `loader.sources.base.Blocks`.
+
+    Attributes:
+        source: What was asked for.
+        index: What its files were, and how many tokens they have.
+        arrays: Its blocks, as `index_format.arrays_of` gives them.
+        tokenizer: That of the index.
+        at: Folder or URL where the index lies, under `key`.
+    """
 
     source: TextSource
     index: Index
@@ -59,7 +66,7 @@ class TextBlocks(Indexed):
     key: str
     _footers: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
     _lengths: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
-    _said: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
+    _warned: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -76,19 +83,19 @@ class TextBlocks(Indexed):
     def read(self, block: int) -> Tokens:
         """Fetch, tokenize and verify. Raises StaleIndex, or CorruptInput where the file cannot even be decoded."""
         texts = [document for _, document in self._documents(block)]
-        wanted, found = self.digest(block).hex(), ""
+        indexed, digest = self.digest(block).hex(), ""
         for backend in self._backends:
             tokens = self._encode(texts, backend)
-            found = block_digest(tokens.ids.data, tokens.counts)
-            if found == wanted:
+            digest = block_digest(tokens.ids.data, tokens.counts)
+            if digest == indexed:
                 if backend is not self._backends[0]:
-                    self._say_slow(backend.name)
+                    self._warn_slow(backend.name)
                 return tokens
         file, rows = self._file(block), self._rows(block)
         raise self._stale(
             file,
             f"rows {rows.start:,} to {rows.stop - 1:,} of row group {self.arrays['row_group'][block]} give tokens of "
-            f"digest {found[:16]}, not {wanted[:16]} (or {REFERENCE} {self.tokenizer.reference.version} is not "
+            f"digest {digest[:16]}, not {indexed[:16]} (or {REFERENCE} {self.tokenizer.reference.version} is not "
             f"{self.index.backend.reference_version}, which indexed it)",
         )
 
@@ -100,17 +107,17 @@ class TextBlocks(Indexed):
             table = self.index.files[number].lengths
             data = table.read(open_store(self.at), part_path(self.key, table))
             lengths = read_table(data, ["lengths"])["lengths"]
-            _hold(self._lengths, number, lengths)
+            _keep(self._lengths, number, lengths)
         first = int(np.searchsorted(self.arrays["file"], number))
-        found: NDArray[np.uint32] = lengths[block - first].values.to_numpy()
-        return found
+        counts: NDArray[np.uint32] = lengths[block - first].values.to_numpy()
+        return counts
 
-    def origin(self, block: int, document: int) -> Origin:
-        """Where document `document` of a block comes from."""
+    def origin(self, block: int, document: int) -> UpstreamRow:
+        """Where document number `document` of a block comes from."""
         rows = np.setdiff1d(np.array(self._rows(block)), self.arrays["first_row"][block] + self._left_out(block))
         metadata, group = self.footer(int(self.arrays["file"][block])), int(self.arrays["row_group"][block])
         before = sum(metadata.row_group(earlier).num_rows for earlier in range(group))
-        return Origin(self._file(block).url, before + int(rows[document]))
+        return UpstreamRow(self._file(block).url, before + int(rows[document]))
 
     # ---- texts
 
@@ -118,15 +125,15 @@ class TextBlocks(Indexed):
         return self.index.files[int(self.arrays["file"][block])]
 
     def _rows(self, block: int) -> range:
-        """Within the row group."""
+        """The rows of a block, within its row group."""
         first = int(self.arrays["first_row"][block])
         return range(first, first + int(self.arrays["rows"][block]))
 
     def _left_out(self, block: int) -> NDArray[np.int64]:
         """Rows of the block, from 0, that are no documents."""
         low, high = self.arrays["left_out_at"][block : block + 2]
-        found: NDArray[np.int64] = self.arrays["left_out"][low:high]
-        return found
+        rows: NDArray[np.int64] = self.arrays["left_out"][low:high]
+        return rows
 
     def _documents(self, block: int) -> Iterator[tuple[int, Document]]:
         """(row within the row group, document) of all that the index has of a block."""
@@ -146,25 +153,26 @@ class TextBlocks(Indexed):
     def _opened(self, number: int) -> Iterator[tuple[Any, Any]]:
         """A file and its footer, both as indexed."""
         file = self.index.files[number]
-        with self._same(file), process_fetcher(os.getpid()).open(self._locked(file)) as opened:
+        with self._unchanged(file), process_fetcher(os.getpid()).open(self._locked(file)) as opened:
             yield opened, self.footer(number)
 
     def footer(self, number: int) -> Any:
         """The parsed footer of a file, after its digest was checked: of some damaged ones pyarrow aborts."""
-        found = self._footers.get(number)
-        if found is None:
+        metadata = self._footers.get(number)
+        if metadata is None:
             file = self.index.files[number]
-            with self._same(file), process_fetcher(os.getpid()).open(self._locked(file)) as opened:
+            with self._unchanged(file), process_fetcher(os.getpid()).open(self._locked(file)) as opened:
                 opened.seek(file.size_bytes - file.footer_bytes)
                 data = opened.read(file.footer_bytes)
             if Footer.of(data) != Footer(file.footer_bytes, file.footer_digest):
                 raise self._stale(file, "its footer has another digest")
-            found = pq.read_metadata(pa.BufferReader(data))
-            _hold(self._footers, number, found)
-        return found
+            metadata = pq.read_metadata(pa.BufferReader(data))
+            _keep(self._footers, number, metadata)
+        return metadata
 
     @contextlib.contextmanager
-    def _same(self, file: IndexedFile) -> Iterator[None]:
+    def _unchanged(self, file: IndexedFile) -> Iterator[None]:
+        """What is read inside is of the file as indexed. Raises StaleIndex."""
         try:
             yield
         except InputChanged as error:
@@ -185,17 +193,17 @@ class TextBlocks(Indexed):
     @cached_property
     def _backends(self) -> list[Backend]:
         """What indexed it, if it is installed, and the reference: the digest tells whether either is right."""
-        found: list[Backend] = []
+        backends: list[Backend] = []
         with contextlib.suppress(TokenizerError):
-            found.append(_backend(self.tokenizer, self.index.backend.backend))
+            backends.append(_backend(self.tokenizer, self.index.backend.backend))
         if self.index.backend.backend != REFERENCE:
-            found.append(self.tokenizer.reference)
-        return found
+            backends.append(self.tokenizer.reference)
+        return backends
 
-    def _say_slow(self, name: str) -> None:
+    def _warn_slow(self, name: str) -> None:
         """Once: every block costs a second encoding."""
-        mine = object()
-        if self._said.setdefault("slow", mine) is mine:  # threads come here at once
+        token = object()
+        if self._warned.setdefault("slow", token) is token:  # threads come here at once: setdefault lets one through
             first = self._backends[0]
             LOG.warning(
                 "text source %r: %s %s gives other tokens than the index has, %s gives them: install %s %s",
@@ -214,21 +222,21 @@ class TextBlocks(Indexed):
             try:
                 encoded = backend.encode([item.text for item in batch if isinstance(item, Document)])
             except TooLongToEncode as error:
-                wanted = self.index.backend
+                indexer = self.index.backend
                 raise UserError(
-                    f"{self.name}: {error} for {backend.name}, but it was indexed with {wanted.backend} "
-                    f"{wanted.version}: install that"
+                    f"{self.name}: {error} for {backend.name}, but it was indexed with {indexer.backend} "
+                    f"{indexer.version}: install that"
                 ) from None
             ids.append(encoded.ids.astype(self.dtype))
             counts.append(encoded.lengths.astype(np.uint32))
         return Tokens(np.concatenate(ids), np.concatenate(counts))
 
 
-def _hold(held: dict[int, Any], number: int, found: Any) -> None:
-    """Threads share `held`: an entry may go at any time."""
-    if len(held) >= FOOTERS:
-        held.clear()
-    held[number] = found
+def _keep(by_file: dict[int, Any], number: int, value: Any) -> None:
+    """Threads share the dict: an entry may go at any time."""
+    if len(by_file) >= FILES_KEPT:
+        by_file.clear()
+    by_file[number] = value
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,8 @@
-"""Making the index of a text source: every file read once, tokenized, counted, and the tokens thrown away.
+"""The index of a text source, made: every file read once, tokenized, counted, and the tokens thrown away.
 
-What is left out, and why, is what a build of shards would leave out, by the same code.
+A file that is done has a record and a part in the store, so that a run that was killed goes on where it was, and files
+that are added later cost only themselves. What is left out, and why, is what a build of shards would leave out, by the
+same code.
 """
 
 import io
@@ -59,8 +61,16 @@ LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
-    """What all files of a source share. `at` is the folder or URL of indexes, `key` the name of this one."""
+class IndexJob:
+    """What all files of a source share: where the index goes, and how a file becomes blocks.
+
+    Attributes:
+        at: Folder or URL of indexes; `key` names this one in it.
+        text: Which columns are the text and the id.
+        rules: Which texts are left out.
+        block_tokens: Tokens of a block, at least.
+        backend: Name of the tokenizer's backend whose ids are proven to be the reference's.
+    """
 
     at: str
     key: str
@@ -78,18 +88,21 @@ class Job:
     def encoder(self) -> Backend:
         return self.tokenizer.backend(self.backend)
 
-    def fresh(self) -> "Job":
+    def fresh(self) -> "IndexJob":
         """A copy that has opened nothing yet, to be sent to another process."""
         return replace(self, tokenizer=Tokenizer(self.tokenizer.data))
 
     def index(self, rows: ParquetRows | None, path: str) -> FileIndexer:
-        """With the backend; with the reference, where they differ. A file without a byte has no `rows`."""
+        """The blocks of a file: by the backend, or by the reference where a sample of both differs.
+
+        `rows` is None for a file without a byte.
+        """
         for backend in (self.encoder, self.tokenizer.reference):
             try:
-                made = FileIndexer(path, self.rules, self.block_tokens, self.tokenizer, backend)
+                indexer = FileIndexer(path, self.rules, self.block_tokens, self.tokenizer, backend)
                 if rows is not None:
-                    made.run(rows)
-                return made
+                    indexer.run(rows)
+                return indexer
             except BackendDiffers as difference:
                 if backend.name == REFERENCE:
                     raise
@@ -97,21 +110,26 @@ class Job:
         raise AssertionError("unreachable")
 
 
-def index_file(job: Job, file: LockedFile, fetcher: Fetcher, scratch: Path) -> IndexedFile:
-    """Index one file, or take over what an earlier run has made of it; then its part lies in the store."""
-    if (found := finished(job, file)) is not None:
-        return found
+def index_file(job: IndexJob, file: LockedFile, fetcher: Fetcher, scratch: Path) -> IndexedFile:
+    """Index one file, or take over what an earlier run has made of it; then its part lies in the store.
+
+    Raises:
+        CorruptInput: The file cannot be decoded, or is empty where the rules do not keep empty files.
+        HopelessInput: So many of its first rows are bad that to read on would only count more.
+    """
+    if (finished := finished_file(job, file)) is not None:
+        return finished
     with fetcher.stage(file, scratch) as staged, staged.path.open("rb") as opened:
         size = staged.path.stat().st_size
         if size == 0 and job.rules.empty_files != "keep":
             raise CorruptInput(file.url, EMPTY, 0)
         rows = ParquetRows(opened, job.text, file.path, file.url) if size else None
-        made = job.index(rows, file.path)
+        indexer = job.index(rows, file.path)
         footer = _footer(opened, size)
-    data = _parquet(pa.Table.from_pylist(made.blocks, schema=PART))
+    data = _parquet(pa.Table.from_pylist(indexer.blocks, schema=PART))
     lengths = Table(sha256=canonical_json.sha256(data), size_bytes=len(data))
     job.store.put(part_path(job.key, lengths), data)
-    found = IndexedFile(
+    indexed = IndexedFile(
         path=file.path,
         url=file.url,
         size_bytes=size,
@@ -119,33 +137,35 @@ def index_file(job: Job, file: LockedFile, fetcher: Fetcher, scratch: Path) -> I
         sha256=staged.sha256,
         footer_bytes=footer.size_bytes,
         footer_digest=footer.digest,
-        rows=made.ledger.read,
-        blocks=len(made.blocks),
-        account=Account.of(made.ledger),
+        rows=indexer.ledger.read,
+        blocks=len(indexer.blocks),
+        account=Account.of(indexer.ledger),
         lengths=lengths,
     )
-    job.store.put(_record_path(job, file), sealed(found))
-    return found
+    job.store.put(_record_path(job, file), sealed(indexed))
+    return indexed
 
 
-def _record_path(job: Job, file: LockedFile) -> str:
+def _record_path(job: IndexJob, file: LockedFile) -> str:
+    """Named by all that decides what the file becomes: a file that changed has another record."""
     facts = file.facts
-    of = [file.path, file.url, facts.size_bytes, facts.etag, facts.sha256, job.encoder.version]
-    return f"{job.key}/parts/{canonical_json.digest(of)[:32]}.json"
+    identity = [file.path, file.url, facts.size_bytes, facts.etag, facts.sha256, job.encoder.version]
+    return f"{job.key}/parts/{canonical_json.digest(identity)[:32]}.json"
 
 
-def finished(job: Job, file: LockedFile) -> IndexedFile | None:
-    """What an earlier run has made of a file, if the record of it and its part are whole."""
+def finished_file(job: IndexJob, file: LockedFile) -> IndexedFile | None:
+    """What an earlier run has made of a file, if the record of it and its part are whole; else it is made anew."""
     path = _record_path(job, file)
     try:
-        found = IndexedFile.model_validate(unsealed(job.store.read(path), path))
-        found.lengths.read(job.store, part_path(job.key, found.lengths))
+        indexed = IndexedFile.model_validate(unsealed(job.store.read(path), path))
+        indexed.lengths.read(job.store, part_path(job.key, indexed.lengths))
     except (FileNotFoundError, CorruptManifest, ValidationError):
-        return None  # it is made anew
-    return found
+        return None
+    return indexed
 
 
 def _footer(file: Any, size: int) -> Footer:
+    """The end of a parquet file: metadata, their length in 4 bytes, and the magic number in 4."""
     file.seek(max(0, size - 8))
     footer_bytes = min(size, int.from_bytes(file.read(4), "little") + 8)
     file.seek(size - footer_bytes)
@@ -160,21 +180,32 @@ def _parquet(table: pa.Table) -> bytes:
 
 # ---- all files
 
-#: How all files are indexed, in any order; gives what was made of each, in theirs.
-Each = Callable[[Job, Sequence[LockedFile]], Iterator[IndexedFile]]
+#: Indexes all files of a job, in any order or at once, and gives what became of each in theirs.
+IndexFiles = Callable[[IndexJob, Sequence[LockedFile]], Iterator[IndexedFile]]
 
 
 def make_index(
     source: TextSource,
     at: str,
     fetcher: Fetcher,
-    each: Each,
-    told: Callable[[IndexedFile], None] = lambda file: None,
+    index_files: IndexFiles,
+    on_file: Callable[[IndexedFile], None] = lambda file: None,
     certificate: Certificate | None = None,
 ) -> Index:
-    """Index a text source into the folder or s3:// URL `at`. `told` hears of every file, in order. What an earlier run
-    finished of files that are the same is not done again. Without the `certificate` of a backend one is earned first,
-    which takes seconds."""
+    """Index a text source. What an earlier run finished of files that are the same is not done again.
+
+    Args:
+        source: What to index.
+        at: Folder or s3:// URL of indexes.
+        fetcher: For the list of files and the tokenizer.
+        index_files: How the files are read: `in_processes`, or by a cluster.
+        on_file: Called for every file that is done, in their order.
+        certificate: That a backend gives the reference's ids. Without it one is earned first, which takes 6 s.
+
+    Raises:
+        BudgetExceeded: More bad rows than the rules allow.
+        NoDocuments: No row is a document, and the rules do not keep empty sources.
+    """
     recipe = source.recipe
     tokenizer = lock.load_tokenizer(recipe, Path(), fetcher)
     locked = lock.resolve(recipe, Path(), fetcher)
@@ -184,22 +215,23 @@ def make_index(
         for line in passed_over:
             LOG.warning("%s", line)
     key = source.key(locked.revisions.get(source.name), tokenizer.sha256)
-    job = Job(at, key, place.text, recipe.bad_input, source.block_tokens, tokenizer, certificate.backend)
+    job = IndexJob(at, key, place.text, recipe.bad_input, source.block_tokens, tokenizer, certificate.backend)
     left_out = quarantined(recipe.bad_input.quarantine, (file.key for file in locked.files))
     files = [file for file in locked.files if file.key not in left_out]
     refuse_empty(files, recipe.bad_input)
-    done: list[IndexedFile] = []
-    for one in each(job, files):
-        done.append(one)
-        told(one)
-    said = place.model_dump(mode="json", include={"location", "text"}) | {"revision": locked.revisions.get(source.name)}
-    return _put_together(job, done, said, CertificateEntry(**certificate.to_json()), recipe.tokenizer.url)
+    indexed: list[IndexedFile] = []
+    for file in index_files(job, files):
+        indexed.append(file)
+        on_file(file)
+    asked = place.model_dump(mode="json", include={"location", "text"})
+    asked["revision"] = locked.revisions.get(source.name)
+    return _put_together(job, indexed, asked, CertificateEntry(**certificate.to_json()), recipe.tokenizer.url)
 
 
-def in_processes(count: int, scratch: Path, fetcher: Fetcher) -> Each:
-    """So many at once on this machine; one is this process, which uses `fetcher`."""
+def in_processes(count: int, scratch: Path, fetcher: Fetcher) -> IndexFiles:
+    """`count` files at once, each in a process of this machine; with one it is this process, which uses `fetcher`."""
 
-    def each(job: Job, files: Sequence[LockedFile]) -> Iterator[IndexedFile]:
+    def index_files(job: IndexJob, files: Sequence[LockedFile]) -> Iterator[IndexedFile]:
         if min(count, len(files)) < 2:
             yield from (index_file(job, file, fetcher, scratch) for file in files)
             return
@@ -207,18 +239,18 @@ def in_processes(count: int, scratch: Path, fetcher: Fetcher) -> Each:
         with ProcessPoolExecutor(min(count, len(files)), get_context("spawn"), _Worker.begin, begin) as executor:
             yield from executor.map(_Worker.run, files)
 
-    return each
+    return index_files
 
 
 class _Worker:
     """A process of the pool: its tools are made once."""
 
-    job: Job
+    job: IndexJob
     fetcher: Fetcher
     scratch: Path
 
     @classmethod
-    def begin(cls, job: Job, scratch: Path) -> None:
+    def begin(cls, job: IndexJob, scratch: Path) -> None:
         cls.job, cls.fetcher, cls.scratch = job, Fetcher(), scratch
 
     @classmethod
@@ -227,8 +259,13 @@ class _Worker:
 
 
 def _put_together(
-    job: Job, files: Sequence[IndexedFile], said: dict[str, Any], certificate: CertificateEntry, tokenizer_url: str
+    job: IndexJob,
+    files: Sequence[IndexedFile],
+    asked: dict[str, Any],
+    certificate: CertificateEntry,
+    tokenizer_url: str,
 ) -> Index:
+    """The blocks of all files in one table, then the index that names it: what an index names is there."""
     totals = Ledger()
     tables: list[pa.Table] = []
     for number, file in enumerate(files):
@@ -243,7 +280,7 @@ def _put_together(
     job.store.put(blocks_path(job.key, blocks), data)
     index = Index(
         format=FORMAT,
-        source=said,
+        source=asked,
         tokenizer=TokenizerEntry(
             url=tokenizer_url,
             sha256=job.tokenizer.sha256,
@@ -278,8 +315,8 @@ def _check_budget(totals: Ledger, rules: BadInput) -> None:
             f"{over_budget(totals, rules.max_bad_rate)}. No index was made, finished files are kept; {ways}"
         )
     if totals.kept == 0 and rules.empty_sources != "keep":
-        told = reasons(totals.dropped) or "its files have no rows"
+        why = reasons(totals.dropped) or "its files have no rows"
         raise NoDocuments(
-            f"no document in {totals.read:,} rows ({told}): no index was made. If that is as it should be: "
+            f"no document in {totals.read:,} rows ({why}): no index was made. If that is as it should be: "
             '--rules \'{"empty_sources": "keep"}\''
         )

@@ -154,20 +154,25 @@ def read_arrays(store: Store, key: str, index: Index) -> dict[str, NDArray[Any]]
 
 
 def arrays_of(table: pa.Table) -> dict[str, NDArray[Any]]:
-    """An element a block; of lists, all elements end to end and where each block's begin (`_at`, one more)."""
+    """The columns of a table of blocks.
 
+    Returns:
+        By name an array of [blocks], int64 but `digest`, which has 2 uint64 a block. Of lists, all elements end to end,
+        and of `left_out` where each block's begin and the end (`left_out_at`, [blocks + 1]). Of candidates
+        `candidate_block`, `candidate_document` (in the block), `candidate_tokens` and `candidate_hash`.
+    """
     plain = ("file", "row_group", "first_row", "rows", "documents", "tokens")
-    found: dict[str, NDArray[Any]] = {name: table[name].to_numpy().astype("<i8") for name in plain}
-    found["digest"] = np.frombuffer(b"".join(table["digest"].to_pylist()), "<u8")
+    arrays: dict[str, NDArray[Any]] = {name: table[name].to_numpy().astype("<i8") for name in plain}
+    arrays["digest"] = np.frombuffer(b"".join(table["digest"].to_pylist()), "<u8")
     left_out = table["left_out"].combine_chunks()
-    found["left_out"] = left_out.flatten().to_numpy().astype("<i8")
-    found["left_out_at"] = _begins(left_out)
+    arrays["left_out"] = left_out.flatten().to_numpy().astype("<i8")
+    arrays["left_out_at"] = _begins(left_out)
     candidates = table["candidates"].combine_chunks()
     flat, begins = candidates.flatten(), _begins(candidates)
-    found["candidate_block"] = np.repeat(np.arange(len(table)), np.diff(begins))
+    arrays["candidate_block"] = np.repeat(np.arange(len(table)), np.diff(begins))
     for name, dtype in (("document", "<i8"), ("tokens", "<i8"), ("hash", "<u8")):
-        found[f"candidate_{name}"] = flat.field(name).to_numpy().astype(dtype)
-    return found
+        arrays[f"candidate_{name}"] = flat.field(name).to_numpy().astype(dtype)
+    return arrays
 
 
 def _begins(lists: Any) -> NDArray[np.int64]:
@@ -195,11 +200,13 @@ def content_of(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def sealed(value: BaseModel) -> bytes:
+    """The JSON of a record, with its own digest."""
     fields = value.model_dump(mode="json")
     return canonical_json.dumps({"seal": canonical_json.digest(fields), "value": fields})
 
 
 def unsealed(data: bytes, path: str) -> Any:
+    """The fields of what `sealed` wrote. Raises CorruptManifest."""
     raw = canonical_json.loads(data, path, MAX_INDEX_BYTES)
     if not isinstance(raw, dict) or canonical_json.digest(raw.get("value")) != raw.get("seal"):
         raise CorruptManifest(path, "does not have the digest that it states")

@@ -21,29 +21,31 @@ from .spec import TextSource
 
 LOG = logging.getLogger(__name__)
 
-TOO_MANY_ROWS = (
-    8  # decoded for each that is served: said to the user, for shards or smaller row groups would be quicker
-)
-INDEX_AT_ONCE_BYTES = 10**9  # a source below needs no command: the first loader that opens it makes its index
+#: Rows decoded for each that is served: beyond it the user is told, for shards or smaller row groups would be quicker.
+TOO_MANY_ROWS = 8
+#: A source below needs no command: the first loader that opens it makes its index, in about a minute a core.
+INDEX_AT_ONCE_BYTES = 10**9
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def open_text(source: TextSource, cache: Path) -> TextBlocks:
-    """A text source with its index, which is looked for in `source.index`, else in the cache.
+    """A text source with its index, which is looked for in `source.index`, else in the folder `cache`.
 
-    Raises UserError that names the command where there is none and the files are too large to index in passing, and
-    StaleIndex where a file is not what it was; of files on the hub at a commit nothing is asked.
+    Raises:
+        UserError: There is no index, and the files are too large to index in passing; it names the command.
+        StaleIndex: A file is not what it was when it was indexed. Files on the hub at a commit cannot change, so
+            nothing is asked of them.
     """
     fetcher, at = process_fetcher(os.getpid()), source.index or str(cache / "text")
     tokenizer = _first_equal(lock.load_tokenizer(source.recipe, Path(), fetcher))
     key = source.key(_commit(source, fetcher), tokenizer.sha256)
     store = open_store(at)
     index = read_index(store, key)
-    fresh = index is None
+    is_new = index is None
     if index is None:
         index = _make_at_once(source, at, key, cache, fetcher)
     blocks = TextBlocks(source, index, read_arrays(store, key, index), tokenizer, at, key)
-    if not fresh and index.source["revision"] is None:
+    if not is_new and index.source["revision"] is None:
         _check_files(blocks, fetcher)
     if (decoded := rows_decoded_a_row(blocks.arrays)) > TOO_MANY_ROWS:
         LOG.warning(
@@ -69,10 +71,10 @@ def _make_at_once(source: TextSource, at: str, key: str, cache: Path, fetcher: F
     from .index_build import in_processes, make_index
 
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"text-{key}.lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        if (made := read_index(open_store(at), key)) is not None:
-            return made
+    with (cache / f"text-{key}.lock").open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
+        if (index := read_index(open_store(at), key)) is not None:  # another process made it meanwhile
+            return index
         files = lock.resolve(source.recipe, Path(), fetcher).files
         size_bytes = sum(file.facts.size_bytes or INDEX_AT_ONCE_BYTES for file in files)
         size = f"{len(files):,} files of {size_bytes / 1e9:,.3f} GB"
@@ -81,7 +83,7 @@ def _make_at_once(source: TextSource, at: str, key: str, cache: Path, fetcher: F
                 f"text source {source.name!r} ({size}) has no index in {at}, without which its order is not known. "
                 f"Make it once: {source.command(at)}"
             )
-        LOG.warning("text source %r (%s) has no index yet; it is made now, in %s", source.name, size, at)
+        LOG.warning("text source %r (%s) has no index yet: it is indexed now, into %s", source.name, size, at)
         index = make_index(source, at, fetcher, in_processes(1, cache / "scratch", fetcher))
     LOG.warning(
         "text source %r is indexed: %s documents, %s tokens, %s blocks",
@@ -97,11 +99,11 @@ def _check_files(blocks: TextBlocks, fetcher: Fetcher) -> None:
     """That the files are those of the index, as far as their hosts tell without sending them. Of local ones that were
     written since, or copied, the footers are read: what is in one changes with nearly everything in a file."""
     source, command = blocks.source, blocks.source.command(blocks.at)
-    found = lock.resolve(source.recipe, Path(), fetcher).files
-    files = {file.path: file for file in found}
+    locked = lock.resolve(source.recipe, Path(), fetcher).files
+    files = {file.path: file for file in locked}
     left_out = {
         key.removeprefix(f"{source.name}/")
-        for key in quarantined(source.rules.quarantine, (file.key for file in found))
+        for key in quarantined(source.rules.quarantine, (file.key for file in locked))
     }
     known = {file.path: file for file in blocks.index.files}
     if added := sorted(set(files) - set(known) - left_out):

@@ -27,12 +27,19 @@ NO_RULES = BadInput()
 class TextSource:
     """Text columns of parquet files, local (path), on S3 or any fsspec store, on the hub (hf://) or plain https.
 
-    files      paths or URLs, literal or with `*`, `**`, `?`; on the hub all of one repository, pinned with @COMMIT
-    tokenizer  a Hugging Face `tokenizer.json`: package:<name> (ships with us), a path or a URL
-    text, id   columns; several text columns are joined by `join`. Without an id, one is made of the file and the row
-    text_field  instead of `text`: columns of which the first that a row has is its text; `a.b` is a field of a struct
-    index      where its index lies: a folder or s3:// URL that all hosts see. None: this host's cache
-    rules      which texts are left out, as in a recipe (`bad_input`)
+    Attributes:
+        name: What the source is called in a mix.
+        files: Paths or URLs, literal or with `*`, `**`, `?`; on the hub all of one repository, pinned with @COMMIT.
+        tokenizer: A Hugging Face `tokenizer.json`: package:<name> (ships with us), a path or a URL.
+        text: The column of the text; several are joined by `join`.
+        id: The column of a document's id. None makes one of the file and the row.
+        index: Where its index lies: a folder or s3:// URL that all hosts see. None is this host's cache.
+        join: What stands between several texts.
+        backend: "auto", or a backend of the tokenizer by name.
+        block_tokens: Tokens of a block, at least.
+        rules: Which texts are left out, as in a recipe (`bad_input`).
+        text_field: Instead of `text`: columns of which the first that a row has is its text; `a.b` is a field of a
+            struct.
     """
 
     name: str
@@ -49,7 +56,7 @@ class TextSource:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """Raises RecipeError, which names the field."""
+        """The recipe that would build it. Raises RecipeError, which names the field."""
         base, files, revision = _location([self.files] if isinstance(self.files, str) else list(self.files))
         text = {"fields": _listed(self.text), "join": self.join, "id_field": self.id}
         text |= {"text_field": _listed(self.text_field)} if self.text_field is not None else {}
@@ -74,9 +81,9 @@ class TextSource:
     def command(self, at: str) -> str:
         """The command that makes its index in `at`."""
         words = ["bamba-data", "index", "--name", self.name, "--tokenizer", self.tokenizer]
-        words += [word for one in _listed(self.files) for word in ("--files", one)]
-        words += [word for one in _listed(self.text) for word in ("--text", one) if self.text != "text"]
-        words += [word for one in _listed(self.text_field or []) for word in ("--text-field", one)]
+        words += [word for url in _listed(self.files) for word in ("--files", url)]
+        words += [word for column in _listed(self.text) for word in ("--text", column) if self.text != "text"]
+        words += [word for column in _listed(self.text_field or []) for word in ("--text-field", column)]
         words += ["--no-id"] if self.id is None else ["--id", self.id] if self.id != "id" else []
         words += ["--join", self.join] if self.join != "\n\n" else []
         words += ["--backend", self.backend] if self.backend != "auto" else []
@@ -91,7 +98,7 @@ def text_sources(path: Path | str, index: str | None = None) -> list[TextSource]
     loaded = recipe.load_file(path)
     if loaded.limits.files or loaded.limits.documents:
         raise UserError(f"{path}: limits: a text source is read whole; name the files to have")
-    found: list[TextSource] = []
+    sources: list[TextSource] = []
     for source in loaded.sources():
         if source.form != "parquet":
             raise UserError(
@@ -100,7 +107,7 @@ def text_sources(path: Path | str, index: str | None = None) -> list[TextSource]
         place = source.location
         base = place.base.rstrip("/") if "://" in place.base else str((path.parent / place.base).absolute())
         at = f"{base}@{place.revision}" if place.revision else base
-        found.append(
+        sources.append(
             TextSource(
                 name=source.name,
                 files=[f"{at}/{name}" for name in place.files],
@@ -115,7 +122,7 @@ def text_sources(path: Path | str, index: str | None = None) -> list[TextSource]
                 text_field=source.text.text_field,
             )
         )
-    return found
+    return sources
 
 
 def _beside(url: str, folder: Path) -> str:

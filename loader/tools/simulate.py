@@ -174,12 +174,12 @@ def sizes_of(urls: Sequence[str], plan: MixPlan) -> dict[str, Size]:
     from bamba_data.format.dataset import open_dataset
 
     from ..cache.location import default_cache
-    from ..global_order import hold
+    from ..global_order import planned_source
     from ..open_data import blocks_by_source, open_data
 
     for name, blocks_of in blocks_by_source(open_data(list(urls), default_cache())).items() if urls else ():
         if name in plan.sources:
-            hold(plan, name, blocks_of)
+            planned_source(plan, name, blocks_of)
     delimiters = len(plan.header.before) + len(plan.header.after)
     found = {}
     for url in urls:

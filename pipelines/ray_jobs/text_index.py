@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bamba.loader.text.index_build import Each, Job, finished, index_file, make_index
+from bamba.loader.text.index_build import IndexFiles, IndexJob, finished_file, index_file, make_index
 from bamba.loader.text.index_format import IndexedFile
 from bamba.loader.text.spec import text_sources
 from bamba_data.errors import Unfinished
@@ -51,28 +51,28 @@ def index(
         typer.echo(f"{source.name}: {made.summary}")
 
 
-def on_cluster(options: Options, shown: Display, recipe: Recipe) -> Each:
+def on_cluster(options: Options, shown: Display, recipe: Recipe) -> IndexFiles:
     """Every file a task: `make_index` takes it in place of the loop over files in one process.
 
     Raises:
         Failed: Some files could not be indexed; the others are done and kept.
     """
 
-    def each(job: Job, files: Sequence[LockedFile]) -> Iterator[IndexedFile]:
+    def each(job: IndexJob, files: Sequence[LockedFile]) -> Iterator[IndexedFile]:
         def is_done(file: LockedFile) -> bool:
-            return finished(job, file) is not None
+            return finished_file(job, file) is not None
 
         memory = unit_memory_bytes(recipe)
         for_each_file(files, is_done, index_one, job.fresh(), recipe.network, options, shown, task_bytes=memory)
         for file in files:
-            if (indexed := finished(job, file)) is None:
+            if (indexed := finished_file(job, file)) is None:
                 raise Unfinished(f"{job.at}: {file.key} is not indexed yet; run the same command again")
             yield indexed
 
     return each
 
 
-def index_one(task: FileTask, job: Job, network: Network, rate_limit: Any, progress: Any) -> Counters:
+def index_one(task: FileTask, job: IndexJob, network: Network, rate_limit: Any, progress: Any) -> Counters:
     """Runs in a worker; its result is in the store."""
     progress.started.remote(task.name)
     fetcher = worker.make_fetcher(network, rate_limit, progress)

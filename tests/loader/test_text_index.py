@@ -78,7 +78,7 @@ def test_a_second_run_reads_only_what_is_new_or_changed(tmp_path: Path, texts: P
     made: list[IndexedFile] = []
     write_parquet(texts / "0.parquet", records(20, 0, 800), row_group_size=7)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "index").rglob("*.parquet")}
-    again = index(one, tmp_path / "index", certificate, tmp_path, told=made.append)
+    again = index(one, tmp_path / "index", certificate, tmp_path, on_file=made.append)
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "index").rglob("*.parquet")}
     rewritten = {name for name in before if before[name] != after[name]}
     assert rewritten == {f"{again.files[0].lengths.sha256}.parquet", f"blocks-{again.blocks.sha256}.parquet"}
@@ -228,7 +228,7 @@ folder, files, tokenizer, certificate = sys.argv[1:]
 one = TextSource("web", files, tokenizer, block_tokens=900)
 certificate = Certificate(**json.loads(certificate))
 each = in_processes(1, Path(folder), Fetcher())
-make_index(one, folder, Fetcher(), each, certificate=certificate, told=lambda file: os.kill(os.getpid(), 9))
+make_index(one, folder, Fetcher(), each, certificate=certificate, on_file=lambda file: os.kill(os.getpid(), 9))
 """
 
 
