@@ -48,47 +48,28 @@ import bamba
 bamba.unite(__name__)
 
 if TYPE_CHECKING:
-    from .build import build_loader
-    from .dataloader import Loader
-    from .global_order import Order
-    from .integrations.transformers import for_transformers
-    from .lineage import origins
-    from .open_data import identities
-    from .order.plan import MixPlan
-    from .order.resume import CursorMismatch
-    from .order_spec import OrderSpec
-    from .packing.document_transforms import TRANSFORMS
-    from .packing.registry import PACKERS
-    from .reading import Reading, Share
+    from .build import build_loader as build_loader
+    from .dataloader import Loader as Loader
+    from .global_order import Order as Order
+    from .integrations.transformers import for_transformers as for_transformers
+    from .lineage import origins as origins
+    from .open_data import identities as identities
+    from .order.plan import MixPlan as MixPlan
+    from .order.resume import CursorMismatch as CursorMismatch
+    from .order_spec import OrderSpec as OrderSpec
+    from .packing.document_transforms import TRANSFORMS as TRANSFORMS
+    from .packing.registry import PACKERS as PACKERS
+    from .reading import Reading as Reading
+    from .reading import Share as Share
     from .reading import settings as Settings
-    from .row_dataset import NoSuchRow, RowDataset
-    from .text.spec import TextSource, text_sources
-    from .token_dataset import TokenDataset
+    from .row_dataset import NoSuchRow as NoSuchRow
+    from .row_dataset import RowDataset as RowDataset
+    from .text.spec import TextSource as TextSource
+    from .text.spec import text_sources as text_sources
+    from .token_dataset import TokenDataset as TokenDataset
 
-__all__ = [
-    "PACKERS",
-    "TRANSFORMS",
-    "CursorMismatch",
-    "Loader",
-    "MixPlan",
-    "NoSuchRow",
-    "Order",
-    "OrderSpec",
-    "Reading",
-    "RowDataset",
-    "Settings",
-    "Share",
-    "TextSource",
-    "TokenDataset",
-    "build_loader",
-    "for_transformers",
-    "identities",
-    "origins",
-    "text_sources",
-]
-
-#: The module that has each name, and its name there. Those of `dataloader`, `build` and the datasets import torch; to
-#: who needs only the mathematics it costs nothing that they are here.
+#: What others may touch, by the module that has it. It is imported when it is asked for: who needs only the mathematics
+#: of the order does not wait for torch.
 _MODULES = {
     "PACKERS": "packing.registry",
     "TRANSFORMS": "packing.document_transforms",
@@ -109,10 +90,10 @@ _MODULES = {
     "origins": "lineage",
     "text_sources": "text.spec",
 }
+__all__ = ["Settings", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, and no more."""
     if name == "Settings":
         return import_module(".reading", "bamba.loader").settings
     if name not in _MODULES:

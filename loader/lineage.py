@@ -51,19 +51,7 @@ def origins(order: Order, row: int) -> list[Origin]:
     if batch is None:
         raise UserError(f"row {row:,} is skipped by the plan: it was never served")
     reader = RowReader(order, SegmentCache(None, 0), Share(0, 1), FIELDS, ahead_rows=1)
-    return [
-        Origin(
-            span.at,
-            span.tokens,
-            span.source,
-            span.epoch,
-            span.start,
-            span.block,
-            span.document,
-            **_location(order, span),
-        )
-        for span in reader.spans(batch, row)
-    ]
+    return [Origin(**span._asdict(), **_location(order, span)) for span in reader.spans(batch, row)]
 
 
 def _location(order: Order, span: Span) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class Walk:
             raise UserError(f"the state of the loader is damaged: micro is {written!r}")
         if counted_in != here:
             raise UserError(
-                f"this state lies inside a batch, after {micro} micro-batches of {counted_in}; here they are of {here}: "
+                f"this state lies inside a batch, after {micro} micro-batches of {counted_in}; here of {here}: "
                 "go on with those, or from a state that was saved between two batches"
             )
         return int(micro)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bamba_data.errors import UserError
 
@@ -109,29 +109,11 @@ class Reading:
         return None if self.cache is None else Path(self.cache)
 
 
-def settings(
-    share: Share = Share(0, 1),
-    fields: Sequence[str] = DEFAULT_FIELDS,
-    cache: Path | None = None,
-    cache_bytes: int = CACHE_BYTES,
-    max_epochs: int | None = None,
-    at_end: str = "first",
-    max_steps: int | None = None,
-    micro_rows: int | None = None,
-) -> Reading:
-    """`loader.Settings(…)` of before 0.2, as a Reading."""
+def settings(share: Share = Share(0, 1), *positional: Any, **named: Any) -> Reading:
+    """`loader.Settings(share, fields, cache, …)` of before 0.2, as a Reading."""
     warnings.warn(
         "loader.Settings(share, …) is loader.Reading(rank=…, world_size=…, …) now", DeprecationWarning, stacklevel=2
     )
-    return Reading(
-        rank=share.rank,
-        world_size=share.world_size,
-        pad_rows=share.pad,
-        micro_rows=micro_rows,
-        fields=fields,
-        cache=cache,
-        cache_bytes=cache_bytes,
-        max_epochs=max_epochs,
-        at_end=at_end,
-        max_steps=max_steps,
-    )
+    names = ("fields", "cache", "cache_bytes", "max_epochs", "at_end", "max_steps", "micro_rows")
+    by_position = dict(zip(names, positional, strict=False))
+    return Reading(rank=share.rank, world_size=share.world_size, pad_rows=share.pad, **by_position, **named)

@@ -10,12 +10,14 @@
 the tokens: whoever tokenizes it later knows whether they are the same.
 """
 
+import io
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -151,6 +153,13 @@ def read_arrays(store: Store, key: str, index: Index) -> dict[str, NDArray[Any]]
     if totals != (index.totals.kept, index.totals.tokens) or content_of(arrays) != index.content:
         raise CorruptManifest(path, "the blocks are not what the index says of them")
     return arrays
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A parquet file with page checksums. Equal tables give equal bytes, whose sha256 names them."""
+    out = io.BytesIO()
+    pq.write_table(table, out, compression="zstd", write_page_checksum=True, row_group_size=1 << 16)
+    return out.getvalue()
 
 
 def arrays_of(table: pa.Table) -> dict[str, NDArray[Any]]:

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from bamba.loader.text.index_build import IndexFiles, IndexJob, finished_file, index_file, make_index
+from bamba.loader.text.index_build import IndexFiles, make_index
 from bamba.loader.text.index_format import IndexedFile
+from bamba.loader.text.index_job import IndexJob, finished_file, index_file
 from bamba.loader.text.spec import text_sources
 from bamba_data.errors import Unfinished
 from bamba_data.recipe import Network, Recipe, named
