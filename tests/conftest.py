@@ -15,7 +15,7 @@ from bamba_data.storage.fetch import Fetcher
 from bamba_data.tokenization.conformance import Certificate, choose
 from bamba_data.tokenization.tokenizer import Tokenizer
 from pipelines.dataset_build.driver import run_here
-from tests import interpreter
+from tests import interpreter, reach
 from tests.building import build, prepared, tiny_inputs
 from tests.corpora import TOKENIZER
 from tests.servers.proxy import FlakyProxy
@@ -29,6 +29,13 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
     return argname if isinstance(val, bytes) else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts processes is marked so, which `make quick` leaves out."""
+    for item in items:
+        if reach.starts_processes(item):
+            item.add_marker("process")
+
+
 if interpreter.needed():
     interpreter.import_interpreted("triton")  # before a test's file imports what imports it
 
@@ -39,6 +46,20 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("BAMBA_CACHE", str(shared_folder(tmp_path_factory) / "cache"))
         yield
+
+
+@pytest.fixture(scope="session")
+def new_processes() -> reach.NewProcesses:
+    return reach.NewProcesses()
+
+
+@pytest.fixture(autouse=True)
+def says_that_it_starts_processes(request: pytest.FixtureRequest, new_processes: reach.NewProcesses) -> Iterator[None]:
+    """A test that starts a process is marked so, or fails: `make quick` relies on it."""
+    new_processes.forget()
+    yield
+    if new_processes.first and not request.node.get_closest_marker("process"):
+        pytest.fail(f"not marked `process`, but it started one: {new_processes.first}")
 
 
 @pytest.fixture(scope="session")
