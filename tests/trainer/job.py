@@ -17,7 +17,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,15 @@ def main(out: str, changes: list[str]) -> None:
             run.close()
 
 
-if __name__ == "__main__":
+def run(arguments: Sequence[str]) -> int:
+    """The exit code; an error that a user can meet is a line on stderr."""
     try:
-        main(sys.argv[1], sys.argv[2:])
+        main(arguments[0], list(arguments[1:]))
     except (BambaError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(exit_code_of(error))
+        return exit_code_of(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 
 from bamba_data.storage.store import LocalStore, Store, open_store
+from tests.forking import run_forked
+from tests.trainer.job import run
 from trainer.checkpoint.commits import folders, read_commit
 from trainer.checkpoint.dcp_storage import PieceLocation, read_index, read_piece
 
@@ -40,6 +42,13 @@ def job(
     out: Path | str, ranks: int, *changes: str, env: Mapping[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """Run to the end."""
+    return run_forked(run, [str(out), *changes], ranks, _env(env))
+
+
+def launched(
+    out: Path | str, ranks: int, *changes: str, env: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """The same by its command or torchrun, for what these say and do."""
     return subprocess.run(
         command(out, ranks, *changes), capture_output=True, text=True, env=_env(env), timeout=240, check=False
     )

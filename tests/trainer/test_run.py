@@ -9,7 +9,18 @@ import pytest
 
 from bamba_data.storage.store import LocalStore
 from tests.running import wait_for
-from tests.trainer.running import job, kill_all, ledger, lines, losses, newest, ranks_of, started, wait_for_step
+from tests.trainer.running import (
+    job,
+    kill_all,
+    launched,
+    ledger,
+    lines,
+    losses,
+    newest,
+    ranks_of,
+    started,
+    wait_for_step,
+)
 from trainer.checkpoint.dcp_storage import sealed
 
 SLOW = {"TRAINER_SLOW": "0.3"}
@@ -156,7 +167,7 @@ def test_a_rank_that_dies_ends_the_whole_run(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_meets_damaged_data_ends_the_whole_run_with_its_cause(tmp_path: Path) -> None:
-    done = job(tmp_path / "run", 2, env={"TRAINER_FAULT": "3"})
+    done = launched(tmp_path / "run", 2, env={"TRAINER_FAULT": "3"})
     assert done.returncode != 0
     assert "error: shard-00007.parquet: block 3 is not what the manifest says" in done.stderr
     assert "exitcode  : 5" in done.stderr
