@@ -13,7 +13,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from unittest import mock
 
@@ -27,50 +26,84 @@ STOP_SECONDS = 30.0
 Entry = Callable[[Sequence[str]], int]
 
 
+class Ranks:
+    """Ranks under way, with what tests use of a Popen. Alone, or as those of torchrun; warnings are errors there."""
+
+    def __init__(
+        self, entry: Entry, arguments: Sequence[str], ranks: int, env: Mapping[str, str], stdout: Path, stderr: Path
+    ) -> None:
+        places: list[dict[str, str]] = [{}]
+        if ranks > 1:
+            shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
+            places = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+        self.processes = [
+            CONTEXT.Process(target=_rank, args=(entry, list(arguments), {**env, **place}, str(stdout), str(stderr)))
+            for place in places
+        ]
+        with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):  # of the server, which the first start starts
+            for process in self.processes:
+                process.start()
+
+    @property
+    def pids(self) -> list[int]:
+        return [int(process.pid or 0) for process in self.processes]
+
+    @property
+    def pid(self) -> int:
+        """Of the first rank."""
+        return self.pids[0]
+
+    def poll(self) -> int | None:
+        """None while any of them runs, else as `wait`."""
+        codes = [process.exitcode for process in self.processes]
+        return None if None in codes else _code(codes)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code of one process; of several, 1 if any failed. The others of one that fails are stopped."""
+        end = time.monotonic() + timeout if timeout else None
+        while (code := self.poll()) is None:
+            if any(process.exitcode for process in self.processes):
+                for process in self.processes:
+                    process.terminate()
+                for process in self.processes:
+                    process.join(STOP_SECONDS)
+                self.kill()
+            elif end and time.monotonic() > end:
+                raise subprocess.TimeoutExpired("ranks", timeout or 0)
+            else:
+                time.sleep(0.02)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        for pid in self.pids:
+            os.kill(pid, number)
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
 def run_forked(
     entry: Entry, arguments: Sequence[str], ranks: int, env: Mapping[str, str], timeout_seconds: float = 240
 ) -> "subprocess.CompletedProcess[str]":
-    """What `entry(arguments)` returns and says, alone or as the ranks of torchrun, of warnings too: they are errors."""
-    places: list[dict[str, str]] = [{}]
-    if ranks > 1:
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
-        places = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+    """What `entry(arguments)` returns and says, run to its end."""
     with tempfile.TemporaryDirectory() as folder:
-        said = Path(folder, "stdout"), Path(folder, "stderr")
-        with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):  # of the server, which the first start starts
-            processes = [
-                CONTEXT.Process(target=_rank, args=(entry, list(arguments), {**env, **place}, *map(str, said)))
-                for place in places
-            ]
-            for process in processes:
-                process.start()
+        stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
+        started = Ranks(entry, arguments, ranks, env, stdout, stderr)
         try:
-            failed = _wait(processes, timeout_seconds)
+            code = started.wait(timeout_seconds)
         finally:
-            for process in processes:
-                process.kill()
-                process.join()
-        code = (failed if ranks == 1 else 1) if failed else 0
-        return subprocess.CompletedProcess(list(arguments), code, *(file.read_text() for file in said))
+            started.kill()
+        return subprocess.CompletedProcess(list(arguments), code, stdout.read_text(), stderr.read_text())
 
 
-def _wait(processes: Sequence[ForkServerProcess], timeout_seconds: float) -> int:
-    """The exit code of the first that fails, or 0."""
-    end = time.monotonic() + timeout_seconds
-    while any(process.exitcode is None for process in processes):
-        if failed := [process.exitcode for process in processes if process.exitcode]:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.join(STOP_SECONDS)
-            return failed[0]
-        if time.monotonic() > end:
-            raise subprocess.TimeoutExpired("ranks", timeout_seconds)
-        time.sleep(0.02)
-    return next((process.exitcode for process in processes if process.exitcode), 0)
+def _code(codes: Sequence[int | None]) -> int:
+    return codes[0] or 0 if len(codes) == 1 else int(any(codes))
 
 
 def _rank(entry: Entry, arguments: list[str], env: dict[str, str], *said: str) -> None:
+    os.setsid()
     for number, name in enumerate(said, 1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     os.environ.clear()

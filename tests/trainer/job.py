@@ -9,12 +9,14 @@ torchrun. The environment can make it meet trouble:
     TRAINER_SEED=<seed>      on the last rank only: another recipe than the others have
     TRAINER_PLACE=<step>     on the last rank only: another place in the data than the others have
     TRAINER_FAULT=<step>     on the last rank only: the data of that step is damaged
+    TRAINER_FILE_BYTES=<n>   no file takes more, as by `ulimit -f`
     TRAINER_BITS=1           every rank prints the digest of what it holds of the weights and moments at the end
     TRAINER_KILL=<point>     the last rank is gone at that point of its storage (tests.faults.crash_points)
 """
 
 import hashlib
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -80,6 +82,8 @@ def started(world: World, out: str, changes: list[str]) -> Run:
 
 
 def main(out: str, changes: list[str]) -> None:
+    if "TRAINER_FILE_BYTES" in os.environ:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["TRAINER_FILE_BYTES"]),) * 2)
     with joined() as world:
         run = started(world, out, changes)
         if world.rank == world.size - 1 and "TRAINER_KILL" in os.environ:

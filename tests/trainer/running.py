@@ -1,4 +1,4 @@
-"""Training runs as real processes, for tests that kill and resume them."""
+"""Training runs as real processes, for tests that kill and resume them: forks, or by their command and torchrun."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from bamba_data.storage.store import LocalStore, Store, open_store
-from tests.forking import run_forked
+from tests.forking import Ranks, run_forked
 from tests.trainer.job import run
 from trainer.checkpoint.commits import folders, read_commit
 from trainer.checkpoint.dcp_storage import PieceLocation, read_index, read_piece
@@ -23,6 +23,7 @@ from trainer.checkpoint.dcp_storage import PieceLocation, read_index, read_piece
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint"
 
 Environment = Mapping[str, str] | None
+Process = Ranks | subprocess.Popen[str]
 
 
 def command(out: Path | str, ranks: int, *changes: str, restarts: int = 0) -> list[str]:
@@ -56,10 +57,24 @@ def launched(
 
 @contextlib.contextmanager
 def started(
-    out: Path, ranks: int, *changes: str, env: Mapping[str, str] | None = None, restarts: int = 0
-) -> Iterator["subprocess.Popen[str]"]:
-    """A run under way; it and all its ranks are gone afterwards."""
-    with (out.parent / f"{out.name}.log").open("w") as log:
+    out: Path,
+    ranks: int,
+    *changes: str,
+    env: Mapping[str, str] | None = None,
+    by_launcher: bool = False,
+    restarts: int = 0,
+) -> Iterator[Process]:
+    """A run under way, by torchrun where that matters; it and all its ranks are gone afterwards."""
+    place = out.parent / f"{out.name}.log"
+    place.touch()
+    if not by_launcher:
+        ranks_under_way = Ranks(run, [str(out), *changes], ranks, _env(env), place, place)
+        try:
+            yield ranks_under_way
+        finally:
+            ranks_under_way.kill()
+        return
+    with place.open("w") as log:
         process = subprocess.Popen(
             command(out, ranks, *changes, restarts=restarts),
             stdout=log,
@@ -74,7 +89,7 @@ def started(
             kill_all(process)
 
 
-def kill_all(process: "subprocess.Popen[str]") -> None:
+def kill_all(process: Process) -> None:
     """SIGKILL to the launcher and every rank."""
     for rank in ranks_of(process):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -84,13 +99,15 @@ def kill_all(process: "subprocess.Popen[str]") -> None:
     process.wait()
 
 
-def ranks_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+def ranks_of(process: Process) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
+        if isinstance(process, Ranks):
+            return [psutil.Process(pid) for pid in process.pids]
         return psutil.Process(process.pid).children(recursive=True)
     return []
 
 
-def wait_for_step(out: Path, step: int, process: "subprocess.Popen[str]") -> None:
+def wait_for_step(out: Path, step: int, process: Process) -> None:
     """Until the run has written the line of `step`."""
     deadline = time.monotonic() + 120
     while step not in losses(out):

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -12,8 +11,10 @@ import pytest
 from bamba_data.errors import RunHeld
 from bamba_data.records import seal
 from bamba_data.storage.store import LocalStore, Store, open_store
+from tests.forking import Ranks
 from tests.running import wait_for
-from tests.trainer.running import command, job, losses, started, wait_for_step
+from tests.trainer.job import run
+from tests.trainer.running import job, losses, started, wait_for_step
 from trainer.checkpoint import lease as leases
 from trainer.checkpoint.commits import folders
 from trainer.checkpoint.lease import Lease
@@ -36,7 +37,7 @@ def somebody_else(store: Store, beat: int = 0, number: int = 1) -> None:
 
 def test_a_second_run_in_a_folder_is_refused_by_the_name_of_the_first_which_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with started(out, 2, "schedule.steps=4000", env=SLOW) as process:
+    with started(out, 2, "schedule.steps=4000", env=SLOW, by_launcher=True) as process:
         wait_for_step(out, 5, process)
         second = job(out, 1, "schedule.steps=4000")
         assert second.returncode == 4, second.stderr
@@ -50,9 +51,10 @@ def test_a_second_run_in_a_folder_is_refused_by_the_name_of_the_first_which_goes
 
 
 @pytest.mark.s3
-def test_a_run_that_was_killed_on_this_machine_goes_on_at_once_also_on_s3(bucket: str) -> None:
+def test_a_run_that_was_killed_on_this_machine_goes_on_at_once_also_on_s3(bucket: str, tmp_path: Path) -> None:
     url = f"{bucket}/run"
-    process = subprocess.Popen(command(url, 1, "schedule.steps=12"), env={**os.environ, **SLOW, "OMP_NUM_THREADS": "1"})
+    env = {**os.environ, **SLOW, "OMP_NUM_THREADS": "1"}
+    process = Ranks(run, [url, "schedule.steps=12"], 1, env, tmp_path / "out", tmp_path / "err")
     store = open_store(f"{url}/checkpoints")
     wait_for(lambda: any(folder.whole for folder in folders(store)), 120, "a checkpoint")
     process.send_signal(signal.SIGKILL)

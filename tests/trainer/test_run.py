@@ -96,7 +96,7 @@ def test_a_run_killed_on_four_ranks_goes_on_on_one_and_ends_on_three(quiet: Path
 
 def test_sigterm_to_one_rank_saves_on_all_and_the_exit_code_says_run_again(quiet: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with started(out, 2, env=SLOW) as process:
+    with started(out, 2, by_launcher=True, env=SLOW) as process:
         wait_for_step(out, 5, process)
         ranks_of(process)[-1].send_signal(signal.SIGTERM)
         process.wait(timeout=60)
@@ -149,7 +149,7 @@ def test_a_launcher_that_may_restart_goes_on_by_itself_when_a_rank_dies(quiet: P
     out = tmp_path / "run"
     # Without it the launcher keeps one store for all groups, and a new group may read addresses of the one before.
     own_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    with started(out, 2, env=SLOW | own_store, restarts=1) as process:
+    with started(out, 2, by_launcher=True, env=SLOW | own_store, restarts=1) as process:
         wait_for_step(out, 6, process)
         ranks_of(process)[-1].kill()
         assert process.wait(timeout=240) == 0
@@ -159,7 +159,7 @@ def test_a_launcher_that_may_restart_goes_on_by_itself_when_a_rank_dies(quiet: P
 
 def test_a_rank_that_dies_ends_the_whole_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with started(out, 2, env=SLOW) as process:
+    with started(out, 2, by_launcher=True, env=SLOW) as process:
         wait_for_step(out, 2, process)
         ranks_of(process)[-1].kill()
         assert process.wait(timeout=60) != 0

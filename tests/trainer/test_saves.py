@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from bamba_data.storage.store import LocalStore
+from tests.forking import Ranks
 from tests.running import wait_for
-from tests.trainer.running import command, job, lines, newest, ranks_of, started, wait_for_step
+from tests.trainer.job import run
+from tests.trainer.running import job, lines, newest, ranks_of, started, wait_for_step
 from trainer.checkpoint.commits import folders
 
 SLOW = {"TRAINER_SLOW": "0.3"}
@@ -75,9 +77,7 @@ def test_sigterm_saves_although_the_save_before_has_failed(tmp_path: Path) -> No
 
 def test_an_end_that_cannot_be_saved_is_an_error_of_one_line_with_path_size_and_way_out(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    limited = 'ulimit -f 32; exec "$@"'
-    line = command(out, 1, "schedule.steps=3")
-    done = subprocess.run(["bash", "-c", limited, "job", *line], capture_output=True, text=True, check=False)
+    done = job(out, 1, "schedule.steps=3", env={"TRAINER_FILE_BYTES": str(32 << 10)})
     assert done.returncode == 2, done.stderr  # not 4: to run again as it is cannot help
     error = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert f"{out}/checkpoints: File too large while a checkpoint was written" in error
@@ -108,15 +108,10 @@ def fill(place: Path) -> Path:
 def test_a_full_disk_ends_neither_training_nor_metrics_and_room_heals_both(small_disk: Path) -> None:
     out = small_disk / "run"
     log = small_disk.parent / "out.log"
-    with log.open("w") as said:
-        process = subprocess.Popen(
-            command(out, 1, "schedule.steps=80", "checkpoints.every_steps=5"),
-            stdout=said,
-            stderr=said,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **SLOW},
-        )
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **SLOW}
+    process = Ranks(run, [str(out), "schedule.steps=80", "checkpoints.every_steps=5"], 1, env, log, log)
     try:
-        wait_for_step(out, 6, process) if log.exists() else None
+        wait_for_step(out, 6, process)
         ballast = fill(small_disk)
         wait_for(lambda: "SAVE FAILED" in log.read_text(), 60, "the failed save's line")
         assert "no room for a checkpoint" in log.read_text()
@@ -165,7 +160,7 @@ def test_ctrl_c_saves_like_sigterm(tmp_path: Path, number: signal.Signals) -> No
 
 def test_ctrl_c_at_a_launcher_saves_on_all_its_ranks(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with started(out, 2, "checkpoints.every_steps=50", "schedule.steps=50", env=SLOW) as process:
+    with started(out, 2, "checkpoints.every_steps=50", "schedule.steps=50", env=SLOW, by_launcher=True) as process:
         wait_for_step(out, 2, process)
         os.killpg(process.pid, signal.SIGINT)  # what a terminal does
         process.wait(timeout=60)
