@@ -6,12 +6,12 @@ restarts and signals starts as a user starts it: by a command, or torchrun.
 
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from unittest import mock
@@ -98,6 +98,24 @@ def run_forked(
         return subprocess.CompletedProcess(list(arguments), code, stdout.read_text(), stderr.read_text())
 
 
+def typed(*words: object, ranks: int = 1, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """What `python -m WORDS` says, on several ranks as by torchrun."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return run_forked(_run_module, [str(cwd or Path.cwd()), *map(str, words)], ranks, env)
+
+
+def _run_module(arguments: Sequence[str]) -> int:
+    folder, module, *words = arguments
+    os.chdir(folder)
+    sys.argv = [module, *words]
+    sys.modules.pop(module, None)  # runpy would warn that it is here already
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
 def _code(codes: Sequence[int | None]) -> int:
     return codes[0] or 0 if len(codes) == 1 else int(any(codes))
 
@@ -108,7 +126,6 @@ def _rank(entry: Entry, arguments: list[str], env: dict[str, str], *said: str) -
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     os.environ.clear()
     os.environ.update(env)
-    warnings.simplefilter("error")
     sys.argv = [entry.__module__, *arguments]
     try:
         code = entry(arguments)

@@ -19,6 +19,7 @@ import os
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ def main(out: str, changes: list[str]) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit code; an error that a user can meet is a line on stderr."""
+    """The exit code; an error that a user can meet is a line on stderr, and a warning is an error."""
+    warnings.simplefilter("error")
     try:
         main(arguments[0], list(arguments[1:]))
     except (BambaError, OSError) as error:

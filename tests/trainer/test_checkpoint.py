@@ -14,6 +14,7 @@ import pytest
 
 from bamba_data.errors import CorruptCheckpoint, UserError
 from bamba_data.storage.store import LocalStore
+from tests.forking import typed
 from tests.trainer.running import GOLDEN, bits, command, job, newest_folder
 from trainer.checkpoint.commits import folders, sweep
 from trainer.checkpoint.locate import locate_checkpoint
@@ -121,8 +122,7 @@ def test_a_mark_is_listed_verified_and_lifted_only_where_the_bytes_are_whole(who
 
 
 def checkpoints(out: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    line = [sys.executable, "-m", "trainer.checkpoints", str(out), *options]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
+    return typed("trainer.checkpoints", out, *options)
 
 
 def test_a_run_killed_at_any_point_of_its_storage_ends_with_the_bits_of_a_quiet_one(tmp_path: Path) -> None:

@@ -13,20 +13,9 @@ from transformers import AutoTokenizer, BambaForCausalLM
 from bamba_data.storage.store import LocalStore
 from bamba_data.tokenization.conformance import Certificate
 from tests.corpora import TOKENIZER
+from tests.forking import typed
 from tests.loader.real import documents, publish
 from tests.trainer.running import lines, losses, newest
-
-
-def typed(*arguments: str | Path, ranks: int = 1) -> "subprocess.CompletedProcess[str]":
-    """`python -m …`, or `torchrun … -m …` on several ranks."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    return subprocess.run(
-        [sys.executable, *torchrun, "-m", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -37,14 +37,14 @@ def somebody_else(store: Store, beat: int = 0, number: int = 1) -> None:
 
 def test_a_second_run_in_a_folder_is_refused_by_the_name_of_the_first_which_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with started(out, 2, "schedule.steps=4000", env=SLOW, by_launcher=True) as process:
+    with started(out, 2, "schedule.steps=4000", env=SLOW) as process:
         wait_for_step(out, 5, process)
         second = job(out, 1, "schedule.steps=4000")
         assert second.returncode == 4, second.stderr
         assert "another run is at work here (process " in second.stderr and "or give another --out" in second.stderr
         before = max(losses(out))
         wait_for_step(out, before + 3, process)
-        os.kill(process.pid, signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
     assert any(folder.whole for folder in folders(LocalStore(out / "checkpoints")))
     assert job(out, 1, "schedule.steps=2", "--accept-changes").returncode == 0, "it was given back"

@@ -1,13 +1,12 @@
 """The command line says which recipes and fields there are, and prints a recipe as it resolves."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from bamba_data import exit_codes
+from tests.forking import typed
 from trainer import config_help
 from trainer.__main__ import app
 from trainer.config import Recipe, load_recipe
@@ -68,9 +67,7 @@ def test_a_mistake_of_a_user_is_one_line(tmp_path: Path, module: str, arguments:
     (tmp_path / "LATIN").write_bytes("né".encode("latin-1"))
     (tmp_path / "BAD").write_text("{}")
     (tmp_path / "FILE").write_text("")
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = typed(module, *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr and done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
