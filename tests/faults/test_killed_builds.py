@@ -53,6 +53,7 @@ def records_in(out: Path) -> int:
     return sum(1 for _ in out.glob("_bamba/units/*/*/part-*.json"))
 
 
+@pytest.mark.long
 def test_more_workers_than_cores_give_the_same_bytes(inputs: Path, quiet: str, tmp_path: Path) -> None:
     """One and two do so in the tests below, whatever else happens to them."""
     done = bamba("build", inputs, "--out", tmp_path / "out", "--workers", "4")
@@ -85,6 +86,7 @@ def test_everything_killed_at_once_the_same_command_goes_on(inputs: Path, quiet:
     assert documents(out) == Counter({f"doc-{n}": 1 for n in range(480)})
 
 
+@pytest.mark.long
 def test_told_to_stop_it_stops_soon_with_the_code_for_go_on(inputs: Path, quiet: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -113,6 +115,7 @@ def test_two_builds_at_once_into_one_place_publish_one_dataset(inputs: Path, qui
     assert verify(str(out), full=True).faults == []
 
 
+@pytest.mark.long
 def test_a_mixed_build_of_json_and_parquet_is_the_same_on_ray(tmp_path: Path) -> None:
     from bamba_data.storage.fetch import Fetcher
     from pipelines.cli import load_recipe

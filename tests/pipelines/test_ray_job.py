@@ -12,7 +12,8 @@ from bamba_data.format.dataset import open_dataset
 from bamba_data.inspect.verify import verify
 from tests.clusters import RAY, RayCluster, ray_cluster
 
-pytestmark = pytest.mark.ray
+#: tests/k8s/test_image.py submits the main job in every run.
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 ROOT = Path(__file__).parents[2]
 
 

@@ -18,8 +18,6 @@ from pipelines.dataset_build.finished_units import UnitsLost
 from pipelines.dataset_build.staged_records import Staging, part_path, unit_path
 from tests.building import build, prepared
 
-FLIPS = 70
-
 
 @pytest.fixture
 def mine(staged: Path, tmp_path: Path) -> Path:
@@ -41,11 +39,14 @@ def quiet(folder: Path, certificate: Certificate) -> str:
     return build(folder / "quiet", certificate, str(folder / "tiny.yaml"))[1].digest
 
 
-def test_a_flipped_bit_in_any_record_changes_nothing_and_stops_nothing(mine: Path, certificate: Certificate) -> None:
+@pytest.mark.parametrize("flips", [8, pytest.param(70, marks=pytest.mark.long)])
+def test_a_flipped_bit_in_any_record_changes_nothing_and_stops_nothing(
+    mine: Path, certificate: Certificate, flips: int
+) -> None:
     chance, wanted = random.Random(5), quiet(mine, certificate)
     records = sorted((mine / "out/_bamba/units").rglob("*.json"))
     assert len(records) > 8
-    for _ in range(FLIPS):
+    for _ in range(flips):
         path = chance.choice(records)
         whole = path.read_bytes()
         data = bytearray(whole)

@@ -76,6 +76,13 @@ def test_a_run_whose_checkpoints_are_all_torn_does_not_start_over(whole: Path, t
         done = run(out)
         assert done.returncode == 5
         assert "none of its 2 checkpoints is whole" in done.stderr
+
+
+@pytest.mark.long
+def test_a_launcher_that_restarts_does_not_start_over_what_is_all_torn(whole: Path, tmp_path: Path) -> None:
+    out = copied(whole, tmp_path)
+    for file in out.glob("checkpoints/*/rank-00000.bin"):
+        flip(file)
     torchrun = command(out, 2, *SHORT, restarts=2)
     done = subprocess.run(torchrun, capture_output=True, text=True, check=False)
     assert done.returncode != 0
