@@ -52,10 +52,11 @@ def finished_units(plan: Plan, store: Store) -> Iterator[tuple[Unit, UnitRecord]
             lost[unit.name], record = str(fault), None
         return unit, record
 
+    # In chunks: pool.map over all units would start them all, and hold every record that is not yet taken.
     with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
         while chunk := [unit for _, unit in zip(range(RECORDS_AT_ONCE * 4), units, strict=False)]:
             for unit, record in pool.map(read, chunk):
-                if record is not None and not lost:
+                if record is not None and not lost:  # after the first that is lost only the others are looked for
                     yield unit, record
     if lost:
         raise UnitsLost(lost)

@@ -66,6 +66,7 @@ def bring(task: FileTask, to: str, network: Network, rate_limit: Any, progress: 
             out.write(chunk)
             report(Counters(input_bytes=len(chunk)))
     learned = {"size_bytes": stream.bytes_read, "sha256": stream.sha256}
+    # After the file: a kill in between costs one fetch, and never leaves a record of what is not there.
     record = {"format": RECORD_FORMAT, "identity": _identity(file), "learned": learned}
     store.put(_record_path(file), seal(record))
     return Counters(input_bytes=stream.bytes_read)

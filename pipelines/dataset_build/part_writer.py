@@ -22,7 +22,7 @@ from bamba_data.tokenization.tokenizer import Backend, Tokenizer
 from .plan import Job, Unit
 from .staged_records import MadeBy, Part, Place, ReadInput, Sampled, StagedLetters, StagedShard
 
-LETTER_BYTES = 64 << 20  # a part ends early rather than hold more dead letters than this
+LETTER_BYTES = 64 << 20  # a part ends early rather than hold more dead letters than this in memory
 
 LETTERS = pa.schema(
     [
@@ -106,6 +106,7 @@ class PartBuilder:
                 candidates=finished.candidates,
                 footer=finished.footer,
             )
+            # Named by its content: a second copy of the unit, elsewhere at the same time, writes the same object.
             store.put(shard.path, finished.data)
         letters = self.save_letters(store) if self.letters else None
         sampled = Sampled(self._sample.documents, self._sample.tokens)

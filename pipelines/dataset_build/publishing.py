@@ -58,6 +58,7 @@ def _set_aside(plan: Plan, staging: Staging, draft: Dataset, report: Report) -> 
         shards = draft.shards
     except IntegrityError:
         return {}
+    # A manifest knows units by their number in the source, not by their key: keys tell of one machine's etags.
     keys = {(unit.source, unit.number): unit for unit in plan.units}
     lost: dict[str, str] = {}
     for row in shards.filter(shards["path"].is_in(list(faults))).iter_rows(named=True):

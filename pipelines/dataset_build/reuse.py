@@ -90,6 +90,7 @@ def taken_over(plan: Plan, store: Store) -> Plan:
     def same(unit: Unit) -> Unit:
         if unit.key in finished:
             return unit
+        # Any of them gives the same bytes; sorted, so that every machine takes the same one.
         fitting = sorted(key for key, met in notes.get(unit.base, ()) if key in finished and met.fits(rules))
         return replace(unit, key=fitting[0]) if fitting else unit
 

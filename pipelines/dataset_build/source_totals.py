@@ -75,7 +75,7 @@ class SourceTotals:
             ]
         )
         tables["candidates"].add([{**own, **candidate._asdict()} for candidate in candidates])
-        first_block = self.identifying.blocks
+        first_block = self.identifying.blocks  # before these: candidates count blocks from the source's first
         self.identifying.add_blocks(
             [block.documents for block in blocks], [block.tokens for block in blocks], digests, ids_digests
         )
@@ -122,6 +122,7 @@ def _file_rows(unit: Unit, record: UnitRecord, plan: Plan) -> Iterator[dict[str,
     inputs = {read.file: read for read in record.inputs}
     for position, file in enumerate(unit.files):
         ledger, read, locked = ledgers[position], inputs[position], file.locked
+        # Readers compare as well; this is against a record of another lock that has the same unit key (equal etags).
         if read.sha256 and locked.facts.sha256 and read.sha256 != locked.facts.sha256:
             raise CorruptInput(locked.url, f"sha256 was {read.sha256} when read, the lock says {locked.facts.sha256}")
         counts = {"dropped": ledger.dropped, "dead_lettered": ledger.dead_lettered, "noted": ledger.notes}

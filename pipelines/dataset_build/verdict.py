@@ -73,7 +73,7 @@ def _explained(source: Totals, store: Store) -> str:
     path = source.letters[1]
     try:
         table = read_table(store.read(path), COLUMNS)
-    except (OSError, ValueError, BambaError):  # only an explanation
+    except (OSError, ValueError, BambaError):  # only an explanation: the message stands without it
         return ""
     rows: list[dict[str, Any]] = table.slice(0, SAMPLES).to_pylist()
     if not rows:

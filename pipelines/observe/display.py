@@ -56,6 +56,7 @@ class Meter:
     def rates(self, snapshot: Snapshot) -> Mapping[str, float]:
         """By name, which says the unit. `eta_seconds` is infinite while nothing moves."""
         now, counts = time.monotonic(), snapshot.counts
+        # At two snapshots a second some 120 points, whatever the length of the job.
         self._points.append((now, counts))
         while len(self._points) > 2 and now - self._points[0][0] > WINDOW_SECONDS:
             self._points.popleft()

@@ -30,6 +30,7 @@ def shown(interval_seconds: float | None = None) -> Iterator[Tick]:
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("lock", total=None)
+        # rich's Progress has a lock of its own: the threads that look up names may all call it.
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

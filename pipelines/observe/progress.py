@@ -76,6 +76,7 @@ class ProgressKeeper:
         self._retries[cause] += 1
 
     def snapshot(self) -> Snapshot:
+        # Lines are told once; a reply that is lost loses them, which costs a remark and no count.
         lines, self._lines = self._lines, []
         return Snapshot(
             counts=sum((*self._running.values(), *self._by_source.values()), Counters()),
@@ -91,7 +92,7 @@ class Unheard:
     """Takes the place of the keeper's handle for the second copy of a unit: the first one is counted already."""
 
     def __getattr__(self, name: str) -> "Unheard":
-        if name.startswith("__"):
+        if name.startswith("__"):  # pickle asks for __reduce__ and the like, and must not be given this
             raise AttributeError(name)
         return self
 

@@ -87,7 +87,7 @@ def page(url: str, price_per_core_hour: float | None = None, currency: str = "$"
     body = [f"<h1>{_text(title)}</h1>", f"<p class=where>{_text(store.url)}</p>"]
     if dataset:
         body += _dataset(dataset)
-    for run, mine in reversed(by_run.items()):
+    for run, mine in reversed(by_run.items()):  # the one that was written to last comes first
         body += _run(run, mine, cost_of(mine, price_per_core_hour), currency)
     body.append(f"<footer>bamba-data {bamba_data.__version__}; every number is read from the store</footer>")
     return _PAGE.format(title=_text(title), body="\n".join(body))
@@ -195,6 +195,7 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _text(value: str) -> str:
+    """Names and reasons come from recipes and upstream hosts: whatever is in them stays text."""
     return html.escape(value)
 
 
@@ -204,6 +205,9 @@ def _figure(png: bytes, caption: str) -> str:
 
 
 # ---- plots
+
+
+# Figure without pyplot: pyplot keeps every figure in a global list, and chooses a window system when it is imported.
 
 
 def _plot_sources(sources: Sequence[tuple[str, int]]) -> bytes:
@@ -229,6 +233,7 @@ def _plot_progress(attempts: Sequence[Status]) -> bytes:
         total = max(1, attempt.input_bytes_total)
         above.plot(hours, [100 * point.input_bytes / total for point in points], label=f"attempt {number}")
         pairs = list(itertools.pairwise(points))
+        # An attempt that takes a unit back (it is tried again) would show a rate below zero.
         rates = [max(0, b.tokens - a.tokens) / max(1e-9, b.seconds - a.seconds) / 1e6 for a, b in pairs]
         below.plot(hours[1:], rates)
     above.set_ylabel("% of the input read")

@@ -83,6 +83,7 @@ class RunLog:
         self._take_number(before)
         self.event("started", after=before.attempt if before else None)
         self._write()
+        # A daemon: it must not hold up an interpreter that ends by an error before __exit__ could stop it.
         self._thread = threading.Thread(target=self._keep_writing, daemon=True, name="run log")
         self._thread.start()
         return self
@@ -95,6 +96,7 @@ class RunLog:
             self.status.attempt = f"{number:06d}"
             path, data = status_path(self._run.name, self.status.attempt), sealed(self.status)
             try:
+                # The reply of our own create may be lost: then it is refused the second time, and holds our bytes.
                 if self._store.create(path, data) or self._store.read(path) == data:
                     return
             except (BambaError, OSError):
@@ -112,7 +114,7 @@ class RunLog:
             self.status.verdict = verdict_of(self.status.exit_code, error)
             self.status.reason = "" if error is None else reason_of(error)
             if error is not None and self.status.verdict == "stop":
-                error.add_note(RETRY)
+                error.add_note(RETRY)  # the process edge prints notes below the message
             self.status.in_flight = 0
         self.event("ended", verdict=self.status.verdict, exit_code=self.status.exit_code, reason=self.status.reason)
         self._ended.set()
@@ -173,6 +175,7 @@ class RunLog:
         if status.points and seconds - status.points[-1].seconds < self._stride_seconds:
             return
         if len(status.points) >= MAX_POINTS:
+            # Half the points, at twice the distance: the curve spans the run, and its record stays small.
             status.points = status.points[::2]
             self._stride_seconds *= 2
         done, flying, cores = status.units_done, status.in_flight, status.cores
@@ -273,6 +276,7 @@ def reason_of(error: BaseException) -> str:
 def masked(text: str) -> str:
     """Without the values of those variables of the environment whose names sound of a secret."""
     for name, value in os.environ.items():
+        # A shorter value may be a part of any word ("true", "1"), and would mask half of the text.
         if len(value) >= 6 and any(part in name.upper() for part in _SECRET_NAMES) and value in text:
             text = text.replace(value, f"<{name}>")
     return text

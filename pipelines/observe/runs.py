@@ -94,6 +94,7 @@ class Status(msgspec.Struct, kw_only=True):
     @property
     def is_silent(self) -> bool:
         """It has no verdict, and has not been heard of for so long that it cannot be running."""
+        # The clocks of two machines: a minute's difference is nothing beside 6 intervals of 10 seconds or more.
         silent_seconds = time.time() - self.updated_seconds
         return self.verdict is None and silent_seconds > SILENT_INTERVALS * max(self.interval_seconds, 10.0)
 
@@ -154,6 +155,7 @@ def attempts(store: Store, run: str | None = None) -> Iterator[Status]:
     for entry in store.list(folder):
         if entry.path.endswith("/status.json"):
             by_run.setdefault(entry.path.split("/")[-3], []).append(entry)
+    # By the store's clock, not the drivers': their clocks may differ, the store has one.
     for entries in sorted(by_run.values(), key=lambda entries: max(entry.modified for entry in entries)):
         for entry in sorted(entries, key=lambda entry: age_key(entry.path.split("/")[-2])):
             try:
@@ -176,6 +178,7 @@ def sealed(status: Status) -> bytes:
 
 
 def read(store: Store, path: str) -> Status:
+    # One byte more than is allowed: the parser then refuses a longer object, without having read all of it.
     data = store.read_range(path, 0, MAX_BYTES + 1)
     raw = canonical_json.loads(data, path, MAX_BYTES)
     if not isinstance(raw, dict) or raw.get("format") != UNSEALED_FORMAT:
