@@ -1,6 +1,6 @@
-"""`python -m pipelines.arithmetic`: see pipelines/observe/capacity.py."""
+"""`python -m pipelines.arithmetic`: see pipelines/dataset_build/capacity.py."""
 
-from .observe.capacity import main
+from .dataset_build.capacity import main
 
 if __name__ == "__main__":
     main()

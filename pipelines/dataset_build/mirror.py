@@ -24,9 +24,9 @@ from bamba_data.storage.store import Store, open_store
 
 from ..observe.counters import Counters
 from ..observe.display import Display
-from ..ray_jobs import worker
 from ..ray_jobs.executor import Options
 from ..ray_jobs.file_tasks import FileTask, for_each_file
+from ..ray_jobs.worker import Reporter, make_fetcher
 from .driver import MIRROR, MIRROR_FORMAT
 
 RECORDS = "_mirror"
@@ -58,9 +58,8 @@ def download(recipe: Recipe, folder: Path, lock: Lock, to: str, options: Options
 def bring(task: FileTask, to: str, network: Network, rate_limit: Any, progress: Any) -> Counters:
     """Runs in a worker: stream one file into the mirror, verified, then leave its record."""
     file, store = task.file, open_store(to)
-    report = worker.Reporter(task.name, progress)
-    progress.started.remote(task.name)
-    fetcher = worker.make_fetcher(network, rate_limit, progress)
+    report = Reporter(task.name, progress)
+    fetcher = make_fetcher(network, rate_limit, progress)
     with fetcher.stream(file) as stream, store.writer(stored_name(file.key)) as out:
         for chunk in stream.chunks():
             out.write(chunk)

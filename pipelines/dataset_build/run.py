@@ -19,9 +19,9 @@ from bamba_data.storage.fence import Fence
 from ..observe.counters import Counters
 from ..observe.display import Display
 from ..observe.logs import people_log
-from ..ray_jobs import worker
 from ..ray_jobs.executor import Failed, Fault, Options
 from ..ray_jobs.session import task_runner
+from . import unit_task
 from .driver import Prepared, finish
 from .finished_units import UnitsLost
 from .plan import Unit
@@ -64,7 +64,7 @@ def _run(prepared: Prepared, remaining: list[Unit], options: Options, display: D
         import ray
 
         job = ray.put(prepared.job)
-        run_unit = runner.task(worker.run_unit, memory)
+        run_unit = runner.task(unit_task.run_unit, memory)
 
         def submit(unit: Unit, where: Mapping[str, Any], progress: Any) -> Any:
             # A unit that is staged first leaves its core idle meanwhile: two share one.

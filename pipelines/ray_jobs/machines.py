@@ -20,15 +20,17 @@ PAUSE_SECONDS = 600.0  # then it gets another chance, and is left out again at i
 
 
 def on_a_machine(work: Callable[..., Any]) -> Callable[..., Any]:
-    """`work(item, …, progress)` as a task: what it returns comes with the id of the node, and whatever it raises is one
-    of our errors and says where."""
+    """`work(item, …, progress)` as a task: `progress` hears that it started, and where; what it returns comes with the
+    id of the node, and whatever it raises is one of our errors and says where."""
 
     @functools.wraps(work)
     def placed(*arguments: Any) -> tuple[str, Any]:
         import ray
 
         node = ray.get_runtime_context().get_node_id()
-        arguments[-1].placed.remote(arguments[0].name, node)
+        name, progress = arguments[0].name, arguments[-1]
+        progress.started.remote(name)
+        progress.placed.remote(name, node)
         try:
             return node, work(*arguments)
         except BambaError as error:

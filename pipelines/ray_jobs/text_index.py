@@ -26,10 +26,10 @@ from bamba_data.storage.locked_file import LockedFile
 from ..observe.counters import Counters
 from ..observe.display import Display, display
 from ..options import RECIPES, Address, FailFast, Interval, RecipeArgument, Workers
-from . import worker
 from .connection import refuse_relative
 from .executor import Options
 from .file_tasks import FileTask, for_each_file
+from .worker import make_fetcher
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -75,8 +75,7 @@ def on_cluster(options: Options, shown: Display, recipe: Recipe) -> IndexFiles:
 
 def index_one(task: FileTask, job: IndexJob, network: Network, rate_limit: Any, progress: Any) -> Counters:
     """Runs in a worker; its result is in the store."""
-    progress.started.remote(task.name)
-    fetcher = worker.make_fetcher(network, rate_limit, progress)
+    fetcher = make_fetcher(network, rate_limit, progress)
     indexed = index_file(job, task.file, fetcher, scratch_folder())
     return Counters.of(indexed.account, indexed.size_bytes)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.observe.capacity import DOLMA, MEASURED, Feed, Job, tables
+from pipelines.dataset_build.capacity import DOLMA, MEASURED, Feed, Job, tables
 
 PAGE = Path(__file__).parents[2] / "docs" / "arithmetic.md"
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..dataset_build.plan import INFLATED
+from .plan import INFLATED
 
 TB, MB = 1e12, 1e6
 
