@@ -1,18 +1,30 @@
 """Small JSON objects that vouch for themselves: each ends with the sha256 of the rest of its fields.
 
 What is named by its content (shards, tables, manifests, locks) has a digest in its name. Everything else that we
-write and later believe (records of units and parts, pointers, versions, plans, verdicts) is a sealed record: one
-flipped bit, wherever it is, is a CorruptManifest and never another value.
+write and later believe (versions, marks, plans, units, pointers, verdicts) is a sealed record: one flipped bit,
+wherever it is, is a CorruptManifest and never another value. A kind of record is a frozen dataclass:
 
-    data = seal({"format": "bamba-unit/2", "key": key})
-    fields = unseal(data, path, max_bytes=1 << 20)
+    @dataclass(frozen=True)
+    class Pointer(Record):
+        FORMAT = "bamba-pointer/2"
+        lock: str
+
+    store.put(path, Pointer(digest).sealed())
+    Pointer.read(store, path).lock
+
+`seal` and `unseal` are the same for fields that have no class.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import msgspec
 
 from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest
+
+if TYPE_CHECKING:
+    from bamba_data.storage.store import Store
 
 SEAL = "sha256"
 
@@ -27,8 +39,9 @@ def seal(fields: Mapping[str, Any]) -> bytes:
 def unseal(data: bytes, where: str, max_bytes: int) -> dict[str, Any]:
     """The fields of a sealed record, without the seal.
 
-    Raises CorruptManifest, naming `where`, for what is no record, for one whose sha256 is not that of its fields,
-    and for one that is written in any other way than `seal` does: a blank that becomes a tab is damage, too.
+    Raises:
+        CorruptManifest: names `where`, for what is no record, for one whose sha256 is not that of its fields, and for
+            one that is written in any other way than `seal` does: a blank that becomes a tab is damage, too.
     """
     raw = canonical_json.loads(data, where, max_bytes)
     if not isinstance(raw, dict) or not isinstance(raw.get(SEAL), str):
@@ -37,3 +50,54 @@ def unseal(data: bytes, where: str, max_bytes: int) -> dict[str, Any]:
     if seal(fields) != data:
         raise CorruptManifest(where, f"does not have the {SEAL} that it states: it is damaged, or was edited")
     return fields
+
+
+class Record:
+    """The base of a kind of sealed record: a frozen dataclass, whose fields are those of the JSON."""
+
+    #: What the field `format` says: the kind and its version.
+    FORMAT: ClassVar[str]
+    #: A larger object is not read.
+    MAX_BYTES: ClassVar[int] = 1 << 16
+    #: Fields whose attribute has another name than the JSON: attribute -> name in the JSON.
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+
+    def fields(self) -> dict[str, Any]:
+        """The JSON of the record, without `format` and seal."""
+        said = msgspec.to_builtins(self, str_keys=True)
+        return {self.RENAMED.get(name, name): value for name, value in said.items()}
+
+    def sealed(self) -> bytes:
+        """The record as it lies in a store."""
+        return seal({"format": self.FORMAT, **self.fields()})
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any], where: str) -> Self:
+        """The record that has these fields.
+
+        Raises:
+            CorruptManifest: a field is missing, unknown, or of another type.
+        """
+        attributes = {name: attribute for attribute, name in cls.RENAMED.items()}
+        named = {attributes.get(name, name): value for name, value in fields.items()}
+        try:
+            record = msgspec.convert(named, cls, str_keys=True)
+        except msgspec.ValidationError as error:
+            raise CorruptManifest(where, f"is not of format {cls.FORMAT}: {error}") from None
+        # msgspec passes over fields that a dataclass does not have: a later version may mean something by them.
+        if Record.fields(record) != fields:
+            raise CorruptManifest(where, f"has fields that {cls.FORMAT} does not have: a later version wrote it")
+        return record
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Self:
+        """The record that these bytes are. Raises CorruptManifest, which names `where`."""
+        fields = unseal(data, where, cls.MAX_BYTES)
+        if (stated := fields.pop("format", None)) != cls.FORMAT:
+            raise CorruptManifest(where, f"is of format {str(stated)[:40]!r}, not {cls.FORMAT!r}")
+        return cls.of_fields(fields, where)
+
+    @classmethod
+    def read(cls, store: "Store", path: str) -> Self:
+        """The record at `path`. Raises CorruptManifest, and FileNotFoundError where there is none."""
+        return cls.parse(store.read_range(path, 0, cls.MAX_BYTES + 1), path)

@@ -23,6 +23,7 @@ from bamba_data import canonical_json
 from bamba_data.document import Ledger
 from bamba_data.format.holdout_candidates import Candidate
 from bamba_data.format.shard import Block, Footer
+from bamba_data.format.unit_records import MadeBy, Part, Place, ReadInput, Sampled, StagedShard, UnitRecord
 from bamba_data.locking import lock as locks
 from bamba_data.locking.lock import Lock
 from bamba_data.recipe import load
@@ -35,16 +36,7 @@ from benchmarks.measure import machine
 from pipelines.dataset_build import plan as plans
 from pipelines.dataset_build.assemble import assemble
 from pipelines.dataset_build.plan import Plan, Unit
-from pipelines.dataset_build.staged_records import (
-    MadeBy,
-    Part,
-    Place,
-    ReadInput,
-    Sampled,
-    StagedShard,
-    Staging,
-    UnitRecord,
-)
+from pipelines.dataset_build.staged_records import Staging
 from pipelines.observe.counters import Counters
 from pipelines.observe.display import Display
 from pipelines.ray_jobs.executor import Options

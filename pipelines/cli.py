@@ -74,8 +74,8 @@ def lock(
     """Resolve every input of a recipe once and freeze it in the dataset: commits, sizes, sha256s, etags."""
     from rich.markup import escape
 
+    from bamba_data.format.fence import shared
     from bamba_data.inspect.show import size
-    from bamba_data.storage.fence import shared
     from bamba_data.storage.store import open_store
 
     from .dataset_build.driver import frozen_lock
@@ -112,8 +112,8 @@ def plan(
     """Say what a build would read, write and roughly cost; nothing but the lock is written."""
     from rich.markup import escape
 
+    from bamba_data.format.fence import shared
     from bamba_data.locking.lock import load_tokenizer
-    from bamba_data.storage.fence import shared
     from bamba_data.storage.store import open_store
 
     from .dataset_build import plan as plans
@@ -178,7 +178,7 @@ def build(
     interval: Interval = 10.0,
 ) -> None:
     """Make a dataset: lock, plan, tokenize on Ray, publish, verify. Killed or stopped, the same command goes on."""
-    from bamba_data.storage.fence import shared
+    from bamba_data.format.fence import shared
     from bamba_data.storage.store import open_store
 
     from .dataset_build import run as tokenize
@@ -279,8 +279,8 @@ def download(
     interval: Interval = 10.0,
 ) -> None:
     """Make a verified raw mirror of a recipe's inputs, from which `build --mirror` needs no other network."""
+    from bamba_data.format.fence import shared
     from bamba_data.inspect.show import size
-    from bamba_data.storage.fence import shared
     from bamba_data.storage.store import open_store
 
     from .dataset_build import mirror as mirroring

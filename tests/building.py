@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from bamba_data.format.dataset import tokenizer_path
+from bamba_data.format.layout import tokenizer_path
 from bamba_data.format.manifest import Manifest
 from bamba_data.format.versions import Version
 from bamba_data.locking.lock import load_tokenizer

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from bamba_data import canonical_json
 from bamba_data.format.identity import ids_digest, of_dataset, of_tables
-from bamba_data.format.manifest import path_of, table_path
+from bamba_data.format.layout import manifest_path, table_path, version_path
 from bamba_data.format.shard import Footer, block_digest, row_group_range
 from bamba_data.format.tables import SCHEMAS, row_digest
 from bamba_data.format.versions import Version
@@ -25,9 +25,9 @@ class Forger:
 
     def __init__(self, root: Path, number: int = 1) -> None:
         self.root = root
-        self._version_path = root / f"_bamba/versions/{number:06d}.json"
+        self._version_path = root / version_path(number)
         self.version: dict[str, Any] = json.loads(self._version_path.read_bytes())
-        self.manifest: dict[str, Any] = json.loads((root / path_of(self.version["manifest"])).read_bytes())
+        self.manifest: dict[str, Any] = json.loads((root / manifest_path(self.version["manifest"])).read_bytes())
         self.tables: dict[str, list[dict[str, Any]]] = {
             name: pq.read_table(root / table_path(entry["sha256"])).to_pylist()
             for name, entry in self.manifest["tables"].items()
@@ -75,10 +75,10 @@ class Forger:
 
     def save_manifest(self, data: bytes) -> None:
         digest = canonical_json.sha256(data)
-        (self.root / path_of(digest)).write_bytes(data)
+        (self.root / manifest_path(digest)).write_bytes(data)
         one = self.version
         forged = Version(one["version"], digest, one["build"], one["lock"], one["published_at"])
-        self._version_path.write_bytes(canonical_json.dumps(forged.to_json()))
+        self._version_path.write_bytes(forged.sealed())
 
     def rewrite_shard(self, number: int, edit: Callable[[pa.Table], pa.Table]) -> None:
         """Shard `number` with other rows: its bytes, its entry and those of its blocks, and the sums over them."""

@@ -11,6 +11,7 @@ from typing import Literal
 
 from bamba_data.errors import CorruptManifest, DatasetNotFound, UserError
 from bamba_data.format import version_marks
+from bamba_data.format.layout import CLOCK, VERSIONS, version_path
 from bamba_data.format.version_marks import ALSO_WITHDRAWN, Tag
 from bamba_data.format.versions import published, read_version
 from bamba_data.storage.store import Store, now
@@ -80,10 +81,10 @@ def to_expire(store: Store, keep: int | None, older_than_days: float | None) -> 
     kept = {*known.offered[-max(1, keep or 1) :], *_tags_by_number(store)}
     chosen = [number for number in known.unexpired if number not in kept]
     if older_than_days is not None:
-        clock = now(store, "_bamba/tmp")
-        written = {entry.path: entry.modified for entry in store.list(version_marks.VERSIONS)}
+        clock = now(store, CLOCK)
+        written = {entry.path: entry.modified for entry in store.list(VERSIONS)}
         limit = clock - older_than_days * 86400
-        chosen = [number for number in chosen if written.get(version_marks.version_path(number), clock) < limit]
+        chosen = [number for number in chosen if written.get(version_path(number), clock) < limit]
     return chosen
 
 

@@ -12,9 +12,10 @@ from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest
 from bamba_data.format import manifest as manifests
 from bamba_data.format.identity import SourceIdentity, of_dataset, of_tables
+from bamba_data.format.layout import lock_path, manifest_path, table_path, tokenizer_path
 from bamba_data.format.manifest import FIRST_FORMAT, Manifest, TableEntry
 from bamba_data.format.versions import Version, read_version
-from bamba_data.records import seal, unseal
+from bamba_data.records import Record
 from bamba_data.storage.paths import checked, distinct
 from bamba_data.storage.store import Store, open_store
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 MAX_TOKENIZER_BYTES = 256 << 20
 MAX_LOCK_BYTES = 1 << 30
-MAX_POINTER_BYTES = 1 << 12
-POINTER_FORMAT = "bamba-pointer/2"
 _BARE_POINTER = re.compile(rb"\s*[0-9a-f]{64}\s*")
 RELOCK = "resolve the inputs anew with --relock: if they are unchanged, so is the lock, and nothing is made again"
 
@@ -100,7 +99,7 @@ class Dataset:
 
         from bamba_data.format.tables import read_bounded, schemas_of
 
-        path = manifests.table_path(entry.sha256)
+        path = table_path(entry.sha256)
         data = read_named(self.store, path, entry.sha256, entry.size_bytes)
         try:
             frame = pl.from_arrow(read_bounded(data, schemas_of(self.manifest.format)[name], name, entry.rows, path))
@@ -116,35 +115,29 @@ def _safe(frame: "pl.DataFrame") -> "pl.DataFrame":
     return frame
 
 
-def tokenizer_path(sha256: str) -> str:
-    return f"_bamba/tokenizers/{sha256}.json"
+@dataclass(frozen=True)
+class Pointer(Record):
+    """To the lock of the digest `lock`, from what the lock depends on: so that the next build finds it."""
 
+    FORMAT = "bamba-pointer/2"
+    MAX_BYTES = 1 << 12
 
-def lock_path(digest: str) -> str:
-    return f"_bamba/locks/{digest}.json"
+    lock: str
 
 
 def pointed_at(store: Store, pointer: str) -> str | None:
     """The digest of the lock that a pointer names; None if there is no such pointer. Those of before 2026-11-28 are the
     bare digest. Raises CorruptManifest for a damaged one."""
     try:
-        data = store.read_range(pointer, 0, MAX_POINTER_BYTES + 1)
+        data = store.read_range(pointer, 0, Pointer.MAX_BYTES + 1)
     except FileNotFoundError:
         return None
     if _BARE_POINTER.fullmatch(data):
         return data.decode().strip()
     try:
-        fields = unseal(data, pointer, MAX_POINTER_BYTES)
-        if fields.get("format") != POINTER_FORMAT or not isinstance(fields.get("lock"), str):
-            raise CorruptManifest(pointer, f"is no pointer of format {POINTER_FORMAT}")
+        return Pointer.parse(data, pointer).lock
     except CorruptManifest as error:
         raise CorruptManifest(pointer, f"{error.detail}; {RELOCK}") from None
-    return str(fields["lock"])
-
-
-def pointer_to(lock: str) -> bytes:
-    """What a pointer to the lock of that digest holds."""
-    return seal({"format": POINTER_FORMAT, "lock": lock})
 
 
 def open_dataset(url: str, version: int | str | None = None) -> Dataset:
@@ -152,14 +145,14 @@ def open_dataset(url: str, version: int | str | None = None) -> Dataset:
     even if it was withdrawn (see publish.read_version)."""
     store = open_store(url)
     found = read_version(store, version)
-    path = manifests.path_of(found.manifest)
+    path = manifest_path(found.manifest)
     data = read_named(store, path, found.manifest, manifests.MAX_BYTES)
     return Dataset(store, found, manifests.loads(data, path))
 
 
 def dataset_of(store: Store, digest: str) -> Dataset:
     """A publication by the digest of its manifest, whether or not a version names it (any more)."""
-    path = manifests.path_of(digest)
+    path = manifest_path(digest)
     manifest = manifests.loads(read_named(store, path, digest, manifests.MAX_BYTES), path)
     return Dataset(store, Version(0, digest, "", "", ""), manifest)
 

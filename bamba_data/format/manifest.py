@@ -183,14 +183,6 @@ class Manifest(_Model):
         return next((source for source in self.sources if source.name == name), None)
 
 
-def path_of(digest: str) -> str:
-    return f"_bamba/manifests/{digest}.json"
-
-
-def table_path(sha256: str) -> str:
-    return f"_bamba/tables/{sha256}.parquet"
-
-
 def loads(data: bytes, where: str) -> Manifest:
     """Parse and check a manifest that somebody else may have written."""
     raw = canonical_json.loads(data, where, MAX_BYTES)

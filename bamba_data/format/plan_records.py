@@ -12,20 +12,17 @@ from typing import Any
 
 from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest
-from bamba_data.records import seal, unseal
+from bamba_data.format.layout import built_path, plan_path
+from bamba_data.records import Record
 from bamba_data.storage.store import Store
-
-FOLDER = "_bamba/plans"
-FORMAT = "bamba-plan/2"
-MAX_BYTES = 256 << 20
-BUILT_FOLDER = "_bamba/built"
-BUILT_FORMAT = "bamba-built/1"
-MAX_BUILT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
-class Planned:
+class Planned(Record):
     """`units` has the keys of the units by source; None in the records of before that did not say."""
+
+    FORMAT = "bamba-plan/2"
+    MAX_BYTES = 256 << 20
 
     recipe: Any
     tokenizer: str
@@ -37,41 +34,40 @@ class Planned:
         return {"recipe": self.recipe, "tokenizer": self.tokenizer, "lock": self.lock}
 
 
-def plan_path(digest: str) -> str:
-    return f"{FOLDER}/{digest}.json"
+@dataclass(frozen=True)
+class Built(Record):
+    """`plan` is the digest of the plan that the manifest of the digest `manifest` came of."""
 
+    FORMAT = "bamba-built/1"
 
-def built_path(manifest: str) -> str:
-    return f"{BUILT_FOLDER}/{manifest}.json"
+    manifest: str
+    plan: str
 
 
 def save(store: Store, digest: str, planned: Planned) -> None:
-    store.put(plan_path(digest), seal({"format": FORMAT, **planned.facts(), "units": planned.units}))
+    store.put(plan_path(digest), planned.sealed())
 
 
 def read(store: Store, path: str) -> Planned:
     """Raises CorruptManifest for one that is damaged, FileNotFoundError if there is none."""
-    data = store.read_range(path, 0, MAX_BYTES + 1)
-    raw = canonical_json.loads(data, path, MAX_BYTES)
+    data = store.read_range(path, 0, Planned.MAX_BYTES + 1)
+    raw = canonical_json.loads(data, path, Planned.MAX_BYTES)
     if isinstance(raw, dict) and raw.keys() == {"recipe", "tokenizer", "lock"}:  # as it was before they were sealed
         return Planned(raw["recipe"], str(raw["tokenizer"]), str(raw["lock"]), None)
-    fields = unseal(data, path, MAX_BYTES)
-    if fields.get("format") != FORMAT:
-        raise CorruptManifest(path, f"is of format {fields.get('format')!r}, not {FORMAT}")
-    return Planned(fields["recipe"], fields["tokenizer"], fields["lock"], fields["units"])
+    return Planned.parse(data, path)
 
 
 def save_built(store: Store, manifest: str, plan: str) -> None:
-    store.put(built_path(manifest), seal({"format": BUILT_FORMAT, "manifest": manifest, "plan": plan}))
+    store.put(built_path(manifest), Built(manifest, plan).sealed())
 
 
 def plan_of(store: Store, manifest: str) -> str | None:
     """The digest of the plan that a manifest came of; None where nobody wrote it down."""
     path = built_path(manifest)
     try:
-        fields = unseal(store.read_range(path, 0, MAX_BUILT_BYTES + 1), path, MAX_BUILT_BYTES)
+        built = Built.read(store, path)
     except FileNotFoundError:
         return None
-    if fields.get("format") != BUILT_FORMAT or fields.get("manifest") != manifest:
-        raise CorruptManifest(path, f"is not the {BUILT_FORMAT} of its manifest")
-    return str(fields["plan"])
+    if built.manifest != manifest:
+        raise CorruptManifest(path, f"is of another manifest, {built.manifest[:16]}")
+    return built.plan

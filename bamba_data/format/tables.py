@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest
-from bamba_data.format.manifest import FIRST_FORMAT, TableEntry, table_path
+from bamba_data.format.layout import table_path
+from bamba_data.format.manifest import FIRST_FORMAT, TableEntry
 from bamba_data.storage.store import Store
 
 FLUSH_ROWS = 1 << 16

@@ -11,30 +11,27 @@ damaged, only what it says is lost.
 import datetime
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 from bamba_data.errors import CorruptManifest, UserError
-from bamba_data.records import seal, unseal
+from bamba_data.format.layout import TAGS, VERSIONS, mark_path, tag_path
+from bamba_data.format.layout import Mark as Kind
+from bamba_data.records import Record
 from bamba_data.storage.store import Store
 
-VERSIONS = "_bamba/versions"
-TAGS = "_bamba/tags"
-MAX_BYTES = 1 << 16
 MAX_WHY_CHARS = 2000
-MARK_FORMAT = "bamba-mark/1"
-TAG_FORMAT = "bamba-tag/1"
 ALSO_WITHDRAWN = "withdrawn:"  # `withdrawn:3` is version 3, whether it was withdrawn or not
 _NAME = re.compile(rf"^{VERSIONS}/(\d{{6}})(?:\.(withdrawn|expired))?\.json$")
 _TAG = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = ("newest", "latest", "withdrawn", "expired", "all", "none")
 
-Kind = Literal["withdrawn", "expired"]
-
 
 @dataclass(frozen=True)
-class Mark:
+class Mark(Record):
     """`manifest` is the digest of the version's manifest; None where its own object could not be read. `at` is ISO 8601
     in UTC, by the clock of who marked it, for people."""
+
+    FORMAT = "bamba-mark/1"
 
     kind: Kind
     version: int
@@ -44,8 +41,11 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Tag:
+class Tag(Record):
     """A name for the version `version`, whose manifest has the digest `manifest`."""
+
+    FORMAT = "bamba-tag/1"
+    RENAMED: ClassVar = {"name": "tag"}
 
     name: str
     version: int
@@ -79,24 +79,11 @@ def known(store: Store) -> Known:
     return Known(sorted(found[None]), found["withdrawn"], found["expired"])
 
 
-def version_path(number: int) -> str:
-    return f"{VERSIONS}/{number:06d}.json"
-
-
-def mark_path(kind: Kind, number: int) -> str:
-    return f"{VERSIONS}/{number:06d}.{kind}.json"
-
-
-def tag_path(name: str) -> str:
-    return f"{TAGS}/{name}.json"
-
-
 def mark(store: Store, kind: Kind, number: int, manifest: str | None, why: str) -> bool:
     """Mark a version; False if it is marked so already."""
     if len(why) > MAX_WHY_CHARS:
         raise UserError(f"the reason is longer than {MAX_WHY_CHARS:,} characters")
-    fields = {"format": MARK_FORMAT, "kind": kind, "version": number, "manifest": manifest, "why": why, "at": _now()}
-    return store.create(mark_path(kind, number), seal(fields))
+    return store.create(mark_path(kind, number), Mark(kind, number, manifest, why, now_iso()).sealed())
 
 
 def unmark(store: Store, kind: Kind, number: int) -> None:
@@ -106,10 +93,10 @@ def unmark(store: Store, kind: Kind, number: int) -> None:
 def read_mark(store: Store, kind: Kind, number: int) -> Mark:
     """Raises CorruptManifest, FileNotFoundError."""
     path = mark_path(kind, number)
-    fields = unseal(store.read_range(path, 0, MAX_BYTES + 1), path, MAX_BYTES)
-    if [fields.get(name) for name in ("format", "kind", "version")] != [MARK_FORMAT, kind, number]:
+    found = Mark.read(store, path)
+    if (found.kind, found.version) != (kind, number):
         raise CorruptManifest(path, f"does not say that version {number} is {kind}")
-    return Mark(kind, number, fields["manifest"], fields["why"], fields["at"])
+    return found
 
 
 def describe(store: Store, kind: Kind, number: int) -> str:
@@ -151,20 +138,19 @@ def read_tag(store: Store, name: str) -> Tag:
     """Raises CorruptManifest, FileNotFoundError."""
     path = tag_path(checked_name(name))
     try:
-        fields = unseal(store.read_range(path, 0, MAX_BYTES + 1), path, MAX_BYTES)
-        if [fields.get("format"), fields.get("tag")] != [TAG_FORMAT, name]:
+        found = Tag.read(store, path)
+        if found.name != name:
             raise CorruptManifest(path, f"is not the tag {name}")
     except CorruptManifest as error:
         raise CorruptManifest(
             path, f"{error.detail}; set it anew: bamba-data tag {store.url} {name} VERSION --move"
         ) from None
-    return Tag(name, fields["version"], fields["manifest"], fields["at"])
+    return found
 
 
 def write_tag(store: Store, name: str, version: int, manifest: str, move: bool) -> bool:
     """False if there is such a tag, and `move` does not say that it may be moved."""
-    fields = {"format": TAG_FORMAT, "tag": name, "version": version, "manifest": manifest, "at": _now()}
-    path, data = tag_path(checked_name(name)), seal(fields)
+    path, data = tag_path(checked_name(name)), Tag(name, version, manifest, now_iso()).sealed()
     if move:
         store.put(path, data)
         return True
@@ -175,5 +161,6 @@ def remove_tag(store: Store, name: str) -> None:
     store.delete(tag_path(checked_name(name)))
 
 
-def _now() -> str:
+def now_iso() -> str:
+    """This machine's time in UTC, ISO 8601 to the second: for people, never to decide by."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -3,14 +3,14 @@
 A version is `_bamba/versions/<number>.json`. It names a manifest by digest; the manifest and all it names were
 written before, under names made of their content, and checked as a reader would. So a reader sees a whole version or
 none, of two publishers of one number exactly one wins, and whatever reply is lost, reading the object back tells who.
-What is said of a version later (withdrawn, expired, tagged) are objects of their own: bamba_data.marks.
+What is said of a version later (withdrawn, expired, tagged) are objects of their own: version_marks.py.
 """
 
-import datetime
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, ClassVar
+
+import msgspec
 
 from bamba_data import canonical_json
 from bamba_data.errors import (
@@ -24,40 +24,29 @@ from bamba_data.errors import (
 )
 from bamba_data.format import manifest as manifests
 from bamba_data.format import version_marks
-from bamba_data.format.manifest import Manifest, path_of
-from bamba_data.format.version_marks import ALSO_WITHDRAWN, version_path
+from bamba_data.format.layout import manifest_path, version_path
+from bamba_data.format.manifest import Manifest
+from bamba_data.format.version_marks import ALSO_WITHDRAWN
+from bamba_data.records import Record
 from bamba_data.storage.store import Store
 
-FOLDER = version_marks.VERSIONS
-FORMAT = "bamba-version/1"
-MAX_BYTES = 1 << 16
-_SHA256S = re.compile(r"[0-9a-f]{128}")
 _TRIES = 3
+_Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 @dataclass(frozen=True)
-class Version:
-    """`build` tells whose it is. `lock` is the digest of the lock that the build used.
+class Version(Record):
+    """A publication: `manifest` is the digest of its manifest, `lock` of the lock that the build used, and `build` a
+    random name that tells whose it is."""
 
-    Its JSON ends with the sha256 of the rest: nothing else names this object's bytes, so it vouches for itself.
-    """
+    FORMAT = "bamba-version/1"
+    RENAMED: ClassVar = {"number": "version"}
 
     number: int
-    manifest: str
+    manifest: _Sha256
     build: str
-    lock: str
+    lock: _Sha256
     published_at: str
-
-    def to_json(self) -> dict[str, Any]:
-        fields = {
-            "format": FORMAT,
-            "version": self.number,
-            "manifest": self.manifest,
-            "build": self.build,
-            "lock": self.lock,
-            "published_at": self.published_at,
-        }
-        return {**fields, "sha256": canonical_json.digest(fields)}
 
 
 def versions(store: Store) -> list[int]:
@@ -115,31 +104,18 @@ def published(store: Store, number: int) -> Version:
     """The version of that number, whatever was said of it since."""
     path = version_path(number)
     try:
-        data = store.read_range(path, 0, MAX_BYTES + 1)
+        found = Version.read(store, path)
+        if found.number != number:
+            raise CorruptManifest(path, f"is version {found.number}, not {number}")
+        return found
     except FileNotFoundError:
-        have = ", ".join(map(str, versions(store))) or "none"
-        raise DatasetNotFound(f"{store.url}: no version {number} (there are: {have})") from None
-    try:
-        return _parsed(data, path, number)
+        raise DatasetNotFound(f"{store.url}: no version {number} (there are: {_listed(versions(store))})") from None
     except CorruptManifest as error:
         raise CorruptManifest(
             path,
             f"{error.detail}; give this version up (bamba-data expire {store.url} {number}), then build again: it is "
             "published under the next number, and nothing is computed twice",
         ) from None
-
-
-def _parsed(data: bytes, path: str, number: int) -> Version:
-    raw = canonical_json.loads(data, path, MAX_BYTES)
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("version") != number:
-        raise CorruptManifest(path, f"is not version {number} in format {FORMAT}")
-    fields = [raw.get(name) for name in ("manifest", "build", "lock", "published_at")]
-    found = Version(number, *map(str, fields))
-    if not all(isinstance(field, str) for field in fields) or not _SHA256S.fullmatch(found.manifest + found.lock):
-        raise CorruptManifest(path, "manifest, build, lock or published_at is missing or not of its form")
-    if canonical_json.dumps(found.to_json()) != data:
-        raise CorruptManifest(path, "does not have the sha256 that it states")
-    return found
 
 
 def publish(
@@ -158,20 +134,19 @@ def publish(
         newest = published(store, known.offered[-1])
         if _says_the_same(store, newest, manifest):
             return newest
-    store.put(path_of(manifest.digest), manifest.data)
+    store.put(manifest_path(manifest.digest), manifest.data)
     _read_back(store, manifest)
     if known.offered and newest.manifest == manifest.digest:
         check()
         return newest
     _check_not_withdrawn(store, known, manifest)
     check()
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    ours = Version((known.numbers[-1] if known.numbers else 0) + 1, manifest.digest, build, lock, now)
-    data = canonical_json.dumps(ours.to_json())
+    number = (known.numbers[-1] if known.numbers else 0) + 1
+    ours = Version(number, manifest.digest, build, lock, version_marks.now_iso())
     doubt: Exception | None = None
     for _ in range(_TRIES):
         try:
-            if store.create(version_path(ours.number), data):
+            if store.create(version_path(ours.number), ours.sealed()):
                 return ours
         except (OSError, StoreUnavailable) as error:
             doubt = error
@@ -194,7 +169,7 @@ def publish(
 
 def _read_back(store: Store, manifest: Manifest) -> None:
     """What no reader would take must not become a version: it could never be opened, nor built upon."""
-    path = path_of(manifest.digest)
+    path = manifest_path(manifest.digest)
     data = store.read_range(path, 0, manifests.MAX_BYTES + 1)
     manifests.loads(data, path)
     if data != manifest.data:
@@ -219,7 +194,7 @@ def _says_the_same(store: Store, version: Version, manifest: Manifest) -> bool:
     """Whether a version is another publication of all that `manifest` says: what other libraries write of it."""
     if version.manifest == manifest.digest or manifest.provenance is None:
         return False
-    path = path_of(version.manifest)
+    path = manifest_path(version.manifest)
     try:
         data = store.read_range(path, 0, manifests.MAX_BYTES + 1)
     except FileNotFoundError:

@@ -2,7 +2,7 @@
 
 Needed is what a version names that has not expired, with the records of the units that it was made of. Nothing is
 removed that is young by the store's own clock, nor what a young record of an unpublished unit names: a build that
-goes on will publish it. Removing has the fence for itself (bamba_data.storage.fence): no build writes meanwhile. It
+goes on will publish it. Removing has the fence for itself (format/fence.py): no build writes meanwhile. It
 looks at everything again, and removes what was an orphan both times, asking before every batch whether the fence is
 still its own and the versions are the same.
 
@@ -14,29 +14,43 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from bamba_data.errors import BambaError, CorruptManifest, DatasetNotFound, StoreUnavailable, UnsafePath, UserError
-from bamba_data.format import manifest as manifests
-from bamba_data.format import plan_records, version_marks
-from bamba_data.format.dataset import Dataset, lock_path, open_dataset, pointed_at, tokenizer_path
-from bamba_data.format.version_marks import ALSO_WITHDRAWN, version_path
+from bamba_data.format import fence, plan_records, version_marks
+from bamba_data.format.dataset import Dataset, open_dataset, pointed_at
+from bamba_data.format.layout import (
+    CLOCK,
+    DEAD_LETTERS,
+    LOCKS,
+    OURS,
+    POINTER_SUFFIX,
+    RUNS,
+    SHARD_PREFIX,
+    TAGS,
+    UNIT_NAME,
+    UNITS,
+    VERSIONS,
+    built_path,
+    lock_path,
+    manifest_path,
+    plan_path,
+    table_path,
+    tokenizer_path,
+    version_path,
+)
+from bamba_data.format.unit_records import PartRecord, UnitRecord
+from bamba_data.format.version_marks import ALSO_WITHDRAWN
 from bamba_data.format.versions import versions
-from bamba_data.records import unseal
-from bamba_data.storage import fence
 from bamba_data.storage.paths import checked
 from bamba_data.storage.store import DELETES_AT_ONCE, RETRY_SECONDS, Entry, Store, now, open_store
 
-LEASES = fence.FOLDER
-UNITS = "_bamba/units"
-KEPT = (  # of no single version: how each run went, and what is said of versions
-    "_bamba/runs/",
-    "_bamba/versions/",
-    "_bamba/tags/",
-)
+#: Of no single version: how each run went, and what is said of versions.
+_KEPT_FOLDERS = (f"{RUNS}/", f"{VERSIONS}/", f"{TAGS}/")
+#: What records of parts and units name.
+_STAGED_FOLDERS = (SHARD_PREFIX, f"{DEAD_LETTERS}/")
 DEFAULT_GRACE_SECONDS = 7 * 86400.0
 DEPOSITION_SECONDS = 30 * 86400.0
-MAX_RECORD_BYTES = 64 << 20
 READS_AT_ONCE = 32
 _T = TypeVar("_T")
 
@@ -58,7 +72,7 @@ def find(url: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> Sweep:
     store = open_store(url)
     if next(store.list(), None) is None:
         raise DatasetNotFound(f"{store.url}: there is nothing here")
-    clock = now(store, "_bamba/tmp")
+    clock = now(store, CLOCK)
     listed = list(store.list())  # before the versions: what was published meanwhile is then known to be in use
     known = versions(store)
     needed = _Needed(store)
@@ -127,7 +141,7 @@ def _check_versions(store: Store, found: Sweep) -> None:
 
 
 def _is_ours(entry: Entry) -> bool:
-    if not entry.path.startswith(("_bamba/", "dataset=")) or entry.path.startswith(KEPT):
+    if not entry.path.startswith((OURS, SHARD_PREFIX)) or entry.path.startswith(_KEPT_FOLDERS):
         return False
     try:
         checked(entry.path)
@@ -169,9 +183,9 @@ class _Needed:
 
     def add(self, dataset: Dataset) -> None:
         manifest = dataset.manifest
-        self._paths |= {version_path(dataset.version.number), manifests.path_of(manifest.digest)}
+        self._paths |= {version_path(dataset.version.number), manifest_path(manifest.digest)}
         tables = manifest.tables.model_dump()
-        self._paths |= {manifests.table_path(table["sha256"]) for table in tables.values() if table}
+        self._paths |= {table_path(table["sha256"]) for table in tables.values() if table}
         self._paths |= {tokenizer_path(manifest.tokenizer.sha256), lock_path(dataset.version.lock)}
         self._paths.update(dataset.shards["path"])
         self._paths.update(dataset.dead_letters["path"])
@@ -180,13 +194,13 @@ class _Needed:
 
     def _add_plan(self, manifest: str) -> None:
         """Its units' records: run again, the build finds that there is nothing to do."""
-        self._paths.add(plan_records.built_path(manifest))
+        self._paths.add(built_path(manifest))
         try:
             digest = plan_records.plan_of(self._store, manifest)
             if digest is None:
                 return
-            self._paths.add(plan_records.plan_path(digest))
-            units = plan_records.read(self._store, plan_records.plan_path(digest)).units or {}
+            self._paths.add(plan_path(digest))
+            units = plan_records.read(self._store, plan_path(digest)).units or {}
         except FileNotFoundError:
             return
         except CorruptManifest:  # which units are this version's cannot be known: so all are
@@ -197,7 +211,7 @@ class _Needed:
     def _all_pointers(self) -> dict[str, str]:
         """The pointers to locks: without its own a version's next build would resolve everything anew."""
         if self._pointers is None:
-            paths = [entry.path for entry in self._store.list("_bamba/locks") if entry.path.endswith(".pointer")]
+            paths = [entry.path for entry in self._store.list(LOCKS) if entry.path.endswith(POINTER_SUFFIX)]
             self._pointers = dict(_concurrently(self._pointer, paths))
         return self._pointers
 
@@ -211,24 +225,20 @@ class _Needed:
 def _staged(store: Store, loose: Iterable[Entry], young: set[str]) -> set[str]:
     """What young records of parts and units name. They are read only where anything old could be kept by it, and of a
     finished unit its own record alone."""
-    if not any(entry.path not in young and entry.path.startswith(_STAGED) for entry in loose):
+    if not any(entry.path not in young and entry.path.startswith(_STAGED_FOLDERS) for entry in loose):
         return set()
     records = [path for path in young if path.startswith(f"{UNITS}/") and path.endswith(".json")]
-    finished = {path.rpartition("/")[0] for path in records if path.endswith("/unit.json")}
-    wanted = [path for path in records if path.endswith("/unit.json") or path.rpartition("/")[0] not in finished]
-    return {path for paths in _concurrently(lambda record: _named(store, record), wanted) for path in paths}
+    finished = {path.rpartition("/")[0] for path in records if path.endswith(f"/{UNIT_NAME}")}
+    wanted = [path for path in records if path.endswith(f"/{UNIT_NAME}") or path.rpartition("/")[0] not in finished]
+    return {path for paths in _concurrently(lambda record: _files_of(store, record), wanted) for path in paths}
 
 
-_STAGED = ("dataset=", "_bamba/dead_letters/")
-
-
-def _named(store: Store, record: str) -> list[str]:
+def _files_of(store: Store, path: str) -> list[str]:
     """The files that the record of a part or of a unit names; none, if it is damaged."""
+    kind = UnitRecord if path.endswith(f"/{UNIT_NAME}") else PartRecord
     try:
-        raw: Any = unseal(store.read(record), record, MAX_RECORD_BYTES)
-        parts = raw["parts"] if "parts" in raw else [raw["part"]]
-        return [part[kind]["path"] for part in parts for kind in ("shard", "letters") if part[kind]]
-    except (FileNotFoundError, BambaError, KeyError, TypeError, AttributeError):
+        return [file.path for file in kind.read(store, path).files]
+    except (FileNotFoundError, BambaError):
         return []
 
 

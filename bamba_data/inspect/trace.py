@@ -12,7 +12,8 @@ import polars as pl
 
 from bamba_data.document import Document
 from bamba_data.errors import BambaError, CorruptManifest, CorruptShard, UserError
-from bamba_data.format.dataset import Dataset, lock_path
+from bamba_data.format.dataset import Dataset
+from bamba_data.format.layout import lock_path
 from bamba_data.format.shard import ShardReader
 from bamba_data.locking import lock as locks
 from bamba_data.recipe import BadInput

@@ -25,6 +25,7 @@ from bamba_data.errors import CorruptManifest, CorruptShard, TokenizerError, Uns
 from bamba_data.format.dataset import Dataset, open_dataset
 from bamba_data.format.holdout_candidates import LIMIT, Candidate, id_hash
 from bamba_data.format.identity import IdsDigest
+from bamba_data.format.layout import DEAD_LETTERS, shard_folder
 from bamba_data.format.manifest import FIRST_FORMAT
 from bamba_data.format.shard import Footer, ShardReader, row_group_range
 from bamba_data.format.tables import SCHEMAS, row_digest
@@ -106,7 +107,7 @@ def _check_tables_readable(dataset: Dataset, report: Report) -> bool:
 
 def _check_tables(dataset: Dataset, report: Report) -> None:
     files, shards, blocks = dataset.files, dataset.shards, dataset.blocks
-    if any(not p.startswith(f"dataset={s}/") for p, s in shards.select("path", "source").iter_rows()):
+    if any(not p.startswith(f"{shard_folder(s)}/") for p, s in shards.select("path", "source").iter_rows()):
         report.fault("table shards", "a shard lies outside the folder of its source")
     if not blocks["shard"].is_sorted() or not blocks.select(_BLOCKS_IN_ORDER).item():
         report.fault("table blocks", "its rows are not in the order of the shards and their blocks")
@@ -212,9 +213,9 @@ def _check_objects(dataset: Dataset, report: Report) -> None:
     """Everything is there, with its size: by listing, a thousand objects a request."""
     there: dict[str, Entry] = {}
     for source in dataset.manifest.sources:
-        there |= {entry.path: entry for entry in dataset.store.list(f"dataset={source.name}")}
+        there |= {entry.path: entry for entry in dataset.store.list(shard_folder(source.name))}
     if len(dataset.dead_letters):
-        there |= {entry.path: entry for entry in dataset.store.list("_bamba/dead_letters")}
+        there |= {entry.path: entry for entry in dataset.store.list(DEAD_LETTERS)}
     for frame in (dataset.shards, dataset.dead_letters):
         for path, size in zip(frame["path"], frame["size_bytes"], strict=True):
             if path not in there:

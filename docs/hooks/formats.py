@@ -113,6 +113,17 @@ def typed(path: str) -> Callable[[], Names]:
     return names
 
 
+def sealed(path: str) -> Callable[[], Names]:
+    """A kind of `Record`: its fields as the JSON names them, `format` before them. The types stand with the meanings,
+    as of all sealed records."""
+
+    def names() -> Names:
+        kind = named(path)
+        return dict.fromkeys(["format", *(kind.RENAMED.get(name, name) for name in kind.__dataclass_fields__)], "")
+
+    return names
+
+
 def _resolved(schema: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
     name = schema.get("$ref", "").rpartition("/")[2]
     return {**whole["$defs"][name], "$defs": whole["$defs"]} if name else schema
@@ -182,13 +193,13 @@ TABLES = "bamba_data.format.tables:SCHEMAS"
 MANIFEST = "bamba_data.format.manifest"
 PLAN = "loader.order.plan"
 INDEX = "loader.text.index_format"
-STAGED = "pipelines.dataset_build.staged_records"
+FORMAT = "bamba_data.format"
 
 RECORDS: Mapping[str, Callable[[], Names]] = {
     "shard": columns("bamba_data.format.shard:schema", dtype=np.dtype("<u2")),
-    "version": written("bamba_data/format/versions.py", "Version.to_json"),
-    "mark": written("bamba_data/format/version_marks.py", "mark"),
-    "tag": written("bamba_data/format/version_marks.py", "write_tag"),
+    "version": sealed(f"{FORMAT}.versions:Version"),
+    "mark": sealed(f"{FORMAT}.version_marks:Mark"),
+    "tag": sealed(f"{FORMAT}.version_marks:Tag"),
     **{
         name: typed(f"{MANIFEST}:{name}")
         for name in (
@@ -199,17 +210,20 @@ RECORDS: Mapping[str, Callable[[], Names]] = {
     **{name: columns(f"{TABLES}.{name}") for name in ("files", "shards", "blocks", "candidates", "dead_letters")},
     "letters": columns("pipelines.dataset_build.part_writer:LETTERS"),
     "lock": written("bamba_data/locking/lock.py", "Lock.to_json"),
-    "pointer": written("bamba_data/format/dataset.py", "pointer_to"),
-    "plan_of_units": written("bamba_data/format/plan_records.py", "Planned.facts", "format", "units"),
-    "built": written("bamba_data/format/plan_records.py", "save_built"),
-    "unit": written("pipelines/dataset_build/staged_records.py", "Staging.finish"),
-    "part": written("pipelines/dataset_build/staged_records.py", "Staging.save_part"),
-    **{name: typed(f"{STAGED}:{name}") for name in ("Part", "StagedShard", "StagedLetters", "Place", "ReadInput")},
+    "pointer": sealed(f"{FORMAT}.dataset:Pointer"),
+    "plan_of_units": sealed(f"{FORMAT}.plan_records:Planned"),
+    "built": sealed(f"{FORMAT}.plan_records:Built"),
+    "unit": sealed(f"{FORMAT}.unit_records:UnitRecord"),
+    "part": sealed(f"{FORMAT}.unit_records:PartRecord"),
+    **{
+        name: typed(f"{FORMAT}.unit_records:{name}")
+        for name in ("Part", "StagedShard", "StagedLetters", "Place", "ReadInput")
+    },
     "met": written("pipelines/dataset_build/reuse.py", "note"),
     "Status": typed("pipelines.observe.runs:Status"),
     "Point": typed("pipelines.observe.runs:Point"),
     "event": written("pipelines/observe/run_log.py", "RunLog.event"),
-    "lease": written("bamba_data/storage/fence.py", "Fence._touch"),
+    "lease": sealed(f"{FORMAT}.fence:Lease"),
     "mirror": written("pipelines/dataset_build/mirror.py", "_finish"),
     "mirrored": written("pipelines/dataset_build/mirror.py", "bring"),
     "state": written("loader/order/resume.py", "Cursor.to_json"),

@@ -13,7 +13,8 @@ from typing import Protocol
 
 from bamba_data.errors import BambaError
 from bamba_data.format.dataset import Dataset, dataset_of
-from bamba_data.format.manifest import FIRST_FORMAT, path_of
+from bamba_data.format.layout import MANIFESTS, manifest_path
+from bamba_data.format.manifest import FIRST_FORMAT
 from bamba_data.storage.store import open_store
 
 from ..sources.base import Blocks
@@ -100,9 +101,9 @@ def _held(blocks: Blocks) -> tuple[ShardBlocks | None, str]:
 
 def _manifests(url: str) -> list[str]:
     """The digests of all manifests in a store."""
-    paths = [entry.path for entry in open_store(url).list("_bamba/manifests")]
+    paths = [entry.path for entry in open_store(url).list(MANIFESTS)]
     found = (path.rsplit("/", 1)[-1].removesuffix(".json") for path in paths)
-    return sorted(digest for digest in found if path_of(digest) in paths)
+    return sorted(digest for digest in found if manifest_path(digest) in paths)
 
 
 @lru_cache(maxsize=4096)

@@ -16,6 +16,7 @@ from bamba_data.format.manifest import (
     TokenizerEntry,
 )
 from bamba_data.format.tables import SCHEMAS, TableWriter
+from bamba_data.format.unit_records import Sampled
 from bamba_data.storage.store import Store
 from bamba_data.tokenization.conformance import Certificate
 from bamba_data.tokenization.tokenizer import Tokenizer
@@ -24,7 +25,6 @@ from . import verdict
 from .finished_units import finished_units
 from .plan import Plan
 from .source_totals import SourceTotals
-from .staged_records import Sampled
 
 
 def assemble(plan: Plan, store: Store, tokenizer: Tokenizer) -> Manifest:

@@ -18,13 +18,13 @@ from bamba_data.errors import BambaError, BudgetExceeded, CorruptManifest, Datas
 from bamba_data.format import plan_records
 from bamba_data.format.dataset import (
     RELOCK,
-    lock_path,
+    Pointer,
     open_dataset,
     pointed_at,
-    pointer_to,
     read_named,
-    tokenizer_path,
 )
+from bamba_data.format.fence import Fence, shared
+from bamba_data.format.layout import lock_path, pointer_path, tokenizer_path
 from bamba_data.format.manifest import Manifest
 from bamba_data.format.versions import Version, publish, read_version
 from bamba_data.locking import drift
@@ -32,7 +32,6 @@ from bamba_data.locking import lock as locks
 from bamba_data.locking.lock import Lock
 from bamba_data.recipe import Recipe
 from bamba_data.records import unseal
-from bamba_data.storage.fence import Fence, shared
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.locked_file import Facts
 from bamba_data.storage.store import Store, open_store
@@ -50,7 +49,6 @@ from .reuse import taken_over
 from .staged_records import Staging
 from .unit import Tools, run, unheard
 
-LOCKS = "_bamba/locks"
 MIRROR = "mirror.json"
 MIRROR_FORMAT = "bamba-mirror/2"
 UNSEALED_MIRROR = "bamba-mirror/1"  # of before 2026-11-28
@@ -137,15 +135,15 @@ def frozen_lock(
     """
     if mirror is not None and not mirror.strip():
         raise UserError("--mirror is empty: give the place of a mirror, or leave it out")
-    pointer = f"{LOCKS}/{locks.request_key(recipe, folder)}.pointer"
+    pointer = pointer_path(locks.request_key(recipe, folder))
     digest = earlier_one = None if relock else pointed_at(store, pointer)
     if digest is None:
         fresh = mirrored_lock(recipe, folder, mirror) if mirror else locks.resolve(recipe, folder, fetcher, tick)
         digest = fresh.digest
         store.put(lock_path(digest), canonical_json.dumps(fresh.to_json()))
         if relock:
-            store.put(pointer, pointer_to(digest))
-        elif not store.create(pointer, pointer_to(digest)):
+            store.put(pointer, Pointer(digest).sealed())
+        elif not store.create(pointer, Pointer(digest).sealed()):
             digest = pointed_at(store, pointer) or digest  # another build froze it first: theirs is the lock
     try:
         data = read_named(store, lock_path(digest), digest, locks.MAX_BYTES)

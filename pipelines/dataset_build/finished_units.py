@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from bamba_data.errors import CorruptManifest, Unfinished
+from bamba_data.format.layout import dead_letter_folder, shard_folder, unit_path
+from bamba_data.format.unit_records import UnitRecord
 from bamba_data.storage.store import Store
 
 from .plan import Plan, Unit
-from .staged_records import Staging, UnitRecord, unit_path
+from .staged_records import Staging
 
 RECORDS_AT_ONCE = 32
 SHOWN = 3
@@ -73,5 +75,5 @@ def _file_fault(record: UnitRecord, sizes: dict[str, int]) -> str | None:
 
 def _staged_sizes(plan: Plan, store: Store) -> dict[str, int]:
     """Bytes by path where staged files go: one listing a source, instead of a request a file."""
-    folders = [f"{kind}{name}" for name in plan.lock.sources for kind in ("dataset=", "_bamba/dead_letters/")]
+    folders = [folder(name) for name in plan.lock.sources for folder in (shard_folder, dead_letter_folder)]
     return {entry.path: entry.size_bytes for folder in folders for entry in store.list(folder)}

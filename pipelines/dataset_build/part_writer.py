@@ -13,14 +13,15 @@ import pyarrow.parquet as pq
 import bamba_data
 from bamba_data.canonical_json import sha256
 from bamba_data.document import Document, Ledger, Reject
+from bamba_data.format.layout import dead_letter_folder, shard_folder
 from bamba_data.format.shard import ShardWriter
+from bamba_data.format.unit_records import MadeBy, Part, Place, ReadInput, Sampled, StagedLetters, StagedShard
 from bamba_data.storage.store import Store
 from bamba_data.tokenization.encode import Ids
 from bamba_data.tokenization.reference_sample import ReferenceSample
 from bamba_data.tokenization.tokenizer import Backend, Tokenizer
 
 from .plan import Job, Unit
-from .staged_records import MadeBy, Part, Place, ReadInput, Sampled, StagedLetters, StagedShard
 
 LETTER_BYTES = 64 << 20  # a part ends early rather than hold more dead letters than this in memory
 
@@ -97,7 +98,7 @@ class PartBuilder:
         if self._shard.documents:
             finished = self._shard.finish()
             shard = StagedShard(
-                path=f"dataset={self._unit.source}/{self._stem}-{finished.sha256[:16]}.parquet",
+                path=f"{shard_folder(self._unit.source)}/{self._stem}-{finished.sha256[:16]}.parquet",
                 sha256=finished.sha256,
                 size_bytes=len(finished.data),
                 documents=finished.documents,
@@ -121,7 +122,7 @@ class PartBuilder:
         pq.write_table(table, out, compression="zstd", write_page_checksum=True)
         data = out.getvalue()
         digest = sha256(data)
-        path = f"_bamba/dead_letters/{self._unit.source}/{self._stem}-{digest[:16]}.parquet"
+        path = f"{dead_letter_folder(self._unit.source)}/{self._stem}-{digest[:16]}.parquet"
         store.put(path, data)
         return StagedLetters(path, digest, len(data), len(self.letters))
 

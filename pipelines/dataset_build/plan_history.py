@@ -2,7 +2,8 @@
 
 from bamba_data.errors import CorruptManifest
 from bamba_data.format import plan_records
-from bamba_data.format.plan_records import FOLDER, Planned, plan_path
+from bamba_data.format.layout import PLANS, plan_path
+from bamba_data.format.plan_records import Planned
 from bamba_data.inspect.diff import differences
 from bamba_data.recipe import BadInput
 from bamba_data.storage.store import Store
@@ -24,7 +25,7 @@ def planned_as(plan: Plan, tokenizer_sha256: str, lock_digest: str) -> Planned:
 def remark(store: Store, plan: Plan, tokenizer_sha256: str, lock_digest: str) -> str | None:
     """Record what `plan` is made of. A line for people if the plan before it, here, was another."""
     mine, path = planned_as(plan, tokenizer_sha256, lock_digest), plan_path(plan.digest)
-    before = sorted(store.list(FOLDER), key=lambda entry: entry.modified)
+    before = sorted(store.list(PLANS), key=lambda entry: entry.modified)
     if is_recorded(store, plan):
         return None
     plan_records.save(store, plan.digest, mine)

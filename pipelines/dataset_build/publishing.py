@@ -4,15 +4,16 @@ from bamba_data.errors import IntegrityError
 from bamba_data.format import manifest as manifests
 from bamba_data.format import version_marks
 from bamba_data.format.dataset import Dataset
+from bamba_data.format.fence import Fence, FenceLost
+from bamba_data.format.layout import manifest_path, part_path, unit_path
 from bamba_data.format.manifest import Manifest
 from bamba_data.format.versions import Version
 from bamba_data.inspect.verify import Report, check
-from bamba_data.storage.fence import Fence, FenceLost
 from bamba_data.storage.store import Store
 
 from .finished_units import UnitsLost
 from .plan import Plan
-from .staged_records import Staging, part_path, unit_path
+from .staged_records import Staging
 
 SHOWN = 5
 
@@ -40,9 +41,7 @@ def check_published(store: Store, version: Version, fence: Fence) -> None:
     try:
         fence.check()
     except FenceLost as lost:
-        draft = Dataset(
-            store, version, manifests.loads(store.read(manifests.path_of(version.manifest)), "the manifest")
-        )
+        draft = Dataset(store, version, manifests.loads(store.read(manifest_path(version.manifest)), "the manifest"))
         if faults := check(draft).faults:
             why = f"published by a build that had lost its fence, of files that a sweep removed: {faults[0]}"
             version_marks.mark(

@@ -13,6 +13,7 @@ import xxhash
 
 from bamba_data.document import Document, Reject
 from bamba_data.errors import CorruptInput
+from bamba_data.format.unit_records import Place, ReadInput
 from bamba_data.recipe import Recipe
 from bamba_data.sources import jsonl
 from bamba_data.sources.base import Source
@@ -20,8 +21,6 @@ from bamba_data.sources.decompress import EMPTY, EMPTY_FILE
 from bamba_data.sources.parquet import ParquetRows
 from bamba_data.storage.fetch import Fetcher, Stream
 from bamba_data.storage.locked_file import LockedFile
-
-from .staged_records import Place, ReadInput
 
 
 class PrefixDiffers(Exception):

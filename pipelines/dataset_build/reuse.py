@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bamba_data.document import REASONS, Ledger
+from bamba_data.format.layout import UNIT_NAME, UNITS, unit_folder
 from bamba_data.recipe import BadInput
 from bamba_data.records import seal
 from bamba_data.storage.store import Store
 
 from .plan import Plan, Unit
-from .staged_records import FOLDER
 
 FORMAT = "bamba-unit-met/1"
 _PREFIX = "met-"
@@ -69,7 +69,7 @@ class Met:
 def note(store: Store, unit: Unit, rules: BadInput, ledger: Ledger) -> None:
     """Leave word of what a unit met, after its record."""
     met = Met.of(rules, ledger)
-    path = f"{FOLDER}/{unit.source}/{unit.key}/{_PREFIX}{unit.base}.{met}.json"
+    path = f"{unit_folder(unit.source, unit.key)}/{_PREFIX}{unit.base}.{met}.json"
     store.put(path, seal({"format": FORMAT, "key": unit.key, "base": unit.base, "met": str(met)}))
 
 
@@ -77,9 +77,9 @@ def taken_over(plan: Plan, store: Store) -> Plan:
     """The plan with the keys of finished units in place of those that would give the same."""
     finished: set[str] = set()
     notes: dict[str, list[tuple[str, Met]]] = {}
-    for entry in store.list(FOLDER):
+    for entry in store.list(UNITS):
         key, name = entry.path.split("/")[-2:]
-        if name == "unit.json":
+        if name == UNIT_NAME:
             finished.add(key)
         elif name.startswith(_PREFIX) and name.endswith(".json"):
             base, _, rest = name.removeprefix(_PREFIX).removesuffix(".json").partition(".")

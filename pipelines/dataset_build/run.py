@@ -11,10 +11,10 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from bamba_data.format.fence import Fence
 from bamba_data.format.manifest import Manifest
 from bamba_data.format.versions import Version
 from bamba_data.resources import unit_memory_bytes
-from bamba_data.storage.fence import Fence
 
 from ..observe.counters import Counters
 from ..observe.display import Display

@@ -9,9 +9,9 @@ from bamba_data.errors import CorruptInput
 from bamba_data.format.identity import Identifying
 from bamba_data.format.manifest import Account, IdentityEntry, SourceEntry
 from bamba_data.format.tables import TableWriter
+from bamba_data.format.unit_records import Part, StagedShard, UnitRecord
 
 from .plan import Plan, Unit
-from .staged_records import Part, StagedShard, UnitRecord
 
 
 @dataclass

@@ -6,10 +6,10 @@ from typing import Any
 
 from bamba_data.error_budget import SAMPLES, explain, is_hopeless
 from bamba_data.errors import HopelessInput
+from bamba_data.format.unit_records import Part
 from bamba_data.recipe import BadInput
 
 from .plan import Unit
-from .staged_records import Part
 
 
 class Watch:

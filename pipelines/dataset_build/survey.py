@@ -5,12 +5,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bamba_data.errors import BambaError, CorruptInput, InputChanged, WrongForm
+from bamba_data.format.unit_records import Place
 from bamba_data.locking.input_faults import InputFaults
 from bamba_data.storage.fetch import Fetcher
 
 from .plan import Job, Unit
 from .readers import open_input
-from .staged_records import Place
 
 #: What is wrong with one input, whatever becomes of the others.
 OF_ONE_INPUT = (CorruptInput, InputChanged, WrongForm)

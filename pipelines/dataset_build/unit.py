@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from bamba_data.document import Document, Reject
 from bamba_data.errors import CorruptManifest
 from bamba_data.format.shard import ShardReader
+from bamba_data.format.unit_records import Part, Place, ReadInput, UnitRecord
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.store import Store
 from bamba_data.tokenization.dedup import SeenIds
@@ -28,7 +29,7 @@ from . import reuse
 from .part_writer import PartBuilder
 from .plan import Job, Unit
 from .readers import PrefixDiffers, open_input
-from .staged_records import Part, Place, ReadInput, Staging, UnitRecord
+from .staged_records import Staging
 from .stopping import Watch
 from .survey import OF_ONE_INPUT, with_those_after
 
@@ -83,7 +84,7 @@ def run(unit: Unit, job: Job, tools: Tools) -> UnitRecord:
         except PrefixDiffers as difference:
             tools.remark(f"{unit.name}: {difference}; they are made again")
             parts = []
-    return _noted(unit, job, tools, staging.finish(unit.source, UnitRecord(unit.key, parts)))
+    return _noted(unit, job, tools, staging.finish(UnitRecord(unit.source, unit.key, parts)))
 
 
 def _noted(unit: Unit, job: Job, tools: Tools, record: UnitRecord) -> UnitRecord:

@@ -24,6 +24,7 @@ from typing import Any, Self
 
 from bamba_data.errors import BambaError, UserError
 from bamba_data.exit_codes import INTERRUPTED, exit_code_of
+from bamba_data.format.layout import events_path, status_path
 from bamba_data.records import seal
 from bamba_data.storage.store import Store, open_store
 
@@ -31,7 +32,7 @@ from .counters import Counters
 from .display import Display, DisplayAround
 from .logs import json_log, people_log
 from .progress import Snapshot
-from .runs import FOLDER, RETRY, Point, Run, Status, Stopped, age_key, newest, sealed, status_path, verdict_of
+from .runs import RETRY, Point, Run, Status, Stopped, age_key, newest, sealed, verdict_of
 
 INTERVAL_SECONDS = 10.0
 MAX_POINTS = 240  # of the curve in a status: when it is full every second one goes
@@ -195,20 +196,20 @@ class RunLog:
 
     def _write(self) -> None:
         """Events first: a status then never says of an end that no event tells."""
-        folder = f"{FOLDER}/{self.status.run}/{self.status.attempt}"
+        run, attempt = self.status.run, self.status.attempt
         with self._lock:
             self.status.updated_seconds = time.time()
             status = sealed(self.status)
             if self._events:
                 self._event_files += 1
                 lines = b"".join(map(seal, self._events))
-                self._unwritten.append((f"{folder}/events-{self._event_files:06d}.jsonl", lines))
+                self._unwritten.append((events_path(run, attempt, self._event_files), lines))
                 self._events = []
         try:
             while self._unwritten:
                 self._store.put(*self._unwritten[0])
                 self._unwritten.popleft()
-            self._store.put(f"{folder}/status.json", status)
+            self._store.put(status_path(run, attempt), status)
         except (BambaError, OSError) as error:
             if not self._said_unwritten:
                 self._said_unwritten = True

@@ -21,11 +21,11 @@ import msgspec
 
 from bamba_data import canonical_json
 from bamba_data.errors import BambaError, BudgetExceeded, CorruptManifest, IntegrityError, UserError
+from bamba_data.format.layout import RUNS, run_folder
 from bamba_data.recipe import Recipe
 from bamba_data.records import SEAL, seal, unseal
 from bamba_data.storage.store import Entry, Store
 
-FOLDER = "_bamba/runs"
 FORMAT = "bamba-run/2"
 UNSEALED_FORMAT = "bamba-run/1"  # of before 2026-11-28
 DAMAGED = "the status of this attempt is damaged; so much its events tell"
@@ -150,7 +150,7 @@ def verdict_of(exit_code: int, error: BaseException | None = None) -> Verdict:
 def attempts(store: Store, run: str | None = None) -> Iterator[Status]:
     """Every attempt, of one run or of all: run by run, the run that was written to last comes last, and of a run the
     oldest first. A status that is damaged is made up from the events."""
-    folder = f"{FOLDER}/{run}" if run else FOLDER
+    folder = f"{RUNS}/{run}" if run else RUNS
     by_run: dict[str, list[Entry]] = {}
     for entry in store.list(folder):
         if entry.path.endswith("/status.json"):
@@ -167,10 +167,6 @@ def attempts(store: Store, run: str | None = None) -> Iterator[Status]:
 def age_key(attempt: str) -> tuple[int, str]:
     """Orders the attempts of a run."""
     return (int(attempt), "") if _NUMBER.fullmatch(attempt) else (0, attempt)
-
-
-def status_path(run: str, attempt: str) -> str:
-    return f"{FOLDER}/{run}/{attempt}/status.json"
 
 
 def sealed(status: Status) -> bytes:
@@ -214,7 +210,7 @@ def _from_events(store: Store, entry: Entry) -> Status:
 
 def events(store: Store, status: Status) -> Iterator[dict[str, Any]]:
     """What happened in an attempt, in order. In the place of one that is damaged is an event `damaged`."""
-    folder = f"{FOLDER}/{status.run}/{status.attempt}"
+    folder = run_folder(status.run, status.attempt)
     for path in sorted(entry.path for entry in store.list(folder) if entry.path.endswith(".jsonl")):
         for line in store.read(path).splitlines(keepends=True):
             try:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from bamba_data.errors import UserError
-from bamba_data.storage import fence
-from bamba_data.storage.fence import FOLDER, FenceLost, exclusive, shared
+from bamba_data.format import fence
+from bamba_data.format.fence import FenceLost, exclusive, shared
+from bamba_data.format.layout import LEASES
 from bamba_data.storage.store import Store, open_store
 from tests.running import wait_for
 from tests.servers.faults import FOREVER, Fault, Status
@@ -21,7 +22,7 @@ from tests.servers.proxy import FlakyProxy
 
 HOLDER = """
 import sys, time
-from bamba_data.storage import fence
+from bamba_data.format import fence
 from bamba_data.storage.store import open_store
 fence.LIVES_SECONDS = fence.SWEEP_LIVES_SECONDS = float(sys.argv[3])
 with getattr(fence, sys.argv[2])(open_store(sys.argv[1])) as held:
@@ -72,7 +73,7 @@ def holders() -> Iterator[list[Holder]]:
 
 
 def leases(store: Store) -> list[str]:
-    return sorted(entry.path for entry in store.list(FOLDER))
+    return sorted(entry.path for entry in store.list(LEASES))
 
 
 def test_builds_share_it_and_nothing_is_left_when_they_are_done(store: Store) -> None:

@@ -20,6 +20,7 @@ from bamba_data.cli import app
 from bamba_data.errors import BambaError, CorruptManifest, UnsafePath
 from bamba_data.format import dataset, manifest
 from bamba_data.format.dataset import open_dataset
+from bamba_data.format.layout import table_path
 from bamba_data.format.shard import ShardReader
 from bamba_data.inspect.verify import verify
 from pipelines.cli import run
@@ -311,7 +312,7 @@ def test_a_table_that_is_none_is_refused(tiny_copy: Path, name: str, kind: str) 
     other = "shards" if name == "files" else "files"
 
     def stored(name: str) -> bytes:
-        return (tiny_copy / manifest.table_path(forger.manifest["tables"][name]["sha256"])).read_bytes()
+        return (tiny_copy / table_path(forger.manifest["tables"][name]["sha256"])).read_bytes()
 
     table = {
         "no parquet": b"PAR1 is not enough PAR1",

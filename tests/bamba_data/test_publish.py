@@ -14,8 +14,9 @@ from bamba_data import canonical_json as canonical
 from bamba_data.errors import CorruptManifest, DatasetNotFound, PublishConflict, PublishUnknown, StoreUnavailable
 from bamba_data.format import manifest
 from bamba_data.format import version_marks as marks
-from bamba_data.format.manifest import Manifest, path_of
-from bamba_data.format.versions import FOLDER, publish, read_version, versions
+from bamba_data.format.layout import VERSIONS, manifest_path
+from bamba_data.format.manifest import Manifest
+from bamba_data.format.versions import publish, read_version, versions
 from bamba_data.storage import store as stores
 from bamba_data.storage.store import Store, open_store
 from tests.forging import Forger
@@ -43,7 +44,7 @@ def is_sound(store: Store, manifests: list[Manifest]) -> bool:
         numbers == list(range(1, len(numbers) + 1))
         and set(published) <= {one.digest for one in manifests}
         and set(published.values()) <= {1}
-        and all(store.read(path_of(one.digest)) == one.data for one in manifests)
+        and all(store.read(manifest_path(one.digest)) == one.data for one in manifests)
     )
 
 
@@ -87,7 +88,7 @@ def test_the_manifest_is_there_before_the_version_that_names_it(
     link = os.link
 
     def watched(source: Path, target: Path) -> None:
-        links.append((tmp_path / path_of(one.digest)).exists())
+        links.append((tmp_path / manifest_path(one.digest)).exists())
         link(source, target)
 
     monkeypatch.setattr(os, "link", watched)
@@ -140,7 +141,7 @@ def test_of_many_concurrent_publishers_each_publishes_once(store: Store, one: Ma
 
 # -- lost replies
 
-CREATE = f"^PUT .*{FOLDER}/"
+CREATE = f"^PUT .*{VERSIONS}/"
 
 
 @pytest.mark.s3
@@ -164,7 +165,7 @@ def test_a_publish_whose_reply_was_lost_is_not_published_twice(
     assert made.number == 1
     assert is_sound(store, [one]) and versions(store) == [1]
     assert read_version(store) == made
-    landed = [line.store_status for line in flaky.requests if FOLDER in line.path and line.method == "PUT"]
+    landed = [line.store_status for line in flaky.requests if VERSIONS in line.path and line.method == "PUT"]
     assert landed.count(200) == 1
 
 
@@ -191,13 +192,13 @@ def test_a_store_that_goes_down_leaves_a_doubt_that_a_second_run_resolves(
     monkeypatch.setattr(stores, "RETRY_SECONDS", 0.0)
     store = open_store(bucket)
     flaky.faults.append(Fault(CREATE, LoseReply() if landed else Reset()))
-    flaky.faults.append(Fault(f"{FOLDER}/", Status(503), times=FOREVER))
+    flaky.faults.append(Fault(f"{VERSIONS}/", Status(503), times=FOREVER))
     with pytest.raises(PublishUnknown, match=r"may or may not be published.*nothing was deleted; run again") as doubt:
         publish(store, one, "build", LOCK)
     assert doubt.value.exit_code == 4
     flaky.faults.clear()
     assert versions(store) == ([1] if landed else [])
-    assert store.read(path_of(one.digest)) == one.data
+    assert store.read(manifest_path(one.digest)) == one.data
     assert publish(store, one, "build", LOCK).number == 1
     assert versions(store) == [1]
     assert not [line for line in flaky.requests if line.method == "DELETE"]
@@ -256,7 +257,7 @@ def test_processes_that_publish_through_lost_replies_publish_once_each(
     """With the retries of botocore and s3fs as they are."""
     (tmp_path / "manifest.json").write_bytes(one.data)
     with FlakyProxy(s3.endpoint, seed=11) as proxy:
-        proxy.faults.append(Fault(f"^(PUT|GET|HEAD) .*{FOLDER}", LoseReply(), times=FOREVER, probability=0.3))
+        proxy.faults.append(Fault(f"^(PUT|GET|HEAD) .*{VERSIONS}", LoseReply(), times=FOREVER, probability=0.3))
         command = [sys.executable, "-c", PUBLISHER, bucket, str(tmp_path / "manifest.json")]
         children = [
             subprocess.Popen(
@@ -295,14 +296,14 @@ def test_processes_that_publish_through_lost_replies_publish_once_each(
     ],
 )
 def test_a_version_that_is_not_one_is_refused(tiny_copy: Path, change: dict[str, object]) -> None:
-    path = tiny_copy / FOLDER / "000001.json"
+    path = tiny_copy / VERSIONS / "000001.json"
     path.write_bytes(canonical.dumps({**json.loads(path.read_bytes()), **change}))
     with pytest.raises(CorruptManifest, match=r"versions/000001\.json"):
         read_version(open_store(tiny_copy))
 
 
 def test_every_flipped_bit_of_a_version_is_refused(tiny_copy: Path) -> None:
-    path = tiny_copy / FOLDER / "000001.json"
+    path = tiny_copy / VERSIONS / "000001.json"
     whole = path.read_bytes()
     store = open_store(tiny_copy)
     for bit in range(0, 8 * len(whole), 5):
@@ -315,7 +316,7 @@ def test_every_flipped_bit_of_a_version_is_refused(tiny_copy: Path) -> None:
 
 def test_other_objects_among_the_versions_are_no_versions(tiny_copy: Path) -> None:
     for name in ("000002.json.part-abc", "2.json", "000002.txt", "x/000002.json", "0000002.json", "-00002.json"):
-        path = tiny_copy / FOLDER / name
+        path = tiny_copy / VERSIONS / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"{}")
     assert versions(open_store(tiny_copy)) == [1]

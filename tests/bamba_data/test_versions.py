@@ -11,6 +11,7 @@ from bamba_data.cli import app
 from bamba_data.errors import CorruptManifest, DatasetNotFound, UserError, Withdrawn
 from bamba_data.format import catalog, version_marks
 from bamba_data.format.dataset import open_dataset
+from bamba_data.format.layout import mark_path, tag_path
 from bamba_data.format.versions import read_version, versions
 from bamba_data.inspect.garbage import find, remove
 from bamba_data.inspect.verify import verify
@@ -181,7 +182,7 @@ def test_a_damaged_version_is_no_dead_end(
 def test_damaged_marks_and_tags_never_say_something_else(url: str, store: Store, bamba: Command) -> None:
     catalog.withdraw(store, 3, "bad")
     catalog.tag(store, "v1", 1, move=False)
-    for path in (Path(url, version_marks.mark_path("withdrawn", 3)), Path(url, version_marks.tag_path("v1"))):
+    for path in (Path(url, mark_path("withdrawn", 3)), Path(url, tag_path("v1"))):
         path.write_bytes(path.read_bytes().replace(b'"version":', b'"versiom":'))
     with pytest.raises(Withdrawn, match="when and why cannot be read"):
         open_dataset(url, 3)

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 from bamba_data.errors import DatasetNotFound, Unfinished, UserError
+from bamba_data.format import fence
+from bamba_data.format.fence import shared
 from bamba_data.inspect.garbage import find, remove
-from bamba_data.storage import fence
-from bamba_data.storage.fence import shared
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.store import open_store
 from bamba_data.tokenization.conformance import Certificate

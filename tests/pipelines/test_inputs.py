@@ -12,12 +12,12 @@ import pytest
 
 from bamba_data.document import Document, Reject
 from bamba_data.errors import CorruptInput, InputChanged
+from bamba_data.format.unit_records import Place, ReadInput
 from bamba_data.locking.lock import resolve
 from bamba_data.recipe import Recipe, load_file
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.locked_file import LockedFile
 from pipelines.dataset_build.readers import PrefixDiffers, open_input
-from pipelines.dataset_build.staged_records import Place, ReadInput
 from tests import corpora
 from tests.servers.faults import EndEarly, Fault
 from tests.servers.hub import HubServer

@@ -9,13 +9,14 @@ import pytest
 
 from bamba_data.canonical_json import dumps
 from bamba_data.errors import NotReproducible
+from bamba_data.format.layout import part_path, unit_path
 from bamba_data.inspect.verify import verify
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.store import LocalStore
 from bamba_data.tokenization.conformance import Certificate
 from pipelines.dataset_build.driver import finish, run_here
 from pipelines.dataset_build.finished_units import UnitsLost
-from pipelines.dataset_build.staged_records import Staging, part_path, unit_path
+from pipelines.dataset_build.staged_records import Staging
 from tests.building import build, prepared
 
 
@@ -106,15 +107,15 @@ def test_two_results_of_one_unit_are_an_error_but_a_damaged_record_is_no_result(
     staging = Staging(LocalStore(mine / "out"))
     unit = next(one for one in prepared(mine / "out", certificate, str(mine / "tiny.yaml")).plan.units)
     record = staging.unit(unit.source, unit.key)
-    assert record is not None and staging.finish(unit.source, record) == record
+    assert record is not None and staging.finish(record) == record
     path = mine / "out" / unit_path(unit.source, unit.key)
     path.write_bytes(path.read_bytes()[:-9])
-    assert staging.finish(unit.source, record) == staging.unit(unit.source, unit.key) == record
+    assert staging.finish(record) == staging.unit(unit.source, unit.key) == record
     record.parts[0].sampled.tokens += 1  # another library may have written it: the first record counts
-    assert staging.finish(unit.source, record) == staging.unit(unit.source, unit.key) != record
+    assert staging.finish(record) == staging.unit(unit.source, unit.key) != record
     record.parts[0].ledgers[0].tokens += 1
     with pytest.raises(NotReproducible, match="two different results"):
-        staging.finish(unit.source, record)
+        staging.finish(record)
     assert (mine / "out" / part_path(unit.source, unit.key, 0)).exists()
 
 

@@ -23,6 +23,7 @@ from bamba_data.errors import (
     Unfinished,
     UserError,
 )
+from bamba_data.format.layout import RUNS, status_path
 from bamba_data.inspect import garbage
 from bamba_data.storage.store import LocalStore, open_store
 from pipelines.cli import load_recipe
@@ -45,7 +46,7 @@ def attempt(store: LocalStore, error: BaseException | None = None, retry_stopped
     with contextlib.suppress(BaseException), RunLog(store, RUN, retry_stopped) as journal:
         if error:
             raise error
-    return runs.read(store, f"{runs.FOLDER}/{RUN.name}/{journal.status.attempt}/status.json")
+    return runs.read(store, f"{RUNS}/{RUN.name}/{journal.status.attempt}/status.json")
 
 
 def snapshot(units_done: int = 1, input_bytes: int = 10) -> Snapshot:
@@ -118,7 +119,7 @@ def test_a_stop_of_one_run_does_not_stop_another(tmp_path: Path) -> None:
 def test_an_attempt_that_was_killed_is_told_from_one_that_works(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     with RunLog(store, RUN) as journal:
-        path = f"{runs.FOLDER}/{RUN.name}/{journal.status.attempt}/status.json"
+        path = f"{RUNS}/{RUN.name}/{journal.status.attempt}/status.json"
         assert runs.read(store, path).state == "running"
         silent = runs.read(store, path)
     silent.updated_seconds = time.time() - 3600
@@ -187,7 +188,7 @@ def test_the_status_has_where_the_work_is(tmp_path: Path) -> None:
 def test_it_is_written_while_the_work_goes_on_and_no_event_file_twice(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     with RunLog(store, RUN, interval_seconds=0.05) as journal:
-        folder = tmp_path / runs.FOLDER / RUN.name / journal.status.attempt
+        folder = tmp_path / RUNS / RUN.name / journal.status.attempt
         journal.saw(snapshot(units_done=1))
         deadline = time.monotonic() + 20
         while runs.read(store, str((folder / "status.json").relative_to(tmp_path))).units_done != 1:
@@ -255,7 +256,7 @@ def test_no_secret_of_the_environment_gets_into_the_record(
 @pytest.mark.parametrize("data", [b"{", b"[]", b'{"format":"bamba-run/1"}', b"{}" + b" " * (1 << 20)])
 def test_a_damaged_record_is_an_error_that_names_it(data: bytes, tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    path = f"{runs.FOLDER}/x/y/status.json"
+    path = f"{RUNS}/x/y/status.json"
     store.put(path, data)
     with pytest.raises(CorruptManifest, match=r"y/status\.json"):
         runs.read(store, path)
@@ -277,7 +278,7 @@ def test_the_record_is_the_same_on_s3(bucket: str) -> None:
 def test_attempts_at_once_with_a_third_of_all_replies_lost_leave_every_event_once_and_their_own_verdicts(
     flaky: FlakyProxy, bucket: str
 ) -> None:
-    flaky.faults.append(Fault(runs.FOLDER, LoseReply(), times=FOREVER, probability=0.3))
+    flaky.faults.append(Fault(RUNS, LoseReply(), times=FOREVER, probability=0.3))
     errors = [None, BudgetExceeded("too many"), Unfinished("SIGTERM"), SourceUnavailable("https://x/y", "503")]
 
     def work(number: int) -> str:
@@ -311,7 +312,7 @@ def test_what_happens_while_the_store_is_down_is_in_the_record_when_it_is_back(
     monkeypatch.setattr("bamba_data.storage.store.RETRY_SECONDS", 0.1)
     store = open_store(f"{bucket}/data")
     with RunLog(store, RUN, interval_seconds=0.05) as journal:
-        flaky.faults.append(Fault(f"PUT .*{runs.FOLDER}", Status(503), times=FOREVER))
+        flaky.faults.append(Fault(f"PUT .*{RUNS}", Status(503), times=FOREVER))
         for number in range(3):
             journal.event("step", number=number)
             refused = len(flaky.requests) + 3
@@ -349,7 +350,7 @@ def test_a_build_of_a_damaged_input_is_not_tried_again_before_somebody_says_so(t
     again = bamba("build", recipe, "--out", out, "--workers", "1")
     assert (again.returncode, verdict(again.stdout)["verdict"]) == (5, "stop")
     assert "nothing was done" in again.stderr and "0.json.gz" in again.stderr
-    assert len(list((out / runs.FOLDER).glob("*/*/status.json"))) == 1
+    assert len(list((out / RUNS).glob("*/*/status.json"))) == 1
     path.write_bytes(good)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     done = bamba("build", recipe, "--out", out, "--workers", "1", "--retry-stopped")
@@ -381,11 +382,9 @@ def test_a_stop_of_a_machine_with_a_wrong_clock_does_not_outlive_a_later_attempt
 def test_an_attempt_of_before_they_were_numbered_is_older_than_any_that_is(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     old = attempt(store, RecipeError("x"))
-    (tmp_path / runs.FOLDER / RUN.name / old.attempt).rename(
-        tmp_path / runs.FOLDER / RUN.name / "20991122T000000.0Z-abc"
-    )
+    (tmp_path / RUNS / RUN.name / old.attempt).rename(tmp_path / RUNS / RUN.name / "20991122T000000.0Z-abc")
     old.attempt, old.format = "20991122T000000.0Z-abc", runs.UNSEALED_FORMAT
-    store.put(runs.status_path(RUN.name, old.attempt), dumps(msgspec.to_builtins(old)))
+    store.put(status_path(RUN.name, old.attempt), dumps(msgspec.to_builtins(old)))
     with pytest.raises(Stopped), RunLog(store, RUN):
         raise AssertionError
     assert attempt(store, retry_stopped=True).attempt == "000001"

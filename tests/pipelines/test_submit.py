@@ -13,7 +13,7 @@ import requests
 
 from bamba_data.errors import UserError
 from bamba_data.format.dataset import open_dataset
-from pipelines.observe import runs
+from bamba_data.format.layout import RUNS
 from pipelines.observe.runs import Run
 from pipelines.ray_jobs.submit import Submission, arguments
 from tests.clusters import RayCluster, ray_cluster
@@ -112,7 +112,7 @@ def test_the_verdict_of_the_job_is_the_exit_code_and_a_stop_is_kept_to(cluster: 
     assert code == 5 and "0.json.gz" in said and "canary" not in said
     code, said = run(cluster, "submit", *asked)
     assert code == 5 and "nothing was done" in said and "--retry-stopped" in said
-    assert len(list((tmp_path / "out" / runs.FOLDER).glob("*/*/status.json"))) == 1
+    assert len(list((tmp_path / "out" / RUNS).glob("*/*/status.json"))) == 1
     assert [job["exit_code"] for job in jobs(cluster, tmp_path / "out")] == [5, 5]
     code, said = run(cluster, "logs", str(jobs(cluster, tmp_path / "out")[0]["job"]), "--follow")
     assert code == 5 and "0.json.gz" in said

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 
 from bamba_data.errors import BambaError
+from bamba_data.format.layout import PREFLIGHT
 from bamba_data.storage.store import Store, now, open_store
 
 from .finding import Finding, judged, missing
 from .network import host_of, https_proxy, reach
 
-FOLDER = "_bamba/preflight"
 MAX_SKEW_SECONDS = 300.0  # S3 refuses requests that are signed 15 minutes off
 RIGHTS = "write and list and delete rights below it; AWS_* (secret bamba-s3, ConfigMap bamba-settings)"
 CONDITIONAL = "a store that keeps If-None-Match: two publishers would otherwise overwrite each other"
@@ -32,7 +32,7 @@ def store(out: str) -> Iterator[Finding]:
             yield reached
             if reached.is_missing:
                 return
-    path = f"{FOLDER}/{secrets.token_hex(6)}"
+    path = f"{PREFLIGHT}/{secrets.token_hex(6)}"
     check = "store"
     try:
         place = open_store(out)

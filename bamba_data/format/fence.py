@@ -16,24 +16,42 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from bamba_data.errors import BambaError, Unfinished, UserError
-from bamba_data.records import seal
+from bamba_data.format.layout import LEASES
+from bamba_data.records import Record
 from bamba_data.storage.store import Entry, Store
 
-FOLDER = "_bamba/leases"
-FORMAT = "bamba-lease/1"
 LIVES_SECONDS = 900.0
 SWEEP_LIVES_SECONDS = 60.0  # so long a build waits at most for a sweep that was killed; it asks before every batch
 TOUCHES_A_LIFE = 6
 POLL_SECONDS = 1.0
 WAIT_SECONDS = 3600.0
-_SWEEP = f"{FOLDER}/sweep-"
+_SWEEP = f"{LEASES}/sweep-"
 _DEPOSED = ".deposed"
 
 
 class FenceLost(Unfinished):
     """A holder was silent for too long, and another has passed over it; nothing was published or removed since."""
+
+
+@dataclass(frozen=True)
+class Lease(Record):
+    """`holder` is its own path."""
+
+    FORMAT = "bamba-lease/1"
+
+    holder: str
+
+
+@dataclass(frozen=True)
+class Deposition(Record):
+    """`deposed_by` is the lease of who passed over a dead holder."""
+
+    FORMAT = "bamba-lease/1"
+
+    deposed_by: str
 
 
 class Fence:
@@ -81,7 +99,7 @@ class Fence:
         """Touch, then look: in this order."""
         self._checked_at = time.monotonic()
         self._touch()
-        there = {entry.path: entry for entry in self._store.list(FOLDER)}
+        there = {entry.path: entry for entry in self._store.list(LEASES)}
         self._is_deposed = f"{self.path}{_DEPOSED}" in there
         if self.path not in there:  # removed by hand, this very moment
             self._is_deposed = True
@@ -91,7 +109,7 @@ class Fence:
         living = alive(there.values(), clock)
         for entry in rivals:
             if entry.path not in living:
-                self._store.create(f"{entry.path}{_DEPOSED}", seal({"format": FORMAT, "deposed_by": self.path}))
+                self._store.create(f"{entry.path}{_DEPOSED}", Deposition(self.path).sealed())
         return sorted(entry.path for entry in rivals if entry.path in living)
 
     def _excludes(self, path: str) -> bool:
@@ -99,7 +117,7 @@ class Fence:
 
     def _touch(self) -> None:
         with self._touching:
-            self._store.put(self.path, seal({"format": FORMAT, "holder": self.path}))
+            self._store.put(self.path, Lease(self.path).sealed())
 
     def _keep_touching(self) -> None:
         while not self._ended.wait(lives_seconds(self.path) / TOUCHES_A_LIFE):
@@ -111,7 +129,7 @@ class Fence:
 @contextlib.contextmanager
 def shared(store: Store, holder: str | None = None, say: Callable[[str], None] = lambda line: None) -> Iterator[Fence]:
     """The fence for a build. While a sweep deletes it waits, and says so; raises Unfinished after WAIT_SECONDS."""
-    held, end = Fence(store, f"{FOLDER}/{holder or secrets.token_hex(8)}.json"), time.monotonic() + WAIT_SECONDS
+    held, end = Fence(store, f"{LEASES}/{holder or secrets.token_hex(8)}.json"), time.monotonic() + WAIT_SECONDS
     said = False
     while against := held.take():
         if time.monotonic() >= end:
@@ -147,7 +165,7 @@ def running(url: str, leases: Iterable[str]) -> str:
 
 def alive(entries: Iterable[Entry], clock: float) -> set[str]:
     """The leases among `entries` that were touched lately and whose holders are not deposed."""
-    there = {entry.path: entry for entry in entries if entry.path.startswith(f"{FOLDER}/")}
+    there = {entry.path: entry for entry in entries if entry.path.startswith(f"{LEASES}/")}
     return {
         path
         for path, entry in there.items()
@@ -161,4 +179,4 @@ def lives_seconds(path: str) -> float:
 
 def is_deposition(path: str) -> bool:
     """A note that a holder was passed over: to be kept for longer than anybody sleeps."""
-    return path.startswith(f"{FOLDER}/") and path.endswith(_DEPOSED)
+    return path.startswith(f"{LEASES}/") and path.endswith(_DEPOSED)
