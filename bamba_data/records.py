@@ -85,7 +85,7 @@ class Record:
         except msgspec.ValidationError as error:
             raise CorruptManifest(where, f"is not of format {cls.FORMAT}: {error}") from None
         # msgspec passes over fields that a dataclass does not have: a later version may mean something by them.
-        if Record.fields(record) != fields:
+        if canonical_json.dumps(Record.fields(record)) != canonical_json.dumps(dict(fields)):
             raise CorruptManifest(where, f"has fields that {cls.FORMAT} does not have: a later version wrote it")
         return record
 

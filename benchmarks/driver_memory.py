@@ -80,7 +80,9 @@ def record(unit: Unit) -> UnitRecord:
     ledger = Ledger(read=5120, kept=5120, tokens=5_242_880, text_bytes=22_000_000)
     proof = ReadInput(0, digest * 2, 8_000_000, True)
     return UnitRecord(
-        unit.key, [Part(0, Place(1, 0, ""), "gigatoken", shard, None, {0: ledger}, [proof], Sampled(5, 5000), MADE_BY)]
+        unit.source,
+        unit.key,
+        [Part(0, Place(1, 0, ""), "gigatoken", shard, None, {0: ledger}, [proof], Sampled(5, 5000), MADE_BY)],
     )
 
 
@@ -132,7 +134,7 @@ def main() -> None:
             staging = Staging(store)
             os.fsync = lambda descriptor: None  # not what is measured, and it is most of the time
             for unit in plan.units:
-                made_up = staging.finish("x", record(unit))
+                made_up = staging.finish(record(unit))
                 for part in made_up.parts:
                     assert part.shard is not None
                     sparse = Path(folder, part.shard.path)

@@ -148,8 +148,7 @@ class _Staged(Record):
             named = _with_blocks(fields, by_row)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptManifest(where, f"is not of format {cls.FORMAT}: {error}") from None
-        record = super().of_fields(named, where)
-        return record
+        return super().of_fields(named, where)
 
 
 _BLOCK = tuple(Block.__dataclass_fields__)

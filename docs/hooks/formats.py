@@ -6,6 +6,7 @@ the page says all and nothing else.
 """
 
 import ast
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -119,7 +120,8 @@ def sealed(path: str) -> Callable[[], Names]:
 
     def names() -> Names:
         kind = named(path)
-        return dict.fromkeys(["format", *(kind.RENAMED.get(name, name) for name in kind.__dataclass_fields__)], "")
+        attributes = [field.name for field in dataclasses.fields(kind)]
+        return dict.fromkeys(["format", *(kind.RENAMED.get(name, name) for name in attributes)], "")
 
     return names
 

@@ -11,8 +11,9 @@ import pytest
 from bamba_data.errors import DatasetNotFound, UserError
 from bamba_data.format import fence
 from bamba_data.format.fence import shared
+from bamba_data.format.layout import LEASES
 from bamba_data.format.versions import versions
-from bamba_data.inspect.garbage import DEFAULT_GRACE_SECONDS, LEASES, Sweep, find, remove
+from bamba_data.inspect.garbage import DEFAULT_GRACE_SECONDS, Sweep, find, remove
 from bamba_data.inspect.verify import verify
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.store import Store, open_store
