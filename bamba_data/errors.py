@@ -9,6 +9,11 @@
 All leaves pickle (they cross process borders): the constructor's arguments are the exception's `args`.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class BambaError(Exception):
     """The root. `exit_code` is what a process that dies of it returns. `of_environment` says that nothing of what was
@@ -18,6 +23,28 @@ class BambaError(Exception):
     exit_code = 1
     of_environment = False
     machine = ""
+
+
+class _AtUrl(BambaError):
+    """Of something that has an address: `url`, and `detail`, what is the matter with it."""
+
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(url, detail)
+        self.url, self.detail = url, detail
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.detail}"
+
+
+def one_line(error: BaseException, max_chars: int = 200) -> str:
+    """What an error of another library says, in one line that a message of ours may quote."""
+    return " ".join(str(error).split())[:max_chars]
+
+
+def first_fault(error: "ValidationError") -> str:
+    """The first fault that pydantic found, as `field.of.it: what is wrong`."""
+    fault = error.errors()[0]
+    return f"{'.'.join(map(str, fault['loc']))[:120]}: {fault['msg']}"
 
 
 # ---- the caller must act
@@ -37,17 +64,10 @@ class TokenizerError(UserError):
     """The tokenizer file is missing, not the pinned one, or of a kind that we cannot use."""
 
 
-class SourceRefused(UserError):
+class SourceRefused(_AtUrl, UserError):
     """A host will not give an input, and asking again cannot help: `url`, and what the host said."""
 
     of_environment = True
-
-    def __init__(self, url: str, detail: str) -> None:
-        super().__init__(url, detail)
-        self.url, self.detail = url, detail
-
-    def __str__(self) -> str:
-        return f"{self.url}: {self.detail}"
 
 
 class DatasetNotFound(UserError):
@@ -80,13 +100,9 @@ class NoRoom(UserError):
         return f"{self.where}: {self.said}: {self.wanted_bytes:,} bytes are wanted{free}. {self.way_out}"
 
 
-class OtherModel(UserError):
+class OtherModel(_AtUrl, UserError):
     """A checkpoint is whole, but of a model of another shape: which one, and how the two differ. Never a change to
     accept, and no reason to doubt the checkpoint."""
-
-    def __init__(self, url: str, detail: str) -> None:
-        super().__init__(url, detail)
-        self.url, self.detail = url, detail
 
     def __str__(self) -> str:
         return (
@@ -151,23 +167,15 @@ class Unfinished(BambaError):
     exit_code = 4
 
 
-class SourceUnavailable(Unfinished):
+class SourceUnavailable(_AtUrl, Unfinished):
     """An input could not be fetched after all retries: `url`, and what the host said last."""
-
-    def __init__(self, url: str, detail: str) -> None:
-        super().__init__(url, detail)
-        self.url, self.detail = url, detail
 
     def __str__(self) -> str:
         return f"{self.url}: not available now ({self.detail}); run the same command again to go on"
 
 
-class StoreUnavailable(Unfinished):
+class StoreUnavailable(_AtUrl, Unfinished):
     """The store of the dataset did not answer, or not as a store does, after all retries."""
-
-    def __init__(self, url: str, detail: str) -> None:
-        super().__init__(url, detail)
-        self.url, self.detail = url, detail
 
     def __str__(self) -> str:
         return f"{self.url}: the store does not answer ({self.detail}); run the same command again to go on"
@@ -326,15 +334,8 @@ class CorruptShard(IntegrityError):
         return f"{self.path}: {self.detail}"
 
 
-class CorruptCheckpoint(IntegrityError):
+class CorruptCheckpoint(_AtUrl, IntegrityError):
     """A checkpoint of a training run is torn or damaged: which one, and what is wrong with it."""
-
-    def __init__(self, url: str, detail: str) -> None:
-        super().__init__(url, detail)
-        self.url, self.detail = url, detail
-
-    def __str__(self) -> str:
-        return f"{self.url}: {self.detail}"
 
 
 class NotReproducible(IntegrityError):

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import yaml
 
 from bamba_data.canonical_json import MAX_INT
-from bamba_data.errors import RecipeError
+from bamba_data.errors import RecipeError, one_line
 
 MAX_BYTES = 4 << 20  # some 40,000 names of files
 MAX_DEPTH = 64
@@ -47,7 +47,7 @@ def parse(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         raise RecipeError(f"{where}: not YAML: {_said(error)}") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # of an escape beyond Unicode, for one
-        raise RecipeError(f"{where}: not YAML: {' '.join(str(error).split())[:300]}") from None
+        raise RecipeError(f"{where}: not YAML: {one_line(error, 300)}") from None
     except RecursionError:
         raise RecipeError(f"{where}: not YAML: nested too deep") from None
     return reader.value

@@ -4,148 +4,61 @@ It holds the identity (see identity.py), the recipe, the tokenizer and the certi
 source with its licence and account, the software that wrote the shards, and the sha256s of the tables (parquet, one
 row an input, a shard, a block, a file of dead letters). Nothing in it depends on the cluster, the time, or the machine.
 Read strictly: an unknown field, a wrong type or sum is a CorruptManifest. The first format is read, too
-(manifest_first.py); it states no identity.
+(manifest_v1.py); it states no identity.
 """
 
 from collections import Counter
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError
+from pydantic import PrivateAttr, ValidationError
 
 from bamba_data import canonical_json
-from bamba_data.document import Ledger
-from bamba_data.errors import CorruptManifest
+from bamba_data.errors import CorruptManifest, first_fault
 from bamba_data.format.identity import SourceIdentity, of_dataset
-from bamba_data.sources.base import Name
+from bamba_data.format.manifest_entries import (
+    Account,
+    BackendEntry,
+    CertificateEntry,
+    Count,
+    Entry,
+    IdentityEntry,
+    Sha256,
+    SoftwareEntry,
+    SourceEntry,
+    TableEntry,
+    Tables,
+    TokenizerEntry,
+)
+from bamba_data.format.manifest_v1 import First
+
+__all__ = [
+    "FIRST_FORMAT",
+    "FORMAT",
+    "MAX_BYTES",
+    "Account",
+    "BackendEntry",
+    "CertificateEntry",
+    "Count",
+    "IdentityEntry",
+    "Manifest",
+    "Sha256",
+    "SoftwareEntry",
+    "SourceEntry",
+    "TableEntry",
+    "Tables",
+    "TokenizerEntry",
+    "loads",
+]
 
 FORMAT: Literal["bamba-data/2"] = "bamba-data/2"
 FIRST_FORMAT: Literal["bamba-data/1"] = "bamba-data/1"
 MAX_BYTES = 64 << 20
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0, le=2**62)]
-Counts = dict[Annotated[str, StringConstraints(max_length=64)], Count]
 
+class Manifest(Entry):
+    """A publication: all that it says, and the sha256s of the tables that say the rest."""
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Account(_Model):
-    """read = kept + dropped + dead-lettered; tokens and text bytes (UTF-8) of what was kept."""
-
-    read: Count
-    kept: Count
-    dropped: Counts
-    dead_lettered: Counts
-    notes: Counts
-    tokens: Count
-    text_bytes: Count
-
-    @property
-    def balanced(self) -> bool:
-        return self.read == self.kept + sum(self.dropped.values()) + sum(self.dead_lettered.values())
-
-    @classmethod
-    def of(cls, ledger: Ledger) -> "Account":
-        def sort(counts: dict[str, int]) -> dict[str, int]:
-            return dict(sorted(counts.items()))
-
-        return cls(
-            read=ledger.read,
-            kept=ledger.kept,
-            dropped=sort(ledger.dropped),
-            dead_lettered=sort(ledger.dead_lettered),
-            notes=sort(ledger.notes),
-            tokens=ledger.tokens,
-            text_bytes=ledger.text_bytes,
-        )
-
-
-class IdentityEntry(_Model):
-    """See identity.SourceIdentity."""
-
-    content: Sha256
-    document_ids: Sha256
-
-
-class SourceEntry(_Model):
-    """`revision` is the commit of a hub source. `quarantined` inputs were left out, by the recipe's word. `identity` is
-    None in the first format alone."""
-
-    name: Name
-    identity: IdentityEntry | None = None
-    corpus: str
-    base: str
-    revision: str | None
-    license: str
-    attribution: str
-    homepage: str
-    files: Count
-    quarantined: Count
-    shards: Count
-    blocks: Count
-    size_bytes: Count
-    account: Account
-
-
-class TokenizerEntry(_Model):
-    """Ids are those of `tokenizers` without special tokens, stored as `token_dtype` (numpy's notation)."""
-
-    url: str
-    sha256: Sha256
-    vocab_size: Count
-    token_dtype: Literal["<u2", "<u4"]
-
-
-class CertificateEntry(_Model):
-    """See certificate.Certificate."""
-
-    backend: str
-    version: str
-    reference_version: str
-    corpus_sha256: Sha256
-    texts: Count
-    tokens: Count
-    round_trips: bool
-
-
-class BackendEntry(_Model):
-    """The certificates that what made the ids makes the reference's, and the sample taken while it ran."""
-
-    certificates: list[CertificateEntry]
-    sampled_documents: Count
-    sampled_tokens: Count
-    parts_redone: Count
-
-
-class SoftwareEntry(_Model):
-    """What wrote so many of the shards, with versions, as it was when they were written."""
-
-    versions: dict[str, str]
-    shards: Count
-
-
-class TableEntry(_Model):
-    """A parquet file at `_bamba/tables/<sha256>.parquet`. `content` is of its rows, whatever wrote them (see
-    tables.row_digest); None in the first format alone."""
-
-    sha256: Sha256
-    size_bytes: Count
-    rows: Count
-    content: Sha256 | None = None
-
-
-class Tables(_Model):
-    files: TableEntry
-    shards: TableEntry
-    blocks: TableEntry
-    candidates: TableEntry
-    dead_letters: TableEntry
-
-
-class Manifest(_Model):
     format: Literal["bamba-data/1", "bamba-data/2"]
     identity: Sha256 | None = None
     name: str
@@ -184,7 +97,15 @@ class Manifest(_Model):
 
 
 def loads(data: bytes, where: str) -> Manifest:
-    """Parse and check a manifest that somebody else may have written."""
+    """Parse and check a manifest that somebody else may have written.
+
+    Args:
+        data: canonical JSON, of `bamba-data/2` or `bamba-data/1`.
+        where: what errors call it: a path or a URL.
+
+    Raises:
+        CorruptManifest: names the first field that is wrong, of an unknown format, or whose sum is another.
+    """
     raw = canonical_json.loads(data, where, MAX_BYTES)
     if isinstance(raw, dict) and raw.get("format") not in (FORMAT, FIRST_FORMAT):
         form = str(raw.get("format"))[:40]
@@ -195,9 +116,7 @@ def loads(data: bytes, where: str) -> Manifest:
         else:
             manifest = Manifest.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise CorruptManifest(where, f"field {place[:120]}: {first['msg']}") from None
+        raise CorruptManifest(where, f"field {first_fault(error)}") from None
     if not _is_canonical(raw, data):
         raise CorruptManifest(where, "is not written in canonical form")
     _check_sums(manifest, where)
@@ -207,10 +126,25 @@ def loads(data: bytes, where: str) -> Manifest:
 
 
 def _converted(raw: dict[str, Any]) -> Manifest:
-    """A manifest of the first format in the form of today's, but with its own bytes."""
-    from bamba_data.format.manifest_v1 import First
-
-    manifest = First.model_validate(raw).converted()
+    """A manifest of the first format in the form of today's, but with its own bytes; what it does not tell is None."""
+    first = First.model_validate(raw)
+    backend = first.backend
+    manifest = Manifest(
+        format=first.format,
+        name=first.name,
+        recipe=first.recipe,
+        tokenizer=first.tokenizer,
+        backend=BackendEntry(
+            certificates=[backend.certificate],
+            sampled_documents=backend.sampled_documents,
+            sampled_tokens=backend.sampled_tokens,
+            parts_redone=backend.parts_redone,
+        ),
+        software=[SoftwareEntry(versions=first.software, shards=first.tables.shards.rows)],
+        sources=first.sources,
+        totals=first.totals,
+        tables=first.tables,
+    )
     manifest._written = canonical_json.dumps(raw)
     return manifest
 

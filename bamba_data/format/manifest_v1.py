@@ -4,28 +4,25 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from bamba_data.format.manifest import (
+from bamba_data.format.manifest_entries import (
     Account,
-    BackendEntry,
     CertificateEntry,
     Count,
-    Manifest,
-    SoftwareEntry,
+    Entry,
     SourceEntry,
     Tables,
     TokenizerEntry,
-    _Model,
 )
 
 
-class FirstBackend(_Model):
+class FirstBackend(Entry):
     certificate: CertificateEntry
     sampled_documents: Count
     sampled_tokens: Count
     parts_redone: Count
 
 
-class First(_Model):
+class First(Entry):
     """As it was written. Read as strictly as today's."""
 
     format: Literal["bamba-data/1"]
@@ -47,23 +44,3 @@ class First(_Model):
             if later in entry.model_fields_set:
                 raise ValueError(f"{place}.{later} is no field of this format")
         return self
-
-    def converted(self) -> Manifest:
-        """In the form of today's; what it does not tell is None."""
-        backend = self.backend
-        return Manifest(
-            format=self.format,
-            name=self.name,
-            recipe=self.recipe,
-            tokenizer=self.tokenizer,
-            backend=BackendEntry(
-                certificates=[backend.certificate],
-                sampled_documents=backend.sampled_documents,
-                sampled_tokens=backend.sampled_tokens,
-                parts_redone=backend.parts_redone,
-            ),
-            software=[SoftwareEntry(versions=self.software, shards=self.tables.shards.rows)],
-            sources=self.sources,
-            totals=self.totals,
-            tables=self.tables,
-        )

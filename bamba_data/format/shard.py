@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from bamba_data.canonical_json import sha256
-from bamba_data.errors import CorruptShard
+from bamba_data.errors import CorruptShard, one_line
 from bamba_data.format.holdout_candidates import LIMIT, Candidate, id_hash
 from bamba_data.format.identity import ids_digest
 
@@ -250,7 +250,7 @@ class ShardReader:
             found = self.parquet.schema_arrow
         except _UNREADABLE as error:
             _raise_if_memory(error, path)
-            raise CorruptShard(path, f"not a readable parquet file ({_line(error)})") from None
+            raise CorruptShard(path, f"not a readable parquet file ({one_line(error)})") from None
         stated, form = (
             (found.metadata or {}).get(key, b"").decode("ascii", "replace") for key in (b"token_dtype", b"bamba_format")
         )
@@ -319,7 +319,7 @@ class ShardReader:
                 batch.validate(full=True)
                 yield batch
         except _UNREADABLE as error:
-            raise CorruptShard(self.path, f"block {index} cannot be decoded ({_line(error)})") from None
+            raise CorruptShard(self.path, f"block {index} cannot be decoded ({one_line(error)})") from None
 
     def table(self, index: int, columns: Sequence[str]) -> pa.Table:
         self.documents(index)
@@ -329,7 +329,7 @@ class ShardReader:
             return table
         except _UNREADABLE as error:
             _raise_if_memory(error, self.path)
-            raise CorruptShard(self.path, f"block {index} cannot be decoded ({_line(error)})") from None
+            raise CorruptShard(self.path, f"block {index} cannot be decoded ({one_line(error)})") from None
 
 
 def _raise_if_memory(error: BaseException, path: str) -> None:
@@ -339,8 +339,4 @@ def _raise_if_memory(error: BaseException, path: str) -> None:
         try:
             mmap.mmap(-1, 1 << 20).close()
         except OSError:
-            raise MemoryError(f"{path}: no memory is left to read it ({_line(error)}); it is not damaged") from None
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+            raise MemoryError(f"{path}: no memory is left to read it ({one_line(error)}); it is not damaged") from None

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bamba_data import canonical_json
-from bamba_data.errors import CorruptManifest
+from bamba_data.errors import CorruptManifest, one_line
 from bamba_data.format.layout import table_path
 from bamba_data.format.manifest import FIRST_FORMAT, TableEntry
 from bamba_data.storage.store import Store
@@ -149,7 +149,7 @@ def read_bounded(data: bytes, schema: pa.Schema, name: str, rows: int, where: st
             raise CorruptManifest(where, f"the table of {name} expands to more than {limit:,} bytes")
         return pa.Table.from_batches(_batches(data, schema, name, where, limit), schema)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptManifest(where, f"the table of {name} is not readable parquet ({_line(error)})") from None
+        raise CorruptManifest(where, f"the table of {name} is not readable parquet ({one_line(error)})") from None
 
 
 def _batches(data: bytes, schema: pa.Schema, name: str, where: str, limit: int) -> Iterator[pa.RecordBatch]:
@@ -172,10 +172,6 @@ def _batches(data: bytes, schema: pa.Schema, name: str, where: str, limit: int) 
 
 
 _DICTIONARIES = (pa.dictionary(pa.int32(), pa.string()),)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 class TableWriter:

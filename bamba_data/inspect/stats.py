@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from bamba_data.errors import CorruptShard, UserError
+from bamba_data.errors import CorruptShard, UserError, one_line
 from bamba_data.format.dataset import Dataset
+from bamba_data.format.layout import shard_folder
 
 PLOTS = (".png", ".pdf", ".svg")
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -78,9 +79,7 @@ def _collect(frame: pl.LazyFrame, source: str) -> pl.DataFrame:
     try:
         return frame.collect()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise CorruptShard(
-            f"dataset={source}", f"a shard cannot be read ({' '.join(str(error).split())[:200]})"
-        ) from None
+        raise CorruptShard(shard_folder(source), f"a shard cannot be read ({one_line(error)})") from None
 
 
 def plot(dataset: Dataset, path: Path) -> None:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bamba_data.canonical_json import sha256
-from bamba_data.errors import CorruptManifest, CorruptShard, TokenizerError, UnsafePath
+from bamba_data.errors import CorruptManifest, CorruptShard, TokenizerError, UnsafePath, one_line
 from bamba_data.format.dataset import Dataset, open_dataset
 from bamba_data.format.holdout_candidates import LIMIT, Candidate, id_hash
 from bamba_data.format.identity import IdsDigest
@@ -323,7 +323,7 @@ def _check_footer(store: Store, row: dict[str, Any], expected: list[dict[str, An
             return found
         meta = pq.read_metadata(pa.BufferReader(tail))
     except (pa.ArrowException, OSError, ValueError) as error:
-        found.faults.append(Fault(row["path"], f"its footer cannot be read ({_line(error)})"))
+        found.faults.append(Fault(row["path"], f"its footer cannot be read ({one_line(error)})"))
         return found
     _compare(
         found,
@@ -361,7 +361,7 @@ def _check_body(
     try:
         data = store.read(path)
     except OSError as error:
-        found.faults.append(Fault(path, f"cannot be read ({_line(error)})"))
+        found.faults.append(Fault(path, f"cannot be read ({one_line(error)})"))
         return found
     found.bytes_read = len(data)
     if sha256(data) != row["sha256"]:
@@ -424,7 +424,3 @@ def _check_block(
             found.reencoded += 1
             if tokenizer.reference.encode([text]).ids.tolist() != ids.tolist():
                 raise CorruptShard(row["path"], f"block {number}: its first document, encoded again, gives other ids")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -16,7 +16,15 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from bamba_data import canonical_json
-from bamba_data.errors import CorruptManifest, RecipeError, SourceUnavailable, TokenizerError, UnsafePath, UserError
+from bamba_data.errors import (
+    CorruptManifest,
+    RecipeError,
+    SourceUnavailable,
+    TokenizerError,
+    UnsafePath,
+    UserError,
+    first_fault,
+)
 from bamba_data.locking.exclusions import is_left_out
 from bamba_data.recipe import Recipe
 from bamba_data.sources.base import Source
@@ -120,9 +128,7 @@ def loads(data: bytes, where: str) -> Lock:
     try:
         found = _Written.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "lock"
-        raise CorruptManifest(where, f"{place}: {first['msg']}") from None
+        raise CorruptManifest(where, f"field {first_fault(error)}") from None
     if strangers := {*found.revisions, *(file[0] for file in found.files)} - found.sources.keys():
         raise CorruptManifest(where, f"it has no source {min(strangers)!r}")
     if misnamed := [name for name, source in found.sources.items() if name != source.name]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bamba_data.document import RAW_BYTES, Document, Reject
-from bamba_data.errors import CorruptInput, InputTooLarge
+from bamba_data.errors import CorruptInput, InputTooLarge, one_line
 from bamba_data.sources.base import TextRule
 from bamba_data.sources.columns import Columns, ids, plain_bytes
 from bamba_data.sources.compression import HEAD_BYTES
@@ -96,7 +96,7 @@ class ParquetRows:
             yield
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             self._refuse_other_forms()
-            raise CorruptInput(self._url, f"damaged parquet ({' '.join(str(error).split())[:200]})") from None
+            raise CorruptInput(self._url, f"damaged parquet ({one_line(error)})") from None
 
     def _refuse_other_forms(self) -> None:
         with contextlib.suppress(OSError, ValueError):

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from bamba_data.errors import AccessDenied, StoreUnavailable, UnsafePath, UserError
+from bamba_data.errors import AccessDenied, StoreUnavailable, UnsafePath, UserError, one_line
 from bamba_data.storage.addresses import check_endpoint, local_path, shown
 from bamba_data.storage.local_disk import naming
 from bamba_data.storage.paths import checked
@@ -356,7 +356,7 @@ class S3Store(Store):
             yield
         except (OSError, BotoCoreError) as error:
             if _transient(error):
-                raise StoreUnavailable(self.url, " ".join(str(error).split())) from error
+                raise StoreUnavailable(self.url, one_line(error, 2000)) from error
             if isinstance(error, PermissionError | BotoCoreError) or _code(error) == "NoSuchBucket":
                 raise AccessDenied(
                     f"{self.url}: {error} (credentials and endpoint: AWS_* in the environment)"

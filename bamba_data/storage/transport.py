@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from bamba_data.errors import InputChanged, SourceRefused, SourceUnavailable, UserError
+from bamba_data.errors import InputChanged, SourceRefused, SourceUnavailable, UserError, one_line
 from bamba_data.storage.addresses import check_endpoint, joined
 from bamba_data.storage.http_request import MAX_WAIT_SECONDS as MAX_WAIT_SECONDS
 from bamba_data.storage.http_request import RETRY_STATUS, Reply, Web, origin
@@ -491,7 +491,7 @@ def _hub_faults(url: str) -> Iterator[None]:
         status = getattr(error.response, "status_code", None)
         if status in RETRY_STATUS:
             raise Passing(f"status {status}", asked_wait_seconds(error.response)) from None
-        raise UserError(f"{url}: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{url}: {one_line(error, 300)}") from None
     except (HFValidationError, OfflineModeIsEnabled) as error:
         raise UserError(f"{url}: {error}") from None
     except (client_error, OSError, ValueError) as error:  # ValueError: an answer that is not JSON

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bamba_data import canonical_json
-from bamba_data.errors import CorruptManifest
+from bamba_data.errors import CorruptManifest, first_fault
 from bamba_data.format.dataset import read_named
 from bamba_data.format.manifest import Account, CertificateEntry, Count, Sha256, TokenizerEntry
 from bamba_data.format.tables import read_table
@@ -134,8 +134,7 @@ def read_index(store: Store, key: str) -> Index | None:
     try:
         return Index.model_validate(unsealed(data, path))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise CorruptManifest(path, f"field {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise CorruptManifest(path, f"field {first_fault(error)}") from None
 
 
 def read_arrays(store: Store, key: str, index: Index) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,131 @@
+"""What a manifest is made of: what each of its objects says, in both formats of it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from bamba_data.document import Ledger
+from bamba_data.sources.base import Name
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, le=2**62)]
+Counts = dict[Annotated[str, StringConstraints(max_length=64)], Count]
+
+
+class Entry(BaseModel):
+    """Frozen, read strictly: no unknown field, no conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Account(Entry):
+    """read = kept + dropped + dead-lettered; tokens and text bytes (UTF-8) of what was kept."""
+
+    read: Count
+    kept: Count
+    dropped: Counts
+    dead_lettered: Counts
+    notes: Counts
+    tokens: Count
+    text_bytes: Count
+
+    @property
+    def balanced(self) -> bool:
+        return self.read == self.kept + sum(self.dropped.values()) + sum(self.dead_lettered.values())
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> "Account":
+        def sort(counts: dict[str, int]) -> dict[str, int]:
+            return dict(sorted(counts.items()))
+
+        return cls(
+            read=ledger.read,
+            kept=ledger.kept,
+            dropped=sort(ledger.dropped),
+            dead_lettered=sort(ledger.dead_lettered),
+            notes=sort(ledger.notes),
+            tokens=ledger.tokens,
+            text_bytes=ledger.text_bytes,
+        )
+
+
+class IdentityEntry(Entry):
+    """See identity.SourceIdentity."""
+
+    content: Sha256
+    document_ids: Sha256
+
+
+class SourceEntry(Entry):
+    """`revision` is the commit of a hub source. `quarantined` inputs were left out, by the recipe's word. `identity` is
+    None in the first format alone."""
+
+    name: Name
+    identity: IdentityEntry | None = None
+    corpus: str
+    base: str
+    revision: str | None
+    license: str
+    attribution: str
+    homepage: str
+    files: Count
+    quarantined: Count
+    shards: Count
+    blocks: Count
+    size_bytes: Count
+    account: Account
+
+
+class TokenizerEntry(Entry):
+    """Ids are those of `tokenizers` without special tokens, stored as `token_dtype` (numpy's notation)."""
+
+    url: str
+    sha256: Sha256
+    vocab_size: Count
+    token_dtype: Literal["<u2", "<u4"]
+
+
+class CertificateEntry(Entry):
+    """See tokenization.conformance.Certificate."""
+
+    backend: str
+    version: str
+    reference_version: str
+    corpus_sha256: Sha256
+    texts: Count
+    tokens: Count
+    round_trips: bool
+
+
+class BackendEntry(Entry):
+    """The certificates that what made the ids makes the reference's, and the sample taken while it ran."""
+
+    certificates: list[CertificateEntry]
+    sampled_documents: Count
+    sampled_tokens: Count
+    parts_redone: Count
+
+
+class SoftwareEntry(Entry):
+    """What wrote so many of the shards, with versions, as it was when they were written."""
+
+    versions: dict[str, str]
+    shards: Count
+
+
+class TableEntry(Entry):
+    """A parquet file at `_bamba/tables/<sha256>.parquet`. `content` is of its rows, whatever wrote them (see
+    tables.row_digest); None in the first format alone."""
+
+    sha256: Sha256
+    size_bytes: Count
+    rows: Count
+    content: Sha256 | None = None
+
+
+class Tables(Entry):
+    files: TableEntry
+    shards: TableEntry
+    blocks: TableEntry
+    candidates: TableEntry
+    dead_letters: TableEntry
