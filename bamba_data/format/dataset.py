@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from bamba_data import canonical_json
-from bamba_data.errors import CorruptManifest
+from bamba_data.errors import CorruptManifest, UserError
 from bamba_data.format import manifest as manifests
 from bamba_data.format.identity import SourceIdentity, of_dataset, of_tables
-from bamba_data.format.layout import lock_path, manifest_path, table_path, tokenizer_path
+from bamba_data.format.layout import VERSIONS, lock_path, manifest_path, table_path, tokenizer_path
 from bamba_data.format.manifest import FIRST_FORMAT, Manifest, TableEntry
 from bamba_data.format.versions import Version, read_version
 from bamba_data.records import Record
@@ -141,20 +141,54 @@ def pointed_at(store: Store, pointer: str) -> str | None:
 
 
 def open_dataset(url: str, version: int | str | None = None) -> Dataset:
-    """The newest version at `url` that is offered, or the given one: a number, a tag, or `withdrawn:<number>` for one
-    even if it was withdrawn (see publish.read_version)."""
-    store = open_store(url)
-    found = read_version(store, version)
-    path = manifest_path(found.manifest)
-    data = read_named(store, path, found.manifest, manifests.MAX_BYTES)
-    return Dataset(store, found, manifests.loads(data, path))
+    """Open the newest version that is offered at a place, or another one.
+
+    Args:
+        url: a local path, `file://` or `s3://bucket/prefix`, with or without a slash at its end. `URL@VERSION` is the
+            same as `version`.
+        version: a number, a tag, the sha256 of a manifest or its first characters, or `withdrawn:<number>` for one even
+            if it was withdrawn (see versions.read_version).
+
+    Raises:
+        DatasetNotFound: nothing was published there, or no such version.
+        Withdrawn: the version was taken back.
+        UserError: `url` or `version` could mean two things.
+        CorruptManifest: the version or its manifest is damaged.
+    """
+    store, which = _place_and_version(url, version)
+    found = read_version(store, which)
+    return Dataset(store, found, _manifest(store, found.manifest))
+
+
+def _place_and_version(url: str, version: int | str | None) -> tuple[Store, int | str | None]:
+    """Takes `URL@VERSION` apart. A place whose own name has an `@` is told by what lies there, so that it needs no
+    other spelling: one request, and only for a URL with an `@` in its last part."""
+    place, at, which = url.rpartition("@")
+    if (
+        not (at and which and place) or "/" in which or place.endswith("/")
+    ):  # also s3://…/name@x/: a place, as it stands
+        return open_store(url), version
+    whole = open_store(url)
+    if next(whole.list(VERSIONS), None) is None:
+        if version is not None:
+            raise UserError(f"{url}: says version {which!r}, and {version!r} is asked for beside it: say one")
+        return open_store(place), which
+    if next(open_store(place).list(VERSIONS), None) is not None:
+        raise UserError(
+            f"{url}: is a dataset, and so is {place}, of which this could be version {which!r}: for the first add a "
+            "slash (URL/), for the second say --version"
+        )
+    return whole, version
+
+
+def _manifest(store: Store, digest: str) -> Manifest:
+    path = manifest_path(digest)
+    return manifests.loads(read_named(store, path, digest, manifests.MAX_BYTES), path)
 
 
 def dataset_of(store: Store, digest: str) -> Dataset:
     """A publication by the digest of its manifest, whether or not a version names it (any more)."""
-    path = manifest_path(digest)
-    manifest = manifests.loads(read_named(store, path, digest, manifests.MAX_BYTES), path)
-    return Dataset(store, Version(0, digest, "", "", ""), manifest)
+    return Dataset(store, Version(0, digest, "", "", ""), _manifest(store, digest))
 
 
 def read_named(store: Store, path: str, digest: str, max_bytes: int) -> bytes:

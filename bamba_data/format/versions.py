@@ -6,6 +6,7 @@ none, of two publishers of one number exactly one wins, and whatever reply is lo
 What is said of a version later (withdrawn, expired, tagged) are objects of their own: version_marks.py.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -30,6 +31,8 @@ from bamba_data.format.version_marks import ALSO_WITHDRAWN
 from bamba_data.records import Record
 from bamba_data.storage.store import Store
 
+MIN_DIGEST_CHARS = 8  # as `show` and `versions` print 16 of them; fewer are too easily a tag or a number
+_DIGEST = re.compile(rf"[0-9a-f]{{{MIN_DIGEST_CHARS},64}}")
 _TRIES = 3
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
@@ -55,8 +58,19 @@ def versions(store: Store) -> list[int]:
 
 
 def read_version(store: Store, which: int | str | None = None) -> Version:
-    """The newest version that is offered; or one by its number, by a tag, or as `withdrawn:<number>`, which is that
-    version even if it was withdrawn. Raises DatasetNotFound, Withdrawn."""
+    """The version that is meant.
+
+    Args:
+        store: the dataset's place.
+        which: None for the newest that is offered; a number; a tag; the sha256 of a manifest, or its first
+            characters, at least MIN_DIGEST_CHARS; or `withdrawn:<number>`, which is that version even if it was
+            withdrawn.
+
+    Raises:
+        DatasetNotFound: there is no such version, or it has expired.
+        Withdrawn: it was withdrawn; the message says when and why.
+        UserError: `which` could mean several.
+    """
     number, tag = _number(store, which)
     known = version_marks.known(store)
     if number is None:
@@ -88,12 +102,44 @@ def _number(store: Store, which: int | str | None) -> tuple[int | None, version_
     digits = which.removeprefix(ALSO_WITHDRAWN)
     if digits.isascii() and digits.isdecimal() and len(digits) <= 6:
         return int(digits), None
+    by_digest = _of_digest(store, which) if _DIGEST.fullmatch(which) else {}
+    if len(set(by_digest.values())) > 1:
+        raise UserError(
+            f"{store.url}: {which} begins the digests of versions {_listed(sorted(by_digest))}: give more of it"
+        )
     try:
         tag = version_marks.read_tag(store, which)
     except FileNotFoundError:
-        have = _listed(version_marks.tags(store))
-        raise DatasetNotFound(f"{store.url}: no version or tag {which!r} (the tags are: {have})") from None
+        if by_digest:
+            return max(by_digest), None
+        raise DatasetNotFound(
+            f"{store.url}: no version, tag or digest {which!r} (the tags are: {_listed(version_marks.tags(store))})"
+        ) from None
+    except UserError:  # no name that a tag may have
+        if by_digest:
+            return max(by_digest), None
+        raise
+    if by_digest and tag.version not in by_digest:
+        raise UserError(
+            f"{store.url}: {which} is a tag of version {tag.version} and begins the digest of version "
+            f"{max(by_digest)}: say which by its number"
+        )
     return tag.version, tag
+
+
+def _of_digest(store: Store, beginning: str) -> dict[int, str]:
+    """The versions whose manifest's digest begins so, by number. If one was published twice, readers want the one that
+    is offered."""
+    known = version_marks.known(store)
+    found: dict[int, str] = {}
+    for number in known.numbers:
+        try:
+            digest = Version.read(store, version_path(number)).manifest
+        except CorruptManifest:  # told when it is asked for
+            continue
+        if digest.startswith(beginning):
+            found[number] = digest
+    return {number: found[number] for number in found if number in known.offered} or found
 
 
 def _listed(what: object) -> str:

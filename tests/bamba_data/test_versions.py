@@ -218,3 +218,36 @@ def test_of_a_tag_and_an_expiry_at_once_one_is_undone(url: str, store: Store) ->
         version_marks.unmark(store, "expired", 1)
         version_marks.remove_tag(store, f"t{round_}")
     assert read_version(store, 1).number == 1
+
+
+def test_a_version_is_named_as_people_type_it(url: str, store: Store, bamba: Command) -> None:
+    """By number, tag or digest, after an `@` or beside the URL, with a slash at its end or without."""
+    catalog.tag(store, "v1", 1, move=False)
+    digest = open_dataset(url, 1).manifest.digest
+    for which in (1, "1", "v1", digest, digest[:8], "withdrawn:1"):
+        assert open_dataset(url, which).version.number == open_dataset(f"{url}@{which}").version.number == 1
+    assert open_dataset(f"{url}/").version.number == open_dataset(f"file://{url}").version.number == 3
+    assert bamba("show", f"{url}@v1") == bamba("show", url, "--version", digest)
+    with pytest.raises(DatasetNotFound, match="no version, tag or digest '00000000'"):
+        open_dataset(f"{url}@00000000")
+    with pytest.raises(UserError, match="says version '1', and 2 is asked for beside it"):
+        open_dataset(f"{url}@1", 2)
+
+
+def test_a_folder_with_an_at_in_its_name_is_a_folder(folder: Path, url: str) -> None:
+    (folder / "at").mkdir()
+    shutil.copytree(url, folder / "at/out@1")
+    assert open_dataset(str(folder / "at/out@1")).version.number == 3
+    assert open_dataset(str(folder / "at/out@1@2")).version.number == 2
+    shutil.copytree(url, folder / "at/out")
+    with pytest.raises(UserError, match="is a dataset, and so is"):
+        open_dataset(str(folder / "at/out@1"))
+    assert open_dataset(str(folder / "at/out@1/"), 2).version.number == 2
+
+
+def test_a_digest_that_is_also_a_tag_of_another_version_is_refused(url: str, store: Store) -> None:
+    digest = open_dataset(url, 1).manifest.digest
+    name = next(digest[:length] for length in range(8, 65) if any(c.isalpha() for c in digest[:length]))
+    catalog.tag(store, name, 2, move=False)
+    with pytest.raises(UserError, match=f"{name} is a tag of version 2 and begins the digest of version 1"):
+        open_dataset(url, name)
