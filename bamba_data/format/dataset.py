@@ -173,7 +173,7 @@ def _place_and_version(url: str, version: int | str | None) -> tuple[Store, int 
         if version is not None:
             raise UserError(f"{url}: says version {which!r}, and {version!r} is asked for beside it: say one")
         return open_store(place), which
-    if next(open_store(place).list(VERSIONS), None) is not None:
+    if version is None and next(open_store(place).list(VERSIONS), None) is not None:
         raise UserError(
             f"{url}: is a dataset, and so is {place}, of which this could be version {which!r}: for the first add a "
             "slash (URL/), for the second say --version"

@@ -242,7 +242,8 @@ def test_a_folder_with_an_at_in_its_name_is_a_folder(folder: Path, url: str) -> 
     shutil.copytree(url, folder / "at/out")
     with pytest.raises(UserError, match="is a dataset, and so is"):
         open_dataset(str(folder / "at/out@1"))
-    assert open_dataset(str(folder / "at/out@1/"), 2).version.number == 2
+    assert open_dataset(str(folder / "at/out@1/")).version.number == 3
+    assert open_dataset(str(folder / "at/out@1"), 2).version.number == 2
 
 
 def test_a_digest_that_is_also_a_tag_of_another_version_is_refused(url: str, store: Store) -> None:
