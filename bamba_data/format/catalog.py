@@ -39,10 +39,10 @@ def listed(store: Store) -> list[Listed]:
     if not known.numbers:
         raise DatasetNotFound(f"{store.url}: no dataset has been published here")
     tags: dict[int, list[str]] = {}
-    for name, one in version_marks.tags(store).items():
-        if isinstance(one, Tag):
-            tags.setdefault(one.version, []).append(name)
-    found = []
+    for name, tag in version_marks.tags(store).items():
+        if isinstance(tag, Tag):
+            tags.setdefault(tag.version, []).append(name)
+    rows = []
     for number in known.numbers:
         state: State = "offered"
         said = ""
@@ -56,8 +56,8 @@ def listed(store: Store) -> list[Listed]:
         except CorruptManifest as error:
             manifest, at, said = "", "", f"{said}; {error}".removeprefix("; ")
         newest = known.offered[-1:] == [number]
-        found.append(Listed(number, state, newest, tuple(tags.get(number, ())), manifest, at, said))
-    return found
+        rows.append(Listed(number, state, newest, tuple(tags.get(number, ())), manifest, at, said))
+    return rows
 
 
 def withdraw(store: Store, number: int, why: str) -> bool:
@@ -116,13 +116,13 @@ def tag(store: Store, name: str, number: int, move: bool) -> Tag:
     version = read_version(store, f"{ALSO_WITHDRAWN}{number}")
     if not version_marks.write_tag(store, name, number, version.manifest, move):
         try:
-            found = version_marks.read_tag(store, name)
+            standing = version_marks.read_tag(store, name)
         except FileNotFoundError:
             raise UserError(
                 f"{store.url}: the tag {name} was removed this moment; run the same command again"
             ) from None
-        if (found.version, found.manifest) != (number, version.manifest):
-            raise UserError(f"{store.url}: {name} is version {found.version}; to name version {number} so: --move")
+        if (standing.version, standing.manifest) != (number, version.manifest):
+            raise UserError(f"{store.url}: {name} is version {standing.version}; to name version {number} so: --move")
     if number in version_marks.known(store).expired:  # meanwhile
         version_marks.remove_tag(store, name)
         raise UserError(f"{store.url}: version {number} expired this moment; it was not tagged")
@@ -140,12 +140,12 @@ def untag(store: Store, name: str) -> None:
 
 def _tags_by_number(store: Store) -> dict[int, list[str]]:
     """A damaged tag is an error: nobody knows what it keeps."""
-    found: dict[int, list[str]] = {}
-    for name, one in version_marks.tags(store).items():
-        if isinstance(one, CorruptManifest):
-            raise one
-        found.setdefault(one.version, []).append(name)
-    return found
+    names: dict[int, list[str]] = {}
+    for name, tag in version_marks.tags(store).items():
+        if isinstance(tag, CorruptManifest):
+            raise tag
+        names.setdefault(tag.version, []).append(name)
+    return names
 
 
 def _check_exists(store: Store, number: int) -> version_marks.Known:

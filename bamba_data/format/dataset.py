@@ -46,9 +46,9 @@ class Dataset:
         if self.manifest.format == FIRST_FORMAT:
             return self.identities_of_tables
         return {
-            one.name: SourceIdentity(one.identity.content, one.identity.document_ids)
-            for one in self.manifest.sources
-            if one.identity
+            source.name: SourceIdentity(source.identity.content, source.identity.document_ids)
+            for source in self.manifest.sources
+            if source.identity
         }
 
     @cached_property
@@ -156,8 +156,8 @@ def open_dataset(url: str, version: int | str | None = None) -> Dataset:
         CorruptManifest: the version or its manifest is damaged.
     """
     store, which = _place_and_version(url, version)
-    found = read_version(store, which)
-    return Dataset(store, found, _manifest(store, found.manifest))
+    chosen = read_version(store, which)
+    return Dataset(store, chosen, _manifest(store, chosen.manifest))
 
 
 def _place_and_version(url: str, version: int | str | None) -> tuple[Store, int | str | None]:

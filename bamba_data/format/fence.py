@@ -129,9 +129,9 @@ class Fence:
 @contextlib.contextmanager
 def shared(store: Store, holder: str | None = None, say: Callable[[str], None] = lambda line: None) -> Iterator[Fence]:
     """The fence for a build. While a sweep deletes it waits, and says so; raises Unfinished after WAIT_SECONDS."""
-    held, end = Fence(store, f"{LEASES}/{holder or secrets.token_hex(8)}.json"), time.monotonic() + WAIT_SECONDS
+    fence, end = Fence(store, f"{LEASES}/{holder or secrets.token_hex(8)}.json"), time.monotonic() + WAIT_SECONDS
     said = False
-    while against := held.take():
+    while against := fence.take():
         if time.monotonic() >= end:
             raise Unfinished(f"{store.url}: a sweep is deleting ({', '.join(against)}); run the same command again")
         if not said:
@@ -139,21 +139,21 @@ def shared(store: Store, holder: str | None = None, say: Callable[[str], None] =
             said = True
         time.sleep(POLL_SECONDS)
     try:
-        yield held
+        yield fence
     finally:
-        held.leave()
+        fence.leave()
 
 
 @contextlib.contextmanager
 def exclusive(store: Store) -> Iterator[Fence]:
     """The fence for a sweep that deletes. Raises UserError while anybody else holds it."""
-    held = Fence(store, f"{_SWEEP}{secrets.token_hex(8)}.json")
-    if against := held.take():
+    fence = Fence(store, f"{_SWEEP}{secrets.token_hex(8)}.json")
+    if against := fence.take():
         raise UserError(running(store.url, against))
     try:
-        yield held
+        yield fence
     finally:
-        held.leave()
+        fence.leave()
 
 
 def running(url: str, leases: Iterable[str]) -> str:

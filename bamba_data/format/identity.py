@@ -45,8 +45,8 @@ class IdsDigest:
 
     def update(self, document_ids: Iterable[str]) -> None:
         """The next ids of the block."""
-        for one in document_ids:
-            data = one.encode("utf-8", "surrogatepass")
+        for document_id in document_ids:
+            data = document_id.encode("utf-8", "surrogatepass")
             self._hashed.update(len(data).to_bytes(4, "little"))
             self._hashed.update(data)
 
@@ -56,14 +56,14 @@ class IdsDigest:
 
 def ids_digest(document_ids: Iterable[str]) -> bytes:
     """The same of all ids at once."""
-    made = IdsDigest()
-    made.update(document_ids)
-    return made.digest()
+    digest = IdsDigest()
+    digest.update(document_ids)
+    return digest.digest()
 
 
 def of_dataset(tokenizer: str, token_dtype: str, sources: Mapping[str, SourceIdentity]) -> str:
     """The identity of a dataset: sha256 in hex. `tokenizer` is the sha256 of its file."""
-    rows = [[name, one.content, one.document_ids] for name, one in sources.items()]
+    rows = [[name, identity.content, identity.document_ids] for name, identity in sources.items()]
     return canonical_json.digest({"tokenizer": tokenizer, "token_dtype": token_dtype, "sources": rows})
 
 
@@ -119,13 +119,15 @@ def of_tables(names: Sequence[str], blocks: Any, candidates: Any) -> dict[str, S
     """The identities of sources, from the tables of a dataset (Polars frames, in the order of shards and blocks)."""
     import polars as pl
 
-    found: dict[str, SourceIdentity] = {}
+    identities: dict[str, SourceIdentity] = {}
     for name in names:
-        mine, made = blocks.filter(pl.col("source") == name), Identifying()
+        mine, identifying = blocks.filter(pl.col("source") == name), Identifying()
         ids = mine["ids_digest"].to_list() if "ids_digest" in mine.columns else None
-        made.add_blocks(mine["documents"].to_numpy(), mine["tokens"].to_numpy(), mine["digest"].to_list(), ids)
+        identifying.add_blocks(mine["documents"].to_numpy(), mine["tokens"].to_numpy(), mine["digest"].to_list(), ids)
         places = mine.select("shard", "block").with_row_index("place")
-        held = candidates.filter(pl.col("source") == name).join(places, on=["shard", "block"], maintain_order="left")
-        made.add_candidates(*(held[column].to_numpy() for column in ("place", "document", "tokens", "hash")))
-        found[name] = made.done()
-    return found
+        held_out = candidates.filter(pl.col("source") == name).join(
+            places, on=["shard", "block"], maintain_order="left"
+        )
+        identifying.add_candidates(*(held_out[column].to_numpy() for column in ("place", "document", "tokens", "hash")))
+        identities[name] = identifying.done()
+    return identities

@@ -159,19 +159,19 @@ def _check_identity(manifest: Manifest, where: str) -> None:
     tables = manifest.tables
     for field, value in [
         ("identity", manifest.identity),
-        *((f"sources.{one.name}.identity", one.identity) for one in manifest.sources),
+        *((f"sources.{source.name}.identity", source.identity) for source in manifest.sources),
         *((f"tables.{name}.content", getattr(tables, name).content) for name in Tables.model_fields),
     ]:
         if value is None:
             raise CorruptManifest(where, f"field {field}: is missing")
     named = {
-        one.name: SourceIdentity(one.identity.content, one.identity.document_ids)
-        for one in manifest.sources
-        if one.identity
+        source.name: SourceIdentity(source.identity.content, source.identity.document_ids)
+        for source in manifest.sources
+        if source.identity
     }
     if manifest.identity != of_dataset(manifest.tokenizer.sha256, manifest.tokenizer.token_dtype, named):
         raise CorruptManifest(where, "field identity: is not that of the tokenizer and the sources")
-    if sum(one.shards for one in manifest.software) != tables.shards.rows:
+    if sum(written.shards for written in manifest.software) != tables.shards.rows:
         raise CorruptManifest(where, "field software: its shards do not sum to those of the dataset")
 
 

@@ -38,7 +38,7 @@ class First(Entry):
     @model_validator(mode="after")
     def _nothing_later(self) -> "First":
         for place, entry, later in [
-            *((f"sources.{one.name}", one, "identity") for one in self.sources),
+            *((f"sources.{source.name}", source, "identity") for source in self.sources),
             *((f"tables.{name}", getattr(self.tables, name), "content") for name in Tables.model_fields),
         ]:
             if later in entry.model_fields_set:

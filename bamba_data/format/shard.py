@@ -247,17 +247,18 @@ class ShardReader:
         self.path = path
         try:
             self.parquet = pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True)
-            found = self.parquet.schema_arrow
+            written_schema = self.parquet.schema_arrow
         except _UNREADABLE as error:
             _raise_if_memory(error, path)
             raise CorruptShard(path, f"not a readable parquet file ({one_line(error)})") from None
         stated, form = (
-            (found.metadata or {}).get(key, b"").decode("ascii", "replace") for key in (b"token_dtype", b"bamba_format")
+            (written_schema.metadata or {}).get(key, b"").decode("ascii", "replace")
+            for key in (b"token_dtype", b"bamba_format")
         )
         if (
             stated not in ("<u2", "<u4")
             or form not in (FORMAT, FIRST_FORMAT)
-            or not found.equals(schema(np.dtype(stated), form), check_metadata=True)
+            or not written_schema.equals(schema(np.dtype(stated), form), check_metadata=True)
         ):
             raise CorruptShard(path, "its columns or metadata are not those of a shard")
         self.dtype = np.dtype(stated)
@@ -278,10 +279,10 @@ class ShardReader:
         states that many."""
         self._expect(index, documents)
         table = self.table(index, ["tokens", "token_count"])
-        found = self._decoded(index, table)
-        if not np.array_equal(table.column("token_count").to_numpy(), found.counts):
+        decoded = self._decoded(index, table)
+        if not np.array_equal(table.column("token_count").to_numpy(), decoded.counts):
             raise CorruptShard(self.path, f"block {index}: token_count is not the length of tokens")
-        return found if digest is None else self._vouched(index, found, digest)
+        return decoded if digest is None else self._vouched(index, decoded, digest)
 
     def vouched_tokens(self, index: int, digest: str, documents: int | None = None) -> Tokens:
         """As `tokens`, from their column alone, an eighth less work: the digest vouches for the counts, too."""
@@ -290,8 +291,8 @@ class ShardReader:
 
     def _expect(self, index: int, documents: int | None) -> None:
         if documents is not None and self.documents(index) != documents:
-            found = self.documents(index)
-            raise CorruptShard(self.path, f"block {index} has {found:,} documents, the manifest says {documents:,}")
+            stated = self.documents(index)
+            raise CorruptShard(self.path, f"block {index} has {stated:,} documents, the manifest says {documents:,}")
 
     def _decoded(self, index: int, table: pa.Table) -> Tokens:
         if table.num_rows == 0:

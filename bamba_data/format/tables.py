@@ -122,7 +122,7 @@ def schemas_of(form: str) -> Mapping[str, pa.Schema]:
     """Of the tables of a manifest of this format."""
     if form != FIRST_FORMAT:
         return SCHEMAS
-    return {name: pa.schema([one for one in kind if one.name not in _LATER]) for name, kind in SCHEMAS.items()}
+    return {name: pa.schema([column for column in kind if column.name not in _LATER]) for name, kind in SCHEMAS.items()}
 
 
 def row_digest(row: Mapping[str, Any]) -> bytes:
@@ -139,9 +139,9 @@ def read_bounded(data: bytes, schema: pa.Schema, name: str, rows: int, where: st
         if not file.schema_arrow.equals(schema):
             raise CorruptManifest(where, f"the table of {name} does not have the columns of one")
         groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-        found = sum(group.num_rows for group in groups)
-        if {found, file.metadata.num_rows} != {rows}:
-            raise CorruptManifest(where, f"the table of {name} has {found:,} rows, the manifest says {rows:,}")
+        group_rows = sum(group.num_rows for group in groups)
+        if {group_rows, file.metadata.num_rows} != {rows}:
+            raise CorruptManifest(where, f"the table of {name} has {group_rows:,} rows, the manifest says {rows:,}")
         if rows > max(FEW_ROWS, len(data)):
             raise CorruptManifest(where, f"the table of {name} has {rows:,} rows in {len(data):,} bytes: it is none")
         limit = max(EXPANDED_BYTES, MAX_RATIO * len(data))
@@ -156,16 +156,17 @@ def _batches(data: bytes, schema: pa.Schema, name: str, where: str, limit: int) 
     """Texts come as dictionaries, each value once in memory, and are written out only when their sum is known."""
     texts = [column.name for column in schema if pa.types.is_string(column.type)]
     file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
-    held = 0
+    expanded_bytes = 0
     for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
         lengths = [pc.binary_length(batch[text].dictionary) for text in texts]
-        if max(pc.max(one).as_py() or 0 for one in lengths) > MAX_TEXT_BYTES:
+        if max(pc.max(value_lengths).as_py() or 0 for value_lengths in lengths) > MAX_TEXT_BYTES:
             raise CorruptManifest(where, f"the table of {name} has a text of more than {MAX_TEXT_BYTES:,} bytes")
-        held += sum(
-            pc.sum(one.take(batch[text].indices)).as_py() or 0 for text, one in zip(texts, lengths, strict=True)
+        expanded_bytes += sum(
+            pc.sum(value_lengths.take(batch[text].indices)).as_py() or 0
+            for text, value_lengths in zip(texts, lengths, strict=True)
         )
-        held += batch.nbytes
-        if held > limit:
+        expanded_bytes += batch.nbytes
+        if expanded_bytes > limit:
             raise CorruptManifest(where, f"the table of {name} expands to more than {limit:,} bytes")
         plain = [column.dictionary_decode() if column.type in _DICTIONARIES else column for column in batch.columns]
         yield pa.RecordBatch.from_arrays(plain, schema=schema)

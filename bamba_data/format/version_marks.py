@@ -72,11 +72,11 @@ class Known:
 
 
 def known(store: Store) -> Known:
-    found: dict[str | None, set[int]] = {None: set(), "withdrawn": set(), "expired": set()}
+    numbers: dict[str | None, set[int]] = {None: set(), "withdrawn": set(), "expired": set()}
     for entry in store.list(VERSIONS):
         if match := _NAME.match(entry.path):
-            found[match.group(2)].add(int(match.group(1)))
-    return Known(sorted(found[None]), found["withdrawn"], found["expired"])
+            numbers[match.group(2)].add(int(match.group(1)))
+    return Known(sorted(numbers[None]), numbers["withdrawn"], numbers["expired"])
 
 
 def mark(store: Store, kind: Kind, number: int, manifest: str | None, why: str) -> bool:
@@ -93,20 +93,20 @@ def unmark(store: Store, kind: Kind, number: int) -> None:
 def read_mark(store: Store, kind: Kind, number: int) -> Mark:
     """Raises CorruptManifest, FileNotFoundError."""
     path = mark_path(kind, number)
-    found = Mark.read(store, path)
-    if (found.kind, found.version) != (kind, number):
+    mark = Mark.read(store, path)
+    if (mark.kind, mark.version) != (kind, number):
         raise CorruptManifest(path, f"does not say that version {number} is {kind}")
-    return found
+    return mark
 
 
 def describe(store: Store, kind: Kind, number: int) -> str:
     """`was withdrawn on <when>: <why>`, for people, whatever can still be read of the mark."""
     verb = "was withdrawn" if kind == "withdrawn" else "expired"
     try:
-        found = read_mark(store, kind, number)
+        mark = read_mark(store, kind, number)
     except (CorruptManifest, FileNotFoundError):
         return f"{verb} (when and why cannot be read: {mark_path(kind, number)} is damaged)"
-    return f"{verb} on {found.at}" + (f": {found.why}" if found.why else "")
+    return f"{verb} on {mark.at}" + (f": {mark.why}" if mark.why else "")
 
 
 def checked_name(name: str) -> str:
@@ -121,31 +121,31 @@ def checked_name(name: str) -> str:
 
 def tags(store: Store) -> dict[str, Tag | CorruptManifest]:
     """All tags by name; a damaged one is what is wrong with it."""
-    found: dict[str, Tag | CorruptManifest] = {}
+    by_name: dict[str, Tag | CorruptManifest] = {}
     for entry in store.list(TAGS):
         name = entry.path.removeprefix(f"{TAGS}/").removesuffix(".json")
         if entry.path == tag_path(name) and _TAG.fullmatch(name):
             try:
-                found[name] = read_tag(store, name)
+                by_name[name] = read_tag(store, name)
             except CorruptManifest as error:
-                found[name] = error
+                by_name[name] = error
             except FileNotFoundError:  # removed meanwhile
                 continue
-    return dict(sorted(found.items()))
+    return dict(sorted(by_name.items()))
 
 
 def read_tag(store: Store, name: str) -> Tag:
     """Raises CorruptManifest, FileNotFoundError."""
     path = tag_path(checked_name(name))
     try:
-        found = Tag.read(store, path)
-        if found.name != name:
+        tag = Tag.read(store, path)
+        if tag.name != name:
             raise CorruptManifest(path, f"is not the tag {name}")
     except CorruptManifest as error:
         raise CorruptManifest(
             path, f"{error.detail}; set it anew: bamba-data tag {store.url} {name} VERSION --move"
         ) from None
-    return found
+    return tag
 
 
 def write_tag(store: Store, name: str, version: int, manifest: str, move: bool) -> bool:

@@ -89,10 +89,10 @@ def read_version(store: Store, which: int | str | None = None) -> Version:
             f"{store.url}: version {number}{by} {version_marks.describe(store, 'withdrawn', number)}. "
             f"To read it all the same, ask for version {ALSO_WITHDRAWN}{number} (there are: {_listed(known.offered)})"
         )
-    found = published(store, number)
-    if tag and tag.manifest != found.manifest:
+    version = published(store, number)
+    if tag and tag.manifest != version.manifest:
         raise CorruptManifest(version_path(number), f"is not the version {number} that was tagged {tag.name}")
-    return found
+    return version
 
 
 def _number(store: Store, which: int | str | None) -> tuple[int | None, version_marks.Tag | None]:
@@ -131,15 +131,15 @@ def _of_digest(store: Store, beginning: str) -> dict[int, str]:
     """The versions whose manifest's digest begins so, by number. If one was published twice, readers want the one that
     is offered."""
     known = version_marks.known(store)
-    found: dict[int, str] = {}
+    matching: dict[int, str] = {}
     for number in known.numbers:
         try:
             digest = Version.read(store, version_path(number)).manifest
         except CorruptManifest:  # told when it is asked for
             continue
         if digest.startswith(beginning):
-            found[number] = digest
-    return {number: found[number] for number in found if number in known.offered} or found
+            matching[number] = digest
+    return {number: matching[number] for number in matching if number in known.offered} or matching
 
 
 def _listed(what: object) -> str:
@@ -150,10 +150,10 @@ def published(store: Store, number: int) -> Version:
     """The version of that number, whatever was said of it since."""
     path = version_path(number)
     try:
-        found = Version.read(store, path)
-        if found.number != number:
-            raise CorruptManifest(path, f"is version {found.number}, not {number}")
-        return found
+        version = Version.read(store, path)
+        if version.number != number:
+            raise CorruptManifest(path, f"is version {version.number}, not {number}")
+        return version
     except FileNotFoundError:
         raise DatasetNotFound(f"{store.url}: no version {number} (there are: {_listed(versions(store))})") from None
     except CorruptManifest as error:

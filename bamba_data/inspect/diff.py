@@ -49,8 +49,8 @@ def differences(prefix: str, old: Any, new: Any) -> Iterator[Change]:
                 new.get(key),
             )
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for number, (one, other) in enumerate(zip(old, new, strict=True)):
-            yield from differences(f"{prefix}.{number}", one, other)
+        for number, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from differences(f"{prefix}.{number}", before, after)
     elif old != new:
         yield Change(prefix, _brief(old), _brief(new))
 

@@ -93,37 +93,37 @@ def find(url: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> Sweep:
     )
 
 
-def remove(url: str, found: Sweep, tick: Callable[[int, int], None] = lambda done, total: None) -> int:
+def remove(url: str, sweep: Sweep, tick: Callable[[int, int], None] = lambda done, total: None) -> int:
     """Remove what `find` found and is an orphan still. Refuses while a build runs, or if there is a new version since.
 
     Records of units go first: one that is left behind, should this be killed, must not name files that are gone.
     """
     store = open_store(url)
-    if found.leases:
-        raise UserError(fence.running(url, found.leases))
-    if not found.orphans:
+    if sweep.leases:
+        raise UserError(fence.running(url, sweep.leases))
+    if not sweep.orphans:
         return 0
     removed = 0
-    with fence.exclusive(store) as held:
-        _check_versions(store, found)
-        still = set(find(url, found.grace_seconds).orphans)
-        doomed = [entry.path for entry in found.orphans if entry in still]
+    with fence.exclusive(store) as held_fence:
+        _check_versions(store, sweep)
+        still = set(find(url, sweep.grace_seconds).orphans)
+        doomed = [entry.path for entry in sweep.orphans if entry in still]
         doomed.sort(key=lambda path: not path.startswith(f"{UNITS}/"))
         for batch in _batches(doomed):
-            _delete(store, found, held, batch)
+            _delete(store, sweep, held_fence, batch)
             removed += len(batch)
             tick(removed, len(doomed))
     return removed
 
 
-def _delete(store: Store, found: Sweep, held: fence.Fence, batch: list[str]) -> None:
+def _delete(store: Store, sweep: Sweep, held_fence: fence.Fence, batch: list[str]) -> None:
     """Some objects, if they still may go; and again for as long as a store is tried."""
     end = time.monotonic() + RETRY_SECONDS
     while True:
-        _check_versions(store, found)
-        held.check()
+        _check_versions(store, sweep)
+        held_fence.check()
         try:
-            return store.delete_all(batch, held.check_soon)
+            return store.delete_all(batch, held_fence.check_soon)
         except StoreUnavailable:
             if time.monotonic() > end:
                 raise
@@ -135,8 +135,8 @@ def _batches(paths: list[str]) -> Iterator[list[str]]:
         yield paths[start : start + DELETES_AT_ONCE]
 
 
-def _check_versions(store: Store, found: Sweep) -> None:
-    if versions(store) != found.versions:
+def _check_versions(store: Store, sweep: Sweep) -> None:
+    if versions(store) != sweep.versions:
         raise UserError(f"{store.url}: a version was published since these orphans were found; look for them again")
 
 

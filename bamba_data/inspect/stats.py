@@ -35,11 +35,11 @@ class SourceStats:
 def stats(dataset: Dataset) -> list[SourceStats]:
     """One entry a source, in the manifest's order."""
     total = max(1, dataset.manifest.totals.tokens)
-    found = []
+    measured = []
     for source in dataset.manifest.sources:
         lengths = _lengths(dataset, source.name)
         account = source.account
-        found.append(
+        measured.append(
             SourceStats(
                 source=source.name,
                 documents=account.kept,
@@ -54,7 +54,7 @@ def stats(dataset: Dataset) -> list[SourceStats]:
                 quantiles={f"{q:g}": lengths[f"q{q:g}"] or 0.0 for q in QUANTILES},
             )
         )
-    return found
+    return measured
 
 
 def _lengths(dataset: Dataset, source: str) -> dict[str, Any]:

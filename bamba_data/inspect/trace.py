@@ -73,10 +73,11 @@ def find_document(dataset: Dataset, place: str) -> list[Row]:
     for path in dataset.shards.filter(pl.col("source") == source)["path"]:
         with _open(dataset, path) as reader:
             row = 0
-            for batch in (one for block in range(reader.blocks) for one in reader.batches(block, ["document_id"])):
-                ids = batch["document_id"].to_pylist()
-                rows += [(path, row + n) for n, found in enumerate(ids) if found == document]
-                row += len(ids)
+            for block in range(reader.blocks):
+                for batch in reader.batches(block, ["document_id"]):
+                    ids = batch["document_id"].to_pylist()
+                    rows += [(path, row + n) for n, document_id in enumerate(ids) if document_id == document]
+                    row += len(ids)
     if not rows:
         raise UserError(f"{place!r}: no document of source {source} has this id (was it dropped or dead-lettered?)")
     return rows
@@ -167,10 +168,10 @@ def _upstream_text(
     assert source is not None
     try:
         lock = locks.loads(dataset.lock_json(), lock_path(dataset.version.lock))
-        named = [one for one in lock.by_source.get(file["source"], []) if one.path == file["path"]]
-        if not named or file["source"] not in lock.sources:
-            return None, f"the lock of this version does not list {file['source']}/{file['path']}"
-        locked = named[0]
+        of_source = lock.by_source.get(source.name, [])
+        locked = next((candidate for candidate in of_source if candidate.path == file["path"]), None)
+        if locked is None:
+            return None, f"the lock of this version does not list {source.name}/{file['path']}"
         facts = Facts(file["size_bytes"], locked.facts.etag, file["sha256"])
         url = f"{moved[source.name].rstrip('/')}/{file['path']}" if source.name in moved else locked.url
         if source.name in moved:

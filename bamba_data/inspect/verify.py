@@ -121,44 +121,15 @@ def _check_tables(dataset: Dataset, report: Report) -> None:
     for source in dataset.manifest.sources:
         mine = pl.col("source") == source.name
         account = source.account
-        _sums(
-            report,
-            f"source {source.name}",
-            "inputs",
-            files.filter(mine),
-            read=account.read,
-            kept=account.kept,
-            tokens=account.tokens,
-            text_bytes=account.text_bytes,
-            dropped=sum(account.dropped.values()),
-            dead_lettered=sum(account.dead_lettered.values()),
-            quarantined=source.quarantined,
-        )
-        _sums(
-            report,
-            f"source {source.name}",
-            "shards",
-            shards.filter(mine),
-            documents=account.kept,
-            tokens=account.tokens,
-            size_bytes=source.size_bytes,
-            blocks=source.blocks,
-        )
-        _sums(
-            report,
-            f"source {source.name}",
-            "blocks",
-            blocks.filter(mine),
-            documents=account.kept,
-            tokens=account.tokens,
-        )
-        _sums(
-            report,
-            f"source {source.name}",
-            "dead letters",
-            dataset.dead_letters.filter(mine),
-            records=sum(account.dead_lettered.values()),
-        )
+        dropped, bad = sum(account.dropped.values()), sum(account.dead_lettered.values())
+        counts = {"read": account.read, "kept": account.kept, "dropped": dropped, "dead_lettered": bad}
+        sizes = {"tokens": account.tokens, "text_bytes": account.text_bytes, "quarantined": source.quarantined}
+        kept = {"documents": account.kept, "tokens": account.tokens}
+        where = f"source {source.name}"
+        _sums(report, where, "inputs", files.filter(mine), **counts, **sizes)
+        _sums(report, where, "shards", shards.filter(mine), **kept, size_bytes=source.size_bytes, blocks=source.blocks)
+        _sums(report, where, "blocks", blocks.filter(mine), **kept)
+        _sums(report, where, "dead letters", dataset.dead_letters.filter(mine), records=bad)
     by_shard = blocks.group_by("shard").agg(pl.col("documents").sum(), pl.col("tokens").sum(), pl.len().alias("blocks"))
     numbered = shards.with_row_index("shard").select("shard", "path", "documents", "tokens", "blocks")
     joined = numbered.join(by_shard, on="shard", how="full", suffix="_found", coalesce=True)
@@ -171,10 +142,10 @@ def _check_identity(dataset: Dataset, report: Report) -> None:
     """What the manifest states of each source is what the tables have; in full, of each row of every table, too."""
     if dataset.manifest.format == FIRST_FORMAT:
         return
-    found, stated = dataset.identities_of_tables, dataset.identities
+    counted, stated = dataset.identities_of_tables, dataset.identities
     for name, wanted in stated.items():
         for kind in ("content", "document_ids"):
-            there, said = getattr(found[name], kind), getattr(wanted, kind)
+            there, said = getattr(counted[name], kind), getattr(wanted, kind)
             if there != said:
                 report.fault(f"source {name}", f"{kind} is {there[:16]} by its tables, the manifest says {said[:16]}")
     if report.full:
@@ -191,22 +162,26 @@ _BLOCKS_IN_ORDER = (pl.col("block") == pl.int_range(pl.len()).over("shard")).all
 
 def _check_candidates(dataset: Dataset, report: Report) -> None:
     """Each lies in a block that has so many documents and tokens. (Whether they are all, only bodies can say.)"""
-    found = dataset.candidates
-    joined = found.join(dataset.blocks, on=["source", "shard", "block"], how="left", suffix="_block")
-    held = pl.col("tokens").cast(pl.UInt64).sum().over("shard", "block")
-    fits = (pl.col("document") < pl.col("documents")) & (held <= pl.col("tokens_block")) & (pl.col("hash") < LIMIT)
+    candidates = dataset.candidates
+    joined = candidates.join(dataset.blocks, on=["source", "shard", "block"], how="left", suffix="_block")
+    candidate_tokens = pl.col("tokens").cast(pl.UInt64).sum().over("shard", "block")
+    fits = (
+        (pl.col("document") < pl.col("documents"))
+        & (candidate_tokens <= pl.col("tokens_block"))
+        & (pl.col("hash") < LIMIT)
+    )
     if not joined.select(fits.fill_null(False).all()).item():
         report.fault("table candidates", "a document of it is in no block, or should not be in it")
-    places = found.select("shard", "block", "document")
+    places = candidates.select("shard", "block", "document")
     if not places.equals(places.unique().sort(places.columns)):
         report.fault("table candidates", "its rows are not in the order of the shards, blocks and documents")
 
 
 def _sums(report: Report, where: str, label: str, frame: pl.DataFrame, **wanted: int) -> None:
     for column, value in wanted.items():
-        found = int(frame[column].cast(pl.UInt64).sum())
-        if found != value:
-            report.fault(where, f"{column} of its {label} sum to {found:,}, the manifest says {value:,}")
+        total = int(frame[column].cast(pl.UInt64).sum())
+        if total != value:
+            report.fault(where, f"{column} of its {label} sum to {total:,}, the manifest says {value:,}")
 
 
 def _check_objects(dataset: Dataset, report: Report) -> None:
@@ -267,11 +242,11 @@ def _check_shards(
     candidates = dataset.candidates.partition_by("shard", as_dict=True) if len(dataset.candidates) else {}
     missing = {fault.where for fault in report.faults}
     kept: Counter[tuple[str, int]] = Counter()
-    if not all(one.round_trips for one in dataset.manifest.backend.certificates):
+    if not all(certificate.round_trips for certificate in dataset.manifest.backend.certificates):
         tokenizer = None
     numbered = [(number, row) for number, row in enumerate(shards) if row["path"] not in missing]
 
-    def check(job: tuple[int, dict[str, Any]]) -> "_Found":
+    def check(job: tuple[int, dict[str, Any]]) -> "_ShardResult":
         number, row = job
         expected = list(blocks[(number,)].sort("block").iter_rows(named=True)) if (number,) in blocks else []
         if report.full:
@@ -280,15 +255,15 @@ def _check_shards(
         return _check_footer(dataset.store, row, expected)
 
     with ThreadPoolExecutor(THREADS if not report.full else 4) as pool:
-        for done, found in enumerate(pool.map(check, numbered), 1):
-            report.faults.extend(found.faults)
+        for done, result in enumerate(pool.map(check, numbered), 1):
+            report.faults.extend(result.faults)
             report.shards += 1
-            report.blocks += found.blocks
-            report.documents += found.documents
-            report.tokens += found.tokens
-            report.bytes_read += found.bytes_read
-            report.reencoded += found.reencoded
-            kept.update(found.kept)
+            report.blocks += result.blocks
+            report.documents += result.documents
+            report.tokens += result.tokens
+            report.bytes_read += result.bytes_read
+            report.reencoded += result.reencoded
+            kept.update(result.kept)
             tick(done, len(numbered))
     if report.full and not report.faults:
         for row in dataset.files.iter_rows(named=True):
@@ -301,7 +276,7 @@ def _check_shards(
 
 
 @dataclass
-class _Found:
+class _ShardResult:
     faults: list[Fault] = field(default_factory=list)
     blocks: int = 0
     documents: int = 0
@@ -312,27 +287,27 @@ class _Found:
     candidates: list[Candidate] = field(default_factory=list)
 
 
-def _check_footer(store: Store, row: dict[str, Any], expected: list[dict[str, Any]]) -> _Found:
-    found = _Found()
+def _check_footer(store: Store, row: dict[str, Any], expected: list[dict[str, Any]]) -> _ShardResult:
+    result = _ShardResult()
     try:
         size = row["size_bytes"]
         tail = store.read_range(row["path"], max(0, size - row["footer_bytes"]), size)
-        found.bytes_read = len(tail)
+        result.bytes_read = len(tail)
         if not _is_footer(tail, row):
-            found.faults.append(Fault(row["path"], "its footer does not have the manifest's digest"))
-            return found
+            result.faults.append(Fault(row["path"], "its footer does not have the manifest's digest"))
+            return result
         meta = pq.read_metadata(pa.BufferReader(tail))
     except (pa.ArrowException, OSError, ValueError) as error:
-        found.faults.append(Fault(row["path"], f"its footer cannot be read ({one_line(error)})"))
-        return found
+        result.faults.append(Fault(row["path"], f"its footer cannot be read ({one_line(error)})"))
+        return result
     _compare(
-        found,
+        result,
         row,
         expected,
         [(meta.row_group(i).num_rows, *row_group_range(meta.row_group(i))) for i in range(meta.num_row_groups)],
     )
-    found.documents, found.tokens = row["documents"], row["tokens"]
-    return found
+    result.documents, result.tokens = row["documents"], row["tokens"]
+    return result
 
 
 def _is_footer(data: bytes, row: dict[str, Any]) -> bool:
@@ -340,12 +315,12 @@ def _is_footer(data: bytes, row: dict[str, Any]) -> bool:
 
 
 def _compare(
-    found: _Found, row: dict[str, Any], expected: list[dict[str, Any]], groups: list[tuple[int, int, int]]
+    result: _ShardResult, row: dict[str, Any], expected: list[dict[str, Any]], groups: list[tuple[int, int, int]]
 ) -> None:
     wanted = [(block["documents"], block["offset"], block["size_bytes"]) for block in expected]
-    found.blocks = len(groups)
+    result.blocks = len(groups)
     if groups != wanted:
-        found.faults.append(Fault(row["path"], "its row groups are not the blocks that the manifest lists"))
+        result.faults.append(Fault(row["path"], "its row groups are not the blocks that the manifest lists"))
 
 
 def _check_body(
@@ -355,39 +330,39 @@ def _check_body(
     candidates: list[tuple[int, ...]],
     vocab_size: int,
     tokenizer: Tokenizer | None,
-) -> _Found:
-    found = _Found()
+) -> _ShardResult:
+    result = _ShardResult()
     path = row["path"]
     try:
         data = store.read(path)
     except OSError as error:
-        found.faults.append(Fault(path, f"cannot be read ({one_line(error)})"))
-        return found
-    found.bytes_read = len(data)
+        result.faults.append(Fault(path, f"cannot be read ({one_line(error)})"))
+        return result
+    result.bytes_read = len(data)
     if sha256(data) != row["sha256"]:
-        found.faults.append(Fault(path, "its sha256 is not the manifest's"))
+        result.faults.append(Fault(path, "its sha256 is not the manifest's"))
     if not _is_footer(data, row):
-        if not found.faults:
-            found.faults.append(Fault(path, "its footer does not have the manifest's digest"))
-        return found
+        if not result.faults:
+            result.faults.append(Fault(path, "its footer does not have the manifest's digest"))
+        return result
     try:
         reader = ShardReader(io.BytesIO(data), path)
         meta = reader.parquet.metadata
         groups = [(meta.row_group(i).num_rows, *row_group_range(meta.row_group(i))) for i in range(reader.blocks)]
-        _compare(found, row, expected, groups)
+        _compare(result, row, expected, groups)
         for number, block in enumerate(expected[: reader.blocks]):
             if block["documents"] != groups[number][0]:  # told above; what it would decode to, nobody knows
                 continue
-            _check_block(found, reader, row, number, block, vocab_size, tokenizer)
-        if found.candidates != candidates:
-            found.faults.append(Fault(path, "the table of candidates does not list its documents with such ids"))
+            _check_block(result, reader, row, number, block, vocab_size, tokenizer)
+        if result.candidates != candidates:
+            result.faults.append(Fault(path, "the table of candidates does not list its documents with such ids"))
     except CorruptShard as error:
-        found.faults.append(Fault(path, error.detail))
-    return found
+        result.faults.append(Fault(path, error.detail))
+    return result
 
 
 def _check_block(
-    found: _Found,
+    result: _ShardResult,
     reader: ShardReader,
     row: dict[str, Any],
     number: int,
@@ -402,13 +377,13 @@ def _check_block(
         raise CorruptShard(
             row["path"], f"block {number}: id {tokens.ids.max()} is beyond the vocabulary of {vocab_size}"
         )
-    found.documents += len(tokens.counts)
-    found.tokens += len(tokens.ids)
+    result.documents += len(tokens.counts)
+    result.tokens += len(tokens.ids)
     first, named = 0, IdsDigest()
     for batch in reader.batches(number, ["file", "document_id"]):
         lineage = batch.to_pydict()
-        found.kept.update((row["source"], row["first_file"] + file) for file in lineage["file"])
-        found.candidates += [
+        result.kept.update((row["source"], row["first_file"] + file) for file in lineage["file"])
+        result.candidates += [
             Candidate(number, document, int(tokens.counts[document]), hashed)
             for document, name in enumerate(lineage["document_id"], first)
             if (hashed := id_hash(name)) < LIMIT
@@ -421,6 +396,6 @@ def _check_block(
         ids = tokens.documents()[0]
         text = tokenizer.decode(ids.tolist())
         if len(text) <= SAMPLE_CHARS:
-            found.reencoded += 1
+            result.reencoded += 1
             if tokenizer.reference.encode([text]).ids.tolist() != ids.tolist():
                 raise CorruptShard(row["path"], f"block {number}: its first document, encoded again, gives other ids")
