@@ -39,11 +39,11 @@ def loads(data: bytes, where: str, max_bytes: int) -> Any:
         raise CorruptManifest(where, f"{len(data):,} bytes of JSON, the limit is {max_bytes:,}")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        fields = dict(pairs)
+        if len(fields) != len(pairs):
             twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
             raise CorruptManifest(where, f"key {twice!r} stands twice")
-        return found
+        return fields
 
     def integer(text: str) -> int:
         # Compare lengths first: int() of a million digits is itself an attack.
@@ -82,8 +82,8 @@ def _is_deeper(value: Any, limit: int) -> bool:
     """Level by level, so that it needs no stack."""
     level = [value]
     for _ in range(limit + 1):
-        level = [one for one in level if isinstance(one, dict | list)]
+        level = [value for value in level if isinstance(value, dict | list)]
         if not level:
             return False
-        level = [child for one in level for child in (one.values() if isinstance(one, dict) else one)]
+        level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
     return True

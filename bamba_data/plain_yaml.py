@@ -166,11 +166,11 @@ class _Reader:
     def _alias(self, name: str) -> None:
         if name not in self._anchors:
             self._refuse(f"*{name} has no &{name} before it")
-        found = self._anchors[name]
-        if found is None:
+        anchored = self._anchors[name]
+        if anchored is None:
             self._refuse(f"&{name} holds itself")
-        self._count(found.values)
-        self._put(copy.deepcopy(found.value))  # a tree: what is set on one of them is not set on all
+        self._count(anchored.values)
+        self._put(copy.deepcopy(anchored.value))  # a tree: what is set on one of them is not set on all
 
     def _anchor(self, name: str | None, value: Any, values: int) -> None:
         if name:

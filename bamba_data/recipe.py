@@ -177,7 +177,7 @@ def named(name: str, shipped: Path) -> Path:
     except OSError as error:  # a name longer than the file system takes
         raise RecipeError(f"{name[:200]}: cannot be read ({error.strerror})") from None
     if not is_there:
-        have = ", ".join(sorted(found.stem for found in shipped.glob("*.yaml")))
+        have = ", ".join(sorted(recipe.stem for recipe in shipped.glob("*.yaml")))
         raise RecipeError(f"{name}: no such recipe; these ship with us: {have}; or give the path of a .yaml file")
     return path
 

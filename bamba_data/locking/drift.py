@@ -48,34 +48,34 @@ class Changes:
 def changes(lock: Lock, recipe: Recipe, folder: Path, fetcher: Fetcher) -> Changes:
     """What a new lock of the recipe would have otherwise, as far as listings tell. Never raises: what cannot be asked
     now is named in `unseen`."""
-    found = Changes([], [], [], [], {})
+    drift = Changes([], [], [], [], {})
     for corpus in recipe.corpora:
         sources = corpus.sources()
         names = [source.name for source in sources]
         if not all(map(_is_listed, sources)):
-            found.unseen.update(dict.fromkeys(names, "its files would have to be asked for one by one"))
+            drift.unseen.update(dict.fromkeys(names, "its files would have to be asked for one by one"))
             continue
         try:
             fresh = locks.resolve(recipe.model_copy(update={"corpora": [corpus]}), folder, fetcher)
         except (BambaError, OSError) as error:
-            found.unseen.update(dict.fromkeys(names, str(error)))
+            drift.unseen.update(dict.fromkeys(names, str(error)))
             continue
         for name in names:
-            _compare(lock, fresh, name, found)
-    return found
+            _compare(lock, fresh, name, drift)
+    return drift
 
 
-def said(lock: Lock, digest: str, locked_at: float, found: Changes | None) -> str:
+def said(lock: Lock, digest: str, locked_at: float, drift: Changes | None) -> str:
     """A line for people. `locked_at` is in seconds by the store's clock."""
     when = datetime.datetime.fromtimestamp(locked_at, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     line = f"the inputs are frozen: {len(lock.files):,} files, locked {when} as {digest[:16]}"
-    if found is None:
+    if drift is None:
         return line
-    if found.any:
-        line += f". Since then: {found}. This run reads what was locked; --relock takes in what is there now"
-    if found.unseen:
-        names = list(found.unseen)
-        line += f". Not compared: {_some(names)} ({found.unseen[names[0]]})"
+    if drift.any:
+        line += f". Since then: {drift}. This run reads what was locked; --relock takes in what is there now"
+    if drift.unseen:
+        names = list(drift.unseen)
+        line += f". Not compared: {_some(names)} ({drift.unseen[names[0]]})"
     return line
 
 
@@ -87,19 +87,19 @@ def _is_listed(source: Source) -> bool:
     return "://" not in base or all(map(is_glob, source.location.files))
 
 
-def _compare(lock: Lock, fresh: Lock, name: str, found: Changes) -> None:
+def _compare(lock: Lock, fresh: Lock, name: str, drift: Changes) -> None:
     then, now = lock.revisions.get(name), fresh.revisions.get(name)
     if then and now and then != now:
-        found.revisions.append((name, then, now))
+        drift.revisions.append((name, then, now))
     before = {file.path: file for file in lock.by_source.get(name, [])}
     after = {file.path: file for file in fresh.by_source[name]}
-    found.added.extend(after[path].key for path in after if path not in before)
-    found.removed.extend(before[path].key for path in before if path not in after)
+    drift.added.extend(after[path].key for path in after if path not in before)
+    drift.removed.extend(before[path].key for path in before if path not in after)
     for path in before:
         if path in after:
             old, new = before[path].facts, after[path].facts
             if NOT_ASKED not in (old, new) and (old.size_bytes, old.etag) != (new.size_bytes, new.etag):
-                found.changed.append(before[path].key)
+                drift.changed.append(before[path].key)
 
 
 def _some(names: list[str]) -> str:

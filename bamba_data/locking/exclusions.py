@@ -13,16 +13,16 @@ def quarantined(patterns: Sequence[str], keys: Iterable[str]) -> set[str]:
     """The inputs, of these `<source>/<path>`, that are in quarantine: named as they are, or by a pattern with `*`, `?`
     or `[ ]`, where `*` takes `/` too. Raises RecipeError for one that names no input: a slip would let bad data in."""
     known = set(keys)
-    found: set[str] = set()
+    excluded: set[str] = set()
     unknown = []
     for pattern in patterns:
         matched = {pattern} & known or {key for key in known if fnmatchcase(key, pattern)}
-        found |= matched
+        excluded |= matched
         unknown += [] if matched else [pattern]
     if unknown:
         example = f"; an input is named {min(known)}" if known else ""
         raise RecipeError(f"bad_input.quarantine: {unknown} are no inputs of this recipe{example}")
-    return found
+    return excluded
 
 
 def refuse_empty(files: Iterable[LockedFile], rules: BadInput) -> None:

@@ -59,10 +59,10 @@ class Lock:
 
     @cached_property
     def by_source(self) -> dict[str, list[LockedFile]]:
-        found: dict[str, list[LockedFile]] = {name: [] for name in self.sources}
+        files: dict[str, list[LockedFile]] = {name: [] for name in self.sources}
         for file in self.files:
-            found[file.source].append(file)
-        return found
+            files[file.source].append(file)
+        return files
 
     def bound_to(self, known: Mapping[str, Facts]) -> "Lock":
         """This lock with the sha256s that were learned before, for the files (by key) of the same size."""
@@ -126,18 +126,18 @@ class _Written(BaseModel):
 def loads(data: bytes, where: str) -> Lock:
     raw = canonical_json.loads(data, where, MAX_BYTES)
     try:
-        found = _Written.model_validate(raw)
+        written = _Written.model_validate(raw)
     except ValidationError as error:
         raise CorruptManifest(where, f"field {first_fault(error)}") from None
-    if strangers := {*found.revisions, *(file[0] for file in found.files)} - found.sources.keys():
+    if strangers := {*written.revisions, *(file[0] for file in written.files)} - written.sources.keys():
         raise CorruptManifest(where, f"it has no source {min(strangers)!r}")
-    if misnamed := [name for name, source in found.sources.items() if name != source.name]:
+    if misnamed := [name for name, source in written.sources.items() if name != source.name]:
         raise CorruptManifest(where, f"sources.{misnamed[0]}: is named otherwise in itself")
     files = tuple(
         LockedFile(source, input_name(path), url, Facts(size_bytes, etag, sha256))
-        for source, path, url, size_bytes, etag, sha256 in found.files
+        for source, path, url, size_bytes, etag, sha256 in written.files
     )
-    lock = Lock(found.sources, found.revisions, files)
+    lock = Lock(written.sources, written.revisions, files)
     for name, files_of_one in lock.by_source.items():
         twice, times = Counter(file.path for file in files_of_one).most_common(1)[0] if files_of_one else ("", 0)
         if times > 1:
@@ -215,7 +215,7 @@ def resolve(
         finally:
             ticking.one_more()
 
-    found: dict[str, list[tuple[str, Facts]]] = {place.source.name: [] for place in places}
+    matching: dict[str, list[tuple[str, Facts]]] = {place.source.name: [] for place in places}
     answered = 0
     with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
         for (place, _), answer in zip(questions, _until_hopeless(pool, look_up, questions), strict=False):
@@ -223,10 +223,10 @@ def resolve(
             if isinstance(answer, _Missing):
                 faults.append(answer)
             else:
-                found[place.source.name] += answer
+                matching[place.source.name] += answer
     if faults:
         raise _all_of(faults, len(questions) - answered)
-    files = [file for place in places for file in _files(place, found[place.source.name][: recipe.limits.files])]
+    files = [file for place in places for file in _files(place, matching[place.source.name][: recipe.limits.files])]
     revisions = {place.source.name: place.commit for place in places if place.commit is not None}
     return Lock({place.source.name: place.source for place in places}, revisions, tuple(files))
 
@@ -244,10 +244,10 @@ class _Place:
     def matches(self, pattern: str, fetcher: Fetcher) -> list[tuple[str, Facts]]:
         if pattern in self.left_out:
             return [(pattern, NOT_ASKED)]
-        found = fetcher.matches(self.base, pattern)
-        if not found:
+        matching = fetcher.matches(self.base, pattern)
+        if not matching:
             raise RecipeError(f"nothing at {self.base} matches {pattern!r}")
-        return found
+        return matching
 
 
 def _place(source: Source, folder: Path, fetcher: Fetcher, recipe: Recipe) -> _Place:
@@ -270,12 +270,12 @@ def _place(source: Source, folder: Path, fetcher: Fetcher, recipe: Recipe) -> _P
     return _Place(source, f"{base.rstrip('/')}@{commit}", commit, patterns, left_out)
 
 
-def _files(place: _Place, found: list[tuple[str, Facts]]) -> list[LockedFile]:
-    name, paths = place.source.name, [path for path, _ in found]
+def _files(place: _Place, matching: list[tuple[str, Facts]]) -> list[LockedFile]:
+    name, paths = place.source.name, [path for path, _ in matching]
     if len(set(paths)) != len(paths):
         twice = Counter(paths).most_common(1)[0][0]
         raise RecipeError(f"source {name}: files name {twice!r} twice")
-    return [LockedFile(name, input_name(path), joined(place.base, path), facts) for path, facts in found]
+    return [LockedFile(name, input_name(path), joined(place.base, path), facts) for path, facts in matching]
 
 
 # ---- what cannot be locked
@@ -312,19 +312,19 @@ def _until_hopeless(pool: ThreadPoolExecutor, look_up: Callable[[_Q], _A], quest
 
 def _all_of(faults: list[_Missing], not_asked: int) -> UserError | SourceUnavailable:
     """One error for all. Running again can only help if it can for each of them."""
-    may_pass = all(isinstance(one.error, SourceUnavailable) and not _is_ours(one) for one in faults)
+    may_pass = all(isinstance(fault.error, SourceUnavailable) and not _is_ours(fault) for fault in faults)
     only = faults[0].error
     if len(faults) == 1 and (may_pass or (isinstance(only, UserError) and not isinstance(only, RecipeError))):
         return only
-    lines = [_told(one) for one in faults[:MAX_NAMED]]
+    lines = [_told(fault) for fault in faults[:MAX_NAMED]]
     if len(faults) > MAX_NAMED:
         lines.append(f"and {len(faults) - MAX_NAMED:,} more")
     if not_asked:
         lines.append(f"and {not_asked:,} more were not looked up, because not one of the first could be")
     names = [
-        f"{one.source.name}/{one.pattern}"
-        for one in faults
-        if one.pattern and not is_pattern(one.source.location.base, one.pattern)
+        f"{fault.source.name}/{fault.pattern}"
+        for fault in faults
+        if fault.pattern and not is_pattern(fault.source.location.base, fault.pattern)
     ]
     if names:
         ways = " ".join(f"--quarantine '{name}'" for name in names[:3])
@@ -338,12 +338,12 @@ def _all_of(faults: list[_Missing], not_asked: int) -> UserError | SourceUnavail
     return RecipeError("\n  ".join([f"{len(faults):,} inputs cannot be locked:", *lines]))
 
 
-def _is_ours(one: _Missing) -> bool:
+def _is_ours(fault: _Missing) -> bool:
     """Whether the recipe or this disk is at fault: no host will be better the next time."""
-    return isinstance(one.error, SourceUnavailable) and "://" not in one.error.url
+    return isinstance(fault.error, SourceUnavailable) and "://" not in fault.error.url
 
 
-def _told(one: _Missing) -> str:
-    error = one.error
+def _told(fault: _Missing) -> str:
+    error = fault.error
     said = f"{error.url}: {error.detail}" if isinstance(error, SourceUnavailable) else str(error)
-    return f"source {one.source.name}: {said}"
+    return f"source {fault.source.name}: {said}"

@@ -127,13 +127,13 @@ class Corpus(Strict, ABC):
         said = {"license": self.license, "attribution": self.attribution}
         changes: dict[str, Any] = {field: value for field, value in said.items() if value is not None}
         changes |= {"compression": self.compression}
-        found = self.expand()
-        if self.compression != "auto" and any(source.form == "parquet" for source in found):
+        expanded = self.expand()
+        if self.compression != "auto" and any(source.form == "parquet" for source in expanded):
             raise RecipeError(
-                f"{found[0].corpus}.compression: {self.compression!r} is for files of lines; parquet says itself "
+                f"{expanded[0].corpus}.compression: {self.compression!r} is for files of lines; parquet says itself "
                 "how its pages are compressed: leave it out"
             )
-        return [source.model_copy(update=changes) for source in found]
+        return [source.model_copy(update=changes) for source in expanded]
 
     @abstractmethod
     def expand(self) -> list[Source]:

@@ -100,13 +100,13 @@ def _find(schema: pa.Schema, name: str, url: str) -> Column | None:
 
 
 def _leaves(fields: Any, prefix: str = "") -> list[tuple[str, pa.DataType]]:
-    found: list[tuple[str, pa.DataType]] = []
+    leaves: list[tuple[str, pa.DataType]] = []
     for field in fields:
         if pa.types.is_struct(field.type):
-            found += _leaves([field.type.field(n) for n in range(field.type.num_fields)], f"{prefix}{field.name}.")
+            leaves += _leaves([field.type.field(n) for n in range(field.type.num_fields)], f"{prefix}{field.name}.")
         else:
-            found.append((f"{prefix}{field.name}", field.type))
-    return found
+            leaves.append((f"{prefix}{field.name}", field.type))
+    return leaves
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -62,19 +62,19 @@ def inflate(
             raise CorruptInput(url, f"begins as {begins}, but the recipe says `compression: {compression}`", 0)
         yield from _one_layer(chunks, compression, limit)
         return
-    found, said = by_content(head), by_name(url)
-    if found is None and said != "none" and _begins_as(said, head):
-        found = said  # cut off within its first bytes
-    if found is None and said != "none" and not is_text(head):
-        raise CorruptInput(url, f"its name says {said}, but it begins neither as that nor as text: it is damaged", 0)
-    if (found or "none") != said:
+    compressed_with, named = by_content(head), by_name(url)
+    if compressed_with is None and named != "none" and _begins_as(named, head):
+        compressed_with = named  # cut off within its first bytes
+    if compressed_with is None and named != "none" and not is_text(head):
+        raise CorruptInput(url, f"its name says {named}, but it begins neither as that nor as text: it is damaged", 0)
+    if (compressed_with or "none") != named:
         note(UNLIKE_NAME)
     for layer in range(MAX_LAYERS):
-        if found is None:
+        if compressed_with is None:
             break
-        head, chunks = peek(_one_layer(chunks, found, limit))
-        found = by_content(head)
-        if found is not None:
+        head, chunks = peek(_one_layer(chunks, compressed_with, limit))
+        compressed_with = by_content(head)
+        if compressed_with is not None:
             if layer + 1 == MAX_LAYERS:
                 raise CorruptInput(url, f"is compressed more than {MAX_LAYERS} times over", 0)
             note(COMPRESSED_TWICE)

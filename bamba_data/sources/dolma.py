@@ -71,9 +71,9 @@ _ORIGIN = {
 def official_urls() -> list[str]:
     """All 2,419 URLs, sorted; refuses to return if they are not the official list."""
     urls = sorted(f"{HOST}/{name}" for dataset in DATASETS.values() for name in dataset.names())
-    found = hashlib.sha256(("\n".join(urls) + "\n").encode()).hexdigest()
-    if found != URL_LIST_SHA256:
-        raise RecipeError(f"the Dolma v1.7 table gives a URL list of sha256 {found}, not {URL_LIST_SHA256}")
+    digest = hashlib.sha256(("\n".join(urls) + "\n").encode()).hexdigest()
+    if digest != URL_LIST_SHA256:
+        raise RecipeError(f"the Dolma v1.7 table gives a URL list of sha256 {digest}, not {URL_LIST_SHA256}")
     return urls
 
 

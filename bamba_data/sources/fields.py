@@ -14,14 +14,14 @@ ABSENT: Any = _Absent()
 
 def look_up(get: Callable[[str], Any], name: str) -> Any:
     """The value of the field `name`, or ABSENT. `get` gives the fields of the record itself, or ABSENT."""
-    found = get(name)
-    if found is not ABSENT or "." not in name:
-        return found
+    value = get(name)
+    if value is not ABSENT or "." not in name:
+        return value
     first, *rest = name.split(".")
-    found = get(first)
+    value = get(first)
     for part in rest:
-        found = found.get(part, ABSENT) if isinstance(found, dict) else ABSENT
-    return found
+        value = value.get(part, ABSENT) if isinstance(value, dict) else ABSENT
+    return value
 
 
 def first_present(get: Callable[[str], Any], names: list[str]) -> tuple[str, Any]:
@@ -29,20 +29,20 @@ def first_present(get: Callable[[str], Any], names: list[str]) -> tuple[str, Any
     has, and None; or the first name, and ABSENT."""
     best: tuple[str, Any] = (names[0], ABSENT)
     for name in names:
-        found = look_up(get, name)
-        if found is not None and found is not ABSENT:
-            return name, found
-        if found is None and best[1] is ABSENT:
+        value = look_up(get, name)
+        if value is not None and value is not ABSENT:
+            return name, value
+        if value is None and best[1] is ABSENT:
             best = (name, None)
     return best
 
 
 def names_in(record: Any, prefix: str = "", depth: int = 3) -> dict[str, Any]:
     """The fields of a record as rules name them, nested ones with dots, and their values."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in record.items() if isinstance(record, dict) else ():
         if isinstance(value, dict) and value and depth > 1:
-            found |= names_in(value, f"{prefix}{name}.", depth - 1)
+            fields |= names_in(value, f"{prefix}{name}.", depth - 1)
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            fields[f"{prefix}{name}"] = value
+    return fields

@@ -48,8 +48,8 @@ def refuse_other_forms(head: bytes, url: str) -> None:
 
 def refuse_other_than_parquet(head: bytes, url: str) -> None:
     """Raise if the first bytes of a file that cannot be read as parquet say what it is instead."""
-    if found := by_content(head):
-        raise WrongForm(url, f"is compressed with {found}", f"parquet is read at random: unpack it, {_LEAVE_OUT}")
+    if compression := by_content(head):
+        raise WrongForm(url, f"is compressed with {compression}", f"parquet is read at random: unpack it, {_LEAVE_OUT}")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b'{"', b"[")):
         raise WrongForm(url, "looks like JSON", f"say `form: jsonl`, {_LEAVE_OUT}")
     if not head.startswith(b"PAR1"):

@@ -38,12 +38,12 @@ def with_room(parse: Callable[[bytes], T], data: bytes) -> T:
     try:
         return parse(data)
     except RecursionError:
-        found: list[T] = []
+        parsed: list[T] = []
         raised: list[BaseException] = []
 
         def run() -> None:
             try:
-                found.append(parse(data))
+                parsed.append(parse(data))
             except BaseException as error:  # noqa: BLE001 - it is raised below, in the thread that asked
                 raised.append(error)
 
@@ -52,4 +52,4 @@ def with_room(parse: Callable[[bytes], T], data: bytes) -> T:
         thread.join()
         if raised:
             raise raised[0] from None
-        return found[0]
+        return parsed[0]

@@ -46,7 +46,7 @@ def lines(
 
 def parser(rule: TextRule, path: str, max_line_bytes: int) -> Callable[[Line], Document | Reject]:
     """What turns each line of the file `path` into a document, or into the reason why it is none."""
-    found_in = _plain_reader(rule) if _is_plain(rule) else _general_reader(rule)
+    read_fields = _plain_reader(rule) if _is_plain(rule) else _general_reader(rule)
 
     def parse(line: Line) -> Document | Reject:
         if line.whole_sha256:
@@ -55,12 +55,12 @@ def parser(rule: TextRule, path: str, max_line_bytes: int) -> Callable[[Line], D
         if is_deeper(line.data):
             return _reject(line, "bad_json", f"nested deeper than {MAX_DEPTH}")
         try:
-            found = with_room(found_in, line.data)
+            fields = with_room(read_fields, line.data)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            found = None
-        if found is None:
+            fields = None
+        if fields is None:
             return _second_look(line, rule, path)
-        parts, found_id, notes = found
+        parts, found_id, notes = fields
         return _document(line, rule, path, parts, found_id, notes)
 
     return parse
@@ -125,10 +125,10 @@ def _general_reader(rule: TextRule) -> _Reader:
 
         parts, notes = [], []
         for alternatives in rule.texts:
-            name, found = first_present(get, alternatives)
-            if not isinstance(found, str):
+            name, text = first_present(get, alternatives)
+            if not isinstance(text, str):
                 return None
-            parts.append(found)
+            parts.append(text)
             notes += [_other_name(name)] if name != alternatives[0] else []
         return parts, look_up(get, rule.id_field) if rule.id_field else None, tuple(notes)
 
@@ -148,10 +148,10 @@ def _second_look(line: Line, rule: TextRule, path: str) -> Document | Reject:
         return _reject(line, "bad_json", str(error))
     if not isinstance(record, dict):
         return _reject(line, "not_an_object", f"a JSON {type(record).__name__}")
-    found: dict[str, Any] = record
+    fields: dict[str, Any] = record
 
     def get(name: str) -> Any:
-        return found.get(name, ABSENT)
+        return fields.get(name, ABSENT)
 
     parts, notes = [], ["lenient_json"]
     for alternatives in rule.texts:

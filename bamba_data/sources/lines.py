@@ -29,7 +29,7 @@ class Line(NamedTuple):
 def read_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Line]:
     row = offset = 0
     parts: list[bytes] = []  # of a line that goes on into the next chunk
-    held = 0
+    tail_bytes = 0
     oversize: _Oversize | None = None
     for chunk in chunks:
         *ended, tail = chunk.split(b"\n")
@@ -43,7 +43,7 @@ def read_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Line]:
                 if parts:
                     parts.append(piece)
                     piece = b"".join(parts)
-                    parts, held = [], 0
+                    parts, tail_bytes = [], 0
                 if len(piece) > max_line_bytes:
                     yield _Oversize([piece]).line(row, offset)
                 elif piece and not piece.isspace():
@@ -54,9 +54,9 @@ def read_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Line]:
             oversize.update(tail)
         elif tail:
             parts.append(tail)
-            held += len(tail)
-            if held > max_line_bytes:
-                oversize, parts, held = _Oversize(parts), [], 0
+            tail_bytes += len(tail)
+            if tail_bytes > max_line_bytes:
+                oversize, parts, tail_bytes = _Oversize(parts), [], 0
     if oversize:
         yield oversize.line(row, offset)
     elif parts:

@@ -118,8 +118,8 @@ def _documents(
     batch: pa.RecordBatch, columns: Columns, rule: TextRule, path: str, first_row: int
 ) -> Iterator[Document | Reject]:
     texts = [[(column.name, plain_bytes(column.of(batch))) for column in names] for names in columns.texts]
-    found_ids = ids(columns.id.of(batch)) if columns.id else None
-    made = () if rule.id_field is None else ("id_made",)
+    document_ids = ids(columns.id.of(batch)) if columns.id else None
+    id_notes = () if rule.id_field is None else ("id_made",)
     for index in range(batch.num_rows):
         row = first_row + index
         parts: list[str] = []
@@ -138,14 +138,14 @@ def _documents(
             if len(alternatives) > 1 and name != alternatives[0][0]:
                 notes = (*notes, f"text_in:{name}")
         else:
-            found = found_ids[index] if found_ids is not None else None
+            document_id = document_ids[index] if document_ids is not None else None
             text = parts[0] if len(parts) == 1 else rule.join.join(parts)
-            if isinstance(found, str):
-                yield Document(row, found, text, notes=notes)
-            elif isinstance(found, int):
-                yield Document(row, str(found), text, notes=(*notes, "id_not_string"))
+            if isinstance(document_id, str):
+                yield Document(row, document_id, text, notes=notes)
+            elif isinstance(document_id, int):
+                yield Document(row, str(document_id), text, notes=(*notes, "id_not_string"))
             else:
-                yield Document(row, f"{path}#{row}", text, notes=(*notes, *made))
+                yield Document(row, f"{path}#{row}", text, notes=(*notes, *id_notes))
 
 
 def _reject(row: int, reason: str, detail: str, raw: bytes) -> Reject:

@@ -65,12 +65,12 @@ class Fetcher:
     def read_all(self, url: str, max_bytes: int) -> bytes:
         """A small file, whole."""
         facts = self.persist(url, lambda: self.transport(url).facts(url))
-        held = bytearray()
+        content = bytearray()
         for chunk in self.stream(LockedFile("", url, url, facts), read_ahead=False).chunks():
-            held += chunk
-            if len(held) > max_bytes:
+            content += chunk
+            if len(content) > max_bytes:
                 raise InputTooLarge(url, f"more than {max_bytes:,} bytes")
-        return bytes(held)
+        return bytes(content)
 
     def stream(self, file: LockedFile, read_ahead: bool = True) -> "Stream":
         return Stream(self, file, read_ahead and file.is_remote)
@@ -125,8 +125,8 @@ class Fetcher:
         )
         try:
             return attempts(verb)
-        except NoSuchFile as found:
-            raise SourceUnavailable(url, f"{NO_SUCH_FILE}: it is {found.what}") from None
+        except NoSuchFile as missing:
+            raise SourceUnavailable(url, f"{NO_SUCH_FILE}: it is {missing.what}") from None
         except (FileNotFoundError, NotADirectoryError):
             raise SourceUnavailable(url, NO_SUCH_FILE) from None
         except PermissionError as error:

@@ -156,12 +156,12 @@ class Web:
 def _target(url: str, address: str, told: str | None) -> str:
     """Where a redirect leads: what it says may be relative to where it was said (the hub does so)."""
     try:
-        found = urljoin(address, told or "")
+        target = urljoin(address, told or "")
     except ValueError:
-        found = ""
-    if not told or urlsplit(found).scheme not in ("http", "https"):
+        target = ""
+    if not told or urlsplit(target).scheme not in ("http", "https"):
         raise UserError(f"{url}: is no address, or redirects to none")
-    return found
+    return target
 
 
 def _unknown_caller(with_token: bool, is_hub: bool) -> str:

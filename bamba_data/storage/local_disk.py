@@ -18,21 +18,21 @@ def private_folder(path: Path) -> Path:
     could have written into it, or could put another in its place."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700, parents=True)
-    found, above = path.lstat(), path.parent.stat()
+    status, above = path.lstat(), path.parent.stat()
     wrong = None
-    if not stat.S_ISDIR(found.st_mode):
-        wrong = "is a symbolic link" if stat.S_ISLNK(found.st_mode) else "is no folder"
-    elif found.st_uid != os.geteuid():
-        wrong = f"belongs to user {found.st_uid}, not to {os.geteuid()}"
-    elif found.st_mode & OTHERS_WRITE:
-        wrong = f"can be written by others (mode {stat.S_IMODE(found.st_mode):o})"
+    if not stat.S_ISDIR(status.st_mode):
+        wrong = "is a symbolic link" if stat.S_ISLNK(status.st_mode) else "is no folder"
+    elif status.st_uid != os.geteuid():
+        wrong = f"belongs to user {status.st_uid}, not to {os.geteuid()}"
+    elif status.st_mode & OTHERS_WRITE:
+        wrong = f"can be written by others (mode {stat.S_IMODE(status.st_mode):o})"
     elif above.st_mode & OTHERS_WRITE and not above.st_mode & stat.S_ISVTX:
         wrong = f"lies in {path.parent}, where others can replace it (mode {stat.S_IMODE(above.st_mode):o}, not sticky)"
     if wrong:
         raise AccessDenied(
             f"{path}: {wrong}: what is in it cannot be trusted; remove it, or set TMPDIR to a folder of yours"
         )
-    if stat.S_IMODE(found.st_mode) != 0o700:
+    if stat.S_IMODE(status.st_mode) != 0o700:
         path.chmod(0o700)
     return path
 

@@ -25,8 +25,8 @@ MAX_STORED_PART_BYTES = 250  # disks take 255; a record beside it ends in .json
 def checked(path: str) -> str:
     """`path` itself, if it is relative, normal, portable, and at most 1,024 bytes long."""
     _relative(path)
-    if found := _FORBIDDEN.search(path):
-        raise UnsafePath(path, f"character {found.group()!r}")
+    if forbidden := _FORBIDDEN.search(path):
+        raise UnsafePath(path, f"character {forbidden.group()!r}")
     if not unicodedata.is_normalized("NFC", path):
         raise UnsafePath(path, "not in Unicode normal form C: two spellings of one name")
     for part in path.split("/"):
@@ -38,8 +38,8 @@ def checked(path: str) -> str:
 def input_name(path: str) -> str:
     """`path` itself, if it leads nowhere but below its base and holds no control character and no backslash."""
     _relative(path, drives=False)
-    if found := _FORBIDDEN_INPUT.search(path):
-        raise UnsafePath(path, f"character {found.group()!r}")
+    if forbidden := _FORBIDDEN_INPUT.search(path):
+        raise UnsafePath(path, f"character {forbidden.group()!r}")
     return path
 
 

@@ -180,10 +180,10 @@ class LocalStore(Store):
 
     def stat(self, path: str) -> Entry | None:
         try:
-            found = self._at(path).stat()
+            status = self._at(path).stat()
         except FileNotFoundError:
             return None
-        return Entry(path, found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
+        return Entry(path, status.st_size, status.st_mtime) if stat.S_ISREG(status.st_mode) else None
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         top = self._at(prefix) if prefix else self.root
@@ -191,8 +191,8 @@ class LocalStore(Store):
             for name in names:
                 file = Path(folder, name)
                 with contextlib.suppress(FileNotFoundError):  # removed while we walk
-                    found = file.lstat()
-                    yield Entry(file.relative_to(self.root).as_posix(), found.st_size, found.st_mtime)
+                    status = file.lstat()
+                    yield Entry(file.relative_to(self.root).as_posix(), status.st_size, status.st_mtime)
 
     def delete(self, path: str) -> None:
         self._at(path).unlink(missing_ok=True)
@@ -313,10 +313,10 @@ class S3Store(Store):
         more = True
         while more:  # page by page: a listing of millions never lies in memory
             page = self._call(self.fs.call_s3, "list_objects_v2", **asked)
-            for found in page.get("Contents", []):
-                path = f"{bucket}/{found['Key']}".removeprefix(f"{self.root}/")
+            for listed in page.get("Contents", []):
+                path = f"{bucket}/{listed['Key']}".removeprefix(f"{self.root}/")
                 if not path.endswith("/"):  # a folder, as some tools write it
-                    yield Entry(path, found["Size"], found["LastModified"].timestamp())
+                    yield Entry(path, listed["Size"], listed["LastModified"].timestamp())
             more = page.get("IsTruncated", False)
             asked["ContinuationToken"] = page.get("NextContinuationToken", "")
 

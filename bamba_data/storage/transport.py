@@ -63,18 +63,21 @@ def is_pattern(base: str, name: str) -> bool:
 def is_hidden_from(path: str, pattern: str) -> bool:
     """As shells do: what begins with a dot, a file or a folder, is only found by a pattern that says the dot."""
     said = [part for part in pattern.split("/") if part.startswith(".")]
-    return any(part.startswith(".") and not any(fnmatchcase(part, one) for one in said) for part in path.split("/"))
+    return any(
+        part.startswith(".") and not any(fnmatchcase(part, pattern_part) for pattern_part in said)
+        for part in path.split("/")
+    )
 
 
-def check(url: str, locked: Facts, found: Facts) -> None:
+def check(url: str, locked: Facts, current: Facts) -> None:
     """Refuse a file that is not the locked one; what either side does not know is not compared."""
-    if locked.size_bytes is not None and found.size_bytes is not None and locked.size_bytes != found.size_bytes:
-        raise InputChanged(url, "size", locked.size_bytes, found.size_bytes)
-    if locked.sha256 is not None and found.sha256 is not None:
-        if locked.sha256 != found.sha256:
-            raise InputChanged(url, "sha256", locked.sha256, found.sha256)
-    elif locked.etag is not None and found.etag is not None and locked.etag != found.etag:
-        raise InputChanged(url, "etag", locked.etag, found.etag)
+    if locked.size_bytes is not None and current.size_bytes is not None and locked.size_bytes != current.size_bytes:
+        raise InputChanged(url, "size", locked.size_bytes, current.size_bytes)
+    if locked.sha256 is not None and current.sha256 is not None:
+        if locked.sha256 != current.sha256:
+            raise InputChanged(url, "sha256", locked.sha256, current.sha256)
+    elif locked.etag is not None and current.etag is not None and locked.etag != current.etag:
+        raise InputChanged(url, "etag", locked.etag, current.etag)
 
 
 class NoSuchFile(FileNotFoundError):
@@ -100,16 +103,16 @@ class LocalFiles:
     def facts(self, url: str) -> Facts:
         path = self._path(url)
         try:
-            found = path.stat()
+            status = path.stat()
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise NoSuchFile(url, "a symbolic link that leads in a circle") from None
             if path.is_symlink():
                 raise NoSuchFile(url, f"a symbolic link that leads nowhere, to {path.readlink()}") from None
             raise
-        if not stat.S_ISREG(found.st_mode):
-            raise NoSuchFile(url, _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file"))
-        return Facts(found.st_size, f"mtime:{found.st_mtime_ns}")
+        if not stat.S_ISREG(status.st_mode):
+            raise NoSuchFile(url, _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file"))
+        return Facts(status.st_size, f"mtime:{status.st_mtime_ns}")
 
     def matches(self, base: str, pattern: str) -> list[tuple[str, Facts]]:
         folder = self._path(base)
@@ -258,8 +261,8 @@ class Http:
         except InputChanged:  # status 416
             return None
         reply.response.close()
-        found = facts_of(reply, url)
-        if found.size_bytes is None and found.sha256 is None and not _has_an_end(reply.response):
+        facts = facts_of(reply, url)
+        if facts.size_bytes is None and facts.sha256 is None and not _has_an_end(reply.response):
             raise SourceRefused(url, NO_END)
         return reply
 
@@ -302,8 +305,8 @@ class Http:
             files = [f for f in files if path_matches(f.path, pattern) and not is_hidden_from(f.path, pattern)]
         else:
             files = [f for f in files if f.path == pattern]
-        found = [(f.path, Facts(f.size, f'"{f.blob_id}"', f.lfs.sha256 if f.lfs else None)) for f in files]
-        return sorted(found)
+        matching = [(f.path, Facts(f.size, f'"{f.blob_id}"', f.lfs.sha256 if f.lfs else None)) for f in files]
+        return sorted(matching)
 
 
 class Fsspec:
@@ -331,12 +334,12 @@ class Fsspec:
         fs = self._fs(base)
         root = fs._strip_protocol(base)
         with _store_faults(base):
-            found = {info["name"].removeprefix(f"{root}/"): info for info in self._listed(fs, root, pattern)}
-            if not found:
+            by_name = {info["name"].removeprefix(f"{root}/"): info for info in self._listed(fs, root, pattern)}
+            if not by_name:
                 self._check_bucket(base)
         return sorted(
             (name, Facts(info["size"], _fsspec_etag(info)))
-            for name, info in found.items()
+            for name, info in by_name.items()
             if path_matches(name, pattern) and not is_hidden_from(name, pattern)
         )
 
@@ -446,8 +449,8 @@ def _s3_body(fs: Any, answer: Any) -> bytes:
 
 
 def _fsspec_etag(info: dict[str, Any]) -> str | None:
-    found = info.get("ETag") or info.get("etag") or info.get("mtime")
-    return None if found is None else str(found)
+    etag = info.get("ETag") or info.get("etag") or info.get("mtime")
+    return None if etag is None else str(etag)
 
 
 class HubPlace(NamedTuple):

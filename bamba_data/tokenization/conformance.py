@@ -76,12 +76,12 @@ def choose(tokenizer: Tokenizer, wanted: str) -> tuple[Backend, Certificate, lis
                 raise
             passed_over.append(str(error))
             continue
-        found = _certified(tokenizer, backend)
-        if isinstance(found, Certificate):
-            return backend, found, passed_over
+        outcome = _certified(tokenizer, backend)
+        if isinstance(outcome, Certificate):
+            return backend, outcome, passed_over
         if wanted != "auto":
-            raise TokenizerError(f"no identity certificate: {found}")
-        passed_over.append(f"no identity certificate: {found}")
+            raise TokenizerError(f"no identity certificate: {outcome}")
+        passed_over.append(f"no identity certificate: {outcome}")
     raise TokenizerError("no backend can be used: " + "; ".join(passed_over))
 
 
@@ -90,21 +90,21 @@ def _certified(tokenizer: Tokenizer, backend: Backend) -> Certificate | Differen
     proof = proof_of(tokenizer, backend, digest(list(hard_corpus(tokenizer))), Path(__file__))
     if proof is not None and (fields := kept(proof)) is not None:
         return Certificate(**fields)
-    found = certify(tokenizer, backend)
-    if proof is not None and isinstance(found, Certificate):
-        keep(proof, found.to_json())
-    return found
+    outcome = certify(tokenizer, backend)
+    if proof is not None and isinstance(outcome, Certificate):
+        keep(proof, outcome.to_json())
+    return outcome
 
 
 def certify(tokenizer: Tokenizer, backend: Backend) -> Certificate | Difference:
     """Encode the hard corpus with both (some seconds) and compare every id."""
     texts = list(hard_corpus(tokenizer))
     reference = tokenizer.reference.encode(texts)
-    found = reference if backend.name == REFERENCE else backend.encode(texts)
-    if len(found.lengths) != len(texts):
+    encoded = reference if backend.name == REFERENCE else backend.encode(texts)
+    if len(encoded.lengths) != len(texts):
         return Difference(backend.name, "".join(texts[:1]), reference.split()[0].tolist(), [])
-    if not np.array_equal(reference.lengths, found.lengths) or not np.array_equal(reference.ids, found.ids):
-        for text, ours, theirs in zip(texts, reference.split(), found.split(), strict=True):
+    if not np.array_equal(reference.lengths, encoded.lengths) or not np.array_equal(reference.ids, encoded.ids):
+        for text, ours, theirs in zip(texts, reference.split(), encoded.split(), strict=True):
             if not np.array_equal(ours, theirs):
                 return Difference(backend.name, text, ours.tolist(), theirs.tolist())
     decoded = [tokenizer.decode(ids.tolist()) for ids in reference.split()[:400]]

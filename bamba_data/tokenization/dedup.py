@@ -22,7 +22,7 @@ class SeenIds:
 
     def add(self, ids: Sequence[str]) -> list[bool]:
         """Remember the ids, in order; for each, whether it is new."""
-        digests = [xxhash.xxh3_128_digest(one.encode("utf-8", "surrogatepass")) for one in ids]
+        digests = [xxhash.xxh3_128_digest(document_id.encode("utf-8", "surrogatepass")) for document_id in ids]
         known = self._among_known(digests)
         new: list[bool] = []
         for digest, is_known in zip(digests, known, strict=True):
@@ -39,8 +39,8 @@ class SeenIds:
             return [False] * len(digests)
         asked = np.array(digests, "S16")
         places = np.minimum(np.searchsorted(self._known, asked), len(self._known) - 1)
-        found: list[bool] = (self._known[places] == asked).tolist()
-        return found
+        is_known: list[bool] = (self._known[places] == asked).tolist()
+        return is_known
 
     def _merge(self) -> None:
         fresh = np.sort(np.array(list(self._recent), "S16"))

@@ -24,14 +24,14 @@ class BackendDiffers(Exception):
 def batches(items: Iterable[Document | Reject]) -> Iterator[list[Document | Reject]]:
     """Some BATCH_CHARS of text together; a longer document makes a batch of its own."""
     batch: list[Document | Reject] = []
-    held = 0
+    batch_chars = 0
     for item in items:
         size = len(item.text) if isinstance(item, Document) else len(item.raw)
-        if batch and (held + size > BATCH_CHARS or len(batch) >= BATCH_RECORDS):
+        if batch and (batch_chars + size > BATCH_CHARS or len(batch) >= BATCH_RECORDS):
             yield batch
-            batch, held = [], 0
+            batch, batch_chars = [], 0
         batch.append(item)
-        held += size
+        batch_chars += size
     if batch:
         yield batch
 

@@ -118,13 +118,13 @@ class Reference:
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         counts = np.zeros(len(texts), np.int64)
-        found: list[npt.NDArray[np.uint32]] = []
+        encoded: list[npt.NDArray[np.uint32]] = []
         for owners, pieces in self._groups(texts):
             for owner, encoding in zip(owners, self._encode(pieces), strict=True):
                 ids = np.array(encoding.ids, np.uint32)
                 counts[owner] += len(ids)
-                found.append(ids)
-        return Encoded(np.concatenate(found) if found else np.zeros(0, np.uint32), counts)
+                encoded.append(ids)
+        return Encoded(np.concatenate(encoded) if encoded else np.zeros(0, np.uint32), counts)
 
     def _encode(self, pieces: list[str]) -> Any:
         return self.hf.encode_batch_fast(pieces, add_special_tokens=False)
@@ -133,15 +133,15 @@ class Reference:
         """(owners, pieces) of at most PIECE_CHARS together, unless one piece alone is longer."""
         owners: list[int] = []
         pieces: list[str] = []
-        held = 0
+        group_chars = 0
         for owner, text in enumerate(texts):
             for piece in self._pieces(text):
-                if pieces and held + len(piece) > PIECE_CHARS:
+                if pieces and group_chars + len(piece) > PIECE_CHARS:
                     yield owners, pieces
-                    owners, pieces, held = [], [], 0
+                    owners, pieces, group_chars = [], [], 0
                 owners.append(owner)
                 pieces.append(piece)
-                held += len(piece)
+                group_chars += len(piece)
         if pieces:
             yield owners, pieces
 
@@ -231,7 +231,7 @@ def _newer_units() -> npt.NDArray[np.bool_]:
     table = np.zeros(1 << 16, np.bool_)
     for first, last in _NEWER_RANGES:
         if last >= 1 << 16:  # their high surrogates
-            first, last = (0xD800 + (one - 0x10000 >> 10) for one in (first, last))
+            first, last = (0xD800 + (code_point - 0x10000 >> 10) for code_point in (first, last))
         table[first : last + 1] = True
     return table
 
