@@ -5,7 +5,7 @@ from typing import Any
 
 from bamba_data.canonical_json import sha256
 from bamba_data.errors import CorruptManifest
-from bamba_data.format.dataset import tokenizer_path
+from bamba_data.format.layout import tokenizer_path
 from bamba_data.storage.local_disk import scratch_folder
 from bamba_data.storage.store import Store, open_store
 from bamba_data.tokenization.tokenizer import Backend, Tokenizer
