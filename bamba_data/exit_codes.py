@@ -4,6 +4,7 @@ Only what nobody foresaw leaves a traceback.
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,19 +12,40 @@ from typing import Any
 import typer
 
 from bamba_data.errors import BambaError, Unfinished, UserError
+from bamba_data.intruders import intruders
+from bamba_data.terminal import printable
 
 CRASHED = 1
 INTERRUPTED = "interrupted; run the same command again to go on"
+#: Which of our extras (pyproject.toml) installs a package.
+EXTRAS = {
+    **dict.fromkeys(("ray", "gigatoken"), "ray"),
+    **dict.fromkeys(("torch", "safetensors", "tensorboard", "torchao", "pynvml"), "trainer"),
+}
 _SILENT = 130  # what typer makes of Ctrl-C; older ones raise Abort
 #: What typer raises for a wrong command line; it has no public name (click's own in older versions of typer).
 _WrongUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+#: What stands between `scheme://` and `@` in a URL: it may be a password.
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"@]+(?=@)")
 
 
-def run(commands: typer.Typer, arguments: Sequence[str] | None = None, prog: str | None = None, who: str = "") -> int:
-    """The exit code of a command line. `who` says whose errors they are, where several processes share a screen."""
+def run(commands: typer.Typer, arguments: Sequence[str] | None = None, program: str | None = None) -> int:
+    """Run a command line; errors of ours become one line on stderr.
 
+    Args:
+        arguments: The words after the program's name; None for those of this process.
+        program: What help and errors call it, such as `python -m trainer`.
+
+    Returns:
+        The exit code: 0 done, otherwise as `exit_code_of` says.
+    """
+    rank = os.environ.get("RANK", "0")  # where torchrun started us, several processes share a screen
+    if rank == "0":
+        for line in intruders():
+            sys.stderr.write(f"note: {printable(line)}\n")
     try:
-        code = commands(None if arguments is None else list(arguments), standalone_mode=False, prog_name=prog)
+        code = commands(None if arguments is None else list(arguments), standalone_mode=False, prog_name=program)
+        sys.stdout.flush()  # here, where a reader that went away is no error
         if code == _SILENT:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0  # of a typer.Exit
@@ -35,12 +57,25 @@ def run(commands: typer.Typer, arguments: Sequence[str] | None = None, prog: str
     except (typer.Abort, KeyboardInterrupt):
         error: BaseException = Unfinished(INTERRUPTED)
     except _WrongUsage as wrong:
-        error = UserError(wrong.format_message())
-    except (BambaError, OSError) as found:
-        error = found
+        error = UserError(_usage(wrong))
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        error = UserError(f"this needs {package}, which is not installed: pip install 'bamba-data[{EXTRAS[package]}]'")
+    except (BambaError, OSError) as known:
+        error = known
     lines = [str(error), *getattr(error, "__notes__", [])]
-    sys.stderr.write(f"error{who}: {chr(10).join(lines)}\n")
+    text = _CREDENTIALS.sub("…", printable("\n".join(lines)))
+    sys.stderr.write(f"error{f' (rank {rank})' if rank != '0' else ''}: {text}\n")
     return exit_code_of(error)
+
+
+def _usage(wrong: Any) -> str:
+    """What is wrong with a command line, and which page of help says more, on one line."""
+    context = getattr(wrong, "ctx", None)
+    way_out = f" ({context.command_path} --help)" if context is not None else ""
+    return " ".join(wrong.format_message().split()) + way_out
 
 
 def exit_code_of(error: BaseException | None) -> int:

@@ -1,8 +1,13 @@
-"""`python -m pipelines.download`: `bamba-data download`."""
+"""`python -m pipelines.download`: the command `bamba-data download`."""
 
 import sys
 
-from .cli import main
+from bamba_data.cli.entry import alone
+
+from .cli import run
+from .cli.build_commands import download
+
+app = alone(download)
 
 if __name__ == "__main__":
-    main(["download", *sys.argv[1:]])
+    sys.exit(run(app, None, "python -m pipelines.download"))

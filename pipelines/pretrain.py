@@ -1,6 +1,13 @@
-"""`python -m pipelines.pretrain`: see pipelines/ray_jobs/pretrain.py."""
+"""`python -m pipelines.pretrain`: the command `bamba-data model pretrain`."""
 
-from .ray_jobs.pretrain import main
+import sys
+
+from bamba_data.cli.entry import alone
+
+from .cli import run
+from .cli.model_commands import pretrain
+
+app = alone(pretrain)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(app, None, "python -m pipelines.pretrain"))

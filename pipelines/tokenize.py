@@ -1,8 +1,13 @@
-"""`python -m pipelines.tokenize`: `bamba-data build`."""
+"""`python -m pipelines.tokenize`: the command `bamba-data build`."""
 
 import sys
 
-from .cli import main
+from bamba_data.cli.entry import alone
+
+from .cli import run
+from .cli.build_commands import build
+
+app = alone(build)
 
 if __name__ == "__main__":
-    main(["build", *sys.argv[1:]])
+    sys.exit(run(app, None, "python -m pipelines.tokenize"))

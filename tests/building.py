@@ -12,7 +12,7 @@ from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.store import open_store
 from bamba_data.tokenization.conformance import Certificate
 from bamba_data.tokenization.tokenizer import Tokenizer
-from pipelines.cli import load_recipe
+from pipelines.cli.options import load_recipe
 from pipelines.dataset_build import plan as plans
 from pipelines.dataset_build.driver import Prepared, finish, frozen_lock, run_here
 from pipelines.dataset_build.plan import Job

@@ -15,8 +15,12 @@ COMMANDS = [
     "loader.quality.__main__",
     "loader.simulate",
     "pipelines.cli",
-    "pipelines.ray_jobs.pretrain",
+    "pipelines.download",
+    "pipelines.index",
+    "pipelines.pretrain",
+    "pipelines.tokenize",
     "trainer.__main__",
+    "trainer.checkpoints",
     "trainer.demo",
     "trainer.evaluate",
     "trainer.export_hf",
@@ -44,7 +48,7 @@ def test_an_option_that_there_is_not_is_one_line_and_exit_2(module: str, capsys:
         ("trainer.export_hf", ["/nowhere", "/nowhere/out"]),
         ("trainer.generate", ["/nowhere", "--tokenizer", "/nowhere/t.json", "--prompt", "x"]),
         ("trainer.import_hf", ["/nowhere", "/nowhere/out"]),
-        ("trainer.demo", ["/nowhere", "/nowhere/out"]),
+        pytest.param("trainer.demo", ["/nowhere", "/nowhere/out"], marks=pytest.mark.process),
     ],
 )
 def test_what_is_not_there_is_named_and_ends_with_exit_2(
@@ -56,9 +60,12 @@ def test_what_is_not_there_is_named_and_ends_with_exit_2(
     assert "/nowhere" in said and "Traceback" not in said
 
 
-def test_whose_error_it_is_stands_before_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_whose_error_it_is_stands_before_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "3")  # as torchrun does
     app = importlib.import_module("trainer.__main__").app
-    assert exit_codes.run(app, ["--recipe", "no-such-recipe", "--out", "/nowhere"], who=" (rank 3)") == 2
+    assert exit_codes.run(app, ["--recipe", "no-such-recipe", "--out", "/nowhere"]) == 2
     assert capsys.readouterr().err.startswith("error (rank 3): ")
 
 

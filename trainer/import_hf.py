@@ -1,10 +1,13 @@
-"""`python -m trainer.import_hf`: see trainer/hf/importing.py."""
+"""`python -m trainer.import_hf`: the command `bamba-data model import`."""
 
 import sys
 
 from bamba_data import exit_codes
+from bamba_data.cli.entry import alone
 
-from .hf.importing import app
+from .cli import import_
+
+app = alone(import_)
 
 if __name__ == "__main__":
-    sys.exit(exit_codes.run(app))
+    sys.exit(exit_codes.run(app, program="python -m trainer.import_hf"))

@@ -29,7 +29,7 @@ from .data.batch import Batch
 from .data.protocol import Feed
 from .distributed.consistency import describe_changes, describe_shape_changes, gathered, require_agreement, saved_recipe
 from .distributed.fsdp import World, distribute, reshard_model
-from .evaluate import first_rows, losses_by_source
+from .evaluation import first_rows, losses_by_source
 from .model.bamba import Bamba
 from .model.init_weights import init_weights
 from .observe.memory_estimate import check_fits_memory

@@ -9,24 +9,24 @@ Exit code 0 if the shuffle on trial passes, 1 if it does not, 2 if the question 
 every statistic means.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from bamba_data import terminal
 from bamba_data.errors import UserError
 
 from ..order.mixture import Lattice
 from ..order.permutation import derive_key
 from . import plots
-from .battery import MIN_ROWS, Order, examine, sweep
+from .battery import MIN_ROWS, Order, sweep
+from .battery import examine as examine_order
+from .dataset_report import Asked, examine_dataset
 from .judge import LEVEL, Verdict, absurd, fisher_yates, judge, legacy, ours
 
 #: The mix of Bamba's first phase (19 sources of Dolma) and its batch, for the picture of the mix.
@@ -34,32 +34,38 @@ BAMBA_WEIGHTS = (1456, 1835, 1558, 1851, 450, 1500, 300, 236, 114, 200, 100, 62,
 BAMBA_BATCH_ROWS = 384
 MIX_STEPS = 2000
 
-app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 
+def examine(
+    dataset: str | None,
+    order: Path | None,
+    n: int,
+    keys: int,
+    asked: Asked,
+    batches: int,
+    world_size: int,
+    out: Path | None,
+) -> bool:
+    """Put a shuffle on trial and print the tables: a dataset's as it is served, an `order` of a file, or ours.
 
-@app.command()
-def quality(
-    dataset: Annotated[str | None, typer.Argument(metavar="[DATASET]", help="A dataset of ours: path or URL.")] = None,
-    n: Annotated[int, typer.Option(min=MIN_ROWS, help="Rows of the source.")] = 1500,
-    keys: Annotated[int, typer.Option(min=10, help="Keys to try.")] = 100,
-    order: Annotated[Path | None, typer.Option(help="Examine this order (.npy) instead of ours.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Draw the pictures into this folder.")] = None,
-    world_size: Annotated[int, typer.Option(min=1, help="Ranks in the picture of the mix.")] = 96,
-    weights: Annotated[list[str] | None, typer.Option(help="DATASET: NAME=WEIGHT, once a source.")] = None,
-    row_tokens: Annotated[int, typer.Option(min=1, help="DATASET: tokens of a row.")] = 4096,
-    batch_rows: Annotated[int, typer.Option(min=1, help="DATASET: rows of a batch.")] = 384,
-    window_rows: Annotated[int | None, typer.Option(min=1, help="DATASET: rows of a source shuffled together.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="DATASET: of the order.")] = 0,
-    batches: Annotated[int, typer.Option(min=1, help="DATASET: batches to look at.")] = 100,
-) -> None:
-    """Put a shuffle on trial beside Fisher-Yates and the original Bamba loader's (a = 5)."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    Args:
+        dataset: A path or URL; its order is that of `asked`, of which so many `batches` are looked at.
+        order: A file of `read_orders`, instead of a dataset.
+        n: Rows of the source that ours is tried on, with as many keys as `keys`.
+        world_size: Ranks in the picture of the mix.
+        out: The folder for pictures; None draws none.
+
+    Returns:
+        Whether it passes for a true shuffle.
+
+    Raises:
+        UserError: a dataset and an order, too few rows, or something that cannot be read.
+    """
+    if n < MIN_ROWS:
+        raise UserError(f"--n {n}: the statistics need {MIN_ROWS:,} rows at least")
+    console = terminal.console(160)
     if dataset is not None and order is not None:
         raise UserError("a dataset or an --order, not both")
     if dataset is not None:
-        from .dataset_report import Asked, examine_dataset
-
-        asked = Asked(tuple(weights or ()), row_tokens, batch_rows, window_rows, seed)
         examples, lattice = examine_dataset(dataset, asked, batches, console)
         passed = True
     elif order is not None:
@@ -76,16 +82,15 @@ def quality(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         draw(examples, lattice, world_size, out)
-        console.print(f"pictures in {out}")
-    if not passed:
-        raise typer.Exit(1)
+        console.print(f"pictures in {out}", markup=False)
+    return passed
 
 
 def compare(n: int, keys: int, console: Console) -> bool:
     """Print the three shuffles side by side; whether ours passed."""
 
     def swept(name: str, orders: Iterator[tuple[Order, Order]]) -> dict[str, NDArray[np.float64]]:
-        shown = Console(stderr=True)
+        shown = terminal.console(stderr=True)
         return sweep(track(orders, name, keys, console=shown, transient=True, disable=not shown.is_terminal))
 
     ideal = swept("ideal", fisher_yates(n, keys))
@@ -115,7 +120,7 @@ def compare(n: int, keys: int, console: Console) -> bool:
 def examine_orders(orders: NDArray[np.int64], console: Console) -> bool:
     """Print what the battery says of each order, and of each with the next; whether none is absurd."""
     following = [*orders[1:], None]
-    results = [examine(order, after) for order, after in zip(orders, following, strict=True)]
+    results = [examine_order(order, after) for order, after in zip(orders, following, strict=True)]
     table = Table(title=f"{orders.shape[1]:,} rows, {len(orders)} epochs", title_justify="left")
     table.add_column("statistic")
     for epoch in range(len(orders)):

@@ -7,26 +7,23 @@ The mix is that of the rows really served, by the code that serves them: the mos
 weight at any prefix, overall and for the worst rank. It is measured over the first steps of each mix (--steps).
 """
 
-import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
+from rich.markup import escape
+from rich.table import Table
 
 from bamba_data.errors import UserError
+from bamba_data.terminal import console
 
 from ..order.deviation import worst_deviation
 from ..order.plan import Header, MixPlan, load
 from ..order.rank_split import ranks_of_rows
 from ..order.stretches import Stretch
 from ..packing.row_counts import LEAST_BLOCKS
-
-app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 
 BLOCK_TOKENS = 1 << 18
 STORED_BYTES_A_TOKEN = 1.4
@@ -191,63 +188,53 @@ def sizes_of(urls: Sequence[str], plan: MixPlan) -> dict[str, Size]:
     return found
 
 
-@app.command()
-def main(
-    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan's file: loader.order.plan.dumps().")],
-    world_size: Annotated[int, typer.Option(min=1, help="Ranks.")] = 1,
-    tokens: Annotated[float, typer.Option(min=1, help="Tokens of the whole run.")] = 1e12,
-    data: Annotated[list[str] | None, typer.Option(metavar="URL", help="The datasets of its sources.")] = None,
-    source_tokens: Annotated[
-        list[str] | None, typer.Option(metavar="SOURCE=TOKENS", help="Tokens of a source that does not exist yet.")
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each mix to measure it over.")] = 2000,
-    rank_tokens_per_second: Annotated[float, typer.Option(min=1, help="How quickly one rank trains.")] = 10_000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
-) -> None:
-    """Mix deviation, epochs, and bytes read of a plan on a cluster, without reading a token."""
+def simulate_plan(
+    plan: Path, world_size: int, tokens: float, data: Sequence[str], source_tokens: Sequence[str], steps: int
+) -> Simulation:
+    """`simulate` for a plan's file.
+
+    Args:
+        data: Datasets whose manifests say how large sources are.
+        source_tokens: SOURCE=TOKENS, of sources that do not exist yet.
+        steps: Of each mix, to measure it over.
+    """
     loaded = load(plan)
-    sizes = sizes_of(data or [], loaded)
-    for one in source_tokens or []:
-        name, equals, value = one.partition("=")
+    sizes = sizes_of(data, loaded)
+    for text in source_tokens:
+        name, equals, value = text.partition("=")
         try:
             sizes[name] = Size(float(value))
         except ValueError:
-            raise UserError(f"--source-tokens {one}: expected SOURCE=TOKENS") from None
+            raise UserError(f"--source-tokens {text}: expected SOURCE=TOKENS") from None
         if not equals or name not in loaded.sources:
-            raise UserError(f"--source-tokens {one}: the plan's sources are {sorted(loaded.sources)}")
-    found = simulate(loaded, sizes, world_size, tokens, steps)
-    if as_json:
-        sys.stdout.write(json.dumps(asdict(found), indent=2) + "\n")
-    else:
-        _show(found, rank_tokens_per_second)
+            raise UserError(f"--source-tokens {text}: the plan's sources are {sorted(loaded.sources)}")
+    return simulate(loaded, sizes, world_size, tokens, steps)
 
 
-def _show(found: Simulation, rank_tokens_per_second: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    out = Console()
+def print_simulation(result: Simulation, rank_tokens_per_second: float) -> None:
+    """For people: a table of the sources, then what a rank and the cluster read, then how far each mix is off."""
+    out = console()
     table = Table("source", "share", "tokens", "epochs", "blocks a rank reads", "GB a rank reads")
-    for one in found.sources:
-        epochs = f"{one.epochs:.3f}" if one.epochs is not None else "?"
+    for use in result.sources:
+        epochs = f"{use.epochs:.3f}" if use.epochs is not None else "?"
         table.add_row(
-            one.source,
-            f"{one.share:.3%}",
-            f"{one.tokens / 1e9:,.2f} G",
+            escape(use.source),
+            f"{use.share:.3%}",
+            f"{use.tokens / 1e9:,.2f} G",
             epochs,
-            f"{one.rank_blocks:,.0f}",
-            f"{one.rank_bytes / 1e9:,.2f}",
+            f"{use.rank_blocks:,.0f}",
+            f"{use.rank_bytes / 1e9:,.2f}",
         )
     out.print(table)
-    seconds = found.tokens / found.world_size / rank_tokens_per_second
+    seconds = result.tokens / result.world_size / rank_tokens_per_second
     out.print(
-        f"{found.steps:,} steps; a rank reads {found.rank_bytes / 1e9:,.1f} GB "
-        f"({found.rank_bytes / seconds / 1e6:,.2f} MB/s at {rank_tokens_per_second:,.0f} tokens/s), "
-        f"the cluster {found.cluster_bytes / 1e12:,.2f} TB, if no two ranks share a cache; "
-        f"{found.amplification:,.1f} tokens decoded for one trained on"
+        f"{result.steps:,} steps; a rank reads {result.rank_bytes / 1e9:,.1f} GB "
+        f"({result.rank_bytes / seconds / 1e6:,.2f} MB/s at {rank_tokens_per_second:,.0f} tokens/s), "
+        f"the cluster {result.cluster_bytes / 1e12:,.2f} TB, if no two ranks share a cache; "
+        f"{result.amplification:,.1f} tokens decoded for one trained on"
     )
-    for mix in found.mixes:
+    for mix in result.mixes:
         out.print(
             f"mix from row {mix.first_row:,}, batches of {mix.batch_rows:,}: over {mix.steps:,} steps at any prefix at "
-            f"most {mix.overall:.1f} rows off overall, {mix.worst_rank:.1f} on any of {found.world_size:,} ranks"
+            f"most {mix.overall:.1f} rows off overall, {mix.worst_rank:.1f} on any of {result.world_size:,} ranks"
         )

@@ -22,11 +22,8 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from bamba.trainer.config import load_recipe
 from bamba_data import canonical_json
 from bamba_data.errors import BambaError, Unfinished, UserError
 from bamba_data.storage.local_disk import private_folder
@@ -34,14 +31,11 @@ from bamba_data.storage.local_disk import private_folder
 from ..observe.logs import people_log
 from ..observe.run_log import INTERVAL_SECONDS, recorded
 from ..observe.runs import Run, verdict_of
-from ..options import RetryStopped
 from .connection import join, refuse_relative
 
 #: How often Ray looks whether more ranks have room; each resize costs the steps since a checkpoint.
 RESIZE_SECONDS = 300.0
 DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 class TrainingEnded(BambaError):
@@ -55,33 +49,45 @@ class TrainingEnded(BambaError):
         return f"the trainer ended with exit code {self.exit_code}"
 
 
-@app.command()
 def pretrain(
-    recipe: Annotated[str, typer.Option(help="A training recipe's name, or the path of a YAML file.")],
-    out: Annotated[str, typer.Option(metavar="URL", help="The run: a shared path or s3://bucket/prefix.")],
-    data: Annotated[
-        list[str] | None, typer.Option(metavar="URL", help="A dataset; may be given several times.")
-    ] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE")] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="Ranks at most.")] = 1,
-    least: Annotated[int, typer.Option(min=1, help="Fewer are not worth going on with: wait for more.")] = 1,
-    gpu: Annotated[bool, typer.Option("--gpu", help="A GPU for each rank.")] = False,
-    cores: Annotated[float, typer.Option(min=0, help="CPU cores for each rank.")] = 1.0,
-    address: Annotated[str | None, typer.Option(help="A running cluster; RAY_ADDRESS without it.")] = None,
-    restarts: Annotated[int, typer.Option(min=-1, help="Of the group, when ranks are lost; -1: without end.")] = -1,
-    retry_stopped: RetryStopped = False,
+    recipe: str,
+    resolved: dict[str, Any],
+    out: str,
+    data: list[str],
+    overrides: list[str],
+    ranks: int,
+    least: int,
+    gpu: bool,
+    cores: float,
+    address: str | None,
+    restarts: int,
+    retry_stopped: bool,
 ) -> None:
-    """Train to the end of the recipe's schedule, on whatever ranks there are."""
+    """Train to the end of the recipe's schedule, on whatever ranks there are.
+
+    Args:
+        recipe: A training recipe's name, or the path of a YAML file: what the ranks are told.
+        resolved: The same with `overrides`, as JSON: what names the run.
+        out: The run's folder, which every machine must reach; so must `data`.
+        ranks: At most; with fewer than `least` the group waits for more.
+        gpu: Each rank gets a GPU, and so many CPU `cores`.
+        address: Of the Ray cluster; None for RAY_ADDRESS, or one started here.
+        restarts: Of the group, when ranks are lost; -1 for any number.
+        retry_stopped: Go on although an earlier attempt gave up.
+
+    Raises:
+        UserError: `least` is more than `ranks`, or a place means nothing on other machines.
+        TrainingEnded: the trainer ended with another exit code than 0.
+    """
     if least > ranks:
         raise UserError(f"--least {least} is more than --ranks {ranks}")
-    for option, place in [("--out", out), *(("--data", url) for url in data or [])]:
+    for option, place in [("--out", out), *(("--data", url) for url in data)]:
         refuse_relative(option, place)
-    loaded = load_recipe(recipe, overrides or [])  # what is wrong with it is said before a group is started
-    asked = canonical_json.digest([loaded.model_dump(mode="json"), data or []])
+    asked = canonical_json.digest([resolved, data])
     line = ["--out", out]
-    line += [word for url in data or [] for word in ("--data", url)]
-    line += [word for change in overrides or [] for word in ("--set", change)]
-    run = Run(f"{loaded.name}-{asked[:12]}", "pretrain", loaded.name)
+    line += [word for url in data for word in ("--data", url)]
+    line += [word for change in overrides for word in ("--set", change)]
+    run = Run(f"{resolved['name']}-{asked[:12]}", "pretrain", resolved["name"])
     with recorded(run, out, retry_stopped, sys.stdout.isatty(), INTERVAL_SECONDS) as journal:
         journal.phase("train", ranks=ranks, least=least)
         code = fit(Asked(line, recipe, _text_of(recipe)), ranks, least, gpu, cores, address, restarts)
@@ -226,9 +232,3 @@ def _free_port() -> int:
 def _die_with_parent() -> None:
     """A worker that is killed must not leave a rank behind that holds its GPU and its place in the group."""
     ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
-
-
-def main() -> None:
-    from ..cli import run
-
-    sys.exit(run(app))

@@ -1,16 +1,14 @@
 """The index of text sources as a Ray job: each file of a recipe read once, by whatever worker is free.
 
-    python -m pipelines.index RECIPE --index URL            where `bamba-data index` would take one machine too long
+    python -m pipelines.index RECIPE --out URL            where `bamba-data index` would take one machine too long
 
 Loaders then read the recipe's parquet as it is (docs/text_sources.md). The index is the one that a single process
 makes, byte for byte. Killed or stopped, the same command goes on with the files that are not done.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
-
-import typer
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from bamba.loader.text.index_build import IndexFiles, make_index
 from bamba.loader.text.index_format import IndexedFile
@@ -23,33 +21,32 @@ from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.local_disk import scratch_folder
 from bamba_data.storage.locked_file import LockedFile
 
+from ..cli.options import RECIPES
 from ..observe.counters import Counters
 from ..observe.display import Display, display
-from ..options import RECIPES, Address, FailFast, Interval, RecipeArgument, Workers
 from .connection import refuse_relative
 from .executor import Options
 from .file_tasks import FileTask, for_each_file
 from .worker import make_fetcher
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+def index(recipe: str, at: str, options: Options, interval_seconds: float, say: Callable[[str], None]) -> None:
+    """Read every file of the recipe's sources once and write down how many tokens each document and block has.
 
-@app.command()
-def index(
-    recipe: RecipeArgument,
-    at: Annotated[str, typer.Option("--index", metavar="URL", help="A shared folder, or s3://bucket/prefix.")],
-    address: Address = None,
-    workers: Workers = None,
-    fail_fast: FailFast = False,
-    interval: Interval = 10.0,
-) -> None:
-    """Read every file of the recipe's sources once and write down how many tokens each document and block has."""
-    refuse_relative("--index", at)
-    options = Options(address, workers, fail_fast)
+    Args:
+        recipe: A recipe's name, or the path of a YAML file.
+        at: Where the index goes; every machine must reach it.
+        say: Called with a line on each source that is done.
+
+    Raises:
+        UserError: `at` is a relative path.
+        Unfinished: some files could not be indexed; the others are kept.
+    """
+    refuse_relative("--out", at)
     for source in text_sources(named(recipe, RECIPES), at):
-        each = on_cluster(options, display("index", sys.stdout.isatty(), interval), source.recipe)
+        each = on_cluster(options, display("index", sys.stdout.isatty(), interval_seconds), source.recipe)
         made = make_index(source, at, Fetcher(), each)
-        typer.echo(f"{source.name}: {made.summary}")
+        say(f"{source.name}: {made.summary}")
 
 
 def on_cluster(options: Options, shown: Display, recipe: Recipe) -> IndexFiles:
@@ -78,9 +75,3 @@ def index_one(task: FileTask, job: IndexJob, network: Network, rate_limit: Any, 
     fetcher = make_fetcher(network, rate_limit, progress)
     indexed = index_file(job, task.file, fetcher, scratch_folder())
     return Counters.of(indexed.account, indexed.size_bytes)
-
-
-def main() -> None:
-    from ..cli import run
-
-    sys.exit(run(app))

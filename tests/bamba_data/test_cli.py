@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bamba_data.cli import app
 from bamba_data.format.dataset import open_dataset
 from bamba_data.tokenization.conformance import Certificate
-from pipelines.cli import run
+from pipelines.cli import app, run
 from tests.building import build
 from tests.corpora import records, write_jsonl
 from tests.forging import Forger
@@ -292,8 +291,7 @@ def test_a_reader_that_goes_away_is_no_error(tiny: Path) -> None:
 
 MODULES = """
 import sys
-from bamba_data.cli import app
-from pipelines.cli import run
+from pipelines.cli import app, run
 code = run(app, sys.argv[1:])
 print(*sys.modules, file=sys.stderr)
 sys.exit(code)

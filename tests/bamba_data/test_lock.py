@@ -17,7 +17,7 @@ from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.locked_file import NOT_ASKED, Facts
 from bamba_data.storage.rate_limit import LocalBudget
 from bamba_data.tokenization.purity import DICE
-from pipelines.cli import RECIPES
+from pipelines.cli.options import RECIPES
 from pipelines.dataset_build import plan as plans
 from tests.corpora import TOKENIZER
 from tests.servers.faults import FOREVER, Fault, Status

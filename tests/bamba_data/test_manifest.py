@@ -16,14 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bamba_data import canonical_json
-from bamba_data.cli import app
 from bamba_data.errors import BambaError, CorruptManifest, UnsafePath
 from bamba_data.format import dataset, manifest
 from bamba_data.format.dataset import open_dataset
 from bamba_data.format.layout import table_path
 from bamba_data.format.shard import ShardReader
 from bamba_data.inspect.verify import verify
-from pipelines.cli import run
+from pipelines.cli import app, run
 from tests.forging import Forger
 
 Edit = Callable[[dict[str, Any]], object]

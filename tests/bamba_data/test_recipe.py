@@ -13,7 +13,7 @@ from bamba_data import canonical_json
 from bamba_data.document import REASONS
 from bamba_data.errors import RecipeError
 from bamba_data.recipe import Recipe, load, load_file
-from pipelines.cli import RECIPES
+from pipelines.cli.options import RECIPES
 
 PLAIN = """
 name: mine

@@ -9,7 +9,7 @@ import pytest
 
 from bamba_data.recipe import load_file
 from bamba_data.resources import cores, memory_bytes, unit_memory_bytes
-from pipelines.options import RECIPES
+from pipelines.cli.options import RECIPES
 
 MACHINE_CORES = len(os.sched_getaffinity(0))
 GiB = 1 << 30

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.cli import app
-from pipelines.cli import run
+from pipelines.cli import app, run
 
 SECRET = "s3cr3t-of-these-tests"
 URLS = [f"s3://key:{SECRET}@bucket/x", f"https://user:{SECRET}@host/x", f"https://{SECRET}@host/x"]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.cli import app
 from bamba_data.errors import CorruptManifest, DatasetNotFound, UserError, Withdrawn
 from bamba_data.format import catalog, version_marks
 from bamba_data.format.dataset import open_dataset
@@ -17,7 +16,7 @@ from bamba_data.inspect.garbage import find, remove
 from bamba_data.inspect.verify import verify
 from bamba_data.storage.store import Store, open_store
 from bamba_data.tokenization.conformance import Certificate
-from pipelines.cli import run
+from pipelines.cli import app, run
 from tests.building import build, tiny_inputs
 from tests.corpora import records, write_jsonl
 from tests.sharing import made_once

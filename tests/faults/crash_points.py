@@ -21,7 +21,7 @@ from bamba_data.inspect.verify import verify
 from bamba_data.locking.lock import load_tokenizer
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.tokenization.conformance import choose
-from pipelines.cli import load_recipe
+from pipelines.cli.options import load_recipe
 from pipelines.dataset_build.driver import finish, prepare, run_here
 
 

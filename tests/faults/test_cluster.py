@@ -19,9 +19,9 @@ from bamba_data.format.dataset import open_dataset
 from bamba_data.inspect.verify import verify
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.store import LocalStore
+from pipelines.cli.options import load_recipe
 from pipelines.dataset_build.driver import finish, prepare, run_here
 from pipelines.observe import runs
-from pipelines.options import load_recipe
 from tests.clusters import SOON_LOST, RayCluster, kill_node, processes_of, ray_cluster
 from tests.corpora import recipe, records, write_jsonl
 from tests.running import COMMAND, kill_all, wait_for

@@ -32,7 +32,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quiet(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of a build that nobody disturbed, in one process without Ray."""
     from bamba_data.storage.fetch import Fetcher
-    from pipelines.cli import load_recipe
+    from pipelines.cli.options import load_recipe
 
     loaded, folder = load_recipe(str(inputs), None)
     prepared = prepare(loaded, folder, str(tmp_path_factory.mktemp("quiet")), Fetcher())
@@ -118,7 +118,7 @@ def test_two_builds_at_once_into_one_place_publish_one_dataset(inputs: Path, qui
 @pytest.mark.long
 def test_a_mixed_build_of_json_and_parquet_is_the_same_on_ray(tmp_path: Path) -> None:
     from bamba_data.storage.fetch import Fetcher
-    from pipelines.cli import load_recipe
+    from pipelines.cli.options import load_recipe
 
     write_parquet(tmp_path / "inputs" / "x.parquet", records(30))
     path = recipe(tmp_path, ["*.parquet"], form="parquet")

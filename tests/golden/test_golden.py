@@ -17,8 +17,8 @@ from bamba_data.storage.store import open_store
 from loader.dataset import Loader, build_loader
 from loader.sources.shards import open_blocks
 from loader.text.index_format import read_arrays, read_index
+from pipelines.cli.options import load_recipe
 from pipelines.dataset_build.driver import finish, prepare, run_here
-from pipelines.options import load_recipe
 from tests.golden.digests import of_batches, of_first_batches, of_ids
 
 FIRST = Path(__file__).parent / "format-1"

@@ -12,10 +12,8 @@ import pytest
 import ray
 import yaml
 
-from bamba_data.cli import app
-from pipelines import cli
-from pipelines.options import load_recipe
-from pipelines.ray_jobs import pretrain
+from pipelines import cli, pretrain
+from pipelines.cli.options import load_recipe
 from tests.k8s.schema import K8S, Object, containers, faults, pods, render
 
 JOBS = sorted(path.parent for path in K8S.glob("jobs/*/kustomization.yaml"))
@@ -187,7 +185,7 @@ def test_a_job_s_entrypoint_is_a_command_of_ours_with_a_recipe_of_ours(one: Obje
     else:
         command = {"pipelines.tokenize": "build", "pipelines.download": "download"}[words[2]]
         assert load_recipe(words[3], None)[0].name
-        assert cli.run(app, [command, *words[3:], "--help"]) == 0
+        assert cli.run(cli.app, [command, *words[3:], "--help"]) == 0
     assert spec["shutdownAfterJobFinishes"] is True and spec["entrypointNumCpus"] == 0
     assert spec["backoffLimit"] > 0  # safe: a `stop` verdict ends a retry at once
 

@@ -10,9 +10,9 @@ import pytest
 
 from bamba_data.exit_codes import run
 from loader.order.permutation import Permutation
+from loader.quality.__main__ import app
 from loader.quality.bamba_lcg import legacy_order
 from loader.quality.plots import strays
-from loader.quality.report import app
 
 
 def epochs(n: int, count: int) -> np.ndarray:

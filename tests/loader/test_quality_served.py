@@ -12,9 +12,9 @@ from loader.collate import FIELDS
 from loader.global_order import Order
 from loader.order.plan import MixPlan
 from loader.packing.segments import SegmentCache
+from loader.quality.__main__ import app
 from loader.quality.battery import examine
 from loader.quality.judge import absurd
-from loader.quality.report import app
 from loader.quality.served_order import blocks_of, files_of, row_order, rows_by_block, served
 from loader.reading import Share
 from loader.row_reader import RowReader

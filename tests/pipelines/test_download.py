@@ -9,8 +9,8 @@ from bamba_data.errors import CorruptInput, UserError
 from bamba_data.format.versions import Version
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.paths import checked, stored_name
+from pipelines.cli.options import load_recipe
 from pipelines.dataset_build.driver import Prepared, finish, prepare, run_here
-from pipelines.options import load_recipe
 from tests.corpora import recipe, records, write_jsonl
 from tests.running import bamba, bamba_on_a_terminal
 from tests.servers.faults import Fault, Status

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from bamba_data.cli import app
 from bamba_data.errors import RecipeError, SourceUnavailable
 from bamba_data.format.dataset import open_dataset
 from bamba_data.inspect.verify import verify
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.rate_limit import LocalBudget
 from bamba_data.tokenization.conformance import Certificate
-from pipelines.cli import run
+from pipelines.cli import app, run
 from pipelines.dataset_build.driver import run_here
 from pipelines.observe import lock_progress
 from tests.building import build, prepared

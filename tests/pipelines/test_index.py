@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from loader.tools.index import app as alone
+from loader.index import app as alone
 from pipelines.cli import run
-from pipelines.ray_jobs.text_index import app
+from pipelines.index import app
 from tests.corpora import recipe, records, write_parquet
 
 

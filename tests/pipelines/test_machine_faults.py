@@ -16,12 +16,12 @@ from bamba_data.inspect.verify import verify
 from bamba_data.recipe import Network
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.store import LocalStore
+from pipelines.cli.options import load_recipe
 from pipelines.dataset_build.driver import finish, prepare, run_here
 from pipelines.observe import runs
 from pipelines.observe.counters import Counters
 from pipelines.observe.display import Display
 from pipelines.observe.progress import Snapshot
-from pipelines.options import load_recipe
 from pipelines.ray_jobs.executor import Fault, Options, TaskRunner
 from pipelines.ray_jobs.session import task_runner
 from tests.clusters import RayCluster, ray_cluster

@@ -9,7 +9,7 @@ import pytest
 import s3fs
 
 from bamba_data.storage.store import LocalStore, open_store
-from pipelines.options import load_recipe
+from pipelines.cli.options import load_recipe
 from pipelines.ray_jobs.preflight import Finding, findings_here, machine, store_verbs
 from tests.running import bamba
 

@@ -26,7 +26,7 @@ from bamba_data.errors import (
 from bamba_data.format.layout import RUNS, status_path
 from bamba_data.inspect import garbage
 from bamba_data.storage.store import LocalStore, open_store
-from pipelines.cli import load_recipe
+from pipelines.cli.options import load_recipe
 from pipelines.observe import runs
 from pipelines.observe.counters import Counters
 from pipelines.observe.progress import Snapshot

@@ -121,7 +121,7 @@ def test_an_export_holds_one_shard_in_memory_and_an_import_one_tensor(tmp_path: 
     saved(tmp_path / "run", large)
     exported = """
 import torch
-from trainer import export_hf
+from trainer.hf import export as export_hf
 from trainer.distributed.consistency import saved_recipe
 from trainer.checkpoint.reader import Saved
 export_hf.SHARD_BYTES = 16 << 20
@@ -134,7 +134,7 @@ done(None, before)
     largest = 4 * 512 * 4096
     assert grew < (16 << 20) + 8 * largest < 2 * count  # bytes: the model itself in bfloat16 is more
     read_back = """
-from trainer.import_hf import imported
+from trainer.hf.importing import imported
 before = peak()
 imported(Path(sys.argv[1]), sys.argv[2])
 done(None, before)

@@ -15,12 +15,12 @@ from trainer.config import RECIPES, Guard, Optimizer, Schedule, load_recipe
 from trainer.data.batch import Batch
 from trainer.distributed.consistency import differences, saved_recipe
 from trainer.distributed.fsdp import World
-from trainer.evaluate import losses_by_source, text_rows
-from trainer.generate import continued
+from trainer.evaluation import losses_by_source, text_rows
 from trainer.observe.health import DeviceReport, find_faults
 from trainer.observe.stragglers import StragglerDetector
 from trainer.optim.adamw import AdamW
 from trainer.optim.lr_schedule import learning_rate
+from trainer.sampling import continued
 from trainer.step import StepMetrics
 
 CPU = World(0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]

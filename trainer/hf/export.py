@@ -1,4 +1,4 @@
-"""`python -m trainer.export_hf CHECKPOINT OUT`: a checkpoint as a Hugging Face folder that opens as BambaForCausalLM.
+"""A checkpoint as a Hugging Face folder that opens as BambaForCausalLM.
 
 Tensors are read, cast and written shard by shard; memory holds one shard of `SHARD_BYTES` and, up to three times, the
 tensor that is being read. A_log, D and dt_bias stay float32 in the file: they are 1.5 kB a layer and the scan is
@@ -10,10 +10,8 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -29,23 +27,17 @@ from .layout import TensorMapping, tensor_mappings
 SHARD_BYTES = 4 << 30
 KEPT_FLOAT32 = (".A_log", ".D", ".dt_bias")
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.command()
-def command(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run, or one of its checkpoints.")],
-    out: Annotated[Path, typer.Argument(help="A new local folder.")],
-    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
-    tokenizer: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Another tokenizer.json than the dataset's; 'none' writes none.")
-    ] = None,
-    bos: Annotated[
-        str | None, typer.Option(help="The token that begins a document; as in training without it.")
-    ] = None,
-    eos: Annotated[str | None, typer.Option(help="The token that ends a document; as in training without it.")] = None,
+def export_checkpoint(
+    checkpoint: str, out: Path, dtype: str, tokenizer: str | None, bos: str | None, eos: str | None
 ) -> None:
-    """Write config.json, generation_config.json, safetensors, the tokenizer and a model card."""
+    """`export` of a run's newest checkpoint, or of one checkpoint.
+
+    Args:
+        dtype: `bfloat16` or `float32`.
+        tokenizer: A tokenizer.json instead of the dataset's; `none` writes none.
+        bos: The token that begins a document, by name; None for that of training. So `eos`, which ends one.
+    """
     if dtype not in ("bfloat16", "float32"):
         raise UserError(f"--dtype {dtype}: bfloat16 or float32")
     saved = SavedCheckpoint(checkpoint)

@@ -1,14 +1,13 @@
-"""`python -m trainer.import_hf FOLDER OUT`: a Hugging Face Bamba as a checkpoint of ours, bit for bit; a recipe begins
+"""A Hugging Face Bamba as a checkpoint of ours, bit for bit; a recipe begins
 with it by `start_from: OUT`. Tensors pass one by one."""
 
 import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -25,17 +24,6 @@ from ..model.config import ModelConfig
 from ..observe.metrics import say
 from .config import config_of
 from .layout import TensorMapping, tensor_mappings
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def command(
-    folder: Annotated[Path, typer.Argument(help="A local folder with config.json and safetensors.")],
-    out: Annotated[str, typer.Argument(metavar="URL", help="Where the checkpoint goes: a local path or s3://.")],
-) -> None:
-    """Import a model of `BambaForCausalLM`."""
-    imported(folder, out)
 
 
 def imported(folder: Path, out: str) -> None:

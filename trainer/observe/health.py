@@ -12,13 +12,10 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 import torch.distributed as dist
-import typer
 from torch import Tensor
 
 from ..distributed.fsdp import World, joined
 from .metrics import say
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 SLOW_FRACTION = 0.9  # of the median rate of all ranks: below it a rank is at fault
 
@@ -123,9 +120,9 @@ def find_faults(reports: list[DeviceReport]) -> dict[int, list[str]]:
     return {rank: faults for rank, faults in wrong.items() if faults}
 
 
-@app.command()
-def command() -> None:
-    """Measure every rank's device; exit 1 and name those that are not what they should be."""
+def all_healthy() -> bool:
+    """Measure every rank's device and say on rank 0 how each is; whether all are what they should be. All ranks call
+    this together."""
     with joined() as world:
         mine = measure(world)
         reports: list[DeviceReport] = [mine] * world.size
@@ -140,5 +137,4 @@ def command() -> None:
                 f"{values['memory_gb_per_second']:,.0f} GB/s  all-reduce {values['all_reduce_gb_per_second']:,.1f} GB/s"
                 f"  {faults}"
             )
-    if wrong:
-        raise typer.Exit(1)
+    return not wrong

@@ -1,4 +1,4 @@
-"""The options that several commands take, and what a recipe's name means."""
+"""The options of commands that make a dataset, and what a recipe's name means."""
 
 import json
 from pathlib import Path
@@ -6,26 +6,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bamba_data.cli.old_names import OldName
+
 if TYPE_CHECKING:
     from bamba_data.recipe import Recipe
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or the path of a YAML file.")]
-Out = Annotated[str, typer.Option("--out", metavar="URL", help="The dataset: a local path or s3://bucket/prefix.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a field of the recipe.")]
 LimitFiles = Annotated[int | None, typer.Option(min=1, help="Only the first files of each source.")]
 LimitDocuments = Annotated[int | None, typer.Option(min=1, help="Only the first records of each file.")]
 Quarantine = Annotated[list[str] | None, typer.Option(metavar="SOURCE/PATH", help="Leave this input out, and say so.")]
 Relock = Annotated[bool, typer.Option("--relock", help="Resolve the inputs anew, even if they are locked.")]
-Mirror = Annotated[str | None, typer.Option(metavar="URL", help="Read the inputs from this mirror (see download).")]
-Address = Annotated[
-    str | None, typer.Option(help="A running Ray cluster; without it, RAY_ADDRESS or one started here.")
+Mirror = Annotated[
+    str | None, typer.Option("--mirror", metavar="URL", help="Read the inputs from this mirror (see download).")
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Units at once; all cores without it.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Units at once; all cores without it.")]
 RetryStopped = Annotated[bool, typer.Option("--retry-stopped", help="Go on although an earlier attempt gave up.")]
-FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed unit.")]
-Interval = Annotated[float, typer.Option(min=0.1, help="Seconds between progress lines, off a terminal.")]
+JobServer = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        envvar="RAY_API_SERVER_ADDRESS",
+        metavar="ADDRESS",
+        help="The job server of a Ray cluster, such as http://127.0.0.1:8265.",
+    ),
+    OldName("--cluster"),
+]
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def load_recipe(

@@ -1,53 +1,50 @@
-"""The commands for a build that runs elsewhere: preflight, submit, status, logs, stop, report."""
+"""The commands for a build that runs elsewhere, and for what it did: preflight, submit, status, logs, stop, report."""
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bamba_data.cli import AsJson, Url, app, console, print_json
+from bamba_data.cli.dataset_commands import LOOK
+from bamba_data.cli.entry import group
+from bamba_data.cli.old_names import Command, OldName
+from bamba_data.cli.options import Address, AsJson, FailFast, Out, Set, Url
 from bamba_data.errors import UserError
+from bamba_data.terminal import console, print_json, printable, say
 
 from .options import (
-    Address,
-    FailFast,
+    JobServer,
     LimitDocuments,
     LimitFiles,
     Mirror,
-    Out,
     Quarantine,
     RecipeArgument,
     Relock,
     RetryStopped,
-    Set,
     Workers,
     load_recipe,
 )
 
 if TYPE_CHECKING:
-    from .observe.runs import Status
+    from ..observe.runs import Status
 
-ClusterAddress = Annotated[
-    str,
-    typer.Option(
-        "--cluster",
-        envvar="RAY_API_SERVER_ADDRESS",
-        metavar="ADDRESS",
-        help="The job server of a Ray cluster, such as http://127.0.0.1:8265.",
-    ),
-]
+app = group()
+CLUSTER = "Run on a cluster"
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A submission id, or how it begins.")]
 WorkingDir = Annotated[
     Path | None, typer.Option(exists=True, file_okay=False, help="Run the code of this checkout, not the image's.")
 ]
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=CLUSTER)
 def submit(
     recipe: RecipeArgument,
     out: Out,
-    cluster: ClusterAddress,
+    address: JobServer,
     overrides: Set = None,
     limit_files: LimitFiles = None,
     limit_documents: LimitDocuments = None,
@@ -62,8 +59,8 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log to the end of the job.")] = True,
 ) -> None:
     """Build on a running cluster. The same again joins the job that runs; the exit code is the build's own."""
-    from .observe.runs import Run
-    from .ray_jobs.submit import Cluster, JobFailed, Submission, arguments
+    from ..observe.runs import Run
+    from ..ray_jobs.submit import Cluster, JobFailed, Submission, arguments
 
     inside = working_dir / recipe if working_dir and recipe.endswith((".yaml", ".yml")) else None
     loaded, _ = load_recipe(str(inside or recipe), overrides, limit_files, limit_documents, quarantine)
@@ -82,72 +79,74 @@ def submit(
     ]
     run = Run.of("build", loaded, mirror, relock)
     line = arguments(file.name if file else recipe, "--out", out, options)
-    place = Cluster(cluster)
+    place = Cluster(address)
     submission_id, is_new = place.submit(Submission(run, out, line, file, working_dir))
-    _say(f"{'submitted' if is_new else 'this runs already: joining'} job {submission_id}")
+    say(f"{'submitted' if is_new else 'this runs already: joining'} job {submission_id}")
     if not wait:
-        _say(f"see bamba-data logs {submission_id} --cluster {cluster}")
+        say(f"see bamba-data logs {submission_id} --address {address}")
         return
     if code := place.follow(submission_id, _print_log):
         raise JobFailed(submission_id, code)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=CLUSTER)
 def logs(
     job: JobArgument,
-    cluster: ClusterAddress,
+    address: JobServer,
     follow: Annotated[bool, typer.Option("--follow", help="Go on to the end of the job.")] = False,
 ) -> None:
     """Print the log of a job. With --follow the exit code is the build's own."""
-    from .ray_jobs.submit import Cluster, JobFailed
+    from ..ray_jobs.submit import Cluster, JobFailed
 
-    place = Cluster(cluster)
+    place = Cluster(address)
     submission_id = place.job(job).submission_id
     if not follow:
-        sys.stdout.write(place.logs(submission_id))
+        _print_log(place.logs(submission_id))
     elif code := place.follow(submission_id, _print_log):
         raise JobFailed(submission_id, code)
 
 
-@app.command()
-def stop(job: JobArgument, cluster: ClusterAddress) -> None:
+@app.command(cls=Command, rich_help_panel=CLUSTER)
+def stop(job: JobArgument, address: JobServer) -> None:
     """Stop a job. What is finished is kept: submit the same again to go on."""
-    from .ray_jobs.submit import Cluster
+    from ..ray_jobs.submit import Cluster
 
-    place = Cluster(cluster)
+    place = Cluster(address)
     submission_id = place.job(job).submission_id
     place.stop(submission_id)
-    _say(f"told {submission_id} to stop; submit the same again to go on")
+    say(f"told {submission_id} to stop; submit the same again to go on")
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=LOOK)
 def status(
     url: Annotated[str | None, typer.Argument(metavar="[URL]", help="A dataset: its runs, from the store.")] = None,
-    cluster: Annotated[
-        str | None, typer.Option("--cluster", metavar="ADDRESS", help="A Ray cluster: its jobs, from its job server.")
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="ADDRESS", help="A Ray cluster: its jobs, from its job server."),
+        OldName("--cluster"),
     ] = None,
     as_json: AsJson = False,
     events: Annotated[bool, typer.Option("--events", help="Every event of the newest attempt.")] = False,
 ) -> None:
     """How the runs of a dataset stand, by their record in the store, and the jobs of a cluster."""
-    if not url and not cluster:
-        raise UserError("status takes the URL of a dataset, or --cluster ADDRESS, or both")
+    if not url and not address:
+        raise UserError("status takes the URL of a dataset, or --address ADDRESS, or both")
     from bamba_data.storage.store import open_store
 
-    from .observe import runs
+    from ..observe import runs
 
     store = open_store(url) if url else None
     known = list(runs.attempts(store)) if store else []
     happened = list(runs.events(store, known[-1])) if store and events and known else []
-    jobs = _jobs(cluster) if cluster else []
+    jobs = _jobs(address) if address else []
     if as_json:
         import msgspec
 
-        attempts = [{**msgspec.to_builtins(one), "state": one.state} for one in known]
+        attempts = [{**msgspec.to_builtins(attempt), "state": attempt.state} for attempt in known]
         print_json({"attempts": attempts, "jobs": jobs, "events": happened})
         return
-    for one in known:
-        _print_attempt(one)
+    for attempt in known:
+        _print_attempt(attempt)
     if url and not known:
         console().print(f"{url}: no run is on record here", markup=False)
     for event in happened:
@@ -157,7 +156,7 @@ def status(
         console().print(f"{job['job']}  {job['status']}  {job['out']}  {job['message']}", markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=CLUSTER)
 def preflight(
     recipe: RecipeArgument,
     out: Out,
@@ -170,40 +169,45 @@ def preflight(
 
     from rich.markup import escape
 
-    from .ray_jobs import preflight as checking
+    from ..ray_jobs import preflight as checking
 
     loaded, folder = load_recipe(recipe, overrides)
-    found = checking.check(loaded, folder.absolute(), out, address or os.environ.get("RAY_ADDRESS"))
-    missing = sum(one.verdict == "missing" for one in found)
+    results = checking.check(loaded, folder.absolute(), out, address or os.environ.get("RAY_ADDRESS"))
+    missing = sum(result.verdict == "missing" for result in results)
     if as_json:
-        print_json(found)
+        print_json(results)
     else:
         colours = {"ok": "green", "note": "yellow", "missing": "red"}
-        for one in found:
-            way_out = f"\n{'':10}→ {escape(one.way_out)}" if one.way_out else ""
-            said = escape(f"{one.where}: {one.check}: {one.detail}")
-            console().print(f"[{colours[one.verdict]}]{one.verdict:<8}[/]  {said}{way_out}")
+        for result in results:
+            way_out = f"\n{'':10}→ {escape(result.way_out)}" if result.way_out else ""
+            said = escape(f"{result.where}: {result.check}: {result.detail}")
+            console().print(f"[{colours[result.verdict]}]{result.verdict:<8}[/]  {said}{way_out}")
         console().print(f"{missing} missing" if missing else "nothing is missing")
     if missing:
         raise typer.Exit(UserError.exit_code)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=LOOK)
 def report(
     url: Url,
-    to: Annotated[Path, typer.Option("--to", "-o", metavar="FILE", help="Where the page goes.")] = Path("report.html"),
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="FILE", help="Where the page goes."),
+        OldName("--to"),
+        OldName("-o"),
+    ] = Path("report.html"),
     price: Annotated[float | None, typer.Option("--price-per-core-hour", min=0, help="For the cost.")] = None,
     currency: Annotated[str, typer.Option(help="Of that price.")] = "$",
 ) -> None:
     """One HTML page: what a dataset holds, how its runs went, core-hours, bytes moved, rates, cost."""
-    from .observe import report as reporting
+    from ..observe import report as reporting
 
-    reporting.write(url, to, price, currency)
-    console().print(f"written to {to}", markup=False)
+    reporting.write(url, out, price, currency)
+    console().print(f"written to {out}", markup=False)
 
 
 def _jobs(address: str) -> list[dict[str, Any]]:
-    from .ray_jobs.submit import Cluster, exit_code_of, explain
+    from ..ray_jobs.submit import Cluster, exit_code_of, explain
 
     return [
         {
@@ -218,29 +222,30 @@ def _jobs(address: str) -> list[dict[str, Any]]:
     ]
 
 
-def _print_attempt(one: "Status") -> None:
+def _print_attempt(attempt: "Status") -> None:
+    from rich.markup import escape
+
     from bamba_data.inspect.show import size
 
     out = console()
-    colour = {"complete": "green", "stop": "red", "lost": "red", "running": "cyan"}.get(one.state, "yellow")
-    code = "" if one.exit_code is None else f" (exit {one.exit_code})"
-    out.print(f"[bold]{one.run}[/]  [{colour}]{one.state}[/]{code}  {one.command}, started {one.started_at}")
+    colour = {"complete": "green", "stop": "red", "lost": "red", "running": "cyan"}.get(attempt.state, "yellow")
+    code = "" if attempt.exit_code is None else f" (exit {attempt.exit_code})"
     out.print(
-        f"  {one.phase}: units {one.units_done:,}/{one.units_total:,}, {one.units_failed:,} failed, "
-        f"{one.in_flight:,} in flight; {size(one.input_bytes)} of {size(one.input_bytes_total)} read; "
-        f"{one.documents:,} documents, {one.tokens:,} tokens, {one.bad:,} bad; "
-        f"{sum(one.retries.values()):,} retries; {one.core_seconds / 3600:,.2f} core-hours",
+        f"[bold]{escape(attempt.run)}[/]  [{colour}]{attempt.state}[/]{code}  {escape(attempt.command)}, "
+        f"started {escape(attempt.started_at)}"
+    )
+    out.print(
+        f"  {attempt.phase}: units {attempt.units_done:,}/{attempt.units_total:,}, {attempt.units_failed:,} failed, "
+        f"{attempt.in_flight:,} in flight; {size(attempt.input_bytes)} of {size(attempt.input_bytes_total)} read; "
+        f"{attempt.documents:,} documents, {attempt.tokens:,} tokens, {attempt.bad:,} bad; "
+        f"{sum(attempt.retries.values()):,} retries; {attempt.core_seconds / 3600:,.2f} core-hours",
         markup=False,
     )
-    if one.reason:
-        out.print(f"  {one.reason}", markup=False)
+    if attempt.reason:
+        out.print(f"  {attempt.reason}", markup=False)
 
 
 def _print_log(text: str) -> None:
-    sys.stdout.write(text)
+    """As the job wrote it, with its colours; other controls are shown as their codes."""
+    sys.stdout.write("".join(part if _COLOUR.match(part) else printable(part) for part in _COLOUR.split(text)))
     sys.stdout.flush()
-
-
-def _say(text: str) -> None:
-    """To stderr: stdout is the job's log."""
-    sys.stderr.write(text + "\n")

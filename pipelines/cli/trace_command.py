@@ -5,13 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bamba_data.cli import AsJson, Url, VersionOption, app, console, print_json
+from bamba_data.cli.dataset_commands import LOOK
+from bamba_data.cli.entry import group
+from bamba_data.cli.options import AsJson, Url, Version
+from bamba_data.terminal import console, print_json
 
 if TYPE_CHECKING:
     from bamba_data.format.dataset import Dataset
 
 
-@app.command()
+app = group()
+
+
+@app.command(rich_help_panel=LOOK)
 def trace(
     url: Url,
     place: Annotated[
@@ -30,7 +36,7 @@ def trace(
         list[str] | None, typer.Option("--base", metavar="SOURCE=URL", help="Where a source's files lie now.")
     ] = None,
     as_json: AsJson = False,
-    version: VersionOption = None,
+    version: Version = None,
 ) -> None:
     """Where a row came from: upstream file, revision, hash, line, text; and that its ids are right."""
     from bamba_data.errors import UserError
@@ -47,14 +53,14 @@ def trace(
         rows = tracing.find_document(dataset, document)
     else:
         rows = [tracing.locate(dataset, place or "")]
-    bases = dict(_pair(one) for one in moved or [])
-    found = [tracing.trace(dataset, row, Fetcher(retry_seconds=30), bases) for row in rows]
+    bases = dict(_pair(text) for text in moved or [])
+    lineages = [tracing.trace(dataset, row, Fetcher(retry_seconds=30), bases) for row in rows]
     if as_json:
-        print_json(found)
+        print_json(lineages)
     else:
-        for one in found:
-            _print_trace(one)
-    if any(one.same is False for one in found):
+        for lineage in lineages:
+            _print_trace(lineage)
+    if any(lineage.same is False for lineage in lineages):
         raise typer.Exit(5)
 
 
@@ -67,25 +73,25 @@ def _pair(text: str) -> tuple[str, str]:
     return name, url
 
 
-def _print_trace(one: Any) -> None:
+def _print_trace(lineage: Any) -> None:
     from rich.markup import escape
 
     out = console()
-    text = one.text if one.text is not None else one.decoded
+    text = lineage.text if lineage.text is not None else lineage.decoded
     verdict = {
         True: "[green]yes[/]: the upstream text, encoded again, gives these ids",
         False: "[red]NO[/]: the upstream text, encoded again, gives other ids",
-        None: f"[yellow]not checked[/]: {escape(one.why)}",
-    }[one.same]
-    out.print(f"[bold]{escape(one.shard)}[/]:{one.shard_row}  (block {one.block})")
-    out.print(f"  document  {one.document_id}  of source {one.source}", markup=False)
-    out.print(f"  upstream  {one.url}", markup=False)
-    out.print(f"  sha256    {one.sha256 or 'not known: the file was not read to its end'}")
-    out.print(f"  row       {one.row}")
-    out.print(f"  tokens    {len(one.tokens):,}: {' '.join(map(str, one.tokens[:12]))} …")
+        None: f"[yellow]not checked[/]: {escape(lineage.why)}",
+    }[lineage.same]
+    out.print(f"[bold]{escape(lineage.shard)}[/]:{lineage.shard_row}  (block {lineage.block})")
+    out.print(f"  document  {lineage.document_id}  of source {lineage.source}", markup=False)
+    out.print(f"  upstream  {lineage.url}", markup=False)
+    out.print(f"  sha256    {lineage.sha256 or 'not known: the file was not read to its end'}")
+    out.print(f"  row       {lineage.row}")
+    out.print(f"  tokens    {len(lineage.tokens):,}: {' '.join(map(str, lineage.tokens[:12]))} …")
     out.print(f"  same ids  {verdict}")
     out.print(
-        f"  {'text' if one.text is not None else 'decoded':<8}  {text[:400]!r}{' …' if len(text) > 400 else ''}",
+        f"  {'text' if lineage.text is not None else 'decoded':<8}  {text[:400]!r}{' …' if len(text) > 400 else ''}",
         markup=False,
     )
 
@@ -99,12 +105,14 @@ def _say_row(dataset: "Dataset", row: int, plan: Path, as_json: bool) -> "list[t
     from bamba.loader.sources.shards import open_blocks
 
     order = Order(load(plan), open_blocks(dataset, default_cache()))
-    found = origins(order, row)
+    parts = origins(order, row)
     if not as_json:
-        for one in found:
+        for origin in parts:
             console().print(
-                f"tokens {one.at:,} to {one.at + one.tokens - 1:,} of row {row:,}: epoch {one.epoch} of {one.source}, "
-                f"tokens {one.start:,} to {one.start + one.tokens - 1:,} of {one.shard}:{one.shard_row}",
+                f"tokens {origin.at:,} to {origin.at + origin.tokens - 1:,} of row {row:,}: epoch {origin.epoch} of "
+                f"{origin.source}, tokens {origin.start:,} to {origin.start + origin.tokens - 1:,} of "
+                f"{origin.shard}:{origin.shard_row}",
                 markup=False,
             )
-    return [(one.shard, one.shard_row) for one in found if one.shard is not None and one.shard_row is not None]
+    places = ((origin.shard, origin.shard_row) for origin in parts)
+    return [(shard, shard_row) for shard, shard_row in places if shard is not None and shard_row is not None]

@@ -1,35 +1,41 @@
-"""The commands on versions: versions, withdraw, expire, tag. Mounted by bamba_data.cli."""
+"""The commands on versions of a dataset: versions, withdraw, expire, tag."""
 
 from typing import Annotated
 
 import typer
 
-from bamba_data.cli import AsJson, Url, app, console, print_json
+from bamba_data.terminal import console, print_json
 
+from .dataset_commands import VERSIONS
+from .entry import group
+from .options import AsJson, Url
+
+app = group()
 Number = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="The version's number.")]
 Why = Annotated[str, typer.Option("--why", help="The reason, which readers are told.")]
 
 
-@app.command()
+@app.command(rich_help_panel=VERSIONS)
 def versions(url: Url, as_json: AsJson = False) -> None:
     """List the versions of a dataset: which are offered, withdrawn, expired, tagged."""
     from bamba_data.format.catalog import listed
     from bamba_data.storage.store import open_store
 
-    found = listed(open_store(url))
+    known = listed(open_store(url))
     if as_json:
-        print_json(found)
+        print_json(known)
         return
-    for one in found:
-        state = "newest" if one.newest else one.state
-        tags = f"  tagged {', '.join(one.tags)}" if one.tags else ""
-        said = f"  {one.said}" if one.said else ""
+    for version in known:
+        state = "newest" if version.newest else version.state
+        tags = f"  tagged {', '.join(version.tags)}" if version.tags else ""
+        said = f"  {version.said}" if version.said else ""
         console().print(
-            f"{one.number:>4}  {state:<9}  {one.published_at}  {one.manifest[:16]}{tags}{said}", markup=False
+            f"{version.number:>4}  {state:<9}  {version.published_at}  {version.manifest[:16]}{tags}{said}",
+            markup=False,
         )
 
 
-@app.command()
+@app.command(rich_help_panel=VERSIONS)
 def withdraw(
     url: Url,
     version: Number,
@@ -50,7 +56,7 @@ def withdraw(
         console().print(f"version {version} {'is withdrawn' if done else 'was withdrawn before'}", markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=VERSIONS)
 def expire(
     url: Url,
     numbers: Annotated[list[int] | None, typer.Argument(metavar="VERSION...", help="These versions.")] = None,
@@ -82,7 +88,7 @@ def expire(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=VERSIONS)
 def tag(
     url: Url,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, '.', '_' and '-'.")],

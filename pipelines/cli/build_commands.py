@@ -1,36 +1,31 @@
-"""`bamba-data`: the manifest commands of bamba_data.cli, and those that make a dataset: lock, plan, build, download.
+"""The commands that make a dataset, recipes, lock, plan, build, download, index.
 
-This is the process edge: every error of ours becomes one line on stderr and an exit code.
+They import what they need when they run: the page of help needs neither ray nor numpy.
 """
 
-import signal
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bamba.loader.tools.index import index
-from bamba_data import exit_codes
-from bamba_data.cli import AsJson, app, console, print_json
+from bamba.loader.cli import index
+from bamba_data.cli.entry import group
+from bamba_data.cli.old_names import Command, OldName
+from bamba_data.cli.options import Address, AsJson, FailFast, Interval, Out, Set
+from bamba_data.terminal import console, print_json, say
 
-from . import remote_cli as remote_cli  # adds its commands to the app
-from . import trace_cli as trace_cli  # and this one `trace`
-from .observe import lock_progress
+from ..observe import lock_progress
 from .options import (
     RECIPES,
-    Address,
-    FailFast,
-    Interval,
     LimitDocuments,
     LimitFiles,
     Mirror,
-    Out,
     Quarantine,
     RecipeArgument,
     Relock,
     RetryStopped,
-    Set,
     Workers,
     load_recipe,
 )
@@ -40,28 +35,35 @@ if TYPE_CHECKING:
     from bamba_data.format.versions import Version
     from bamba_data.recipe import Recipe
 
-    from .dataset_build.driver import Prepared
-    from .dataset_build.plan import Plan
+    from ..dataset_build.driver import Prepared
+    from ..dataset_build.plan import Plan
 
-app.command()(index)
+app = group()
+MAKE = "Make a dataset"
+
+Mirrored = Annotated[
+    str, typer.Option("--out", metavar="URL", help="The mirror: a path or s3://bucket/prefix."), OldName("--to")
+]
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def recipes(as_json: AsJson = False) -> None:
     """List the recipes that ship with us."""
-    found = {path.stem: _first_comment(path) for path in sorted(RECIPES.glob("*.yaml"))}
+    from rich.markup import escape
+
+    about = {path.stem: _first_comment(path) for path in sorted(RECIPES.glob("*.yaml"))}
     if as_json:
-        print_json(found)
+        print_json(about)
     else:
-        for name, text in found.items():
-            console().print(f"[bold]{name}[/]  {text}")
+        for name, text in about.items():
+            console().print(f"[bold]{name}[/]  {escape(text)}")
 
 
 def _first_comment(path: Path) -> str:
     return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").strip()
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def lock(
     recipe: RecipeArgument,
     out: Out,
@@ -78,11 +80,11 @@ def lock(
     from bamba_data.inspect.show import size
     from bamba_data.storage.store import open_store
 
-    from .dataset_build.driver import frozen_lock
+    from ..dataset_build.driver import frozen_lock
 
     loaded, folder = load_recipe(recipe, overrides, limit_files)
     store = open_store(out)
-    with shared(store, say=_say), lock_progress.shown() as tick:
+    with shared(store, say=say), lock_progress.shown() as tick:
         frozen = frozen_lock(loaded, folder, store, _fetcher(loaded), mirror, relock, tick)
     if as_json:
         print_json(frozen.lock.to_json())
@@ -97,7 +99,7 @@ def lock(
     console().print(f"lock {frozen.digest}")
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def plan(
     recipe: RecipeArgument,
     out: Out,
@@ -116,16 +118,16 @@ def plan(
     from bamba_data.locking.lock import load_tokenizer
     from bamba_data.storage.store import open_store
 
-    from .dataset_build import plan as plans
-    from .dataset_build.driver import frozen_lock
-    from .dataset_build.reuse import taken_over
-    from .dataset_build.staged_records import Staging
+    from ..dataset_build import plan as plans
+    from ..dataset_build.driver import frozen_lock
+    from ..dataset_build.reuse import taken_over
+    from ..dataset_build.staged_records import Staging
 
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
     fetcher, store = _fetcher(loaded), open_store(out)
     tokenizer = load_tokenizer(loaded, folder, fetcher)
     tokenizer.check(loaded.tokenizer.backend)
-    with shared(store, say=_say), lock_progress.shown() as tick:
+    with shared(store, say=say), lock_progress.shown() as tick:
         frozen = frozen_lock(loaded, folder, store, fetcher, mirror, relock, tick)
     made = taken_over(plans.make(loaded, frozen.lock, tokenizer.sha256), store)
     finished = set(Staging(store).finished())
@@ -140,8 +142,8 @@ def plan(
             }
             for u in made.units
         ]
-        found = {"digest": made.digest, "estimate": made.estimate(), "finished": done, "units": units}
-        print_json({**found, "inputs": frozen.remark})
+        fields = {"digest": made.digest, "estimate": made.estimate(), "finished": done, "units": units}
+        print_json({**fields, "inputs": frozen.remark})
     else:
         _print_plan(made, done)
         if frozen.remark:
@@ -161,7 +163,7 @@ def _print_plan(made: "Plan", done: int) -> None:
     )
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def build(
     recipe: RecipeArgument,
     out: Out,
@@ -181,20 +183,20 @@ def build(
     from bamba_data.format.fence import shared
     from bamba_data.storage.store import open_store
 
-    from .dataset_build import run as tokenize
-    from .dataset_build.driver import prepare
-    from .observe.display import display
-    from .observe.prometheus import Exporting
-    from .observe.run_log import recorded
-    from .observe.runs import Run
-    from .ray_jobs.executor import Options
+    from ..dataset_build import run as tokenize
+    from ..dataset_build.driver import prepare
+    from ..observe.display import display
+    from ..observe.prometheus import Exporting
+    from ..observe.run_log import recorded
+    from ..observe.runs import Run
+    from ..ray_jobs.executor import Options
 
     is_terminal = sys.stdout.isatty()
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
     run = Run.of("build", loaded, mirror, relock)
     with (
         recorded(run, out, retry_stopped, is_terminal, interval) as journal,
-        shared(open_store(out), say=_say) as held,
+        shared(open_store(out), say=say) as held,
     ):
         with lock_progress.shown(interval) as tick:
             prepared = prepare(loaded, folder, out, _fetcher(loaded), mirror, relock, tick)
@@ -208,14 +210,10 @@ def build(
     _say_published(prepared.store.url, version, manifest, version.build == prepared.build, is_terminal)
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-
-
 def _say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
     from rich.markup import escape
 
-    from .observe.logs import json_log
+    from ..observe.logs import json_log
 
     certificate = prepared.certificate
     if is_terminal:
@@ -232,22 +230,24 @@ def _say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
             units=len(prepared.plan.units),
             units_finished=done,
             input_bytes=prepared.plan.input_bytes,
-            estimate=vars_of(prepared.plan.estimate()),
+            estimate=dataclasses.asdict(prepared.plan.estimate()),
             backend=certificate.backend,
             remarks=prepared.remarks,
         )
 
 
 def _say_published(url: str, version: "Version", manifest: "Manifest", is_new: bool, is_terminal: bool) -> None:
+    from rich.markup import escape
+
     from bamba_data.inspect.show import size
 
-    from .observe.logs import json_log
+    from ..observe.logs import json_log
 
     if is_terminal:
         stored = sum(source.size_bytes for source in manifest.sources)
         did = "[green]published[/]" if is_new else "[yellow]nothing new[/], this dataset is there already:"
         console().print(
-            f"{did} {url} version {version.number}: {manifest.totals.tokens:,} tokens in "
+            f"{did} {escape(url)} version {version.number}: {manifest.totals.tokens:,} tokens in "
             f"{manifest.totals.kept:,} documents, {size(stored)}; verified\n"
             f"dataset [cyan]{version.manifest}[/]\nidentity [cyan]{manifest.identity}[/]"
         )
@@ -265,10 +265,10 @@ def _say_published(url: str, version: "Version", manifest: "Manifest", is_new: b
         )
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=MAKE)
 def download(
     recipe: RecipeArgument,
-    to: Annotated[str, typer.Option("--to", metavar="URL", help="The mirror: a local path or s3://bucket/prefix.")],
+    out: Mirrored,
     overrides: Set = None,
     limit_files: LimitFiles = None,
     relock: Relock = False,
@@ -279,39 +279,40 @@ def download(
     interval: Interval = 10.0,
 ) -> None:
     """Make a verified raw mirror of a recipe's inputs, from which `build --mirror` needs no other network."""
+    from rich.markup import escape
+
     from bamba_data.format.fence import shared
     from bamba_data.inspect.show import size
     from bamba_data.storage.store import open_store
 
-    from .dataset_build import mirror as mirroring
-    from .dataset_build.driver import frozen_lock
-    from .observe.display import display
-    from .observe.logs import json_log
-    from .observe.prometheus import Exporting
-    from .observe.run_log import recorded
-    from .observe.runs import Run
-    from .ray_jobs.executor import Options
+    from ..dataset_build import mirror as mirroring
+    from ..dataset_build.driver import frozen_lock
+    from ..observe.display import display
+    from ..observe.logs import json_log
+    from ..observe.prometheus import Exporting
+    from ..observe.run_log import recorded
+    from ..observe.runs import Run
+    from ..ray_jobs.executor import Options
 
     is_terminal = sys.stdout.isatty()
     loaded, folder = load_recipe(recipe, overrides, limit_files)
-    with recorded(Run.of("download", loaded, None, relock), to, retry_stopped, is_terminal, interval) as journal:
-        store = open_store(to)
-        with shared(store, say=_say), lock_progress.shown(interval) as tick:
+    with recorded(Run.of("download", loaded, None, relock), out, retry_stopped, is_terminal, interval) as journal:
+        store = open_store(out)
+        with shared(store, say=say), lock_progress.shown(interval) as tick:
             frozen = frozen_lock(loaded, folder, store, _fetcher(loaded), relock=relock, tick=tick)
         options = Options(address, workers, fail_fast)
         shown = journal.watching(Exporting(display("download", is_terminal, interval), loaded.name, "download"))
-        lock = mirroring.download(loaded, folder, frozen.lock, to, options, shown)
+        lock = mirroring.download(loaded, folder, frozen.lock, out, options, shown)
     total = sum(file.facts.size_bytes or 0 for file in lock.files)
     if is_terminal:
-        console().print(f"[green]mirrored[/] {len(lock.files):,} files, {size(total)}, at {to}; every sha256 is known")
+        console().print(
+            f"[green]mirrored[/] {len(lock.files):,} files, {size(total)}, at {escape(out)}, all sha256 known"
+        )
     else:
-        json_log().info("verdict", verdict="complete", url=to, files=len(lock.files), input_bytes=total)
+        json_log().info("verdict", verdict="complete", url=out, files=len(lock.files), input_bytes=total)
 
 
-def vars_of(value: Any) -> dict[str, Any]:
-    import dataclasses
-
-    return dataclasses.asdict(value)
+app.command(cls=Command, rich_help_panel=MAKE)(index)
 
 
 def _fetcher(recipe: "Recipe") -> Any:
@@ -320,22 +321,3 @@ def _fetcher(recipe: "Recipe") -> Any:
 
     network = recipe.network
     return Fetcher(LocalBudget(network.requests_per_second, network.burst), network.retry_seconds)
-
-
-# ---- the process edge
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the CLI and exit. All commands come through here, `python -m pipelines.tokenize` too."""
-    sys.exit(run(app, arguments))
-
-
-def run(commands: typer.Typer, arguments: list[str] | None = None) -> int:
-    """The exit code of a command line; every error of ours is one message on stderr."""
-    # As Ctrl-C: no Exception, for Ray, while it starts, logs those and goes on.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return exit_codes.run(commands, arguments, "bamba-data")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,100 @@
+"""The commands on the model of a checkpoint: evaluate, generate, export, import."""
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from bamba_data.cli.entry import group
+from bamba_data.cli.options import Data
+from bamba_data.errors import UserError
+
+app = group()
+MODELS = "Models"
+Place = TypeVar("Place", Path, str)
+
+Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run, or one of its checkpoints.")]
+TokenizerFile = Annotated[
+    Path | None, typer.Option("--tokenizer", metavar="FILE", help="Another tokenizer.json than the dataset's.")
+]
+
+
+@app.command(rich_help_panel=MODELS)
+def evaluate(
+    checkpoint: Checkpoint,
+    data: Data = None,
+    text: Annotated[Path | None, typer.Option(metavar="FILE", help="A text file.")] = None,
+    tokenizer: TokenizerFile = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="So many rows of the held-out part, not all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Loss on the held-out documents of datasets, by source, or perplexity of a text, in nats a token.
+
+    Under `torchrun` the model is sharded over the ranks, and the rows are shared out.
+    """
+    from ..evaluation import print_losses
+
+    if bool(data) == (text is not None):
+        raise UserError("give either --data or --text")
+    print_losses(checkpoint, data or [], text, tokenizer, rows, as_json=as_json)
+
+
+@app.command(rich_help_panel=MODELS)
+def generate(
+    checkpoint: Checkpoint,
+    prompt: Annotated[str, typer.Option(help="What the text begins with.")],
+    tokenizer: TokenizerFile = None,
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token every time.")] = 0.8,
+    top: Annotated[int, typer.Option(min=1, help="Draw from so many of the likeliest tokens.")] = 50,
+    seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 1,
+) -> None:
+    """Continue a text, for a look at what a model writes."""
+    from ..sampling import generated
+
+    typer.echo(generated(checkpoint, prompt, tokenizer, tokens, temperature, top, seed))
+
+
+@app.command(rich_help_panel=MODELS)
+def export(
+    checkpoint: Checkpoint,
+    folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="As --out.", hidden=True)] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="A new local folder.")] = None,
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Another tokenizer.json than the dataset's; 'none' writes none.")
+    ] = None,
+    bos: Annotated[
+        str | None, typer.Option(help="The token that begins a document; as in training without it.")
+    ] = None,
+    eos: Annotated[str | None, typer.Option(help="The token that ends a document; as in training without it.")] = None,
+) -> None:
+    """Write a checkpoint as a Hugging Face folder that opens as BambaForCausalLM.
+
+    It holds config.json, generation_config.json, safetensors, the tokenizer and a model card.
+    """
+    from ..hf.export import export_checkpoint
+
+    export_checkpoint(checkpoint, _one_place(out, folder, "FOLDER"), dtype, tokenizer, bos, eos)
+
+
+@app.command("import", rich_help_panel=MODELS)
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A local folder with config.json and safetensors.")],
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="As --out.", hidden=True)] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="URL", help="The new run: a local path or s3://bucket/prefix.")
+    ] = None,
+) -> None:
+    """Make a Hugging Face Bamba the first checkpoint of a run, bit for bit; a recipe begins with it by `start_from`."""
+    from ..hf.importing import imported
+
+    imported(folder, _one_place(out, run, "URL"))
+
+
+def _one_place(option: Place | None, argument: Place | None, metavar: str) -> Place:
+    """Where the result goes: `--out`, or the second word, as it was given before there was the option."""
+    places = [place for place in (option, argument) if place is not None]
+    if len(places) != 1:
+        raise UserError(f"say where it goes, once: --out {metavar}")
+    return places[0]

@@ -1,0 +1,147 @@
+"""Loss on rows that training never saw, by source, and perplexity of any text file.
+
+    bamba-data model evaluate CHECKPOINT --data URL                     the dataset's held-out documents, once
+    bamba-data model evaluate CHECKPOINT --text FILE --tokenizer JSON        a text, in rows of the recipe's length
+
+Losses are in nats a token. Under `torchrun` the model is sharded over the ranks, and the rows are shared out.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import pad
+
+from bamba.loader import Reading, build_loader
+from bamba.loader.order.plan import loads
+from bamba_data.canonical_json import dumps
+from bamba_data.errors import UserError
+
+from .checkpoint.manager import load
+from .checkpoint.reader import SavedCheckpoint
+from .checkpoint.tokenizer import of_checkpoint
+from .config import Compute
+from .data.batch import Batch
+from .distributed.fsdp import World, distribute, joined
+from .loss import IGNORED
+from .model.bamba import Bamba
+
+
+@torch.no_grad()
+def losses_by_source(
+    model: Bamba,
+    batches: Iterable[Mapping[str, Tensor]],
+    sources: Sequence[str],
+    device: torch.device,
+    micro_rows: int,
+) -> dict[str, tuple[float, int]]:
+    """The mean loss of each source and how many targets it is of, over all ranks that call this together."""
+    sums = torch.zeros(len(sources) + 1, dtype=torch.float64, device=device)
+    counts = torch.zeros_like(sums)
+    for loaded in batches:
+        for part in Batch.of(loaded).micro(micro_rows):
+            on = part.to(device)
+            _, losses = model.losses(on.input_ids, on.documents, on.positions, on.labels)
+            bins = on.sources.remainder(len(sources) + 1)
+            sums.index_add_(0, bins, losses.sum(1, dtype=torch.float64))
+            counts.index_add_(0, bins, (on.labels >= 0).sum(1).double())
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(sums)
+        dist.all_reduce(counts)
+    found = zip(sources, sums.tolist(), counts.tolist(), strict=False)
+    return {name: (total / count, round(count)) for name, total, count in found if count}
+
+
+def text_rows(ids: Sequence[int], row_tokens: int, rank: int, ranks: int) -> Iterator[dict[str, Tensor]]:
+    """This rank's rows of a text as batches of one row, as the loader would make them; every rank gets equally many.
+
+    Rows begin where the one before ended, so the first tokens of each have little before them: the figure is a little
+    high. The first token of all is only an input.
+    """
+    inputs, labels = torch.tensor(ids[:-1]), torch.tensor(ids[1:])
+    rows = -(-len(labels) // row_tokens)
+    for row in range(rank, -(-rows // ranks) * ranks, ranks):
+        here = slice(row * row_tokens, (row + 1) * row_tokens)
+        real = len(labels[here])
+        yield {
+            "input_ids": pad(inputs[here], (0, row_tokens - real))[None],
+            "labels": pad(labels[here], (0, row_tokens - real), value=IGNORED)[None],
+            "position_ids": torch.arange(row_tokens)[None],
+            "seq_idx": torch.zeros(1, row_tokens),
+            "row": torch.tensor([row if real else -1]),
+            "source": torch.tensor([0 if real else -1]),
+        }
+
+
+def opened(saved: SavedCheckpoint, world: World) -> Bamba:
+    """The model of a checkpoint, without gradients: whole where there is one rank, else sharded over all of them."""
+    cuda = world.device.type == "cuda"
+    if world.size == 1:
+        return saved.model(world.device, torch.bfloat16 if cuda else torch.float32)
+    with torch.device("meta"):
+        model = Bamba(saved.config)
+    distribute(model, Compute(dtype="bfloat16" if cuda else "float32", compile=False), world)
+    load(saved.store, saved.name, {f"model.{name}": value.detach() for name, value in model.named_parameters()})
+    return model
+
+
+def print_losses(
+    checkpoint: str, data: list[str], text: Path | None, tokenizer: Path | None, rows: int | None, *, as_json: bool
+) -> None:
+    """Print the loss of a text, or of the held-out documents of `data`, by source: on rank 0, one call on all ranks.
+
+    Args:
+        checkpoint: A run, or one of its checkpoints: a path or URL.
+        tokenizer: Another tokenizer.json than the dataset's.
+        rows: So many rows of the held-out part; None for all.
+    """
+    saved = SavedCheckpoint(checkpoint)
+    with joined() as world:
+        if text is not None:
+            sources, batches = _of_text(saved, text, tokenizer, world)
+        else:
+            sources, batches = _held_out(saved, data, rows, world)
+        found = losses_by_source(opened(saved, world), batches, sources, world.device, micro_rows=2)
+    if not world.leads:
+        return
+    if as_json:
+        values = {name: {"loss": loss, "targets": count} for name, (loss, count) in found.items()}
+        sys.stdout.write(json.dumps({"step": saved.commit["step"], "losses": values}) + "\n")
+        return
+    for name, (loss, count) in found.items():
+        sys.stdout.write(f"{name}: loss {loss:.4f}, perplexity {math.exp(loss):,.2f}, {count:,} targets\n")
+
+
+Rows = tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]
+
+
+def _of_text(saved: SavedCheckpoint, text: Path, tokenizer: Path | None, world: World) -> Rows:
+    try:
+        words = text.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{text}: not UTF-8 text ({error.reason} at byte {error.start:,})") from None
+    ids = of_checkpoint(saved, tokenizer).tokenizer.encode(words).ids
+    if len(ids) < 2:
+        raise UserError(f"{text} is {len(ids)} tokens: there is nothing to predict")
+    row_tokens = saved.commit["recipe"].get("data", {}).get("row_tokens", 4096)
+    return [str(text)], text_rows(ids, row_tokens, world.rank, world.size)
+
+
+def _held_out(saved: SavedCheckpoint, data: list[str], rows: int | None, world: World) -> Rows:
+    if "plan" not in saved.commit.get("feed", {}):
+        raise UserError(f"{saved.name} was not trained on a dataset of ours: it does not say what was held out")
+    plan = loads(dumps(saved.commit["feed"]["plan"]), "the plan in the checkpoint")
+    reading = Reading(rank=world.rank, world_size=world.size, num_workers=0, pad_rows=True)
+    loader = build_loader(data, reading=reading, plan=plan, split="holdout")
+    return sorted(loader.plan.sources), loader if rows is None else first_rows(loader, rows, plan.mixes[-1].batch_rows)
+
+
+def first_rows(batches: Iterable[Mapping[str, Tensor]], rows: int, batch_rows: int) -> Iterable[Mapping[str, Tensor]]:
+    """Whole batches, until they are so many rows over all ranks."""
+    return islice(batches, -(-rows // batch_rows))
