@@ -2,6 +2,9 @@
 
 Writing: sorted keys, no spaces, UTF-8, no NaN. Reading refuses what a hostile or torn file may hold: too many
 bytes, too deep, duplicate keys, NaN, numbers out of range, lone surrogates. Errors name the place.
+
+Close to RFC 8785 (JCS), and not the same: keys are sorted by code point, not by UTF-16 unit, and integers are exact up
+to 64 bits, because token counts pass 2**53.
 """
 
 import hashlib
@@ -34,7 +37,12 @@ def sha256(data: bytes | memoryview) -> str:
 
 
 def loads(data: bytes, where: str, max_bytes: int) -> Any:
-    """Parse JSON that somebody else may have written. `where` is named in the error."""
+    """Parse JSON that somebody else may have written.
+
+    Raises:
+        CorruptManifest: names `where`; larger than `max_bytes`, not JSON in UTF-8, or not plain (see above).
+    """
+    # Before anything is parsed: callers read one byte more than the limit, so that a huge file costs no memory.
     if len(data) > max_bytes:
         raise CorruptManifest(where, f"{len(data):,} bytes of JSON, the limit is {max_bytes:,}")
 
@@ -65,6 +73,7 @@ def loads(data: bytes, where: str, max_bytes: int) -> Any:
         value = with_room(lambda text: json.loads(text.decode(), object_pairs_hook=unique, **hooks), data)
         if _is_deeper(value, MAX_DEPTH):
             raise RecursionError
+        # A lone surrogate can only come of an escape; to write the value anew is the check.
         if b"\\u" in data:
             dumps(value)
         return value

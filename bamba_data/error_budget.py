@@ -17,7 +17,7 @@ from bamba_data.document import Ledger
 from bamba_data.sources.fields import names_in
 from bamba_data.sources.forms import hint
 
-STOP_AFTER = 1000
+STOP_AFTER = 1000  # below so many a share says little: three bad lines at the head of a file are a third of it
 STOP_SHARE = Fraction(1, 10)
 SAMPLES = 20  # bad records that are looked at to explain them
 _FIELDS_SHOWN = 12

@@ -60,6 +60,9 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
             folder = folder.parent
 
 
+# https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max, memory.max) and cgroup-v1/{cpu,memory} before it.
+
+
 def _quota(folder: Path) -> float | None:
     """Cores' worth of time that a group may use."""
     if words := _words(folder / "cpu.max"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bamba_data.errors import UserError
 from bamba_data.format.dataset import Dataset, open_dataset
-from bamba_data.format.manifest import TokenizerEntry
+from bamba_data.format.manifest_entries import TokenizerEntry
 
 from .cache.location import default_cache
 from .sources.base import Blocks

@@ -13,7 +13,8 @@ from bamba_data.errors import CorruptManifest, UserError
 from bamba_data.format import manifest as manifests
 from bamba_data.format.identity import SourceIdentity, of_dataset, of_tables
 from bamba_data.format.layout import VERSIONS, lock_path, manifest_path, table_path, tokenizer_path
-from bamba_data.format.manifest import FIRST_FORMAT, Manifest, TableEntry
+from bamba_data.format.manifest import FIRST_FORMAT, Manifest
+from bamba_data.format.manifest_entries import TableEntry
 from bamba_data.format.versions import Version, read_version
 from bamba_data.records import Record
 from bamba_data.storage.paths import checked, distinct
@@ -30,6 +31,15 @@ RELOCK = "resolve the inputs anew with --relock: if they are unchanged, so is th
 
 @dataclass(frozen=True)
 class Dataset:
+    """A version of a dataset. Its tables are read when they are asked for, and checked before they are parsed:
+    CorruptManifest if one is damaged or missing.
+
+    Attributes:
+        store: its place.
+        version: which publication, by whom and when.
+        manifest: what it is made of.
+    """
+
     store: Store
     version: Version
     manifest: Manifest
@@ -57,6 +67,7 @@ class Dataset:
 
     @cached_property
     def files(self) -> "pl.DataFrame":
+        """One row an input; the columns of all tables are described in tables.py."""
         return self._table("files", self.manifest.tables.files)
 
     @cached_property

@@ -4,7 +4,8 @@ Each holder has a lease, an object of its own that it touches now and then. It f
 for those of others, so that of a build and a sweep that come at once at least one sees the other: the sweep refuses,
 the build waits. A lease that was not touched for LIVES_SECONDS (a sweep's: SWEEP_LIVES_SECONDS), by the store's clock,
 is dead. Who passes over a dead one deposes its holder first, for good: a holder that was suspended, wakes up and asks
-(`check`) finds itself deposed and stops.
+(`check`) finds itself deposed and stops. (Leases: Gray and Cheriton, SOSP 1989. A lease alone does not stop a holder
+that slept through its end; the deposition does.)
 
     with shared(store, holder) as held:       a build; waits for a sweep
     with exclusive(store) as held:            a sweep; UserError while a build or another sweep runs
@@ -116,7 +117,7 @@ class Fence:
         return path.endswith(".json") and (self.path.startswith(_SWEEP) or path.startswith(_SWEEP))
 
     def _touch(self) -> None:
-        with self._touching:
+        with self._touching:  # one write at a time: an older one must not land after a newer
             self._store.put(self.path, Lease(self.path).sealed())
 
     def _keep_touching(self) -> None:

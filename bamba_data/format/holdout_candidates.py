@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import xxhash
 
-ONE_IN = 200
+ONE_IN = 200  # so at most 0.5 % of the documents can be held out
 LIMIT = 2**64 // ONE_IN
 
 

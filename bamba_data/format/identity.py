@@ -98,6 +98,7 @@ class Identifying:
         return SourceIdentity(content, self._ids.hexdigest() if self._ids is not None else None)
 
     def _update(self, **columns: "Numbers") -> None:
+        # Column by column, eight bytes a value: then it does not matter in how many steps they come.
         import numpy as np  # here: who only shows a manifest does not wait for it
 
         for name, values in columns.items():

@@ -16,40 +16,10 @@ from pydantic import PrivateAttr, ValidationError
 from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest, first_fault
 from bamba_data.format.identity import SourceIdentity, of_dataset
-from bamba_data.format.manifest_entries import (
-    Account,
-    BackendEntry,
-    CertificateEntry,
-    Count,
-    Entry,
-    IdentityEntry,
-    Sha256,
-    SoftwareEntry,
-    SourceEntry,
-    TableEntry,
-    Tables,
-    TokenizerEntry,
-)
+from bamba_data.format.manifest_entries import Account, BackendEntry, Entry, Sha256, SourceEntry, TokenizerEntry
+from bamba_data.format.manifest_entries import SoftwareEntry as SoftwareEntry
+from bamba_data.format.manifest_entries import Tables as Tables
 from bamba_data.format.manifest_v1 import First
-
-__all__ = [
-    "FIRST_FORMAT",
-    "FORMAT",
-    "MAX_BYTES",
-    "Account",
-    "BackendEntry",
-    "CertificateEntry",
-    "Count",
-    "IdentityEntry",
-    "Manifest",
-    "Sha256",
-    "SoftwareEntry",
-    "SourceEntry",
-    "TableEntry",
-    "Tables",
-    "TokenizerEntry",
-    "loads",
-]
 
 FORMAT: Literal["bamba-data/2"] = "bamba-data/2"
 FIRST_FORMAT: Literal["bamba-data/1"] = "bamba-data/1"

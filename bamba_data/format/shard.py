@@ -128,10 +128,12 @@ class ShardWriter:
         self._writer = pq.ParquetWriter(
             self._out,
             self._schema,
-            version="2.6",
+            version="2.6",  # of the format, not of a library: all that it has is read by Polars, DuckDB and pandas
             compression="zstd",
             compression_level=COMPRESSION_LEVEL,
             use_dictionary=["file"],
+            # Counts are small numbers, rows small steps, and ids of neighbours share their beginnings.
+            # https://parquet.apache.org/docs/file-format/data-pages/encodings/
             column_encoding={
                 "tokens": "PLAIN",
                 "token_count": "DELTA_BINARY_PACKED",
@@ -141,7 +143,7 @@ class ShardWriter:
             write_statistics=["file", "row"],
             write_page_checksum=True,
             write_page_index=True,
-            data_page_size=8 << 20,
+            data_page_size=8 << 20,  # a block is read whole: more pages would only be more headers
         )
         self._open = _Open()
         self._documents = 0
@@ -157,6 +159,14 @@ class ShardWriter:
         return len(self._counts) >= self._blocks_per_shard
 
     def add(self, ids: npt.NDArray[Any], document_id: str, file: int, row: int) -> None:
+        """The next document.
+
+        Args:
+            ids: its token ids, one dimension, of any unsigned type whose values fit the shard's dtype.
+            document_id: as upstream has it.
+            file: which input, counted from the first of the unit.
+            row: its line or row in that input, from 0.
+        """
         block = self._open
         if (hashed := id_hash(document_id)) < LIMIT:
             self._candidates.append(Candidate(len(self._counts), len(block.rows), len(ids), hashed))
@@ -169,6 +179,7 @@ class ShardWriter:
             self._end_block()
 
     def finish(self) -> Finished:
+        """The whole shard; the last block may be small."""
         if self._open.rows:
             self._end_block()
         self._writer.close()
@@ -213,7 +224,7 @@ class ShardWriter:
 
 
 def row_group_range(row_group: Any) -> tuple[int, int]:
-    """(offset, size) in bytes of a row group: its column chunks lie end to end."""
+    """(offset, size) in bytes of a row group: its column chunks lie end to end, the dictionary page first."""
     starts, ends = [], []
     for index in range(row_group.num_columns):
         chunk = row_group.column(index)
@@ -275,8 +286,17 @@ class ShardReader:
         return int(self.parquet.num_row_groups)
 
     def tokens(self, index: int, digest: str | None = None, documents: int | None = None) -> Tokens:
-        """The tokens of block `index`; with a digest, only if they have it, and with a number of documents, only if it
-        states that many."""
+        """The tokens of a block.
+
+        Args:
+            index: which block, from 0.
+            digest: what they must have, in hex; without it nothing vouches for them.
+            documents: how many the manifest says that there are.
+
+        Raises:
+            CorruptShard: they cannot be decoded, or are not those.
+            MemoryError: this process has none left; the block need not be damaged.
+        """
         self._expect(index, documents)
         table = self.table(index, ["tokens", "token_count"])
         decoded = self._decoded(index, table)
@@ -299,6 +319,8 @@ class ShardReader:
             raise CorruptShard(self.path, f"block {index} has no documents")
         column = table.column("tokens").combine_chunks()
         column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+        # Straight from Arrow's buffers, without a copy: offsets in bytes, then all values end to end.
+        # https://arrow.apache.org/docs/format/Columnar.html#variable-size-binary-layout
         offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
         counts, odd = np.divmod(np.diff(offsets), self.dtype.itemsize)
         if odd.any():

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest, one_line
 from bamba_data.format.layout import table_path
-from bamba_data.format.manifest import FIRST_FORMAT, TableEntry
+from bamba_data.format.manifest import FIRST_FORMAT
+from bamba_data.format.manifest_entries import TableEntry
 from bamba_data.storage.store import Store
 
 FLUSH_ROWS = 1 << 16
@@ -154,6 +155,7 @@ def read_bounded(data: bytes, schema: pa.Schema, name: str, rows: int, where: st
 
 def _batches(data: bytes, schema: pa.Schema, name: str, where: str, limit: int) -> Iterator[pa.RecordBatch]:
     """Texts come as dictionaries, each value once in memory, and are written out only when their sum is known."""
+    # A few bytes of dictionary can say one text for a million rows: so lengths are summed before texts are written out.
     texts = [column.name for column in schema if pa.types.is_string(column.type)]
     file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
     expanded_bytes = 0

@@ -3,6 +3,7 @@
 A version is `_bamba/versions/<number>.json`. It names a manifest by digest; the manifest and all it names were
 written before, under names made of their content, and checked as a reader would. So a reader sees a whole version or
 none, of two publishers of one number exactly one wins, and whatever reply is lost, reading the object back tells who.
+(Delta Lake commits so: put if absent, of the next number.)
 What is said of a version later (withdrawn, expired, tagged) are objects of their own: version_marks.py.
 """
 
@@ -31,7 +32,7 @@ from bamba_data.format.version_marks import ALSO_WITHDRAWN
 from bamba_data.records import Record
 from bamba_data.storage.store import Store
 
-MIN_DIGEST_CHARS = 8  # as `show` and `versions` print 16 of them; fewer are too easily a tag or a number
+MIN_DIGEST_CHARS = 8  # `versions` prints 16; fewer are too easily a tag or a number
 _DIGEST = re.compile(rf"[0-9a-f]{{{MIN_DIGEST_CHARS},64}}")
 _TRIES = 3
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -190,7 +191,7 @@ def publish(
     number = (known.numbers[-1] if known.numbers else 0) + 1
     ours = Version(number, manifest.digest, build, lock, version_marks.now_iso())
     doubt: Exception | None = None
-    for _ in range(_TRIES):
+    for _ in range(_TRIES):  # each `create` already tries for minutes; these are for replies that are lost
         try:
             if store.create(version_path(ours.number), ours.sealed()):
                 return ours

@@ -17,28 +17,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bamba_data.errors import BambaError, CorruptManifest, DatasetNotFound, StoreUnavailable, UnsafePath, UserError
-from bamba_data.format import fence, plan_records, version_marks
+from bamba_data.format import fence, layout, plan_records, version_marks
 from bamba_data.format.dataset import Dataset, open_dataset, pointed_at
-from bamba_data.format.layout import (
-    CLOCK,
-    DEAD_LETTERS,
-    LOCKS,
-    OURS,
-    POINTER_SUFFIX,
-    RUNS,
-    SHARD_PREFIX,
-    TAGS,
-    UNIT_NAME,
-    UNITS,
-    VERSIONS,
-    built_path,
-    lock_path,
-    manifest_path,
-    plan_path,
-    table_path,
-    tokenizer_path,
-    version_path,
-)
 from bamba_data.format.unit_records import PartRecord, UnitRecord
 from bamba_data.format.version_marks import ALSO_WITHDRAWN
 from bamba_data.format.versions import versions
@@ -46,9 +26,9 @@ from bamba_data.storage.paths import checked
 from bamba_data.storage.store import DELETES_AT_ONCE, RETRY_SECONDS, Entry, Store, now, open_store
 
 #: Of no single version: how each run went, and what is said of versions.
-_KEPT_FOLDERS = (f"{RUNS}/", f"{VERSIONS}/", f"{TAGS}/")
+_KEPT_FOLDERS = (f"{layout.RUNS}/", f"{layout.VERSIONS}/", f"{layout.TAGS}/")
 #: What records of parts and units name.
-_STAGED_FOLDERS = (SHARD_PREFIX, f"{DEAD_LETTERS}/")
+_STAGED_FOLDERS = (layout.SHARD_PREFIX, f"{layout.DEAD_LETTERS}/")
 DEFAULT_GRACE_SECONDS = 7 * 86400.0
 DEPOSITION_SECONDS = 30 * 86400.0
 READS_AT_ONCE = 32
@@ -72,7 +52,7 @@ def find(url: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> Sweep:
     store = open_store(url)
     if next(store.list(), None) is None:
         raise DatasetNotFound(f"{store.url}: there is nothing here")
-    clock = now(store, CLOCK)
+    clock = now(store, layout.CLOCK)
     listed = list(store.list())  # before the versions: what was published meanwhile is then known to be in use
     known = versions(store)
     needed = _Needed(store)
@@ -108,7 +88,7 @@ def remove(url: str, sweep: Sweep, tick: Callable[[int, int], None] = lambda don
         _check_versions(store, sweep)
         still = set(find(url, sweep.grace_seconds).orphans)
         doomed = [entry.path for entry in sweep.orphans if entry in still]
-        doomed.sort(key=lambda path: not path.startswith(f"{UNITS}/"))
+        doomed.sort(key=lambda path: not path.startswith(f"{layout.UNITS}/"))
         for batch in _batches(doomed):
             _delete(store, sweep, held_fence, batch)
             removed += len(batch)
@@ -141,7 +121,7 @@ def _check_versions(store: Store, sweep: Sweep) -> None:
 
 
 def _is_ours(entry: Entry) -> bool:
-    if not entry.path.startswith((OURS, SHARD_PREFIX)) or entry.path.startswith(_KEPT_FOLDERS):
+    if not entry.path.startswith((layout.OURS, layout.SHARD_PREFIX)) or entry.path.startswith(_KEPT_FOLDERS):
         return False
     try:
         checked(entry.path)
@@ -179,14 +159,16 @@ class _Needed:
         if entry.path in self._paths:
             return True
         parts = entry.path.split("/")
-        return entry.path.startswith(f"{UNITS}/") and ("" in self._folders or "/".join(parts[2:4]) in self._folders)
+        return entry.path.startswith(f"{layout.UNITS}/") and (
+            "" in self._folders or "/".join(parts[2:4]) in self._folders
+        )
 
     def add(self, dataset: Dataset) -> None:
         manifest = dataset.manifest
-        self._paths |= {version_path(dataset.version.number), manifest_path(manifest.digest)}
+        self._paths |= {layout.version_path(dataset.version.number), layout.manifest_path(manifest.digest)}
         tables = manifest.tables.model_dump()
-        self._paths |= {table_path(table["sha256"]) for table in tables.values() if table}
-        self._paths |= {tokenizer_path(manifest.tokenizer.sha256), lock_path(dataset.version.lock)}
+        self._paths |= {layout.table_path(table["sha256"]) for table in tables.values() if table}
+        self._paths |= {layout.tokenizer_path(manifest.tokenizer.sha256), layout.lock_path(dataset.version.lock)}
         self._paths.update(dataset.shards["path"])
         self._paths.update(dataset.dead_letters["path"])
         self._paths |= {path for path, lock in self._all_pointers().items() if lock == dataset.version.lock}
@@ -194,13 +176,13 @@ class _Needed:
 
     def _add_plan(self, manifest: str) -> None:
         """Its units' records: run again, the build finds that there is nothing to do."""
-        self._paths.add(built_path(manifest))
+        self._paths.add(layout.built_path(manifest))
         try:
             digest = plan_records.plan_of(self._store, manifest)
             if digest is None:
                 return
-            self._paths.add(plan_path(digest))
-            units = plan_records.read(self._store, plan_path(digest)).units or {}
+            self._paths.add(layout.plan_path(digest))
+            units = plan_records.read(self._store, layout.plan_path(digest)).units or {}
         except FileNotFoundError:
             return
         except CorruptManifest:  # which units are this version's cannot be known: so all are
@@ -211,7 +193,9 @@ class _Needed:
     def _all_pointers(self) -> dict[str, str]:
         """The pointers to locks: without its own a version's next build would resolve everything anew."""
         if self._pointers is None:
-            paths = [entry.path for entry in self._store.list(LOCKS) if entry.path.endswith(POINTER_SUFFIX)]
+            paths = [
+                entry.path for entry in self._store.list(layout.LOCKS) if entry.path.endswith(layout.POINTER_SUFFIX)
+            ]
             self._pointers = dict(_concurrently(self._pointer, paths))
         return self._pointers
 
@@ -227,15 +211,17 @@ def _staged(store: Store, loose: Iterable[Entry], young: set[str]) -> set[str]:
     finished unit its own record alone."""
     if not any(entry.path not in young and entry.path.startswith(_STAGED_FOLDERS) for entry in loose):
         return set()
-    records = [path for path in young if path.startswith(f"{UNITS}/") and path.endswith(".json")]
-    finished = {path.rpartition("/")[0] for path in records if path.endswith(f"/{UNIT_NAME}")}
-    wanted = [path for path in records if path.endswith(f"/{UNIT_NAME}") or path.rpartition("/")[0] not in finished]
+    records = [path for path in young if path.startswith(f"{layout.UNITS}/") and path.endswith(".json")]
+    finished = {path.rpartition("/")[0] for path in records if path.endswith(f"/{layout.UNIT_NAME}")}
+    wanted = [
+        path for path in records if path.endswith(f"/{layout.UNIT_NAME}") or path.rpartition("/")[0] not in finished
+    ]
     return {path for paths in _concurrently(lambda record: _files_of(store, record), wanted) for path in paths}
 
 
 def _files_of(store: Store, path: str) -> list[str]:
     """The files that the record of a part or of a unit names; none, if it is damaged."""
-    kind = UnitRecord if path.endswith(f"/{UNIT_NAME}") else PartRecord
+    kind = UnitRecord if path.endswith(f"/{layout.UNIT_NAME}") else PartRecord
     try:
         return [file.path for file in kind.read(store, path).files]
     except (FileNotFoundError, BambaError):

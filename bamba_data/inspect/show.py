@@ -4,7 +4,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from bamba_data.format.dataset import Dataset
-from bamba_data.format.manifest import Account, SourceEntry
+from bamba_data.format.manifest_entries import Account, SourceEntry
 
 
 def tree(dataset: Dataset, shards: bool = False) -> Tree:

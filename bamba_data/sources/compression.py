@@ -12,6 +12,7 @@ Choice = Literal["auto", "none", "gzip", "zstd", "bz2", "xz"]
 HEAD_BYTES = 512  # so many first bytes tell
 MAX_WINDOW_BYTES = 1 << 27  # how far back a file may refer: what zstd itself allows without --long
 
+#: RFC 1952, RFC 8878, the bzip2 and the xz format: the first bytes of each.
 MAGIC: dict[Compression, bytes] = {
     "gzip": b"\x1f\x8b",
     "zstd": b"\x28\xb5\x2f\xfd",
@@ -27,7 +28,9 @@ _SUFFIXES: dict[str, Compression] = {
     ".xz": "xz",
 }
 _BZ2_BLOCKS = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")  # of the first block, or of the end of an empty stream
+#: Frames that hold no data (RFC 8878, 3.1.2); pzstd writes one first.
 _ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
+#: Bytes that no text has. (ESC is in what terminals logged.)
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f\b\x1b")) + b"\x7f"
 
 

@@ -129,7 +129,7 @@ class _Member(Protocol):
 
 
 class _Gzip:
-    """isal checks CRC and length at the end. Zeros after a member are padding, as gzip itself has it."""
+    """RFC 1952. isal checks CRC and length at the end. Zeros after a member are padding, as gzip itself has it."""
 
     pads = True
     fault: Any = igzip_lib.IsalError
@@ -148,8 +148,8 @@ class _Gzip:
 
 
 class _Zstd:
-    """A frame is checked where it carries a checksum. Compressed input is fed by the KiB, because zstd's incremental
-    interface has no output limit: 1 KiB in is at most 32 MiB out, at no cost in speed."""
+    """RFC 8878. A frame is checked where it carries a checksum. Compressed input is fed by the KiB, because zstd's
+    incremental interface has no output limit: 1 KiB in is at most 32 MiB out, at no cost in speed."""
 
     pads = False
     fault: Any = zstandard.ZstdError

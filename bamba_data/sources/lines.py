@@ -27,6 +27,8 @@ class Line(NamedTuple):
 
 
 def read_lines(chunks: Iterable[bytes], max_line_bytes: int) -> Iterator[Line]:
+    """The lines of a file. Memory is one chunk and one line of at most `max_line_bytes`; of a longer line the first
+    RAW_BYTES are kept, its length and sha256 are of all of it."""
     row = offset = 0
     parts: list[bytes] = []  # of a line that goes on into the next chunk
     tail_bytes = 0

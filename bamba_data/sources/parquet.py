@@ -27,7 +27,7 @@ from bamba_data.sources.forms import refuse_other_than_parquet
 BATCH_BYTES = 8 << 20
 MIN_BATCH_ROWS, MAX_BATCH_ROWS = 4, 256
 EXPANDED_BYTES = 512 << 20  # of a batch, if a dictionary said the largest text possible once for all its rows
-BUFFER_BYTES = 4 << 20
+BUFFER_BYTES = 4 << 20  # a column chunk is read in pieces of this: a request each, where the file is remote
 MAX_RATIO = 200
 
 

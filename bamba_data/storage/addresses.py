@@ -32,7 +32,11 @@ def shown(url: str) -> str:
 
 
 def absolute(url: str, folder: Path) -> str:
-    """A URL without secrets, or a local path as an absolute one; a relative path starts at `folder`."""
+    """A URL without secrets, or a local path as an absolute one; a relative path starts at `folder`.
+
+    Raises:
+        UserError: the URL has credentials or a query in it, or is none.
+    """
     if "://" not in url:
         return str((folder / url).absolute())
     try:

@@ -60,6 +60,8 @@ class Fetcher:
         return self._transports.get(scheme, self._fsspec)
 
     def matches(self, base: str, pattern: str) -> list[tuple[str, Facts]]:
+        """The names below `base` that a pattern means, each with what its host tells of it, sorted. `*` does not cross
+        a slash, `**` does."""
         return self.persist(f"{base.rstrip('/')}/{pattern}", lambda: self.transport(base).matches(base, pattern))
 
     def read_all(self, url: str, max_bytes: int) -> bytes:
@@ -73,6 +75,8 @@ class Fetcher:
         return bytes(content)
 
     def stream(self, file: LockedFile, read_ahead: bool = True) -> "Stream":
+        """The file from its first byte to its last, verified at its end; with `read_ahead`, a thread fetches up to
+        READ_AHEAD_BYTES before they are asked for."""
         return Stream(self, file, read_ahead and file.is_remote)
 
     def open(self, file: LockedFile) -> BinaryIO:
@@ -85,6 +89,11 @@ class Fetcher:
         """The whole file on a local disk, its sha256 known and, if locked, equal. A local file stays in place.
 
         A copy that a killed process left in `folder` is taken over if it still has the sha256 that its name says.
+
+        Raises:
+            CorruptInput: STAGE_TRIES whole downloads had the right size and the wrong bytes.
+            InputChanged: the host has another file now.
+            SourceUnavailable, SourceRefused, AccessDenied: it could not be fetched.
         """
         if not file.is_remote:
             with self.stream(file) as stream:
@@ -116,7 +125,12 @@ class Fetcher:
         raise AssertionError("unreachable")
 
     def persist(self, url: str, verb: Callable[[], T]) -> T:
-        """Call `verb` until it does not raise Passing."""
+        """Call `verb` until it does not raise Passing, for at most `retry_seconds` in all.
+
+        Raises:
+            SourceUnavailable: it did to the end, or there is no such file.
+            AccessDenied: a local file may not be read.
+        """
         attempts = Retrying(
             retry=retry_if_exception_type(Passing),
             wait=self._wait,
@@ -136,6 +150,7 @@ class Fetcher:
 
     def _wait(self, state: RetryCallState) -> float:
         fault = _fault(state)
+        # Full jitter; on top of what the host asks for, so that not all workers come back in that second.
         seconds = wait_random_exponential(multiplier=0.25, max=30)(state)
         if fault.wait_seconds is not None:
             seconds += fault.wait_seconds

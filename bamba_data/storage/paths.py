@@ -14,16 +14,21 @@ from urllib.parse import quote
 
 from bamba_data.errors import UnsafePath
 
+# What Windows refuses in a name: https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|*?\\\ud800-\udfff]')
 _FORBIDDEN_INPUT = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
-MAX_PATH_BYTES = 1024
+MAX_PATH_BYTES = 1024  # of a key on S3
 MAX_STORED_PART_BYTES = 250  # disks take 255; a record beside it ends in .json
 
 
 def checked(path: str) -> str:
-    """`path` itself, if it is relative, normal, portable, and at most 1,024 bytes long."""
+    """`path` itself, if it is relative, normal, portable, and at most 1,024 bytes long.
+
+    Raises:
+        UnsafePath: it could lead out of a root, or be another name on another system.
+    """
     _relative(path)
     if forbidden := _FORBIDDEN.search(path):
         raise UnsafePath(path, f"character {forbidden.group()!r}")
@@ -36,7 +41,11 @@ def checked(path: str) -> str:
 
 
 def input_name(path: str) -> str:
-    """`path` itself, if it leads nowhere but below its base and holds no control character and no backslash."""
+    """`path` itself, if it leads nowhere but below its base and holds no control character and no backslash.
+
+    Raises:
+        UnsafePath: otherwise.
+    """
     _relative(path, drives=False)
     if forbidden := _FORBIDDEN_INPUT.search(path):
         raise UnsafePath(path, f"character {forbidden.group()!r}")

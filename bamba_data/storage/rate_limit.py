@@ -27,7 +27,8 @@ class _Bucket:
 
 
 class TokenBuckets:
-    """The arithmetic: a token bucket a host. `reserve` tells how long to wait; it never sleeps itself."""
+    """The arithmetic: a token bucket a host (https://en.wikipedia.org/wiki/Token_bucket), with credit, so that who
+    comes first is served first. `reserve` tells how many seconds to wait; it never sleeps itself."""
 
     def __init__(self, requests_per_second: float, burst: int) -> None:
         self._rate, self._burst = requests_per_second, burst

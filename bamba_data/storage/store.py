@@ -31,7 +31,7 @@ from bamba_data.storage.paths import checked
 
 RETRY_SECONDS = 120.0
 DELETES_AT_ONCE = 1000  # what S3 takes in one request
-_INHERITED: list[Any] = []
+_INHERITED: list[Any] = []  # file systems of a parent process, see S3Store.fs
 _PART = ".part-"  # local temporary files: <name>.part-<random>
 
 
@@ -65,6 +65,7 @@ class Store(ABC):
         """Write the whole object if none is there; False if one is.
 
         False does not say who wrote it: after a lost reply it may have been this very call. Read it back.
+        (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html)
         """
 
     @abstractmethod
@@ -99,7 +100,13 @@ class Store(ABC):
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:
-    """The store at a local path, a `file://` URL or an `s3://bucket/prefix` URL."""
+    """The store at a local path, a `file://` URL or an `s3://bucket/prefix` URL, with or without a slash at its end.
+
+    Nothing is asked of it yet: a place that does not exist is an empty store.
+
+    Raises:
+        UserError: not a place that datasets can lie in, or a URL with credentials in it.
+    """
     text = os.fspath(url)
     if not text.strip():
         raise UserError("the place of a dataset or mirror is empty: give a local path or s3://bucket/prefix")
@@ -151,6 +158,7 @@ class LocalStore(Store):
             file.write(data)
             _flush(file)
             try:
+                # A hard link fails where the name is taken, on every POSIX file system; a rename would replace it.
                 os.link(part, target)
             except FileExistsError:
                 return False
@@ -245,6 +253,7 @@ class S3Store(Store):
     def _connected() -> Any:
         import s3fs  # half a second: only where S3 is used
 
+        # No cache of listings: other processes write here, and a stale listing would hide a version or a lease.
         return s3fs.S3FileSystem(use_listings_cache=False, default_fill_cache=False)
 
     @property
@@ -262,7 +271,7 @@ class S3Store(Store):
         return cast(bytes, self._call(self.fs.cat_file, self._at(path)))
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        if start >= end:
+        if start >= end:  # an invalid range is ignored (RFC 9110, 14.1.1): all would come
             return b""
         try:
             return cast(bytes, self._call(self.fs.cat_file, self._at(path), start=start, end=end))
@@ -340,6 +349,7 @@ class S3Store(Store):
         """Call `verb` until it answers, for at most RETRY_SECONDS, with full jitter."""
         attempts = Retrying(
             retry=retry_if_exception(_transient),
+            # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
             wait=wait_random_exponential(multiplier=0.2, max=10),
             stop=stop_after_delay(RETRY_SECONDS),
             reraise=True,

@@ -1,4 +1,7 @@
-"""Which document ids of a file were kept already: exact to 128 bit, 16 bytes an id, in bounded memory."""
+"""Which document ids of a file were kept already: exact to 128 bit, 16 bytes an id, in bounded memory.
+
+By digest: of 24 million ids two differ and share one with a probability of 24e6**2 / 2**129, some 1e-24.
+"""
 
 from collections.abc import Sequence
 
@@ -7,10 +10,13 @@ import xxhash
 
 #: Beyond so many ids in one file (384 MB) no more are remembered; `full` says so and the account notes it.
 MAX_IDS = 24_000_000
-_RECENT = 1 << 18
+_RECENT = 1 << 18  # ids before a merge, which copies the array: 92 copies for MAX_IDS
 
 
 class SeenIds:
+    """The ids so far. A sorted array, and a set of the newest that is merged into it: a set alone takes some six
+    times as much memory."""
+
     def __init__(self, max_ids: int = MAX_IDS) -> None:
         self._known = np.zeros(0, "S16")  # sorted digests
         self._recent: set[bytes] = set()

@@ -24,7 +24,7 @@ from bamba_data.errors import TokenizerError
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 PIECE_CHARS = 1 << 20  # the reference takes up to 530 bytes of memory a token: never more than this at once
-UNCUT_CHARS = 1 << 22
+UNCUT_CHARS = 1 << 22  # a longer text without a place to cut is refused: it could take 2 GB
 
 
 class TooLongToEncode(Exception):

@@ -192,7 +192,6 @@ def written(path: str, function: str, *more: str) -> Callable[[], Names]:
 
 
 TABLES = "bamba_data.format.tables:SCHEMAS"
-MANIFEST = "bamba_data.format.manifest"
 PLAN = "loader.order.plan"
 INDEX = "loader.text.index_format"
 FORMAT = "bamba_data.format"
@@ -203,7 +202,7 @@ RECORDS: Mapping[str, Callable[[], Names]] = {
     "mark": sealed(f"{FORMAT}.version_marks:Mark"),
     "tag": sealed(f"{FORMAT}.version_marks:Tag"),
     **{
-        name: typed(f"{MANIFEST}:{name}")
+        name: typed(f"{FORMAT}.manifest{'' if name == 'Manifest' else '_entries'}:{name}")
         for name in (
             *("Manifest", "TokenizerEntry", "BackendEntry", "CertificateEntry", "SoftwareEntry", "SourceEntry"),
             *("IdentityEntry", "Account", "Tables", "TableEntry"),

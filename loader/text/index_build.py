@@ -16,7 +16,7 @@ from bamba_data import canonical_json
 from bamba_data.document import Ledger
 from bamba_data.error_budget import is_exceeded, over_budget, reasons, sufficient_rate
 from bamba_data.errors import BudgetExceeded, NoDocuments
-from bamba_data.format.manifest import Account, CertificateEntry, TokenizerEntry
+from bamba_data.format.manifest_entries import Account, CertificateEntry, TokenizerEntry
 from bamba_data.format.tables import read_table
 from bamba_data.locking import lock
 from bamba_data.locking.exclusions import quarantined, refuse_empty

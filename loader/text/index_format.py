@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest, first_fault
 from bamba_data.format.dataset import read_named
-from bamba_data.format.manifest import Account, CertificateEntry, Count, Sha256, TokenizerEntry
+from bamba_data.format.manifest_entries import Account, CertificateEntry, Count, Sha256, TokenizerEntry
 from bamba_data.format.tables import read_table
 from bamba_data.storage.locked_file import Facts
 from bamba_data.storage.store import Store

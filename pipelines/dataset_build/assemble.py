@@ -5,12 +5,11 @@ from contextlib import ExitStack
 
 from bamba_data.document import Ledger
 from bamba_data.format.identity import of_dataset
-from bamba_data.format.manifest import (
-    FORMAT,
+from bamba_data.format.manifest import FORMAT, Manifest
+from bamba_data.format.manifest_entries import (
     Account,
     BackendEntry,
     CertificateEntry,
-    Manifest,
     SoftwareEntry,
     Tables,
     TokenizerEntry,

@@ -7,7 +7,7 @@ from typing import Any
 from bamba_data.document import Ledger
 from bamba_data.errors import CorruptInput
 from bamba_data.format.identity import Identifying
-from bamba_data.format.manifest import Account, IdentityEntry, SourceEntry
+from bamba_data.format.manifest_entries import Account, IdentityEntry, SourceEntry
 from bamba_data.format.tables import TableWriter
 from bamba_data.format.unit_records import Part, StagedShard, UnitRecord
 
