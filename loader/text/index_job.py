@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from bamba_data import canonical_json
 from bamba_data.errors import CorruptInput, CorruptManifest
-from bamba_data.format.manifest import Account
+from bamba_data.format.manifest_entries import Account
 from bamba_data.format.shard import Footer
 from bamba_data.recipe import BadInput
 from bamba_data.sources.base import TextRule

@@ -4,7 +4,7 @@ from dataclasses import astuple, dataclass
 from operator import add, sub
 
 from bamba_data.document import Ledger
-from bamba_data.format.manifest import Account
+from bamba_data.format.manifest_entries import Account
 
 
 @dataclass(frozen=True, slots=True)
