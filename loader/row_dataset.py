@@ -9,6 +9,7 @@ To look a row up, to serve it again, or for a sampler of your own. Every place f
 more for lying far ahead. A row costs the blocks that it is cut from, one or two with `packing="chunk"`: the first of a
 block fetches, verifies and orders all of its 2**18 tokens, those that follow copy their own from the cache. Rows of one
 window share blocks; rows drawn from everywhere do not, and each pays for a whole block as long as the cache is cold.
+Ask for many at once: warm, a row of 1,024 tokens takes 35 µs in a slice of 64 and 360 alone (docs/loading.md).
 """
 
 import operator
