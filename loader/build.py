@@ -73,6 +73,7 @@ def build_loader(
     else:
         tokens = {name: int(blocks.tokens.sum()) for name, blocks in sources.items()}
         identities = {name: blocks.identity for name, blocks in sources.items()}
+    # With a plan that is given, `load_state_dict` goes on under that one; else under the state's, if it adds to this.
     global_order = Order(given or spec.plan(opened, tokens, identities), sources, folder)
     if split == "holdout":
         global_order = holdout_order(global_order)

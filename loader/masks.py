@@ -27,14 +27,20 @@ class Varlen(NamedTuple):
 
 
 def sdpa_mask(seq_idx: Tensor) -> Tensor:
-    """bool (rows, 1, T, T), True where token i of a row may look at token j. For long rows take one of the others: this
-    has T² elements a row."""
+    """A mask for `scaled_dot_product_attention`. For long rows take one of the others: this has T² elements a row.
+
+    Args:
+        seq_idx: [rows, T], a batch's.
+
+    Returns:
+        bool [rows, 1, T, T], True where token i of a row may look at token j.
+    """
     same = seq_idx[:, :, None] == seq_idx[:, None, :]
     return (same & torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril())[:, None]
 
 
 def flex_mask(seq_idx: Tensor) -> MaskMod:
-    """A `mask_mod` for torch's create_block_mask; the row is the batch index."""
+    """A `mask_mod` for torch's `create_block_mask`, where the row is the batch index; `seq_idx` is [rows, T]."""
 
     def same_document(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (seq_idx[row, query] == seq_idx[row, key]) & (query >= key)
@@ -43,11 +49,12 @@ def flex_mask(seq_idx: Tensor) -> MaskMod:
 
 
 def varlen(seq_idx: Tensor) -> Varlen:
-    """Where documents begin in the rows laid end to end; a batch's `cu_seqlens`, if it has that field."""
+    """Where documents begin in the rows laid end to end, from `seq_idx` [rows, T]: what the field `cu_seqlens` has."""
     rows, tokens = seq_idx.shape
     begins = torch.ones((rows, tokens), dtype=torch.bool, device=seq_idx.device)
     begins[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
     ends = torch.tensor([rows * tokens], device=seq_idx.device)
     bounds = torch.cat([begins.flatten().nonzero().flatten(), ends]).to(torch.int32)
+    # An int for the kernel's launch: on a GPU this waits for the device, once a batch.
     longest = int(bounds.diff().max()) if rows * tokens else 0
     return Varlen(bounds, bounds, longest, longest)

@@ -22,7 +22,14 @@ class _Job(NamedTuple):
 
 
 class ReadAhead:
-    """`read` makes a piece; `threads` 0 makes it when it is asked for. `depth` pieces are made or in the making."""
+    """A queue of pieces in the making.
+
+    Args:
+        walk: What comes after a piece.
+        read: Makes a piece; called from several threads.
+        threads: How many; 0 makes a piece when it is asked for.
+        depth: Pieces in the queue, at most.
+    """
 
     def __init__(self, walk: Walk, read: Callable[[Piece], Arrays], threads: int, depth: int) -> None:
         self._walk, self._read, self._threads, self._depth = walk, read, threads, depth
@@ -33,6 +40,7 @@ class ReadAhead:
         """The piece at a place. Its error is raised anew each time that it is asked for."""
         if not self._threads:
             return self._read(piece)
+        # The queue begins elsewhere after a batch that failed, a seek, or an interrupt between two calls.
         while self._jobs and self._jobs[0].place != place:
             if self._jobs[0].place < place:
                 self._jobs.popleft()

@@ -82,6 +82,7 @@ class RowDataset(Dataset[dict[str, Any]]):
         """
         if not isinstance(index, slice):
             return self.__getitems__([index])[0]
+        # Not slice.indices: it clips what lies outside, and a batch with fewer rows than asked for would say nothing.
         start, step = index.start or 0, 1 if index.step is None else index.step
         stop = len(self) if index.stop is None else index.stop
         rows = range(operator.index(start), operator.index(stop), operator.index(step))
@@ -110,7 +111,7 @@ class RowDataset(Dataset[dict[str, Any]]):
         end = plan.stretches[-1].end if self._end is None else self._end
         if not 0 <= row < end:
             raise NoSuchRow(f"there is no row {row:,}: rows count from 0, and the last is {end - 1:,}")
-        if plan.batch_of(row) is None:
+        if plan.batch_of(row) is None:  # no NoSuchRow: an IndexError would end a `for` over the rows in silence
             raise UserError(f"row {row:,} is skipped by the plan: it is never served. Leave it out of the sampler")
         return row
 

@@ -9,7 +9,14 @@ from .order.stretches import Stretch
 def steps_until(order: Order, max_epochs: int | None, at_end: str, max_steps: int | None) -> int | None:
     """Batches from row 0 on; None if there is no end.
 
-    With `max_epochs` the last batch is that in which the first source (`at_end="all"`: the last) has its last row.
+    Args:
+        order: Which row comes at which place.
+        max_epochs: End with the batch in which a source has the last row of so many epochs; None does not.
+        at_end: Which source: the "first" that has, or the last of "all".
+        max_steps: So many batches at most; None sets no limit.
+
+    Raises:
+        UserError: The epochs end beyond row 2**62.
     """
     if max_epochs is None:
         return max_steps
@@ -20,7 +27,7 @@ def steps_until(order: Order, max_epochs: int | None, at_end: str, max_steps: in
         reached = min(ends) if at_end == "first" else max(ends)
         batches = -(-(stretch.end - stretch.first_row) // stretch.batch_rows)
         if reached < batches:
-            steps += reached + 1
+            steps += reached + 1  # that batch is the last, and whole: rows of other epochs in it are masked
             break
         steps += batches
     return steps if max_steps is None else min(steps, max_steps)

@@ -100,19 +100,14 @@ class TokenDataset(IterableDataset[Any]):
         """`reading`, under its name of before 0.2."""
         return self.reading
 
-    @property
-    def walk(self) -> Walk:
-        """What is handed out, piece by piece."""
-        return self._walk
-
     def follow(self, order: Order) -> None:
         """Serve that order from now on, from its beginning."""
-        self.order, self._walk = order, walk_of(order, self.reading)
+        self.order, self.walk = order, walk_of(order, self.reading)
         self._begin(resume.cursor_at(order.plan, 0, 0), "")
 
     def _begin(self, start: Cursor, micro: str, taken: int = 0) -> None:
         resume.check(start, self.order.plan, former_plans(self.order))
-        self._first = Place(start.row, start.steps, self._walk.micro_of(micro))
+        self._first = Place(start.row, start.steps, self.walk.micro_of(micro))
         self.start, self._micro = start, micro
         self._taken = self._skip = taken
 
@@ -131,8 +126,8 @@ class TokenDataset(IterableDataset[Any]):
         return self._elements(number + taken * workers, workers)
 
     def _elements(self, first: int, step: int) -> Iterator[Any]:
-        reader = PieceReader(self.order, self.reading, self._walk)
-        for piece in self._walk.every(self._first, first, step):
+        reader = PieceReader(self.order, self.reading, self.walk)
+        for piece in self.walk.every(self._first, first, step):
             batch = tensors(reader.read(piece))
             element = self.transform(batch) if self.transform else batch
             self._taken += 1
@@ -140,13 +135,13 @@ class TokenDataset(IterableDataset[Any]):
 
     def __len__(self) -> int:
         """Elements of a pass. TypeError where there is no end."""
-        return length(self._walk.pieces(self._first))
+        return length(self.walk.pieces(self._first))
 
     def state(self, batches: int) -> dict[str, Any]:
         """The state after so many elements were received from the beginning of this dataset."""
-        place = self._walk.after(self._first, whole_number("batches", batches, 0))
+        place = self.walk.after(self._first, whole_number("batches", batches, 0))
         state = resume.cursor_at(self.order.plan, place.row, place.steps).to_json()
-        return state | ({"micro": self._walk.written(place)} if place.micro else {})
+        return state | ({"micro": self.walk.written(place)} if place.micro else {})
 
     def resumed(self, state: Mapping[str, Any], reading: Reading | None = None) -> "TokenDataset":
         """This dataset from a state on, perhaps as another rank of another world."""
