@@ -4,7 +4,7 @@
 
 The order of rows is a pure function of the data, the seed and the weights: run it twice, or with any `num_workers`, and
 the same numbers are printed. Prints the shapes of a batch, how many rows came from each source, the beginning of
-a row as text, which source a row far ahead is of, and where a run would go on.
+a row as text, the source of a row that is looked up, and where a run would go on.
 """
 
 import sys
@@ -35,8 +35,8 @@ def main(url: str = "demo-dataset") -> None:
     text = tokenizer.decode(batch["input_ids"][0].tolist())
     print(f"documents that end in the last batch: {ends}; its first row: {text!r:.80}…")
 
-    row = loader.rows[1_000_000]  # any row of the order by its number, out of turn
-    print(f"row {row['row'].item():,} is of {loader.plan.source_names[row['source']]}")
+    row = loader.rows[123]  # any row of the order by its number, out of turn
+    print(f"row {row['row']} is of {loader.plan.source_names[row['source']]}")
 
     state = loader.state_dict()  # flat JSON, the same on every rank: see resume_on_other_ranks.py
     print(f"a run that stops here goes on at row {state['row']:,}, batch {state['steps']}")

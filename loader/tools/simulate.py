@@ -27,7 +27,7 @@ from ..packing.row_counts import LEAST_BLOCKS
 
 BLOCK_TOKENS = 1 << 18
 STORED_BYTES_A_TOKEN = 1.4
-MAX_ROWS = 4_000_000  # of the order that the mix is measured over
+MAX_ROWS = 4_000_000  # of the order that a mix is measured over: arrays of 32 MB
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,15 @@ class Simulation:
 
 
 def simulate(plan: MixPlan, sizes: Mapping[str, Size], world_size: int, tokens: float, mix_steps: int) -> Simulation:
-    """A run of `tokens` tokens. `sizes` may lack a source: then its epochs are not known."""
+    """What a run does.
+
+    Args:
+        plan: The order.
+        sizes: Of sources by name; the epochs of one that is not there are not known.
+        world_size: Ranks.
+        tokens: Of the whole run, over all ranks.
+        mix_steps: Steps of each mix that it is measured over.
+    """
     if not math.isfinite(tokens) or tokens < 1:
         raise UserError(f"a run of {tokens:g} tokens: a number from 1 on is needed")
     rows = math.ceil(tokens / plan.header.row_tokens)
@@ -102,10 +110,12 @@ def simulate(plan: MixPlan, sizes: Mapping[str, Size], world_size: int, tokens: 
             )
         )
     mixes = [_mix_error(stretch, world_size, mix_steps) for stretch in plan.mixes]
-    rank_bytes = sum(one.rank_bytes for one in used)
-    decoded = world_size * sum(one.rank_blocks * sizes.get(one.source, UNKNOWN).block_tokens for one in used)
+    rank_bytes = sum(use.rank_bytes for use in used)
+    decoded = world_size * sum(use.rank_blocks * sizes.get(use.source, UNKNOWN).block_tokens for use in used)
     steps = sum(
-        -(-(min(one.end, last) - one.first_row) // one.batch_rows) for one in plan.stretches if one.first_row < last
+        -(-(min(stretch.end, last) - stretch.first_row) // stretch.batch_rows)
+        for stretch in plan.stretches
+        if stretch.first_row < last
     )
     return Simulation(
         world_size,
@@ -121,10 +131,10 @@ def simulate(plan: MixPlan, sizes: Mapping[str, Size], world_size: int, tokens: 
 
 def _row_after(stretches: Sequence[Stretch], rows: int) -> int:
     """The global row at which so many rows were served."""
-    for one in stretches:
-        if rows <= one.end - one.first_row:
-            return one.first_row + rows
-        rows -= one.end - one.first_row
+    for stretch in stretches:
+        if rows <= stretch.end - stretch.first_row:
+            return stretch.first_row + rows
+        rows -= stretch.end - stretch.first_row
     raise UserError(f"{rows:,} rows more than there are: rows end at 2**62")
 
 
@@ -132,7 +142,8 @@ def _blocks_read(served: int, size: Size, header: Header, world_size: int) -> fl
     """Distinct (block, window) pairs that one rank's rows lie in: what it decodes if it shares with nobody.
 
     A rank's rows of a window are a random sample of it. A row lies in 1 + row / block blocks on average; if it is
-    packed, in one group of them.
+    packed, in one group of them. Of u blocks, t draws touch u (1 - (1 - 1/u)^t): the occupancy problem (Feller, "An
+    Introduction to Probability Theory", vol. 1, IV.2).
     """
     if not served:
         return 0.0
@@ -143,6 +154,7 @@ def _blocks_read(served: int, size: Size, header: Header, world_size: int) -> fl
     window = min(header.window_rows, max(1.0, size.tokens / row_tokens))
     units = max(1.0, window * row_tokens / unit_tokens)
     touched = window / world_size * (1 + row_tokens / unit_tokens if group == 1 else 1)
+    # expm1 and log1p: 1 - (1 - 1/u)^t loses its digits where t / u is small.
     distinct = units * -math.expm1(touched * math.log1p(-1 / units)) if units > 1 else min(1.0, touched)
     return distinct * group * served / window
 
@@ -174,18 +186,18 @@ def sizes_of(urls: Sequence[str], plan: MixPlan) -> dict[str, Size]:
     from ..global_order import planned_source
     from ..open_data import blocks_by_source, open_data
 
-    for name, blocks_of in blocks_by_source(open_data(list(urls), default_cache())).items() if urls else ():
+    for name, blocks in blocks_by_source(open_data(list(urls), default_cache())).items() if urls else ():
         if name in plan.sources:
-            planned_source(plan, name, blocks_of)
+            planned_source(plan, name, blocks)
     delimiters = len(plan.header.before) + len(plan.header.after)
-    found = {}
+    sizes = {}
     for url in urls:
         for source in open_dataset(url).manifest.sources:
-            account, blocks = source.account, max(1, source.blocks)
-            found[source.name] = Size(
-                account.tokens + delimiters * account.kept, account.tokens / blocks, source.size_bytes / blocks
+            account, count = source.account, max(1, source.blocks)
+            sizes[source.name] = Size(
+                account.tokens + delimiters * account.kept, account.tokens / count, source.size_bytes / count
             )
-    return found
+    return sizes
 
 
 def simulate_plan(
