@@ -20,7 +20,7 @@ from bamba_data.storage.store import Store
 from bamba_data.tokenization.conformance import Certificate
 from bamba_data.tokenization.tokenizer import Tokenizer
 
-from . import verdict
+from . import acceptance
 from .finished_units import finished_units
 from .plan import Plan
 from .source_totals import SourceTotals
@@ -50,7 +50,7 @@ def assemble(plan: Plan, store: Store, tokenizer: Tokenizer) -> Manifest:
             sources[unit.source].add(unit, record, plan, tables)
         for source in sources.values():
             totals.add(source.ledger)
-        verdict.check(plan.recipe.bad_input, sources, store)
+        acceptance.check(plan.recipe.bad_input, sources, store)
         saved = {name: table.save(store) for name, table in tables.items()}
     identities = {name: source.identifying.done() for name, source in sources.items()}
     return Manifest(

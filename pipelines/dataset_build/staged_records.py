@@ -24,28 +24,36 @@ class Staging:
     def parts(self, source: str, key: str) -> list[Part]:
         """The finished parts, from 0 on without a gap; one that is damaged, or whose files are, ends the list, because
         it can be redone."""
-        found: list[Part] = []
+        parts: list[Part] = []
         while True:
-            path = part_path(source, key, len(found))
+            path = part_path(source, key, len(parts))
             try:
                 part = PartRecord.read_of(self._store, path, source, key).part
             except (FileNotFoundError, BambaError):
-                return found
-            if part.number != len(found) or not self._has_files(part):
-                return found
-            found.append(part)
+                return parts
+            if part.number != len(parts) or not self._has_files(part):
+                return parts
+            parts.append(part)
 
     def _has_files(self, part: Part) -> bool:
         """They were there, whole, when its record was written; a sweep or a lost disk may have come since."""
-        there = {file.path: self._store.stat(file.path) for file in part.files}
-        return all((entry := there[file.path]) and entry.size_bytes == file.size_bytes for file in part.files)
+        return all(
+            (entry := self._store.stat(file.path)) and entry.size_bytes == file.size_bytes for file in part.files
+        )
 
     def save_part(self, source: str, key: str, part: Part) -> None:
         self._store.put(part_path(source, key, part.number), PartRecord(source, key, part).sealed())
 
     def finish(self, record: UnitRecord) -> UnitRecord:
         """Create the unit record. If one is there already, the other one's result counts, and must be of the same
-        content: other libraries may have written other bytes of it. A damaged one is set aside."""
+        content: other libraries may have written other bytes of it. A damaged one is set aside.
+
+        Returns:
+            The record that is in the store now.
+
+        Raises:
+            NotReproducible: The unit gave another result before.
+        """
         path, data = unit_path(record.source, record.key), record.sealed()
         while not self._store.create(path, data) and self._store.read(path) != data:
             try:
@@ -64,8 +72,12 @@ class Staging:
         return record
 
     def unit(self, source: str, key: str) -> UnitRecord | None:
-        """The record of a finished unit, or None. Raises CorruptManifest for a damaged one: it is the truth, not a
-        hint, so who meets that sets it aside and makes the unit anew."""
+        """The record of a finished unit, or None.
+
+        Raises:
+            CorruptManifest: It is damaged. It is the truth, not a hint, so who meets that sets it aside and makes the
+                unit anew.
+        """
         try:
             return UnitRecord.read_of(self._store, unit_path(source, key), source, key)
         except FileNotFoundError:

@@ -26,12 +26,12 @@ from bamba_data.tokenization.tokenizer import REFERENCE, Backend, Tokenizer
 
 from ..observe.counters import Counters
 from . import reuse
+from .budget_watch import BudgetWatch
+from .later_faults import OF_ONE_INPUT, with_later_faults
 from .part_writer import PartBuilder
 from .plan import Job, Unit
 from .readers import PrefixDiffers, open_input
 from .staged_records import Staging
-from .stopping import Watch
-from .survey import OF_ONE_INPUT, with_those_after
 
 
 def unheard(news: object) -> None:
@@ -101,7 +101,7 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
     def new_part() -> PartBuilder:
         return PartBuilder(unit, number, job, tools.tokenizer, backend)
 
-    part, watch = new_part(), Watch(unit, recipe.bad_input, finished)
+    part, watch = new_part(), BudgetWatch(unit, recipe.bad_input, finished)
     for position in range(start.file, len(unit.files)):
         file = unit.files[position]
         part.ledger(position)
@@ -109,7 +109,7 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
             part.inputs.append(ReadInput(position, None, file.locked.facts.size_bytes, False))
             continue
         begin = start if position == start.file else Place(position, 0, "")
-        with ExitStack() as stack, _all_told(position, unit, job, tools):
+        with ExitStack() as stack, _with_later_faults(position, unit, job, tools):
             opened = open_input(stack, file.locked, begin, source, recipe, tools.fetcher, tools.scratch)
             seen = _ids_kept(tools.store, finished, position) if begin.row else SeenIds()
             encoder = Encoder(backend, tools.tokenizer.vocab_size, recipe.bad_input, seen)
@@ -119,7 +119,7 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
                 for item, outcome in zip(batch, outcomes, strict=True):
                     is_bad = part.take(position, item, outcome)
                     if watch.took(position, is_bad):
-                        raise watch.verdict(position, part.letters, part.save_letters(tools.store).path)
+                        raise watch.fault(position, part.letters, part.save_letters(tools.store).path)
                     # After the verdict, before the part's end: the prefix covers just what the part has taken.
                     opened.prefix.update(item.line)
                     if part.full:
@@ -135,11 +135,11 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
 
 
 @contextmanager
-def _all_told(position: int, unit: Unit, job: Job, tools: Tools) -> Iterator[None]:
+def _with_later_faults(position: int, unit: Unit, job: Job, tools: Tools) -> Iterator[None]:
     try:
         yield
     except OF_ONE_INPUT as fault:
-        raise with_those_after(fault, position, unit, job, tools.fetcher, tools.scratch) from None
+        raise with_later_faults(fault, position, unit, job, tools.fetcher, tools.scratch) from None
 
 
 def _counters(batch: list[Document | Reject], outcomes: list[Ids | Reject], input_bytes: int) -> Counters:

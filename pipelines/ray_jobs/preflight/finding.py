@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["ok", "note", "missing"]
+Severity = Literal["ok", "note", "missing"]
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Finding:
 
     where: str
     check: str
-    verdict: Verdict
+    verdict: Severity
     detail: str
     way_out: str = ""
 
@@ -30,6 +30,6 @@ def missing(check: str, detail: str, way_out: str) -> Finding:
     return Finding("", check, "missing", detail, way_out)
 
 
-def judged(check: str, is_well: bool, detail: str, way_out: str, otherwise: Verdict = "missing") -> Finding:
+def judged(check: str, is_well: bool, detail: str, way_out: str, otherwise: Severity = "missing") -> Finding:
     """`otherwise` is "note" for what makes a build slower, or may be as it should be."""
     return ok(check, detail) if is_well else Finding("", check, otherwise, detail, way_out)

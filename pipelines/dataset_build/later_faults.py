@@ -16,7 +16,7 @@ from .readers import open_input
 OF_ONE_INPUT = (CorruptInput, InputChanged, WrongForm)
 
 
-def with_those_after(
+def with_later_faults(
     fault: BambaError, position: int, unit: Unit, job: Job, fetcher: Fetcher, scratch: Path
 ) -> BambaError:
     """The fault of the unit's file at `position`, or it together with the faults of the files after it."""

@@ -12,7 +12,7 @@ from bamba_data.recipe import BadInput
 from .plan import Unit
 
 
-class Watch:
+class BudgetWatch:
     """Used once, beside the parts that follow the finished ones."""
 
     def __init__(self, unit: Unit, rules: BadInput, finished: Sequence[Part]) -> None:
@@ -33,7 +33,7 @@ class Watch:
         self._count(position, is_bad, 1)
         return is_bad and (is_hopeless(*self._of_file[position], self._rate) or is_hopeless(*self._of_unit, self._rate))
 
-    def verdict(self, position: int, letters: Sequence[dict[str, Any]], path: str) -> HopelessInput:
+    def fault(self, position: int, letters: Sequence[dict[str, Any]], path: str) -> HopelessInput:
         """Why, from the `letters` of the part at work, which lie at `path` in the store too."""
         bad, read = self._of_file[position]
         name, way_out = self._unit.files[position].locked.key, ""
