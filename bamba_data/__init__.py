@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from bamba_data.storage.store import open_store as open_store
     from bamba_data.tokenization.tokenizer import Tokenizer as Tokenizer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: What others may touch, by the module that has it. Each is imported when it is asked for: `bamba-data show` must not
 #: wait for pyarrow.

@@ -13,6 +13,10 @@ HEAD = """# Command line
 Made from the program itself; `bamba-data COMMAND --help` says the same. Exit codes: 0 done, 2 correct the command, 3
 over the budget for bad records, 4 run the same again, 5 something is damaged ([Build](build.md#exit-codes)).
 
+What was `python -m trainer.evaluate`, `python -m loader.pack` and so on stays; under `torchrun` and `ray job submit` it
+is what you type. Options have one name everywhere (`--out`, `--address`, `--workers`); the names that they had before
+work as well.
+
 """
 
 

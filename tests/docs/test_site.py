@@ -123,3 +123,27 @@ def test_every_command_of_the_program_has_its_section_and_every_option_its_row()
                 check(inner, f"{path} {name}")
 
     check(typer.main.get_command(app), "bamba-data")
+
+
+def test_every_command_that_a_page_shows_is_one_of_the_program_with_options_that_it_has() -> None:
+    wrong, seen = [], 0
+    for page in (page for page in PAGES if page.name not in ("log.md", "CHANGELOG.md")):
+        text = page.read_text("utf-8").replace("\\\n", " ")
+        lines = re.findall(r"^(?:\$ |    )(bamba-data .*)$", text, re.MULTILINE) + re.findall(
+            r"`(bamba-data [^`\n]+)`", text
+        )
+        for line in lines:
+            words = line.partition(" #")[0].split()[1:]
+            command = typer.main.get_command(app)
+            while words and words[0] in getattr(command, "commands", {}):
+                command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
+            if getattr(command, "commands", None) and words and not words[0].isupper() and words[0][0] not in "-…":
+                wrong.append(f"{page.name}: {line}: no command {words[0]}")
+            options = {name for option in command.params for name in [*option.opts, *option.secondary_opts]} | {
+                "--help"
+            }
+            asked = {word.partition("=")[0] for word in words if word.startswith("-")}
+            wrong += [f"{page.name}: {line}: no option {name}" for name in sorted(asked - options)]
+            seen += 1
+    assert wrong == []
+    assert seen > 60
