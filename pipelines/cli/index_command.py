@@ -9,7 +9,7 @@ from bamba_data.cli.old_names import Command, OldName
 from bamba_data.cli.options import Address, FailFast, Interval
 
 from .build_commands import MAKE
-from .options import RecipeArgument, Workers
+from .options import RECIPES, RecipeArgument, Workers
 
 app = group()
 
@@ -26,7 +26,10 @@ def index_on_ray(
     interval: Interval = 10.0,
 ) -> None:
     """Index the text sources of a recipe as a Ray job, where `index` would take one machine too long."""
+    from bamba_data.recipe import named
+
     from ..ray_jobs.executor import Options
     from ..ray_jobs.text_index import index
 
-    index(recipe, out, Options(address, workers, fail_fast), interval, typer.echo)
+    for name, made in index(named(recipe, RECIPES), out, Options(address, workers, fail_fast), interval):
+        typer.echo(f"{name}: {made.summary}")

@@ -88,15 +88,15 @@ def pretrain(
     line += [word for url in data for word in ("--data", url)]
     line += [word for change in overrides for word in ("--set", change)]
     run = Run(f"{resolved['name']}-{asked[:12]}", "pretrain", resolved["name"])
-    with recorded(run, out, retry_stopped, sys.stdout.isatty(), INTERVAL_SECONDS) as journal:
-        journal.phase("train", ranks=ranks, least=least)
-        code = fit(Asked(line, recipe, _text_of(recipe)), ranks, least, gpu, cores, address, restarts)
+    with recorded(run, out, retry_stopped, sys.stdout.isatty(), INTERVAL_SECONDS) as log:
+        log.phase("train", ranks=ranks, least=least)
+        code = fit(RankCommand(line, recipe, _text_of(recipe)), RankGroup(ranks, least, gpu, cores, restarts), address)
         if code:
             raise TrainingEnded(code)
 
 
 @dataclass(frozen=True)
-class Asked:
+class RankCommand:
     """What every rank is to run: arguments of `python -m trainer`, and the recipe, by name or as text."""
 
     line: list[str]
@@ -120,31 +120,42 @@ def _text_of(recipe: str) -> str | None:
     return Path(recipe).read_text(encoding="utf-8") if recipe.endswith((".yaml", ".yml")) else None
 
 
-class Stop:
+class StopCode:
     """An actor: the exit code of a rank that ended with `stop`. The others die of its loss, which tells nothing, and so
     the group is started again; then every rank asks here first."""
 
     def __init__(self) -> None:
         self._code: int | None = None
 
-    def tell(self, code: int) -> None:
+    def keep(self, code: int) -> None:
         self._code = code
 
-    def told(self) -> int | None:
+    def kept(self) -> int | None:
         return self._code
 
 
-def fit(asked: Asked, ranks: int, least: int, gpu: bool, cores: float, address: str | None, restarts: int) -> int:
-    """Train in a group of ranks that Ray Train keeps alive, to the end.
+@dataclass(frozen=True)
+class RankGroup:
+    """How many ranks, and what each gets.
 
-    Args:
-        asked: What every rank runs.
+    Attributes:
         ranks: At most.
-        least: Ranks with which it is worth going on.
-        gpu: A GPU for each rank.
-        cores: For each rank.
-        address: A running cluster; RAY_ADDRESS, or a Ray started here, without it.
+        least: Ranks with which it is worth going on; with fewer the group waits for more.
+        gpu: A GPU for each.
+        cores: CPU cores for each.
         restarts: Of the group, when ranks are lost; -1 is without end.
+    """
+
+    ranks: int
+    least: int
+    gpu: bool
+    cores: float
+    restarts: int
+
+
+def fit(command: RankCommand, group: RankGroup, address: str | None) -> int:
+    """Train in a group of ranks that Ray Train keeps alive, to the end. `address` is that of a running cluster;
+    RAY_ADDRESS, or a Ray started here, without it.
 
     Returns:
         The trainer's exit code, when its group has ended for good.
@@ -166,26 +177,26 @@ def fit(asked: Asked, ranks: int, least: int, gpu: bool, cores: float, address: 
     record = private_folder(Path(tempfile.gettempdir()) / f"bamba-ray-train-{os.geteuid()}")
     try:
         beside = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # the driver: lost with it, not before
-        stop = ray.remote(num_cpus=0, label_selector=beside)(Stop).remote()
-        group = DataParallelTrainer(
+        stop = ray.remote(num_cpus=0, label_selector=beside)(StopCode).remote()
+        trainer = DataParallelTrainer(
             run_rank,
-            train_loop_config={"asked": asdict(asked), "stop": stop},
+            train_loop_config={"command": asdict(command), "stop": stop},
             scaling_config=ScalingConfig(
-                num_workers=ranks if least == ranks else (least, ranks),
-                use_gpu=gpu,
-                resources_per_worker={"CPU": cores, **({"GPU": 1} if gpu else {})},
+                num_workers=group.ranks if group.least == group.ranks else (group.least, group.ranks),
+                use_gpu=group.gpu,
+                resources_per_worker={"CPU": group.cores, **({"GPU": 1} if group.gpu else {})},
                 elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             ),
             # Ray's own record of the group; the trainer's checkpoints lie in --out.
-            run_config=RunConfig(storage_path=str(record), failure_config=FailureConfig(restarts)),
+            run_config=RunConfig(storage_path=str(record), failure_config=FailureConfig(group.restarts)),
         )
         code = 0
         try:
-            group.fit()
+            trainer.fit()
         except TrainingFailedError as error:
             people_log().error("%s", error)
             code = Unfinished.exit_code
-        return ray.get(stop.told.remote()) or code
+        return ray.get(stop.kept.remote()) or code
     finally:
         ray.shutdown()
 
@@ -199,7 +210,7 @@ def run_rank(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     # Where the others reach rank 0: the address that Ray knows its node by.
-    mine = ray.util.get_node_ip_address(), _free_port(), ray.get(config["stop"].told.remote())
+    mine = ray.util.get_node_ip_address(), _free_port(), ray.get(config["stop"].kept.remote())
     host, port, stopped = broadcast_from_rank_zero(mine)
     if stopped is not None:
         return
@@ -215,10 +226,10 @@ def run_rank(config: dict[str, Any]) -> None:
         "MASTER_ADDR": host,
         "MASTER_PORT": str(port),
     }
-    with Asked(**config["asked"]).command() as command:
+    with RankCommand(**config["command"]).command() as command:
         code = subprocess.run(command, env=env, preexec_fn=_die_with_parent, check=False).returncode
     if verdict_of(code) == "stop":
-        ray.get(config["stop"].tell.remote(code))
+        ray.get(config["stop"].keep.remote(code))
     elif code != 0:
         raise RuntimeError(f"the trainer of rank {context.get_world_rank()} ended with {code}; the group starts again")
 

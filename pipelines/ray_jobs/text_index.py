@@ -7,21 +7,21 @@ makes, byte for byte. Killed or stopped, the same command goes on with the files
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from bamba.loader.text.index_build import IndexFiles, make_index
-from bamba.loader.text.index_format import IndexedFile
+from bamba.loader.text.index_format import Index, IndexedFile
 from bamba.loader.text.index_job import IndexJob, finished_file, index_file
 from bamba.loader.text.spec import text_sources
 from bamba_data.errors import Unfinished
-from bamba_data.recipe import Network, Recipe, named
+from bamba_data.recipe import Network, Recipe
 from bamba_data.resources import unit_memory_bytes
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.local_disk import scratch_folder
 from bamba_data.storage.locked_file import LockedFile
 
-from ..cli.options import RECIPES
 from ..observe.counters import Counters
 from ..observe.display import Display, display
 from .connection import refuse_relative
@@ -30,23 +30,26 @@ from .file_tasks import FileTask, for_each_file
 from .worker import make_fetcher
 
 
-def index(recipe: str, at: str, options: Options, interval_seconds: float, say: Callable[[str], None]) -> None:
+def index(recipe: Path, at: str, options: Options, interval_seconds: float) -> Iterator[tuple[str, Index]]:
     """Read every file of the recipe's sources once and write down how many tokens each document and block has.
 
     Args:
-        recipe: A recipe's name, or the path of a YAML file.
+        recipe: A YAML file.
         at: Where the index goes; every machine must reach it.
-        say: Called with a line on each source that is done.
+        options: Where to run.
+        interval_seconds: Between progress lines, off a terminal.
+
+    Yields:
+        The name and the index of each source, as it is done.
 
     Raises:
         UserError: `at` is a relative path.
-        Unfinished: some files could not be indexed; the others are kept.
+        Failed: Some files could not be indexed; the others are done and kept.
     """
     refuse_relative("--out", at)
-    for source in text_sources(named(recipe, RECIPES), at):
+    for source in text_sources(recipe, at):
         each = on_cluster(options, display("index", sys.stdout.isatty(), interval_seconds), source.recipe)
-        made = make_index(source, at, Fetcher(), each)
-        say(f"{source.name}: {made.summary}")
+        yield source.name, make_index(source, at, Fetcher(), each)
 
 
 def on_cluster(options: Options, shown: Display, recipe: Recipe) -> IndexFiles:

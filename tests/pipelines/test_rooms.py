@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
-ORDER = ("dataset_build", "ray_jobs", "observe")  # each may import those after it
+ORDER = ("cli", "dataset_build", "ray_jobs", "observe")  # each may import those after it
 
 
 def rooms_imported(file: Path) -> set[str]:
