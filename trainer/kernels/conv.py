@@ -9,11 +9,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, on
+from .launch import Launch, TunableLaunch, on
 from .math import sigmoid, wide
 
-FORWARD = Launch(warps=1, block=128)  # block: channels
-BACKWARD = Launch(warps=1, block=128)
+FORWARD = TunableLaunch("conv.FORWARD", Launch(warps=1, block=128))  # block: channels
+BACKWARD = TunableLaunch("conv.BACKWARD", Launch(warps=1, block=128))
 FORWARD_STRIP = 8  # tokens a program walks
 BACKWARD_STRIP = 128
 
@@ -179,18 +179,8 @@ def conv_forward(xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor) -
     out = torch.empty((batch, tokens, channels), dtype=xbc.dtype, device=xbc.device)
     with on(xbc):
         _conv[(_programs(batch, tokens, channels, FORWARD_STRIP, FORWARD.block),)](
-            xbc,
-            weight,
-            bias,
-            documents,
-            out,
-            tokens,
-            channels,
-            xbc.stride(0),
-            xbc.stride(1),
-            CHANNELS=FORWARD.block,
-            TOKENS=FORWARD_STRIP,
-            **FORWARD.options(),
+            *(xbc, weight, bias, documents, out, tokens, channels, *xbc.stride()[:2]),
+            **{"CHANNELS": FORWARD.block, "TOKENS": FORWARD_STRIP, **FORWARD.options()},
         )
     return out
 
@@ -204,24 +194,9 @@ def conv_backward(
     partial = torch.empty((strips, 5, channels), dtype=torch.float32, device=xbc.device)
     with on(xbc):
         _conv_backward[(_programs(batch, tokens, channels, BACKWARD_STRIP, BACKWARD.block),)](
-            xbc,
-            weight,
-            bias,
-            documents,
-            grad,
-            out,
-            partial,
-            tokens,
-            channels,
-            xbc.stride(0),
-            xbc.stride(1),
-            grad.stride(0),
-            grad.stride(1),
-            out.stride(0),
-            out.stride(1),
-            CHANNELS=BACKWARD.block,
-            TOKENS=BACKWARD_STRIP,
-            **BACKWARD.options(),
+            *(xbc, weight, bias, documents, grad, out, partial, tokens, channels),
+            *(*xbc.stride()[:2], *grad.stride()[:2], *out.stride()[:2]),
+            **{"CHANNELS": BACKWARD.block, "TOKENS": BACKWARD_STRIP, **BACKWARD.options()},
         )
     total = partial.sum(0)
     return total[:4].T, total[4]

@@ -9,11 +9,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, on
+from .launch import Launch, TunableLaunch, on
 from .math import sigmoid, wide
 
-FORWARD = Launch(warps=8)
-BACKWARD = Launch(warps=8, registers=128)
+FORWARD = TunableLaunch("norm.FORWARD", Launch(warps=8))
+BACKWARD = TunableLaunch("norm.BACKWARD", Launch(warps=8, registers=128))
 PROGRAMS = 264  # of the backward: two a multiprocessor of an H100
 
 
@@ -90,15 +90,7 @@ def norm_forward(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
     out = torch.empty_like(y)
     with on(y):
         _gated_norm[(batch * tokens,)](
-            y,
-            z,
-            weight,
-            out,
-            eps,
-            tokens,
-            width,
-            z.stride(0),
-            z.stride(1),
+            *(y, z, weight, out, eps, tokens, width, *z.stride()[:2]),
             WIDTH=triton.next_power_of_2(width),
             **FORWARD.options(),
         )
@@ -115,21 +107,8 @@ def norm_backward(
     partial = torch.empty((programs, width), dtype=torch.float32, device=y.device)
     with on(y):
         _gated_norm_backward[(programs,)](
-            y,
-            z,
-            weight,
-            grad,
-            dy,
-            out_z,
-            partial,
-            eps,
-            batch * tokens,
-            tokens,
-            width,
-            z.stride(0),
-            z.stride(1),
-            out_z.stride(0),
-            out_z.stride(1),
+            *(y, z, weight, grad, dy, out_z, partial, eps, batch * tokens, tokens, width),
+            *(*z.stride()[:2], *out_z.stride()[:2]),
             WIDTH=triton.next_power_of_2(width),
             **BACKWARD.options(),
         )

@@ -1,6 +1,7 @@
 """How a Triton kernel is launched: warps and pipeline stages, on the device of its tensors.
 
-Each kernel's file holds the launches measured on an H100 (docs/kernels.md); `choices` says what other devices take.
+Each kernel's file holds the launches measured on an H100 (docs/kernels.md); `tuned_launches` puts others in their place
+where the device is another one.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -29,6 +30,25 @@ class Launch:
         limit = {"maxnreg": self.registers} if self.registers and not triton.knobs.runtime.interpret else {}
         # fp fusion: said, since Triton 3.10 means to leave it out by default, which changes rounding and time
         return {"num_warps": self.warps, "num_stages": stages, "enable_fp_fusion": True, **limit}
+
+
+class TunableLaunch:
+    """The launch that one kernel takes on this machine: `launch`, which `tuned_launches.apply` may replace.
+
+    Args:
+        name: What files of measured launches on people's machines call it: it stays, also where a kernel moves.
+        launch: The one measured on an H100.
+    """
+
+    def __init__(self, name: str, launch: Launch) -> None:
+        self.name, self.launch = name, launch
+
+    @property
+    def block(self) -> int:
+        return self.launch.block
+
+    def options(self, data: Tensor | None = None) -> dict[str, int]:
+        return self.launch.options(data)
 
 
 def on(tensor: Tensor) -> AbstractContextManager[object]:

@@ -6,6 +6,9 @@
     scan(x, dt, …)   the SSD scan alone
     swiglu(gate_up)  silu(gate) * up of the MLP; only its backward is a kernel, the compiler joins the forward to others
 
+The order of an op's tensors is stated once, by the fields of `shapes.MixInputs` and `shapes.ScanInputs`; schemas, fakes
+and FLOP formulas are made from them.
+
 With TRITON_INTERPRET=1 the Triton kernels run on a CPU, in Triton's interpreter: that is how the tests reach them.
 """
 
@@ -20,7 +23,13 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import reference
 from .checks import check_mix, check_scan, check_swiglu
-from .shapes import ScanGrads, ScanInputs, kept_states, split_conv, unpack
+from .shapes import MixInputs, ScanGrads, ScanInputs, kept_states, split_conv, unpack
+
+# Graphs that somebody exported, and FLOP tables, hold these names.
+SCAN, SCAN_BACKWARD = "bamba::scan", "bamba::scan_backward"
+MIX, MIX_BACKWARD = "bamba::mix", "bamba::mix_backward"
+SWIGLU_BACKWARD = "bamba::swiglu_backward"
+ALIGNED_BYTES = 16  # what a copy engine reads begins at a multiple of them
 
 
 class Backend(Protocol):
@@ -58,6 +67,7 @@ def backend(tensor: Tensor, head_dim: int = 64, state: int = 64) -> Backend:
         return reference
     if tensor.is_cuda and tensor.dtype == torch.float32 and min(head_dim, state) < 32:
         return reference
+    # Not at the top: a machine without Triton trains by the reference.
     from . import triton_backend, tuned_launches
 
     if tensor.is_cuda:
@@ -65,28 +75,38 @@ def backend(tensor: Tensor, head_dim: int = 64, state: int = 64) -> Backend:
     return triton_backend
 
 
+def _schema(tensors: Sequence[str], returns: str, rest: str = "") -> str:
+    """An op's schema; torch infers one from a signature only where that spells every tensor again."""
+    return f"({', '.join(f'Tensor {name}' for name in tensors)}{rest}) -> {returns}"
+
+
 # ---- scan
 
 
-@torch.library.custom_op("bamba::scan", mutates_args=())
+@torch.library.custom_op(SCAN, mutates_args=())
 def scan(
     x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A_log: Tensor, D: Tensor, dt_bias: Tensor, documents: Tensor
 ) -> Tensor:
-    """The SSD scan of `ScanInputs`; (batch, tokens, heads, head_dim). What does not lie side by side is copied."""
-    check_scan(x, dt, B, C, A_log, D, dt_bias, documents)
+    """The SSD scan: h_t = exp(A dt_t) h_{t-1} + dt_t x_t B_t^T, y_t = h_t C_t + D x_t (arXiv 2405.21060, section 6).
+
+    Shapes and dtypes are those of `shapes.ScanInputs`, A = -exp(A_log) and dt passes through softplus with its bias.
+    What does not lie side by side in memory is copied.
+
+    Returns:
+        y, (batch, tokens, heads, head_dim) in the dtype of x.
+
+    Raises:
+        UserError: For shapes, dtypes or devices that there is no kernel for, and for documents that do not ascend.
+    """
+    check_scan(ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents))
     inputs = _laid_out(x, dt, B, C, A_log, D, dt_bias, documents)
     return backend(x, x.shape[-1], B.shape[-1]).scan_forward(inputs)[0]
 
 
 @scan.register_fake
-def _(
-    x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A_log: Tensor, D: Tensor, dt_bias: Tensor, documents: Tensor
-) -> Tensor:
-    check_scan(x, dt, B, C, A_log, D, dt_bias, documents)
-    return x.new_empty(x.shape)
-
-
-ALIGNED_BYTES = 16  # what a copy engine reads begins at a multiple of them
+def _(*tensors: Tensor) -> Tensor:
+    check_scan(inputs := ScanInputs(*tensors))
+    return inputs.x.new_empty(inputs.x.shape)
 
 
 def _laid_out(*tensors: Tensor) -> ScanInputs:
@@ -95,38 +115,21 @@ def _laid_out(*tensors: Tensor) -> ScanInputs:
     return ScanInputs(*(tensor if tensor.data_ptr() % ALIGNED_BYTES == 0 else tensor.clone() for tensor in dense))
 
 
-@torch.library.custom_op("bamba::scan_backward", mutates_args=())
-def scan_backward(
-    grad: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    documents: Tensor,
-) -> list[Tensor]:
-    """Gradients of x, dt, B, C, A_log, D, dt_bias."""
-    inputs = _laid_out(x, dt, B, C, A_log, D, dt_bias, documents)
-    large = ScanGrads(*(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (x, dt, B, C)))
-    small = backend(x, x.shape[-1], B.shape[-1]).scan_backward(inputs, x.new_empty(0), grad.contiguous(), large)
-    return [*large, *_like(small, (A_log, D, dt_bias))]
+@torch.library.custom_op(SCAN_BACKWARD, mutates_args=(), schema=_schema(("grad", *ScanInputs._fields), "Tensor[]"))
+def scan_backward(grad: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """Gradients of x, dt, B, C, A_log, D, dt_bias from that of y; `tensors` are those of `ScanInputs`."""
+    inputs = _laid_out(*tensors)
+    large = ScanGrads(
+        *(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in tensors[: len(ScanGrads._fields)])
+    )
+    run = backend(inputs.x, inputs.x.shape[-1], inputs.B.shape[-1])
+    small = run.scan_backward(inputs, inputs.x.new_empty(0), grad.contiguous(), large)
+    return [*large, *_like(small, (inputs.A_log, inputs.D, inputs.dt_bias))]
 
 
 @scan_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    documents: Tensor,
-) -> list[Tensor]:
-    return [t.new_empty(t.shape) for t in (x, dt, B, C, A_log, D, dt_bias)]
+def _(grad: Tensor, *tensors: Tensor) -> list[Tensor]:
+    return [tensor.new_empty(tensor.shape) for tensor in tensors[:-1]]
 
 
 def _save_scan(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -143,108 +146,69 @@ scan.register_autograd(_scan_grads, setup_context=_save_scan)
 # ---- conv + scan + gated norm
 
 
-def _scan_inputs(
-    xbc: Tensor, dt: Tensor, inner: int, A_log: Tensor, D: Tensor, dt_bias: Tensor, documents: Tensor
-) -> ScanInputs:
-    x, B, C = split_conv(xbc, inner, len(A_log))
-    return ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents)
+def _scan_inputs(xbc: Tensor, dt: Tensor, given: MixInputs) -> ScanInputs:
+    x, B, C = split_conv(xbc, given.inner, given.heads)
+    return ScanInputs(x, dt, B, C, given.A_log, given.D, given.dt_bias, given.documents)
 
 
-@torch.library.custom_op("bamba::mix", mutates_args=())
-def _mix(
-    zxbcdt: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    norm_weight: Tensor,
-    documents: Tensor,
-    eps: float,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    check_mix(zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents)
-    inner = len(norm_weight)
-    run = backend(zxbcdt, inner // len(A_log), (len(conv_bias) - inner) // 2)
-    z, xbc, dt = unpack(zxbcdt, inner, len(A_log))
-    mixed = run.conv_forward(xbc, conv_weight, conv_bias, documents)
-    scanned, states = run.scan_forward(_scan_inputs(mixed, dt, inner, A_log, D, dt_bias, documents), keep)
+@torch.library.custom_op(
+    MIX,
+    mutates_args=(),
+    schema=_schema(MixInputs._fields, "(Tensor, Tensor, Tensor, Tensor)", ", float eps, bool keep"),
+)
+def _mix(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The output, and for the backward the scan's output, the convolution's and the states (empty unless `keep`)."""
+    *tensors, eps, keep = arguments
+    check_mix(given := MixInputs(*tensors))
+    run = backend(given.zxbcdt, given.head_dim, given.state)
+    z, xbc, dt = unpack(given.zxbcdt, given.inner, given.heads)
+    convolved = run.conv_forward(xbc, given.conv_weight, given.conv_bias, given.documents)
+    scanned, states = run.scan_forward(_scan_inputs(convolved, dt, given), keep)
     y = scanned.flatten(2)
-    return run.norm_forward(y, z, norm_weight, eps), y, mixed if keep else mixed.new_empty(0), states
+    out = run.norm_forward(y, z, given.norm_weight, eps)
+    return out, y, convolved if keep else convolved.new_empty(0), states
 
 
 @_mix.register_fake
-def _(
-    zxbcdt: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    norm_weight: Tensor,
-    documents: Tensor,
-    eps: float,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    check_mix(zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents)
-    batch, tokens = documents.shape
-    out = zxbcdt.new_empty((batch, tokens, len(norm_weight)))
-    mixed = zxbcdt.new_empty((batch, tokens, len(conv_bias)) if keep else (0,))
-    states = kept_states(out.unflatten(-1, (len(A_log), -1)), (len(conv_bias) - len(norm_weight)) // 2, keep=keep)
-    return out, torch.empty_like(out), mixed, states
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *tensors, _, keep = arguments
+    check_mix(given := MixInputs(*tensors))
+    out = given.zxbcdt.new_empty((*given.documents.shape, given.inner))
+    convolved = given.zxbcdt.new_empty((*given.documents.shape, given.channels) if keep else (0,))
+    states = kept_states(out.unflatten(-1, (given.heads, -1)), given.state, keep=keep)
+    return out, torch.empty_like(out), convolved, states
 
 
-@torch.library.custom_op("bamba::mix_backward", mutates_args=())
-def _mix_backward(
-    grad: Tensor,
-    y: Tensor,
-    mixed: Tensor,
-    states: Tensor,
-    zxbcdt: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    norm_weight: Tensor,
-    documents: Tensor,
-    eps: float,
-) -> list[Tensor]:
-    inner, heads = len(norm_weight), len(A_log)
-    run = backend(zxbcdt, inner // heads, (len(conv_bias) - inner) // 2)
-    z, xbc, dt = unpack(zxbcdt, inner, heads)
-    dzxbcdt = torch.empty(zxbcdt.shape, dtype=zxbcdt.dtype, device=zxbcdt.device)
+@torch.library.custom_op(
+    MIX_BACKWARD,
+    mutates_args=(),
+    schema=_schema(("grad", "y", "mixed", "states", *MixInputs._fields), "Tensor[]", ", float eps"),
+)
+def _mix_backward(grad: Tensor, y: Tensor, convolved: Tensor, states: Tensor, *arguments: Any) -> list[Tensor]:
+    """Gradients of all of `MixInputs` but the documents, in their order."""
+    *tensors, eps = arguments
+    given = MixInputs(*tensors)
+    inner, heads = given.inner, given.heads
+    run = backend(given.zxbcdt, given.head_dim, given.state)
+    z, xbc, dt = unpack(given.zxbcdt, inner, heads)
+    # One tensor for the gradients of z, x|B|C and dt: each kernel writes its columns, and nothing is concatenated.
+    dzxbcdt = torch.empty(given.zxbcdt.shape, dtype=given.zxbcdt.dtype, device=given.zxbcdt.device)
     dz, dxbc, ddt = unpack(dzxbcdt, inner, heads)
-    dy, dnorm = run.norm_backward(y, z, norm_weight, eps, grad.contiguous(), dz)
-    if not mixed.numel():  # not kept
-        mixed = run.conv_forward(xbc, conv_weight, conv_bias, documents)
-    inputs = _scan_inputs(mixed, dt, inner, A_log, D, dt_bias, documents)
-    dmixed = torch.empty_like(mixed)
-    dx, dB, dC = split_conv(dmixed, inner, heads)
-    small = run.scan_backward(inputs, states, dy.unflatten(-1, (heads, -1)), ScanGrads(dx, ddt, dB, dC))
-    dconv = run.conv_backward(xbc, conv_weight, conv_bias, documents, dmixed, dxbc)
-    wanted = (conv_weight, conv_bias, A_log, D, dt_bias, norm_weight)
-    return [dzxbcdt, *_like((*dconv, *small, dnorm), wanted)]
+    dy, dnorm = run.norm_backward(y, z, given.norm_weight, eps, grad.contiguous(), dz)
+    if not convolved.numel():  # not kept
+        convolved = run.conv_forward(xbc, given.conv_weight, given.conv_bias, given.documents)
+    dconvolved = torch.empty_like(convolved)
+    dx, dB, dC = split_conv(dconvolved, inner, heads)
+    of_scan = _scan_inputs(convolved, dt, given)
+    small = run.scan_backward(of_scan, states, dy.unflatten(-1, (heads, -1)), ScanGrads(dx, ddt, dB, dC))
+    dconv = run.conv_backward(xbc, given.conv_weight, given.conv_bias, given.documents, dconvolved, dxbc)
+    return [dzxbcdt, *_like((*dconv, *small, dnorm), given[1:-1])]
 
 
 @_mix_backward.register_fake
-def _(
-    grad: Tensor,
-    y: Tensor,
-    mixed: Tensor,
-    states: Tensor,
-    zxbcdt: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    norm_weight: Tensor,
-    documents: Tensor,
-    eps: float,
-) -> list[Tensor]:
-    wanted = (zxbcdt, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight)
-    return [t.new_empty(t.shape) for t in wanted]
+def _(grad: Tensor, y: Tensor, convolved: Tensor, states: Tensor, *arguments: Any) -> list[Tensor]:
+    *differentiable, _, _ = arguments  # but the documents and eps
+    return [tensor.new_empty(tensor.shape) for tensor in differentiable]
 
 
 def _like(grads: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -261,7 +225,7 @@ def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 def _mix_grads(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:  # nobody asked for what the output was made of
-        return (None,) * 10
+        return (None,) * (len(MixInputs._fields) + 2)
     return (*torch.ops.bamba.mix_backward(grad, *ctx.saved_tensors, ctx.eps), None, None, None)
 
 
@@ -282,32 +246,44 @@ def mix(
 ) -> Tensor:
     """All of a Mamba2 block between its two linears: norm(scan(silu(conv(x|B|C)), dt) * silu(z)).
 
-    zxbcdt: (batch, tokens, 2 inner + 2 state + heads), the columns z | x | B | C | dt of the first linear's output,
-    the last dimension contiguous; trainer/kernels/supported.py has the sizes that are taken. conv_weight: (inner + 2
-    state, 4), conv_bias: (inner + 2 state,), for the channels x | B | C. A_log, D, dt_bias: (heads,), best in float32.
-    norm_weight: (inner,). documents: int32 (batch, tokens), the number of the document that a token belongs to
-    (seq_idx): ids ascend along a row, so none comes back; zeros where a row is one document. Neither the convolution
-    nor the scan passes from one document to the next.
-    keep: hold for the backward the convolution's output and every 128th state, in bfloat16 2 (inner + 2 state) and
-    inner state / 64 bytes a token (33 kB in Bamba-9B), which else are made again, in a tenth of the op's time.
+    The block of the Mamba-2 paper (arXiv 2405.21060, section 7.1: parallel projections, the norm behind the gate), with
+    one group, and with documents apart: neither the convolution nor the scan passes from one document to the next.
+    Gradients come for all but `documents`, in the dtype of their tensors. Sums, decays and states are float32 at least.
 
-    Returns (batch, tokens, inner) in the dtype of zxbcdt. Gradients come for all but `documents`, in the dtype of
-    their tensors. bfloat16, float32 and float64; sums, decays and states are float32 at least. `UserError` for other
-    shapes, dtypes or devices, no tokens, and, where they lie on a CPU, ids that do not ascend.
+    Args:
+        zxbcdt: (batch, tokens, 2 inner + 2 state + heads), bfloat16, float32 or float64: the columns z | x | B | C | dt
+            of the first linear's output, the last dimension contiguous. `supported` has the sizes that are taken.
+        conv_weight: (inner + 2 state, 4), for the channels x | B | C.
+        conv_bias: (inner + 2 state,).
+        A_log: (heads,), best in float32, as D and dt_bias: the log of the rate by which a head's state decays.
+        D: (heads,), how much of x goes past the scan.
+        dt_bias: (heads,), added to dt before its softplus.
+        norm_weight: (inner,).
+        documents: (batch, tokens) int32, the number of the document that a token belongs to (seq_idx): ids ascend along
+            a row, so none comes back; zeros where a row is one document.
+        eps: Of the norm, added to the mean of squares.
+        keep: Hold for the backward the convolution's output and every 128th state, in bfloat16 2 (inner + 2 state) and
+            inner state / 64 bytes a token (33 kB in Bamba-9B), which else are made again, in a tenth of the op's time.
+
+    Returns:
+        (batch, tokens, inner) in the dtype of zxbcdt.
+
+    Raises:
+        UserError: For other shapes, dtypes or devices, no tokens, and, where they lie on a CPU, ids that do not ascend.
     """
     small = (one.contiguous() for one in (conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents))
-    tensors = (zxbcdt, *small)
-    return torch.ops.bamba.mix(*tensors, eps, keep)[0]  # type: ignore[no-any-return]
+    return torch.ops.bamba.mix(zxbcdt, *small, eps, keep)[0]  # type: ignore[no-any-return]
 
 
 # ---- SwiGLU
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, where `gate_up` holds the gate in the first half of its last dimension and up in the second."""
+    """silu(gate) * up (arXiv 2002.05202), of (…, 2 width): the gate in the first half of the last dimension, up in the
+    second."""
     check_swiglu(gate_up)
-    found: Tensor = _SwiGLU.apply(gate_up)
-    return found
+    out: Tensor = _SwiGLU.apply(gate_up)
+    return out
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -319,11 +295,11 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        found: Tensor = torch.ops.bamba.swiglu_backward(*ctx.saved_tensors, grad)
-        return found
+        out: Tensor = torch.ops.bamba.swiglu_backward(*ctx.saved_tensors, grad)
+        return out
 
 
-@torch.library.custom_op("bamba::swiglu_backward", mutates_args=())
+@torch.library.custom_op(SWIGLU_BACKWARD, mutates_args=())
 def swiglu_backward(gate_up: Tensor, grad: Tensor) -> Tensor:
     """The gradient of `gate_up` from that of its `swiglu`."""
     return backend(grad).swiglu_backward(gate_up.contiguous(), grad.contiguous())
@@ -343,8 +319,11 @@ def _scan_flops(x: Sequence[int], B: Sequence[int]) -> int:
     return 5 * B[-1] * head_dim * heads * tokens * batch
 
 
-def _mix_flops(documents: Sequence[int], inner: int, channels: int) -> int:
-    return _scan_flops((*documents, 1, inner), ((channels - inner) // 2,))
+def _mix_flops(shapes: Sequence[Any]) -> int:
+    """From the shapes of `MixInputs`."""
+    shape = dict(zip(MixInputs._fields, shapes, strict=False))
+    (inner,), (channels,) = shape["norm_weight"], shape["conv_bias"]
+    return _scan_flops((*shape["documents"], 1, inner), ((channels - inner) // 2,))
 
 
 @register_flop_formula(torch.ops.bamba.scan)
@@ -358,12 +337,10 @@ def _(grad: Any, x: Sequence[int], dt: Any, B: Sequence[int], *_: Any, **__: Any
 
 
 @register_flop_formula(torch.ops.bamba.mix)
-def _(zxbcdt: Any, weight: Sequence[int], *rest: Any, **__: Any) -> int:
-    norm_weight, documents = rest[4], rest[5]
-    return _mix_flops(documents, norm_weight[0], weight[0])
+def _(*shapes: Any, **_: Any) -> int:
+    return _mix_flops(shapes)
 
 
 @register_flop_formula(torch.ops.bamba.mix_backward)
-def _(grad: Any, y: Any, mixed: Any, states: Any, zxbcdt: Any, weight: Sequence[int], *rest: Any, **__: Any) -> int:
-    norm_weight, documents = rest[4], rest[5]
-    return 2 * _mix_flops(documents, norm_weight[0], weight[0])
+def _(grad: Any, y: Any, convolved: Any, states: Any, *shapes: Any, **_: Any) -> int:
+    return 2 * _mix_flops(shapes)

@@ -1,5 +1,9 @@
 """The tensors that the kernels speak of, named once.
 
+Letters, in all files of this folder: b a sequence of the batch, c a chunk of it, i and j tokens (i reads, j was
+written before), h a head, p a channel of a head, n a number of the state; N, P, H and Q (tokens of a chunk) are their
+counts, as in the Mamba-2 paper (Dao and Gu, arXiv 2405.21060).
+
 A token's row of the packed projection is `z | x | B | C | dt`: gate and input (heads x head_dim each), the two
 projections of the state (state each, one group for all heads), and the step (one number a head). `x | B | C` pass
 through the convolution together.
@@ -14,9 +18,48 @@ from torch import Tensor
 STATE_TOKENS = 128  # tokens from one state that the backward needs to the next: fewer would be more states to read
 
 
+class MixInputs(NamedTuple):
+    """What the block op `mix` reads, in the order of its schema; shapes and dtypes: `ops.mix`."""
+
+    zxbcdt: Tensor
+    conv_weight: Tensor
+    conv_bias: Tensor
+    A_log: Tensor
+    D: Tensor
+    dt_bias: Tensor
+    norm_weight: Tensor
+    documents: Tensor
+
+    @property
+    def inner(self) -> int:
+        """heads * head_dim, the width of z and of x."""
+        return len(self.norm_weight)
+
+    @property
+    def heads(self) -> int:
+        return len(self.A_log)
+
+    @property
+    def channels(self) -> int:
+        """x | B | C, which pass through the convolution."""
+        return len(self.conv_bias)
+
+    @property
+    def head_dim(self) -> int:
+        return self.inner // self.heads
+
+    @property
+    def state(self) -> int:
+        """Numbers that a channel of a head remembers."""
+        return (self.channels - self.inner) // 2
+
+
 class ScanInputs(NamedTuple):
-    """What the scan reads. x: (batch, tokens, heads, head_dim); dt, before bias and softplus: (batch, tokens, heads);
-    B, C: (batch, tokens, state); A_log, D, dt_bias: (heads,); documents: (batch, tokens)."""
+    """What the scan reads, in the order of its schema.
+
+    x: (batch, tokens, heads, head_dim); dt, before bias and softplus: (batch, tokens, heads); B, C: (batch, tokens,
+    state); A_log, D, dt_bias: (heads,); documents: (batch, tokens).
+    """
 
     x: Tensor
     dt: Tensor

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, on
+from .launch import Launch, TunableLaunch, on
 from .math import sigmoid, wide
 from .shapes import STATE_TOKENS, ScanGrads, ScanInputs
 from .ssd_decay import decays
@@ -27,8 +27,8 @@ from .ssd_states import state_gradients, states
 from .tiles import opened, tiles
 
 CHUNK = STATE_TOKENS
-JOIN = Launch(warps=4)
-FINISH = Launch(warps=8, block=32)  # block: heads
+JOIN = TunableLaunch("scan_backward.JOIN", Launch(warps=4))
+FINISH = TunableLaunch("scan_backward.FINISH", Launch(warps=8, block=32))  # block: heads
 
 
 @triton.jit
@@ -186,46 +186,17 @@ def _scan_backward(inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrad
     token_gradients(inputs, grad, decay, lams, scores, out.x, pairs.starts[2])
     parts, arrivals, through = state_gradients(inputs, grad, decay, met, lams, CHUNK)
     _join[(batch * chunks * 4,)](
-        tiles(inputs.B, CHUNK // 2, size),
-        tiles(inputs.C, CHUNK // 2, size),
-        decay.firsts,
-        pairs.dscores,
-        parts,
-        tiles(out.B, CHUNK // 2, size),
-        tiles(out.C, CHUNK // 2, size),
-        tokens,
-        chunks,
-        batch,
-        pairs.dscores.shape[0],
-        parts.shape[1],
-        BLOCK=CHUNK // 2,
-        STATE=size,
-        **JOIN.options(),
+        *(tiles(inputs.B, CHUNK // 2, size), tiles(inputs.C, CHUNK // 2, size), decay.firsts, pairs.dscores, parts),
+        *(tiles(out.B, CHUNK // 2, size), tiles(out.C, CHUNK // 2, size)),
+        *(tokens, chunks, batch, pairs.dscores.shape[0], parts.shape[1]),
+        **{"BLOCK": CHUNK // 2, "STATE": size, **JOIN.options()},
     )
     parameters = torch.empty((batch * chunks, heads, 3), dtype=torch.float32, device=grad.device)
     _finish[(batch * chunks, triton.cdiv(heads, FINISH.block))](
-        inputs.dt,
-        inputs.dt_bias,
-        inputs.A_log,
-        inputs.documents,
-        decay.steps,
-        pairs.starts,
-        pairs.stops,
-        pairs.skips,
-        arrivals,
-        through,
-        out.dt,
-        parameters,
-        tokens,
-        heads,
-        chunks,
-        inputs.dt.stride(0),
-        inputs.dt.stride(1),
-        out.dt.stride(0),
-        out.dt.stride(1),
-        CHUNK=CHUNK,
-        HEADS=FINISH.block,
-        **FINISH.options(),
+        *(inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, decay.steps, pairs.starts, pairs.stops),
+        *(pairs.skips, arrivals, through, out.dt, parameters),
+        *(tokens, heads, chunks, *inputs.dt.stride()[:2], *out.dt.stride()[:2]),
+        **{"CHUNK": CHUNK, "HEADS": FINISH.block, **FINISH.options()},
     )
     da_log, dd, dbias = parameters.sum(0).unbind(-1)
     return da_log, dd, dbias

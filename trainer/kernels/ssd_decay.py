@@ -12,11 +12,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, on
+from .launch import Launch, TunableLaunch, on
 from .math import at_most, softplus
 from .shapes import ScanInputs
 
-DECAYS = Launch(warps=4, block=16)  # block: heads
+DECAYS = TunableLaunch("decay.DECAYS", Launch(warps=4, block=16))  # block: heads
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -106,18 +106,8 @@ def decays(inputs: ScanInputs, chunk: int) -> Decays:
     result = Decays(steps, sums, enter, kept, firsts)
     with on(inputs.dt):
         _decays[(batch * chunks, triton.cdiv(heads, DECAYS.block))](
-            inputs.dt,
-            inputs.dt_bias,
-            inputs.A_log,
-            inputs.documents,
-            *result,
-            tokens,
-            heads,
-            chunks,
-            inputs.dt.stride(0),
-            inputs.dt.stride(1),
-            CHUNK=chunk,
-            HEADS=DECAYS.block,
-            **DECAYS.options(),
+            *(inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, *result),
+            *(tokens, heads, chunks, *inputs.dt.stride()[:2]),
+            **{"CHUNK": chunk, "HEADS": DECAYS.block, **DECAYS.options()},
         )
     return result

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch
+from .launch import Launch, TunableLaunch
 from .math import wide
 from .shapes import ScanInputs
 from .ssd_decay import Decays
@@ -16,7 +16,9 @@ from .ssd_pairs import apart
 from .ssd_states import grouped
 from .tiles import opened, stack, tiles
 
-TOKENS = Launch(warps=4, stages=2, block=16)  # block: heads of a program; 2 on a multiprocessor
+TOKENS = TunableLaunch(
+    "scan_tokens.TOKENS", Launch(warps=4, stages=2, block=16)
+)  # block: heads of a program; 2 on a multiprocessor
 
 
 @triton.jit
@@ -104,23 +106,8 @@ def token_gradients(
     together = grouped(heads, TOKENS.block)
     groups = heads // together
     _token_gradients[(places * groups * 2,)](
-        tiles(inputs.x, block, width),
-        tiles(grad, block, width),
-        tiles(inputs.B, block, size),
-        stack(lams, size),
-        stack(scores, block, block),
-        decays.steps,
-        decays.sums,
-        decays.kept,
-        inputs.D,
-        tiles(dx, block, width),
-        starts,
-        tokens,
-        heads,
-        groups,
-        BLOCK=block,
-        STATE=size,
-        WIDTH=width,
-        HEADS=together,
-        **TOKENS.options(grad),
+        *(tiles(inputs.x, block, width), tiles(grad, block, width), tiles(inputs.B, block, size)),
+        *(stack(lams, size), stack(scores, block, block), decays.steps, decays.sums, decays.kept, inputs.D),
+        *(tiles(dx, block, width), starts, tokens, heads, groups),
+        **{"BLOCK": block, "STATE": size, "WIDTH": width, "HEADS": together, **TOKENS.options(grad)},
     )

@@ -16,14 +16,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, on
+from .launch import Launch, TunableLaunch, on
 from .math import at_most, wide
 from .shapes import STATE_TOKENS, ScanInputs, kept_states
 from .ssd_decay import decays
 from .tiles import opened, tiles
 
 CHUNK = 64  # tokens; divides STATE_TOKENS
-FORWARD = Launch(warps=4, stages=2, block=64)  # block: channels of a head
+FORWARD = TunableLaunch("scan_forward.FORWARD", Launch(warps=4, stages=2, block=64))  # block: channels of a head
 
 
 @triton.jit
@@ -102,19 +102,10 @@ def scan_forward(inputs: ScanInputs, keep: bool = False) -> tuple[Tensor, Tensor
     states = kept_states(inputs.x, state, keep=keep)
     with on(inputs.x):
         _scan[(batch * heads * (width // block),)](
-            tiles(inputs.x, CHUNK, block),
-            tiles(inputs.B, CHUNK, state),
-            tiles(inputs.C, CHUNK, state),
+            *(tiles(inputs.x, CHUNK, block), tiles(inputs.B, CHUNK, state), tiles(inputs.C, CHUNK, state)),
             *decays(inputs, CHUNK),
-            inputs.D,
-            tiles(y, CHUNK, block),
-            states,
-            tokens,
-            heads,
-            CHUNK=CHUNK,
-            STATE=state,
-            WIDTH=width,
-            BLOCK=block,
+            *(inputs.D, tiles(y, CHUNK, block), states, tokens, heads),
+            **{"CHUNK": CHUNK, "STATE": state, "WIDTH": width, "BLOCK": block},
             EVERY=STATE_TOKENS // CHUNK if keep else 0,
             **FORWARD.options(inputs.x),
         )

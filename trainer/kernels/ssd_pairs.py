@@ -15,15 +15,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch
+from .launch import Launch, TunableLaunch
 from .math import at_most, wide
 from .shapes import ScanInputs
 from .ssd_decay import Decays
 from .ssd_states import grouped
 from .tiles import opened, stack, tiles
 
-SCORES = Launch(warps=4)
-PAIRS = Launch(warps=4, stages=3, block=16, registers=168)  # block: heads a program sums over; 3 on a multiprocessor
+SCORES = TunableLaunch("scan_pairs.SCORES", Launch(warps=4))
+PAIRS = TunableLaunch(
+    "scan_pairs.PAIRS", Launch(warps=4, stages=3, block=16, registers=168)
+)  # block: heads a program sums over; 3 on a multiprocessor
 
 
 @triton.jit
@@ -129,14 +131,8 @@ def all_scores(inputs: ScanInputs, decays: Decays, chunk: int) -> Tensor:
     chunks, block = triton.cdiv(tokens, chunk), chunk // 2
     scores = torch.empty((batch * chunks, chunk, chunk), dtype=torch.float32, device=inputs.B.device)
     _scores[(batch * chunks * 2,)](
-        tiles(inputs.B, block, size),
-        tiles(inputs.C, chunk, size),
-        decays.firsts,
-        stack(scores, block),
-        chunks,
-        BLOCK=block,
-        STATE=size,
-        **SCORES.options(),
+        *(tiles(inputs.B, block, size), tiles(inputs.C, chunk, size), decays.firsts, stack(scores, block), chunks),
+        **{"BLOCK": block, "STATE": size, **SCORES.options()},
     )
     return scores
 
@@ -155,18 +151,8 @@ def pair_gradients(inputs: ScanInputs, grad: Tensor, decays: Decays, scores: Ten
     line = decays.sums.shape
     out = PairGrads(table(groups, *scores.shape), table(3, *line), table(2, *line), table(*line))
     _pair_gradients[(places * groups * 3,)](
-        tiles(inputs.x, block, width),
-        tiles(grad, block, width),
-        stack(scores, block, block),
-        decays.steps,
-        decays.sums,
-        *out,
-        tokens,
-        heads,
-        groups,
-        BLOCK=block,
-        WIDTH=width,
-        HEADS=together,
-        **PAIRS.options(grad),
+        *(tiles(inputs.x, block, width), tiles(grad, block, width), stack(scores, block, block)),
+        *(decays.steps, decays.sums, *out, tokens, heads, groups),
+        **{"BLOCK": block, "WIDTH": width, "HEADS": together, **PAIRS.options(grad)},
     )
     return out

@@ -14,14 +14,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch
+from .launch import Launch, TunableLaunch
 from .math import wide
 from .shapes import ScanInputs
 from .ssd_decay import Decays
 from .tiles import opened, stack, tiles
 
-STATES = Launch(warps=8, stages=2, block=128)  # block: numbers of the state
-GRADIENTS = Launch(warps=8, stages=3, block=16)  # block: heads a program sums over
+STATES = TunableLaunch("scan_states.STATES", Launch(warps=8, stages=2, block=128))  # block: numbers of the state
+GRADIENTS = TunableLaunch(
+    "scan_states.GRADIENTS", Launch(warps=8, stages=3, block=16)
+)  # block: heads a program sums over
 
 
 @triton.jit
@@ -131,18 +133,8 @@ def states(x: Tensor, b: Tensor, shares: Tensor, decays: Decays, chunk: int, *, 
     block = min(STATES.block, size)
     out = torch.empty((batch, triton.cdiv(tokens, chunk), heads, size, width), dtype=x.dtype, device=x.device)
     _states[(batch * heads * (size // block),)](
-        tiles(x, chunk, width),
-        tiles(b, chunk, block),
-        shares,
-        decays.enter,
-        stack(out, block),
-        tokens,
-        heads,
-        CHUNK=chunk,
-        STATE=size,
-        WIDTH=width,
-        BLOCK=block,
-        BACKWARDS=backwards,
+        *(tiles(x, chunk, width), tiles(b, chunk, block), shares, decays.enter, stack(out, block), tokens, heads),
+        **{"CHUNK": chunk, "STATE": size, "WIDTH": width, "BLOCK": block, "BACKWARDS": backwards},
         **STATES.options(x),
     )
     return out
@@ -164,25 +156,10 @@ def state_gradients(
     arrivals = torch.empty_like(decays.sums)
     through = torch.empty(states.shape[:3], dtype=torch.float32, device=grad.device)
     _state_gradients[(batch * states.shape[1] * groups * 2,)](
-        tiles(inputs.x, chunk, width),
-        tiles(grad, chunk, width),
-        tiles(inputs.C, chunk, size),
-        stack(states, size),
-        stack(lams, size),
-        decays.enter,
-        decays.kept,
-        arrivals,
-        through,
-        out,
-        tokens,
-        heads,
-        groups,
-        batch,
-        CHUNK=chunk,
-        STATE=size,
-        WIDTH=width,
-        HEADS=together,
-        **GRADIENTS.options(grad),
+        *(tiles(inputs.x, chunk, width), tiles(grad, chunk, width), tiles(inputs.C, chunk, size)),
+        *(stack(states, size), stack(lams, size), decays.enter, decays.kept, arrivals, through, out),
+        *(tokens, heads, groups, batch),
+        **{"CHUNK": chunk, "STATE": size, "WIDTH": width, "HEADS": together, **GRADIENTS.options(grad)},
     )
     return out, arrivals, through
 

@@ -9,10 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, on
+from .launch import Launch, TunableLaunch, on
 from .math import sigmoid, wide
 
-BACKWARD = Launch(warps=4, block=2048)
+BACKWARD = TunableLaunch("swiglu.BACKWARD", Launch(warps=4, block=2048))
 
 
 @triton.jit

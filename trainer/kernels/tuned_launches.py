@@ -14,48 +14,29 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 import torch
 import triton
 
+from bamba.loader.cache.atomic_write import write_anew
 from bamba_data.errors import UserError
 
-from .launch import Launch
+from . import conv, gated_norm, ssd_backward, ssd_decay, ssd_dx, ssd_forward, ssd_pairs, ssd_states, swiglu
+from .launch import Launch, TunableLaunch
 
 LOG = logging.getLogger(__name__)
 
-#: The launches of all kernels: the kernel (see _FILES), and the name in its file. Files of tuned launches on people's
-#: machines hold these names.
-KERNELS = (
-    "conv.FORWARD",
-    "conv.BACKWARD",
-    "norm.FORWARD",
-    "norm.BACKWARD",
-    "decay.DECAYS",
-    "scan_forward.FORWARD",
-    "scan_states.STATES",
-    "scan_states.GRADIENTS",
-    "scan_pairs.SCORES",
-    "scan_pairs.PAIRS",
-    "scan_tokens.TOKENS",
-    "scan_backward.JOIN",
-    "scan_backward.FINISH",
-    "swiglu.BACKWARD",
-)
-#: In which file of this folder a kernel is.
-_FILES = {
-    "conv": "conv",
-    "norm": "gated_norm",
-    "decay": "ssd_decay",
-    "scan_forward": "ssd_forward",
-    "scan_states": "ssd_states",
-    "scan_pairs": "ssd_pairs",
-    "scan_tokens": "ssd_dx",
-    "scan_backward": "ssd_backward",
-    "swiglu": "swiglu",
+#: The launches of all kernels, by the names that files of tuned launches on people's machines hold.
+_TUNABLE: dict[str, TunableLaunch] = {
+    tunable.name: tunable
+    for tunable in (
+        *(conv.FORWARD, conv.BACKWARD, gated_norm.FORWARD, gated_norm.BACKWARD, ssd_decay.DECAYS, ssd_forward.FORWARD),
+        *(ssd_states.STATES, ssd_states.GRADIENTS, ssd_pairs.SCORES, ssd_pairs.PAIRS, ssd_dx.TOKENS),
+        *(ssd_backward.JOIN, ssd_backward.FINISH, swiglu.BACKWARD),
+    )
 }
+KERNELS = tuple(_TUNABLE)
 HOPPER = 9  # compute capability
 HOPPER_SHARED_BYTES = 232_448  # that a program may have
 A100_SHARED_BYTES = 166_912  # the largest of its launches takes 139,264
@@ -74,18 +55,13 @@ A100 = {
 
 def current() -> dict[str, Launch]:
     """What every kernel takes now."""
-    return {name: getattr(*_place(name)) for name in KERNELS}
+    return {name: tunable.launch for name, tunable in _TUNABLE.items()}
 
 
 def apply(launches: Mapping[str, Launch]) -> None:
     """From now on, kernels take these; those that are not named keep theirs."""
     for name, launch in launches.items():
-        setattr(*_place(name), launch)
-
-
-def _place(name: str) -> tuple[object, str]:
-    kernel, attribute = name.split(".")
-    return import_module(f".{_FILES[kernel]}", __package__), attribute
+        _TUNABLE[name].launch = launch
 
 
 def shipped(device: str, shared_bytes: int) -> dict[str, Launch]:
@@ -102,24 +78,24 @@ def file_of(device: str) -> Path:
     """Where the launches measured on such a device are kept: in $XDG_CACHE_HOME, or ~/.cache."""
     folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     name = re.sub(r"[^A-Za-z0-9]+", "-", device).strip("-")
+    # By Triton's version too: another compiler makes another code, for which another launch may be the fastest.
     return Path(folder) / "bamba-data" / "launches" / f"{name}-triton-{triton.__version__}.json"
 
 
 def write(file: Path, launches: Mapping[str, Launch]) -> None:
     """Keep measured launches, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps({name: asdict(one) for name, one in launches.items()}, indent=1), encoding="utf-8")
-    draft.replace(file)
+    text = json.dumps({name: asdict(launch) for name, launch in launches.items()}, indent=1)
+    write_anew(file, text.encode())
 
 
 def read(file: Path) -> dict[str, Launch] | None:
     """What was kept; None where nothing was, or, said in the log, where it cannot be understood."""
     try:
         plain = json.loads(file.read_text(encoding="utf-8"))
-        found = {name: Launch(**plain[name]) for name in KERNELS}
-        if all(type(value) is int for one in found.values() for value in asdict(one).values()):
-            return found
+        launches = {name: Launch(**plain[name]) for name in KERNELS}
+        if all(type(value) is int for launch in launches.values() for value in asdict(launch).values()):
+            return launches
         raise ValueError("a launch is made of whole numbers")
     except FileNotFoundError:
         return None
