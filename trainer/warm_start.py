@@ -8,7 +8,7 @@ from torch import Tensor
 from bamba_data.errors import UserError
 
 from .checkpoint.locate import locate_checkpoint
-from .checkpoint.manager import load
+from .checkpoint.restore import load
 from .config import StartFrom
 
 

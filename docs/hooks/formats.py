@@ -236,7 +236,7 @@ RECORDS: Mapping[str, Callable[[], Names]] = {
     "index_blocks": columns(f"{INDEX}:TABLE"),
     "index_part": columns(f"{INDEX}:PART"),
     "commit": written("trainer/train.py", "Run.about", "format", "step", "world_size", "index"),
-    "tensor_index": written("trainer/checkpoint/dcp_storage.py", "_described"),
+    "tensor_index": written("trainer/checkpoint/dcp_storage.py", "tensor_entry"),
     "run_mark": written("trainer/checkpoint/marks.py", "set_mark"),
     "run_lease": written("trainer/checkpoint/lease.py", "Lease._record"),
     "metrics": written("trainer/observe/metrics.py", "Metrics.line"),

@@ -1,5 +1,6 @@
 """One run at a time in a folder; a dead one stands in nobody's way, on a local disk and on S3."""
 
+import logging
 import os
 import signal
 import threading
@@ -18,7 +19,8 @@ from tests.trainer.running import job, losses, started, wait_for_step
 from trainer.checkpoint import lease as leases
 from trainer.checkpoint.commits import folders
 from trainer.checkpoint.lease import Lease
-from trainer.observe.metrics import nothing
+
+LOG = logging.getLogger(__name__)
 
 SLOW = {"TRAINER_SLOW": "0.3"}
 
@@ -74,7 +76,7 @@ def test_of_many_that_want_a_lease_at_once_one_gets_it(place: str) -> None:
 
     def want() -> None:
         try:
-            mine = Lease(open_store(place), nothing)
+            mine = Lease(open_store(place), LOG)
             mine.take()
             held.append(mine)
         except RunHeld as error:
@@ -87,7 +89,7 @@ def test_of_many_that_want_a_lease_at_once_one_gets_it(place: str) -> None:
         thread.join()
     assert (len(held), len(refused)) == (1, 5)
     held[0].release()
-    again = Lease(store, nothing)
+    again = Lease(store, LOG)
     again.take()
     again.release()
     assert not list(store.list(leases.FOLDER))
@@ -112,7 +114,7 @@ def test_a_holder_elsewhere_that_is_silent_for_too_long_by_the_stores_clock_is_g
     store = open_store(place)
     somebody_else(store, number=7)
     before = time.monotonic()
-    mine = Lease(store, nothing)
+    mine = Lease(store, LOG)
     mine.take()
     assert 1.0 < time.monotonic() - before < 30
     assert [entry.path for entry in store.list(leases.FOLDER)] == [f"{leases.FOLDER}/000008.json"]
@@ -121,7 +123,7 @@ def test_a_holder_elsewhere_that_is_silent_for_too_long_by_the_stores_clock_is_g
 
 def test_who_was_superseded_finds_out_before_it_commits_and_leaves_the_others_lease_alone(place: str) -> None:
     store = open_store(place)
-    mine = Lease(store, nothing)
+    mine = Lease(store, LOG)
     mine.take()
     mine.check()
     somebody_else(store, number=2)
@@ -135,6 +137,6 @@ def test_a_lease_that_cannot_be_read_counts_until_it_is_old(place: str, monkeypa
     monkeypatch.setattr(leases, "LIVES_SECONDS", 3.0)
     store = open_store(place)
     store.put(f"{leases.FOLDER}/000001.json", b"{torn")
-    mine = Lease(store, nothing)
+    mine = Lease(store, LOG)
     mine.take()
     mine.release()

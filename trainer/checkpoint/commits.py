@@ -16,7 +16,7 @@ from bamba_data.errors import CorruptCheckpoint, CorruptManifest, UserError
 from bamba_data.records import unseal
 from bamba_data.storage.store import Store
 
-from .dcp_storage import COMMIT, FORMAT, INDEX
+from .dcp_storage import COMMIT, FORMAT, INDEX, read_index
 
 MARK = "torn.json"
 MAX_COMMIT_BYTES = 1 << 24
@@ -63,13 +63,13 @@ def folders(store: Store) -> list[CheckpointFolder]:
         name, slash, file = entry.path.partition("/")
         if slash and _FOLDER.match(name):
             files.setdefault(name, []).append((file, entry.size_bytes, entry.modified))
-    found = []
-    for name, held in files.items():
+    checkpoints = []
+    for name, entries in files.items():
         matched = _FOLDER.match(name)
         assert matched
-        names, sizes, times = zip(*sorted(held), strict=True)
-        found.append(CheckpointFolder(name, int(matched[1]), names, sum(sizes), max(times)))
-    return sorted(found, key=lambda folder: (folder.step, folder.name), reverse=True)
+        names, sizes, times = zip(*sorted(entries), strict=True)
+        checkpoints.append(CheckpointFolder(name, int(matched[1]), names, sum(sizes), max(times)))
+    return sorted(checkpoints, key=lambda folder: (folder.step, folder.name), reverse=True)
 
 
 def read_commit(store: Store, name: str) -> dict[str, Any]:
@@ -96,6 +96,12 @@ def read_commit(store: Store, name: str) -> dict[str, Any]:
     return commit
 
 
+def read_checkpoint(store: Store, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(what was committed, the index of its tensors); raises as `read_commit` and `read_index` do."""
+    commit = read_commit(store, name)
+    return commit, read_index(store, name, commit["index"])
+
+
 def _read_first_format(commit: dict[str, Any], where: str) -> dict[str, Any]:
     """As commits were until records had a seal."""
     if commit.pop("digest", None) != digest(commit) or not isinstance(commit.get("index"), str):
@@ -114,19 +120,21 @@ def sweep(store: Store, keep_last: int, keep_every_steps: int | None) -> list[st
     if keep_every_steps:
         kept |= {folder.name for folder in whole if folder.step % keep_every_steps == 0}
     oldest = min((folder.step for folder in whole[:keep_last]), default=0)
-    gone = [one for one in every if one.name not in kept and (one.whole or one.step < oldest)]
-    for folder in gone:
+    expired = [folder for folder in every if folder.name not in kept and (folder.whole or folder.step < oldest)]
+    for folder in expired:
         remove(store, folder)
-    return [folder.name for folder in gone]
+    return [folder.name for folder in expired]
 
 
 def sweep_unfinished(store: Store, *, begins_at_zero: bool) -> list[CheckpointFolder]:
     """Remove what killed saves left; only for who holds the run's lease. Where a run begins at step 0, a folder that
     lacks nothing but its commit stays: it may be all that is left of a run."""
-    gone = [one for one in folders(store) if one.unfinished and not (begins_at_zero and INDEX in one.files)]
-    for folder in gone:
+    killed = [
+        folder for folder in folders(store) if folder.unfinished and not (begins_at_zero and INDEX in folder.files)
+    ]
+    for folder in killed:
         remove(store, folder)
-    return gone
+    return killed
 
 
 def remove(store: Store, folder: CheckpointFolder) -> None:

@@ -6,8 +6,8 @@ held against its digest, so a torn or flipped byte is an error, never a weight.
 """
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass
 from typing import Any, BinaryIO, cast
 
 import torch
@@ -57,7 +57,7 @@ class CheckpointWriter(StorageWriter):
         self.about = copy.deepcopy(about)  # it is written later, from another thread, while training goes on
 
     def reset(self, checkpoint_id: Any = None) -> None:
-        """A writer is for one checkpoint: its folder is known."""
+        """Nothing: a writer is for one checkpoint, whose folder is known."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Nothing to set up: a store needs no folders."""
@@ -89,13 +89,7 @@ class CheckpointWriter(StorageWriter):
         """On one rank, when all have written: the index, then the commit."""
         places = {result.index: result.storage_data for rank in results for result in rank}
         index = {name: _described(name, held, places) for name, held in metadata.state_dict_metadata.items()}
-        self.store.put(f"{self.folder}/{INDEX}", dumps(index))
-        commit = sealed({**self.about, "index": digest(index)})
-        self.before_commit()
-        created = self.store.create(f"{self.folder}/{COMMIT}", commit)
-        # "Not created" may be the answer to our own first try, whose reply was lost: read back.
-        if not created and self.store.read(f"{self.folder}/{COMMIT}") != commit:
-            raise PublishUnknown(f"{self.store.url}/{self.folder} was committed by somebody else")
+        commit_checkpoint(self.store, self.folder, index, self.about, self.before_commit)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
@@ -108,6 +102,26 @@ def write_piece(file: BinaryIO, tensor: Tensor, name: str, at: int) -> PieceLoca
     return PieceLocation(name, at, data.nbytes, xxhash.xxh3_128_hexdigest(data))
 
 
+def commit_checkpoint(
+    store: Store,
+    folder: str,
+    index: dict[str, Any],
+    about: dict[str, Any],
+    before_commit: Callable[[], None] = lambda: None,
+) -> None:
+    """Make a checkpoint of what lies in `folder`: the index first, then the commit, by which it exists.
+
+    Raises:
+        PublishUnknown: Somebody else committed this very folder.
+    """
+    store.put(f"{folder}/{INDEX}", dumps(index))
+    commit = sealed({**about, "index": digest(index)})
+    before_commit()
+    # "Not created" may be the answer to our own first try, whose reply was lost: read back.
+    if not store.create(f"{folder}/{COMMIT}", commit) and store.read(f"{folder}/{COMMIT}") != commit:
+        raise PublishUnknown(f"{store.url}/{folder} was committed by somebody else")
+
+
 def sealed(commit: dict[str, Any]) -> bytes:
     """The text of a commit, which vouches for itself."""
     return seal({**commit, "format": FORMAT})
@@ -115,12 +129,16 @@ def sealed(commit: dict[str, Any]) -> bytes:
 
 def _described(name: str, held: Any, places: dict[MetadataIndex, PieceLocation]) -> dict[str, Any]:
     """A tensor's entry in the index."""
-    pieces = []
-    for chunk in held.chunks:
-        place = places[MetadataIndex(name, chunk.offsets)]
-        pieces.append([list(chunk.offsets), list(chunk.sizes), place.file, place.start, place.length, place.digest])
-    dtype = str(held.properties.dtype).removeprefix("torch.")
-    return {"dtype": dtype, "shape": list(held.size), "pieces": pieces}
+    located = [(chunk.offsets, chunk.sizes, places[MetadataIndex(name, chunk.offsets)]) for chunk in held.chunks]
+    return tensor_entry(held.properties.dtype, held.size, located)
+
+
+def tensor_entry(
+    dtype: torch.dtype, shape: Sequence[int], located: Iterable[tuple[Sequence[int], Sequence[int], PieceLocation]]
+) -> dict[str, Any]:
+    """A tensor's entry in the index; `located`: (offsets, sizes, location) of each of its pieces."""
+    pieces = [[list(offsets), list(sizes), *astuple(location)] for offsets, sizes, location in located]
+    return {"dtype": str(dtype).removeprefix("torch."), "shape": list(shape), "pieces": pieces}
 
 
 def read_index(store: Store, folder: str, wanted_digest: str) -> dict[str, Any]:
@@ -159,7 +177,7 @@ class CheckpointReader(StorageReader):
         self.store, self.folder, self.index = store, folder, index
 
     def reset(self, checkpoint_id: Any = None) -> None:
-        """A reader is for one checkpoint."""
+        """Nothing: a reader is for one checkpoint."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         held: dict[str, Any] = {}

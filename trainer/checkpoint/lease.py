@@ -8,13 +8,13 @@ process has ended. Who is superseded finds out before its next commit, and ends.
 """
 
 import contextlib
+import logging
 import os
 import re
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,10 +63,10 @@ UNKNOWN = LeaseHolder("", 0, "", "", "")
 
 
 class Lease:
-    """Of the run in `store`; `say` tells people why it waits."""
+    """Of the run in `store`; `log` tells people why it waits."""
 
-    def __init__(self, store: Store, say: Callable[[str], None]) -> None:
-        self.store, self.say = store, say
+    def __init__(self, store: Store, log: logging.Logger) -> None:
+        self.store, self.log = store, log
         self.me = LeaseHolder.me()
         self._number = 0  # none
         self._ended = threading.Event()
@@ -92,7 +92,7 @@ class Lease:
                 raise RunHeld(self.store.url, f"{holder}, last heard of {max(age, 0):.0f} s ago")
             if first is None:
                 first = number, text
-                self.say(
+                self.log.warning(
                     f"{self.store.url}: {holder} was at work here {max(age, 0):.0f} s ago; waiting until it is heard "
                     f"of again, or was not for {LIVES_SECONDS:.0f} s"
                 )

@@ -1,4 +1,4 @@
-"""Save while training goes on; load on any number of ranks; fall back, loudly, where the newest checkpoint is damaged.
+"""Save while training goes on, and try again where that fails.
 
 A save copies the state to the host's memory while the next step is computed, and a thread writes it from there. The
 copy is over before weights change again (`staged`); the next save waits for the last one to end. A save that fails
@@ -6,35 +6,31 @@ takes nothing with it: its half is removed, `failed` says why, and `due_again` w
 """
 
 import contextlib
+import logging
 import secrets
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
-from bamba_data.errors import BambaError, CorruptCheckpoint, RunHeld
+from bamba_data.errors import BambaError, RunHeld
 from bamba_data.storage.store import Store
 
 from ..config import Checkpoints
+from ..distributed.consistency import from_rank_zero
 from ..distributed.fsdp import World
 from . import commits, free_space
-from .compatibility import check_fits
-from .dcp_storage import CheckpointReader, CheckpointWriter, cause, read_index
+from .dcp_storage import CheckpointWriter, cause
 from .host_staging import HostStaging
 from .lease import Lease
-from .marks import Mark, set_mark
-
-Say = Callable[[str], None]
-Accept = Callable[[dict[str, Any]], None]
+from .restore import Accept, Restorer
 
 RETRY_SECONDS = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)  # after the first failure on end, the second, …
-EXAMINE = "`python -m trainer.checkpoints RUN` lists them with what is wrong, and lifts a mark from one that is whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +53,13 @@ class Checkpointer:
     """The checkpoints of one run, in `store`. Every rank holds one and calls the same verbs in the same order, except
     where a verb says that it is for one rank alone."""
 
-    def __init__(self, store: Store, rule: Checkpoints, world: World, say: Say) -> None:
-        self.store, self.rule, self.world, self.say = store, rule, world, say
+    def __init__(self, store: Store, rule: Checkpoints, world: World, log: logging.Logger) -> None:
+        self.store, self.rule, self.world, self.log = store, rule, world, log
         self.saved_step = 0  # of the newest checkpoint that was committed or gone on from
         self.failed: FailedSave | None = None  # the last save, unless it ended well
-        self.lease = Lease(store, say)
+        self.lease = Lease(store, log)
         self._group = dist.new_group(backend="gloo")  # the thread that writes must not meet the training's collectives
+        self._restorer = Restorer(store, world, self._group, log)
         self._staging = HostStaging(world)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: _Writing | None = None
@@ -82,7 +79,7 @@ class Checkpointer:
                 failed = free_space.as_no_room(error, self.store, 0)
             except BambaError as error:
                 failed = error
-        if refused := self._agreed(failed):
+        if refused := from_rank_zero(failed, self._group):
             raise refused
 
     def prepare(self, state: dict[str, Tensor]) -> None:
@@ -92,7 +89,8 @@ class Checkpointer:
 
     def check_room(self) -> None:
         """`NoRoom` if the next save cannot but fail; what killed saves left was removed before."""
-        if error := self._agreed(free_space.no_room(self.store, self._bytes) if self.world.leads else None):
+        error = free_space.no_room(self.store, self._bytes) if self.world.leads else None
+        if error := from_rank_zero(error, self._group):
             raise error
 
     def close(self) -> None:
@@ -111,7 +109,7 @@ class Checkpointer:
         plan: str | BambaError = ""
         if self.world.leads:
             plan = free_space.no_room(self.store, self._bytes) or commits.folder_name(step, secrets.token_hex(3))
-        plan = self._agreed(plan)
+        plan = from_rank_zero(plan, self._group)
         if isinstance(plan, BambaError):
             self._fail(step, plan)
             return
@@ -132,7 +130,7 @@ class Checkpointer:
         try:
             commits.sweep(self.store, self.rule.keep_last, self.rule.keep_every_steps)
         except (BambaError, OSError) as error:
-            self.say(f"OLD CHECKPOINTS STAY: {error}; the next save tries again to remove them")
+            self.log.warning(f"OLD CHECKPOINTS STAY: {error}; the next save tries again to remove them")
 
     def staged(self) -> None:
         """The state is about to change: the copy comes first."""
@@ -185,98 +183,15 @@ class Checkpointer:
     # ---- load
 
     def restore(self, state: dict[str, Tensor], accept: Accept) -> dict[str, Any] | None:
-        """Load the newest checkpoint that is whole into `state`; return its commit, None where there never was one.
-
-        `accept` may refuse a commit by raising: a checkpoint of another run is no reason to take an older one. If
-        there are checkpoints and none of them is whole that is an error: a run never starts over by itself.
-        """
-        found = commits.folders(self.store) if self.world.leads else []
-        every: list[commits.CheckpointFolder] = self._agreed(found)
-        commit = self._newest_of([folder.name for folder in every if folder.whole], state, accept)
-        if commit is None and (lost := [folder for folder in every if folder.committed or folder.marked]):
-            raise CorruptCheckpoint(
-                self.store.url,
-                f"none of its {len(lost)} checkpoints is whole, and a run does not start over by itself. {EXAMINE}; "
-                "restore one, or start a new run in another folder",
-            )
-        if self.world.leads:
-            self._sweep_unfinished(begins_at_zero=commit is None)
-        return commit
+        """Load the newest checkpoint that is whole into `state`: see `Restorer.restore`."""
+        return self._gone_on_from(self._restorer.restore(state, accept))
 
     def go_back_before(self, step: int, why: str, state: dict[str, Tensor]) -> dict[str, Any] | None:
-        """Load the newest whole checkpoint of an earlier step and mark those from `step` on, so that nobody goes on
-        from them; its commit, or None, with nothing changed, where there is none."""
+        """Load the newest whole checkpoint of an earlier step: see `Restorer.go_back_before`."""
         self.finish()
-        found = [one.name for one in commits.folders(self.store) if one.whole and one.step < step]
-        commit = self._newest_of(self._agreed(found), state, lambda commit: None)
-        if commit is not None and self.world.leads:
-            for folder in commits.folders(self.store):
-                if folder.whole and folder.step >= step:
-                    self._mark(folder.name, Mark("abandoned", why))
-        dist.barrier(group=self._group)
-        return commit
+        return self._gone_on_from(self._restorer.go_back_before(step, why, state))
 
-    def _newest_of(self, names: list[str], state: dict[str, Tensor], accept: Accept) -> dict[str, Any] | None:
-        """The first of `names` that can be loaded; those before it are marked as damaged."""
-        for name in names:
-            try:
-                commit = load(self.store, name, state, accept)
-            except CorruptCheckpoint as error:
-                self.say(f"CHECKPOINT TORN: {error}; going back to the one before it")
-                if self.world.leads:
-                    self._mark(name, Mark("damaged", str(error)))
-                continue
+    def _gone_on_from(self, commit: dict[str, Any] | None) -> dict[str, Any] | None:
+        if commit is not None:
             self.saved_step = commit["step"]
-            return commit
-        return None
-
-    def _mark(self, name: str, mark: Mark) -> None:
-        try:
-            set_mark(self.store, name, mark)
-        except (BambaError, OSError) as error:  # on a full disk it is found damaged again next time
-            self.say(f"{name} could not be marked as {mark.kind}: {error}")
-
-    def _sweep_unfinished(self, *, begins_at_zero: bool) -> None:
-        try:
-            gone = commits.sweep_unfinished(self.store, begins_at_zero=begins_at_zero)
-        except (BambaError, OSError) as error:
-            self.say(f"saves that were killed could not be removed: {error}")
-            return
-        if gone:
-            size = sum(folder.size_bytes for folder in gone)
-            self.say(f"removed {len(gone)} saves that were killed, {size:,} bytes")
-
-    def _agreed(self, value: Any) -> Any:
-        """What rank 0 says."""
-        box = [value]
-        dist.broadcast_object_list(box, src=0, group=self._group)
-        return box[0]
-
-
-def load(store: Store, name: str, state: dict[str, Tensor], accept: Accept = lambda commit: None) -> dict[str, Any]:
-    """Load the checkpoint `name` into the tensors of `state`; return its commit. `state` may hold all tensors that were
-    saved, or all of a kind: `model.` alone, without `optimizer.`.
-
-    `CorruptCheckpoint` if a byte is not what was saved, `OtherModel` if it is a whole checkpoint of other tensors. All
-    ranks come to the same end: if a piece is damaged for one, it is for all.
-    """
-    failed: BambaError | None = None
-    commit: dict[str, Any] = {}
-    index: dict[str, Any] = {}
-    try:
-        commit = commits.read_commit(store, name)
-        index = read_index(store, name, commit["index"])
-    except BambaError as error:
-        failed = error
-    answers: list[BambaError | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(answers, failed)
-    for answer in answers:
-        if answer is not None:
-            raise answer
-    accept(commit)
-    check_fits(f"{store.url}/{name}", index, state)
-    try:
-        state_dict_loader.load(state, storage_reader=CheckpointReader(store, name, index))
-    except CheckpointException as error:
-        raise cause(error) or error from error
-    return commit
+        return commit

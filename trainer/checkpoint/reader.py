@@ -6,14 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bamba_data.canonical_json import digest, dumps
 from bamba_data.errors import CorruptCheckpoint, UserError
 from bamba_data.storage.store import Store
 
-from ..model.bamba import Bamba
+from ..model.bamba import Bamba, is_vector
 from ..model.config import ModelConfig
-from .commits import read_commit
-from .dcp_storage import COMMIT, DTYPES, INDEX, PieceLocation, read_index, read_piece, sealed, write_piece
+from .commits import read_checkpoint
+from .dcp_storage import DTYPES, PieceLocation, commit_checkpoint, read_piece, tensor_entry, write_piece
 from .locate import locate_checkpoint
 
 
@@ -22,12 +21,15 @@ class SavedCheckpoint:
 
     def __init__(self, url: str) -> None:
         self.store, self.name = locate_checkpoint(url)
-        self.commit = read_commit(self.store, self.name)
-        self.index = read_index(self.store, self.name, self.commit["index"])
+        self.commit, self.index = read_checkpoint(self.store, self.name)
         self.config = ModelConfig.model_validate(self.commit["recipe"]["model"])
 
     def tensor(self, key: str, start: int = 0, end: int | None = None) -> Tensor:
-        """Rows [start, end) of a tensor, or a scalar; only pieces that hold some of them are read."""
+        """Rows [start, end) of a tensor, or a scalar; only pieces that hold some of them are read, each verified.
+
+        Raises:
+            CorruptCheckpoint: A byte is not what was saved, or some rows are in no piece.
+        """
         if key not in self.index:
             raise CorruptCheckpoint(f"{self.store.url}/{self.name}", f"it holds no {key}")
         entry = self.index[key]
@@ -60,7 +62,7 @@ class SavedCheckpoint:
             made = Bamba(self.config)
         for name, parameter in list(made.named_parameters()):
             value = self.tensor(f"model.{name}")
-            wanted = torch.float32 if parameter.dim() < 2 or name.endswith("conv_weight") else dtype
+            wanted = torch.float32 if is_vector(name, parameter) else dtype
             *path, last = name.split(".")
             holder = made.get_submodule(".".join(path))
             setattr(holder, last, torch.nn.Parameter(value.to(device, wanted), requires_grad=False))
@@ -73,10 +75,7 @@ def write(store: Store, name: str, tensors: Iterator[tuple[str, Tensor]], about:
     at = 0
     with store.writer(f"{name}/rank-00000.bin") as file:
         for key, tensor in tensors:
-            place = write_piece(file, tensor, "rank-00000.bin", at)
-            at += place.length
-            piece = [[0] * tensor.dim(), list(tensor.shape), place.file, place.start, place.length, place.digest]
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            index[key] = {"dtype": dtype, "shape": list(tensor.shape), "pieces": [piece]}
-    store.put(f"{name}/{INDEX}", dumps(index))
-    store.put(f"{name}/{COMMIT}", sealed({**about, "index": digest(index)}))
+            location = write_piece(file, tensor, "rank-00000.bin", at)
+            at += location.length
+            index[key] = tensor_entry(tensor.dtype, tensor.shape, [([0] * tensor.dim(), tensor.shape, location)])
+    commit_checkpoint(store, name, index, about)

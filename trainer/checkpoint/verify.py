@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from bamba_data.errors import CorruptCheckpoint, UserError
 from bamba_data.storage.store import Store
 
-from .commits import CheckpointFolder, folders, read_commit
-from .dcp_storage import PieceLocation, read_index, read_piece
+from .commits import CheckpointFolder, folders, read_checkpoint
+from .dcp_storage import PieceLocation, read_piece
 from .marks import Mark, read_mark
 
 
@@ -40,8 +40,7 @@ def statuses(store: Store, *, read: bool) -> Iterator[CheckpointStatus]:
 def faults(store: Store, name: str) -> Iterator[str]:
     """In words; none if the checkpoint is whole."""
     try:
-        commit = read_commit(store, name)
-        index = read_index(store, name, commit["index"])
+        _, index = read_checkpoint(store, name)
     except CorruptCheckpoint as error:
         yield str(error)
         return

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from pydantic import ValidationError
 
 from bamba_data.canonical_json import digest
-from bamba_data.errors import UserError
+from bamba_data.errors import OtherModel, UserError
 
 from ..config import Recipe
 
@@ -19,9 +19,16 @@ _SHORT.maxstring = _SHORT.maxother = 72
 
 def gathered(mine: Any) -> list[Any]:
     """What every rank gives, by rank; a collective call."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return found
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, mine)
+    return values
+
+
+def from_rank_zero(value: Any, group: Any = None) -> Any:
+    """What rank 0 gives; a collective call of the ranks of `group`, by default of all."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=group)
+    return box[0]
 
 
 def require_agreement(mine: dict[str, Any], way_out: str) -> None:
@@ -74,3 +81,23 @@ def saved_recipe(commit: dict[str, Any]) -> Recipe:
             f"the checkpoints here are of a recipe that this version does not know ({field}): use the version that "
             "saved them, or begin a run in another folder with their model (start_from)"
         ) from None
+
+
+def accept_recipe(commit: dict[str, Any], recipe: Recipe, *, accept_changes: bool) -> list[str]:
+    """Every change from the recipe of a checkpoint to this one, in words that a later checkpoint holds.
+
+    Raises:
+        OtherModel: The tensors are of another shape: no choice makes that go on.
+        UserError: What is learned changed, and `accept_changes` is not given.
+    """
+    saved = saved_recipe(commit)
+    if shape := describe_shape_changes(saved, recipe):
+        raise OtherModel(f"the checkpoint of step {commit['step']} here", "; ".join(shape))
+    learned = describe_changes(saved.learned(), recipe.learned())
+    if learned and not accept_changes:
+        raise UserError(
+            f"the checkpoints here are of another recipe ({'; '.join(learned)}). Use the old values, another "
+            "folder (with start_from, to begin with this model), or --accept-changes to go on with the new ones"
+        )
+    changes = describe_changes(saved.model_dump(mode="json"), recipe.model_dump(mode="json"))
+    return [f"after step {commit['step']}: {change}" for change in changes]

@@ -21,7 +21,7 @@ from ..checkpoint.reader import write
 from ..checkpoint.tokenizer import FILE, of_file
 from ..model.bamba import Bamba
 from ..model.config import ModelConfig
-from ..observe.metrics import say
+from ..observe.messages import rank_zero_logger, say
 from .config import config_of
 from .layout import TensorMapping, tensor_mappings
 
@@ -38,7 +38,7 @@ def imported(folder: Path, out: str) -> None:
     if extra := sorted(set(files) - set(wanted)):
         raise UserError(f"{folder}: {len(extra)} tensors are of no Bamba, {extra[0]} among them")
     store, name = open_store(f"{out}/checkpoints"), commits.folder_name(0, secrets.token_hex(3))
-    lease = Lease(store, say)
+    lease = Lease(store, rank_zero_logger())
     lease.take()
     try:
         _check_unused(store, out)

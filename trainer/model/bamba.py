@@ -116,6 +116,9 @@ class Bamba(nn.Module):
 def vector_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """The small parameters: norms, convolutions, A_log, D, dt_bias. They stay whole and in float32 on every rank and
     are not decayed; everything else is a matrix."""
-    for name, parameter in model.named_parameters():
-        if parameter.dim() < 2 or name.endswith("conv_weight"):
-            yield name, parameter
+    return ((name, parameter) for name, parameter in model.named_parameters() if is_vector(name, parameter))
+
+
+def is_vector(name: str, parameter: Tensor) -> bool:
+    """The convolution's weight counts as one: (channels, 4), a filter a channel, which no product of matrices reads."""
+    return parameter.dim() < 2 or name.endswith("conv_weight")

@@ -5,11 +5,12 @@ left half-written is cut off when the file is opened again.
 """
 
 import json
+import logging
 import math
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ class JsonLines:
     """`furthest_step` is the last step that a line of the file tells of. An `OSError` at the start is one, unless the
     disk is full; later ones are said, once until it is well again."""
 
-    def __init__(self, file: Path, say: Callable[[str], None]) -> None:
-        self.file, self._say = file, say
+    def __init__(self, file: Path, log: logging.Logger) -> None:
+        self.file, self._log = file, log
         self.furthest_step = 0
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING_LINES)
         self._descriptor: int | None = None
-        self._ill = False
+        self._failing = False
         try:
             self._open()
         except OSError as error:
@@ -47,13 +48,13 @@ class JsonLines:
         except OSError as error:
             self._failed(error)
             return
-        if self._ill:
-            self._say(f"{self.file}: metrics are written again")
-            self._ill = False
+        if self._failing:
+            self._log.info(f"{self.file}: metrics are written again")
+            self._failing = False
 
     def close(self) -> None:
         if self._waiting:
-            self._say(f"{self.file}: {len(self._waiting)} lines of metrics are lost")
+            self._log.error(f"{self.file}: {len(self._waiting)} lines of metrics are lost")
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -87,11 +88,11 @@ class JsonLines:
             raise
 
     def _failed(self, error: OSError) -> None:
-        if not self._ill:
-            self._say(
+        if not self._failing:
+            self._log.error(
                 f"METRICS ARE NOT WRITTEN: {self.file}: {error.strerror}; training goes on, the lines wait for room"
             )
-        self._ill = True
+        self._failing = True
 
 
 def as_json(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,8 @@ saved_step            the newest checkpoint is of the state after this step
 redone                true where a line of this step was written before: the run went back, or was killed
 """
 
-import contextlib
+import logging
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from ..config import Recipe
 from ..distributed.fsdp import World
 from ..step import StepMetrics
 from .json_lines import JsonLines
+from .messages import say as say  # where commands look for it
 from .trackers import TrackerContext, Trackers, check_installed
 
 #: Dense bfloat16 FLOP/s that the maker states.
@@ -32,24 +32,19 @@ PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
 SOURCES_EVERY = 10  # lines on stderr: then one of the sources; the files have them all
 
 
-def say(text: str) -> None:
-    """A line for whoever looks. Nobody may: a log on a full disk, or a reader that went away, ends nothing."""
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-
-
-def nothing(text: str) -> None:
-    """What the ranks other than the first say."""
-
-
 class Metrics:
     """Adds steps up and writes a line now and then. Only rank 0 writes, once `open` was called; `folder` may be None
-    for no files. `UserError` where a tracker that the recipe names is not installed."""
+    for no files.
 
-    def __init__(self, recipe: Recipe, world: World, sources: Sequence[str], folder: Path | None) -> None:
+    Raises:
+        UserError: A tracker that the recipe names is not installed.
+    """
+
+    def __init__(
+        self, recipe: Recipe, world: World, sources: Sequence[str], folder: Path | None, log: logging.Logger
+    ) -> None:
         check_installed(recipe.log.trackers)
-        self.recipe, self.world, self.folder = recipe, world, folder
+        self.recipe, self.world, self.folder, self.log = recipe, world, folder, log
         self._lines_said = 0
         self._file: JsonLines | None = None
         self._trackers: Trackers | None = None
@@ -61,17 +56,19 @@ class Metrics:
         if not self.world.leads:
             return
         if self.folder is not None and self._file is None:
-            self._file = JsonLines(self.folder / "metrics.jsonl", say)
+            self._file = JsonLines(self.folder / "metrics.jsonl", self.log)
             self._furthest_step = self._file.furthest_step
         self._redone_until = self._furthest_step
         if self._trackers is not None:
             self._trackers.close()
         names = [*(["tensorboard"] if self.folder is not None else []), *self.recipe.log.trackers]
         recipe = self.recipe.model_dump(mode="json")
-        self._trackers = Trackers(names, TrackerContext(run, self.recipe.name, recipe, after_step, self.folder), say)
+        self._trackers = Trackers(
+            names, TrackerContext(run, self.recipe.name, recipe, after_step, self.folder), self.log
+        )
 
     def resume(self, sources: Sequence[str], tokens: Mapping[str, int]) -> None:
-        """Go on from so many tokens of each source; `sources` are named as a step's outcome counts them."""
+        """Go on from so many tokens of each source; `sources` are named as a step's metrics counts them."""
         self.sources = list(sources)
         self.tokens = {name: tokens.get(name, 0) for name in self.sources}
         self._begin()
@@ -81,21 +78,21 @@ class Metrics:
         self._sums = [0.0] * len(self.sources)
         self._counts = [0] * len(self.sources)
 
-    def see(self, outcome: StepMetrics, seconds: float, waited_seconds: float) -> None:
+    def see(self, metrics: StepMetrics, seconds: float, waited_seconds: float) -> None:
         """Count a step in; one that changed nothing tells nothing of the loss."""
         self._seconds += seconds
         self._steps += 1
         self._waited += waited_seconds
         for at, (name, total, count) in enumerate(
-            zip(self.sources, outcome.source_loss_sums, outcome.source_targets, strict=True)
+            zip(self.sources, metrics.source_loss_sums, metrics.source_targets, strict=True)
         ):
             self.tokens[name] += count
-            if outcome.healthy:
+            if metrics.healthy:
                 self._sums[at] += total
                 self._counts[at] += count
 
     def line(
-        self, step: int, outcome: StepMetrics, lr: float, bad_steps: int, epochs: Mapping[str, float], saved_step: int
+        self, step: int, metrics: StepMetrics, lr: float, bad_steps: int, epochs: Mapping[str, float], saved_step: int
     ) -> dict[str, Any]:
         """Write what happened since the last line; return it."""
         seconds = max(self._seconds, 1e-9)
@@ -104,7 +101,7 @@ class Metrics:
         values: dict[str, Any] = {
             "step": step,
             "loss": sum(self._sums) / sum(self._counts) if sum(self._counts) else math.nan,
-            "grad_norm": outcome.grad_norm,
+            "grad_norm": metrics.grad_norm,
             "lr": lr,
             "tokens_per_second": rate,
             "tokens_per_second_per_gpu": rate / self.world.size,
@@ -134,7 +131,7 @@ class Metrics:
     def _say(self, step: int, values: Mapping[str, Any]) -> None:
         mfu = f", MFU {values['mfu']:.1%}" if "mfu" in values else ""
         memory = f"  {values['memory_gib']:.1f} GiB" if "memory_gib" in values else ""
-        say(
+        self.log.info(
             f"step {step}/{self.recipe.schedule.steps}  loss {values['loss']:.4f}  norm {values['grad_norm']:.3f}  "
             f"lr {values['lr']:.3g}  {values['tokens_per_second']:,.0f} tokens/s{mfu}{memory}  "
             f"waited {values['loader_wait']:.1%}"
@@ -143,7 +140,9 @@ class Metrics:
         if self._lines_said % SOURCES_EVERY == 0 or step == self.recipe.schedule.steps:
             for name in self.sources:
                 loss = f"loss {values[f'loss/{name}']:.4f}  " if f"loss/{name}" in values else ""
-                say(f"    {name}: {loss}{values[f'tokens/{name}']:,} tokens, {values[f'epochs/{name}']:.3f} epochs")
+                self.log.info(
+                    f"    {name}: {loss}{values[f'tokens/{name}']:,} tokens, {values[f'epochs/{name}']:.3f} epochs"
+                )
 
     def event(self, values: dict[str, Any]) -> None:
         """Any other thing worth a line: a resume, a rewind, a held-out loss."""

@@ -8,6 +8,7 @@ too.
 They live in a thread: one that is slow, away or broken costs a line on stderr, and never a step.
 """
 
+import logging
 import os
 import queue
 import threading
@@ -48,12 +49,12 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files; what an earlier start wrote of later steps is hidden."""
 
-    def __init__(self, opening: TrackerContext) -> None:
+    def __init__(self, context: TrackerContext) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        assert opening.folder is not None
-        purge = opening.after_step + 1 if opening.after_step else None
-        self._writer = SummaryWriter(str(opening.folder / "tensorboard"), purge_step=purge)
+        assert context.folder is not None
+        purge = context.after_step + 1 if context.after_step else None
+        self._writer = SummaryWriter(str(context.folder / "tensorboard"), purge_step=purge)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -66,16 +67,16 @@ class TensorBoard:
 class Wandb:
     """Its own count of steps never goes back, a run's does: the step is a value that everything is drawn over."""
 
-    def __init__(self, opening: TrackerContext) -> None:
+    def __init__(self, context: TrackerContext) -> None:
         import wandb
 
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "bamba"),
-            id=opening.run,
+            id=context.run,
             resume="allow",
-            name=opening.name,
-            config=dict(opening.recipe),
-            dir=None if opening.folder is None else str(opening.folder),
+            name=context.name,
+            config=dict(context.recipe),
+            dir=None if context.folder is None else str(context.folder),
             settings=wandb.Settings(console="off"),
         )
         self._run.define_metric("step")
@@ -89,21 +90,21 @@ class Wandb:
 
 
 class Mlflow:
-    def __init__(self, opening: TrackerContext) -> None:
+    def __init__(self, context: TrackerContext) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
         self._client: Any = MlflowClient()
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", opening.name)
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", context.name)
         known = self._client.get_experiment_by_name(name)
         experiment = known.experiment_id if known else self._client.create_experiment(name)
-        found = self._client.search_runs([experiment], f"tags.bamba_run = '{opening.run}'")
+        found = self._client.search_runs([experiment], f"tags.bamba_run = '{context.run}'")
         if found:
             self._run = found[0].info.run_id
             return
-        made = self._client.create_run(experiment, run_name=opening.name, tags={"bamba_run": opening.run})
+        made = self._client.create_run(experiment, run_name=context.name, tags={"bamba_run": context.run})
         self._run = made.info.run_id
-        flat = [Param(name, str(value)[:500]) for name, value in _flat(opening.recipe)]
+        flat = [Param(name, str(value)[:500]) for name, value in _flat(context.recipe)]
         for first in range(0, len(flat), 100):  # as many as a call may hold
             self._client.log_batch(self._run, params=flat[first : first + 100])
 
@@ -118,28 +119,28 @@ class Mlflow:
 
 
 class Aim:
-    def __init__(self, opening: TrackerContext) -> None:
+    def __init__(self, context: TrackerContext) -> None:
         import aim
 
-        place = os.environ.get("AIM_REPO") or (None if opening.folder is None else str(opening.folder))
+        place = os.environ.get("AIM_REPO") or (None if context.folder is None else str(context.folder))
         if place is None:
             raise UserError("AIM_REPO is not set, and the run has no local folder")
         if not aim.Repo.exists(place):
             aim.Repo.from_path(place, init=True)
         name = (
-            f"{opening.name} {opening.run}"  # attributes of a run are found only once it was indexed, its name at once
+            f"{context.name} {context.run}"  # attributes of a run are found only once it was indexed, its name at once
         )
         asked = aim.Repo(place).query_runs(f"run.name == '{name}'", report_mode=aim.sdk.types.QueryReportMode.DISABLED)
         found = [one.run for one in asked.iter_runs()]
         self._run: Any = aim.Run(
             run_hash=found[0].hash if found else None,
             repo=place,
-            experiment=opening.name,
+            experiment=context.name,
             system_tracking_interval=None,
             capture_terminal_logs=False,
         )
         self._run.name = name
-        self._run["recipe"] = dict(opening.recipe)
+        self._run["recipe"] = dict(context.recipe)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -167,8 +168,8 @@ def check_installed(names: Sequence[str]) -> None:
 class Trackers:
     """Those of one start of a run."""
 
-    def __init__(self, names: Sequence[str], opening: TrackerContext, say: Callable[[str], None]) -> None:
-        self._opening, self._say = opening, say
+    def __init__(self, names: Sequence[str], context: TrackerContext, log: logging.Logger) -> None:
+        self._context, self._log = context, log
         self._open: dict[str, Tracker | None] = dict.fromkeys(names)
         self._next_try = dict.fromkeys(names, 0.0)
         self._lost = dict.fromkeys(names, 0)
@@ -193,10 +194,12 @@ class Trackers:
         else:
             self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._say(f"trackers: still busy after {CLOSE_SECONDS:.0f} s, left alone")
+            self._log.warning(f"trackers: still busy after {CLOSE_SECONDS:.0f} s, left alone")
         for name, lost in self._lost.items():
             if lost:
-                self._say(f"tracker {name}: {lost} points are lost; metrics.jsonl has them, if the run has a folder")
+                self._log.warning(
+                    f"tracker {name}: {lost} points are lost; metrics.jsonl has them, if the run has a folder"
+                )
 
     def _work(self) -> None:
         while (point := self._points.get()) is not None:
@@ -204,21 +207,23 @@ class Trackers:
                 self._hand_over(name, *point)
         for name, tracker in self._open.items():
             if tracker is not None:
-                self._trying(name, tracker.close)
+                self._attempt(name, tracker.close)
 
     def _hand_over(self, name: str, step: int, values: Mapping[str, float]) -> None:
         if self._open[name] is None and time.monotonic() >= self._next_try[name]:
-            self._trying(name, lambda: self._open.update({name: TRACKERS[name](self._opening)}))
+            self._attempt(name, lambda: self._open.update({name: TRACKERS[name](self._context)}))
         tracker = self._open[name]
-        if tracker is None or not self._trying(name, lambda: tracker.log(step, values)):
+        if tracker is None or not self._attempt(name, lambda: tracker.log(step, values)):
             self._lost[name] += 1
 
-    def _trying(self, name: str, what: Callable[[], object]) -> bool:
+    def _attempt(self, name: str, what: Callable[[], object]) -> bool:
         try:
             what()
         except Exception as error:  # noqa: BLE001 (other people's code, which must not end a training)
             said = " ".join(str(error).split())[:300]
-            self._say(f"TRACKER {name}: {type(error).__name__}: {said}; training goes on, it is tried again later")
+            self._log.warning(
+                f"TRACKER {name}: {type(error).__name__}: {said}; training goes on, it is tried again later"
+            )
             self._open[name] = None
             self._next_try[name] = time.monotonic() + REOPEN_SECONDS
             return False
