@@ -24,18 +24,18 @@ class StepRange:
 class BadSteps:
     """Counts the updates that were left undone, over the whole run."""
 
-    def __init__(self, rule: Guard, count: int = 0) -> None:
-        self.rule, self.count = rule, count
+    def __init__(self, config: Guard, count: int = 0) -> None:
+        self.config, self.count = config, count
 
     def see(self, step: int, outcome: StepMetrics, rows: str) -> bool:
         """Whether this step was bad; `TooManyBadSteps`, naming its rows, when there were too many."""
         if outcome.healthy:
             return False
         self.count += 1
-        if self.count > self.rule.max_bad_steps:
+        if self.count > self.config.max_bad_steps:
             raise TooManyBadSteps(
                 f"step {step}: loss {outcome.loss:g}, gradient norm {outcome.grad_norm:g}, on {rows}; that makes "
-                f"{self.count} steps without a finite gradient, the recipe allows {self.rule.max_bad_steps} "
+                f"{self.count} steps without a finite gradient, the recipe allows {self.config.max_bad_steps} "
                 "(guard.max_bad_steps). Nothing of these steps is in the weights"
             )
         return True
@@ -44,19 +44,19 @@ class BadSteps:
 class LossSpikes:
     """Tells when the loss left its recent range for several steps on end."""
 
-    def __init__(self, rule: Guard) -> None:
-        self.rule = rule
-        self._calm: deque[float] = deque(maxlen=rule.spike_window)
+    def __init__(self, config: Guard) -> None:
+        self.config = config
+        self._calm: deque[float] = deque(maxlen=config.spike_window)
         self._high = 0
 
     def see(self, step: int, loss: float) -> StepRange | None:
         """The steps of a spike, once it has lasted long enough. High losses do not enter the range they are held
         against, nor do those that are no number."""
-        if self.rule.spike_sigmas is None or not math.isfinite(loss):
+        if self.config.spike_sigmas is None or not math.isfinite(loss):
             return None
-        if len(self._calm) == self.rule.spike_window and loss > self._bound(self.rule.spike_sigmas):
+        if len(self._calm) == self.config.spike_window and loss > self._bound(self.config.spike_sigmas):
             self._high += 1
-            if self._high >= self.rule.spike_steps:
+            if self._high >= self.config.spike_steps:
                 span = StepRange(step - self._high + 1, step)
                 self.forget()
                 return span

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .config import Compute
-from .data.batch import Batch
+from .data.batch import Batch, SourceSums
 from .distributed.fsdp import World
 from .model.bamba import Bamba
 from .optim.adamw import AdamW
@@ -90,25 +90,24 @@ class Stepper:
         targets = torch.tensor(float(batch.targets), dtype=torch.float64).to(device, non_blocking=True)
         if self.world.size > 1:
             dist.all_reduce(targets)
-        share = (1.0 / targets.clamp(min=1.0)).float()
-        sums = torch.zeros(self.sources + 1, dtype=torch.float64, device=device)  # the last one is for padding rows
-        counts = torch.zeros_like(sums)
+        # The mean over the global batch: a rank's loss is its part of it, and gradients are summed, not averaged.
+        scale = (1.0 / targets.clamp(min=1.0)).float()
+        by_source = SourceSums(self.sources, device)
         parts = batch.micro(self.compute.micro_rows)
         for number, part in enumerate(parts, 1):
             on = part.to(device)
-            bins = on.sources.remainder(self.sources + 1)
             self.gradients.before_backward(last=number == len(parts))
-            total, losses = self.model.losses(on.input_ids, on.documents, on.positions, on.labels, share)
+            total, losses = self.model.losses(on.input_ids, on.documents, on.positions, on.labels, scale)
             torch.autograd.backward(total)
-            sums.index_add_(0, bins, losses.sum(1, dtype=torch.float64))
-            counts.index_add_(0, bins, (on.labels >= 0).sum(1).double())
+            by_source.add(on, losses)
         self.gradients.finish()
         norm = self.optimizer.gradient_norm()
-        asked = [torch.full((1,), float(ask), dtype=torch.float64, device=device) for ask in (stop, save)]
-        told = torch.cat([sums[:-1], counts[:-1], *asked])
+        wishes = [torch.full((1,), float(wish), dtype=torch.float64, device=device) for wish in (stop, save)]
+        reduced = torch.cat([*by_source.vectors(), *wishes])  # one message for all that ranks tell each other
         if self.world.size > 1:
-            dist.all_reduce(told)
-        healthy = torch.isfinite(norm) & torch.isfinite(told).all()
+            dist.all_reduce(reduced)
+        healthy = torch.isfinite(norm) & torch.isfinite(reduced).all()
         before_update()
         self.optimizer.update(lr, norm, healthy)
-        return PendingStepMetrics(torch.cat([torch.stack([norm.double(), healthy.double()]), told[-2:], told[:-2]]))
+        own = torch.stack([norm.double(), healthy.double()])
+        return PendingStepMetrics(torch.cat([own, reduced[-2:], reduced[:-2]]))

@@ -123,9 +123,9 @@ def test_an_export_holds_one_shard_in_memory_and_an_import_one_tensor(tmp_path: 
 import torch
 from trainer.hf import export as export_hf
 from trainer.distributed.consistency import saved_recipe
-from trainer.checkpoint.reader import Saved
+from trainer.checkpoint.reader import SavedCheckpoint
 export_hf.SHARD_BYTES = 16 << 20
-saved = Saved(sys.argv[1])
+saved = SavedCheckpoint(sys.argv[1])
 before = peak()
 export_hf.export(saved, Path(sys.argv[2]), torch.bfloat16, None)
 done(None, before)

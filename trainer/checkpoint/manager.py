@@ -53,8 +53,8 @@ class Checkpointer:
     """The checkpoints of one run, in `store`. Every rank holds one and calls the same verbs in the same order, except
     where a verb says that it is for one rank alone."""
 
-    def __init__(self, store: Store, rule: Checkpoints, world: World, log: logging.Logger) -> None:
-        self.store, self.rule, self.world, self.log = store, rule, world, log
+    def __init__(self, store: Store, config: Checkpoints, world: World, log: logging.Logger) -> None:
+        self.store, self.config, self.world, self.log = store, config, world, log
         self.saved_step = 0  # of the newest checkpoint that was committed or gone on from
         self.failed: FailedSave | None = None  # the last save, unless it ended well
         self.lease = Lease(store, log)
@@ -128,7 +128,7 @@ class Checkpointer:
     def _sweep(self) -> None:
         self.lease.check()
         try:
-            commits.sweep(self.store, self.rule.keep_last, self.rule.keep_every_steps)
+            commits.sweep(self.store, self.config.keep_last, self.config.keep_every_steps)
         except (BambaError, OSError) as error:
             self.log.warning(f"OLD CHECKPOINTS STAY: {error}; the next save tries again to remove them")
 

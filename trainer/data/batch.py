@@ -54,15 +54,34 @@ class Batch:
         """Pieces of exactly `rows` rows, so that every one has the same shape; the last is filled up with padding rows,
         and there is at least one."""
         whole = max(1, -(-len(self) // rows)) * rows
-        missing = whole - len(self)
-        filled = Batch(
-            pad(self.input_ids, (0, 0, 0, missing)),
-            pad(self.labels, (0, 0, 0, missing), value=IGNORED),
-            pad(self.positions, (0, 0, 0, missing)),
-            pad(self.documents, (0, 0, 0, missing)),
-            pad(self.row, (0, missing), value=-1),
-            pad(self.sources, (0, missing), value=-1),
-        )
-        return [
-            Batch(*(getattr(filled, name)[at : at + rows] for name in self.__slots__)) for at in range(0, whole, rows)
-        ]
+        padding = {"labels": IGNORED, "row": -1, "sources": -1}
+        filled = []
+        for name in self.__slots__:
+            tensor: Tensor = getattr(self, name)
+            down = (0, 0) * (tensor.dim() - 1) + (0, whole - len(self))  # `pad` counts dimensions from the last
+            filled.append(pad(tensor, down, value=padding.get(name, 0)))
+        return [Batch(*(tensor[at : at + rows] for tensor in filled)) for at in range(0, whole, rows)]
+
+
+class SourceSums:
+    """Losses and real targets of a step or an evaluation, summed by source, in float64 on the device.
+
+    Args:
+        sources: How many there are, in the loader's order.
+    """
+
+    def __init__(self, sources: int, device: torch.device) -> None:
+        self.sources = sources
+        # One place more, which padding rows fall into: their source, -1, is the last index.
+        self._losses = torch.zeros(sources + 1, dtype=torch.float64, device=device)
+        self._targets = torch.zeros_like(self._losses)
+
+    def add(self, batch: Batch, losses: Tensor) -> None:
+        """Count a batch in; losses: (rows, tokens), 0 where there is no label."""
+        bins = batch.sources.remainder(self.sources + 1)
+        self._losses.index_add_(0, bins, losses.sum(1, dtype=torch.float64))
+        self._targets.index_add_(0, bins, (batch.labels >= 0).sum(1).double())
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """(sums of losses, counts of targets), each (sources,)."""
+        return self._losses[:-1], self._targets[:-1]

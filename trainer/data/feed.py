@@ -19,35 +19,36 @@ from ..distributed.fsdp import World
 class LoaderFeed:
     """Rows of the recipe's datasets for this rank. See `trainer.data.protocol.Feed`."""
 
-    def __init__(self, rule: Data, world: World) -> None:
-        if not rule.urls:
+    def __init__(self, config: Data, world: World) -> None:
+        if not config.urls:
             raise UserError("no dataset: give one with --data, or as data.urls in the recipe")
-        self.rule, self.world = rule, world
-        self.loader = self._opened(None)
+        self.config, self.world = config, world
+        self.loader = self._open_loader(None)
         self._fresh = self.loader.plan
 
-    def _opened(self, plan: MixPlan | None, split: str = "train") -> Loader:
+    def _open_loader(self, plan: MixPlan | None, split: str = "train") -> Loader:
         """Under the plan of the recipe, or under another one."""
-        rule = self.rule
+        config = self.config
+        # A plan states all of the order itself, and the loader refuses both.
         order = OrderSpec(
-            weights=rule.weights,
-            row_tokens=rule.row_tokens,
-            batch_rows=rule.batch_rows,
-            seed=rule.seed,
-            holdout=rule.holdout,
-            packing=rule.packing,
+            weights=config.weights,
+            row_tokens=config.row_tokens,
+            batch_rows=config.batch_rows,
+            seed=config.seed,
+            holdout=config.holdout,
+            packing=config.packing,
         )
         reading = Reading(
             rank=self.world.rank,
             world_size=self.world.size,
-            num_workers=rule.workers if split == "train" else 0,
+            num_workers=config.workers if split == "train" else 0,
             pad_rows=True,
         )
-        return build_loader(rule.urls, order if plan is None else None, reading, plan=plan, split=split)
+        return build_loader(config.urls, order if plan is None else None, reading, plan=plan, split=split)
 
-    def ids(self) -> int:
-        """How many there are: the vocabulary of the tokenizer that the datasets were made with."""
-        return open_dataset(self.rule.urls[0]).manifest.tokenizer.vocab_size
+    def vocab_size(self) -> int:
+        """Ids that the datasets' tokenizer has."""
+        return open_dataset(self.config.urls[0]).manifest.tokenizer.vocab_size
 
     @property
     def sources(self) -> list[str]:
@@ -71,13 +72,18 @@ class LoaderFeed:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on under the plan that was saved, and from here on with the recipe's mix, if that is another one now."""
         saved = renamed(loads(dumps(state["plan"]), "the plan in the checkpoint"), self.loader.order.available)
-        plan = self._continued(saved, state["cursor"]["row"])
+        plan = self._continue_plan(saved, state["cursor"]["row"])
         self.loader.close()
         if plan != self.loader.plan:  # the one that was saved, and not one that adds to the recipe's
-            self.loader = self._opened(plan)
+            self.loader = self._open_loader(plan)
         self.loader.load_state_dict(state["cursor"])
 
-    def _continued(self, saved: MixPlan, row: int) -> MixPlan:
+    def _continue_plan(self, saved: MixPlan, row: int) -> MixPlan:
+        """`saved`, and from `row` on the recipe's mix where that changed.
+
+        Raises:
+            UserError: The recipe changed what decides the order of rows from their beginning.
+        """
         fresh = self._fresh
         fixed = ("seed", "row_tokens", "before", "after", "packing", "window_rows", "holdout_ppm")
         for field in fixed:
@@ -100,7 +106,7 @@ class LoaderFeed:
 
     def held_out(self) -> tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]:
         """The held-out documents under this run's plan, read from their beginning."""
-        loader = self._opened(self.loader.plan, "holdout")
+        loader = self._open_loader(self.loader.plan, "holdout")
         return sorted(loader.plan.sources), loader
 
     def close(self) -> None:

@@ -60,13 +60,7 @@ def joined() -> Iterator[World]:
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     else:
-        dist.init_process_group(
-            backend,
-            store=_store(),
-            rank=0,
-            world_size=1,
-            timeout=COLLECTIVE_TIMEOUT,
-        )
+        dist.init_process_group(backend, store=_store(), rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT)
     try:
         yield World(rank, size, device, init_device_mesh(device.type, (size,)))
     finally:

@@ -89,24 +89,10 @@ def _conv(
 
 @triton.jit
 def _conv_backward(
-    x,
-    weight,
-    bias,
-    documents,
-    grad,
-    dx,
-    dparameters,
-    tokens,
-    channels,
-    x_batch,
-    x_token,
-    grad_batch,
-    grad_token,
-    dx_batch,
-    dx_token,
-    CHANNELS: tl.constexpr,
-    TOKENS: tl.constexpr,
-):
+    x, weight, bias, documents, grad, dx, dparameters,
+    tokens, channels, x_batch, x_token, grad_batch, grad_token, dx_batch, dx_token,
+    CHANNELS: tl.constexpr, TOKENS: tl.constexpr,
+):  # fmt: skip
     pid = tl.program_id(0)
     batch, start, column = _strip(pid, channels, tokens, CHANNELS, TOKENS)
     x += batch * x_batch
@@ -179,9 +165,9 @@ def conv_forward(xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor) -
     out = torch.empty((batch, tokens, channels), dtype=xbc.dtype, device=xbc.device)
     with on(xbc):
         _conv[(_programs(batch, tokens, channels, FORWARD_STRIP, FORWARD.block),)](
-            *(xbc, weight, bias, documents, out, tokens, channels, *xbc.stride()[:2]),
-            **{"CHANNELS": FORWARD.block, "TOKENS": FORWARD_STRIP, **FORWARD.options()},
-        )
+            xbc, weight, bias, documents, out, tokens, channels, *xbc.stride()[:2],
+            CHANNELS=FORWARD.block, TOKENS=FORWARD_STRIP, **FORWARD.options(),
+        )  # fmt: skip
     return out
 
 
@@ -194,9 +180,9 @@ def conv_backward(
     partial = torch.empty((strips, 5, channels), dtype=torch.float32, device=xbc.device)
     with on(xbc):
         _conv_backward[(_programs(batch, tokens, channels, BACKWARD_STRIP, BACKWARD.block),)](
-            *(xbc, weight, bias, documents, grad, out, partial, tokens, channels),
-            *(*xbc.stride()[:2], *grad.stride()[:2], *out.stride()[:2]),
-            **{"CHANNELS": BACKWARD.block, "TOKENS": BACKWARD_STRIP, **BACKWARD.options()},
-        )
+            xbc, weight, bias, documents, grad, out, partial, tokens, channels,
+            *xbc.stride()[:2], *grad.stride()[:2], *out.stride()[:2],
+            CHANNELS=BACKWARD.block, TOKENS=BACKWARD_STRIP, **BACKWARD.options(),
+        )  # fmt: skip
     total = partial.sum(0)
     return total[:4].T, total[4]

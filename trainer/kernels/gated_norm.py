@@ -37,23 +37,10 @@ def _both(a, b, c, d):
 
 @triton.jit
 def _gated_norm_backward(
-    y,
-    z,
-    weight,
-    grad,
-    dy,
-    dz,
-    dweight,
-    eps,
-    rows,
-    tokens,
-    width,
-    z_batch,
-    z_token,
-    dz_batch,
-    dz_token,
+    y, z, weight, grad, dy, dz, dweight,
+    eps, rows, tokens, width, z_batch, z_token, dz_batch, dz_token,
     WIDTH: tl.constexpr,
-):
+):  # fmt: skip
     column = tl.arange(0, WIDTH)
     live = column < width
     total = tl.zeros([WIDTH], tl.float32)
@@ -90,10 +77,10 @@ def norm_forward(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
     out = torch.empty_like(y)
     with on(y):
         _gated_norm[(batch * tokens,)](
-            *(y, z, weight, out, eps, tokens, width, *z.stride()[:2]),
+            y, z, weight, out, eps, tokens, width, *z.stride()[:2],
             WIDTH=triton.next_power_of_2(width),
             **FORWARD.options(),
-        )
+        )  # fmt: skip
     return out
 
 
@@ -107,9 +94,9 @@ def norm_backward(
     partial = torch.empty((programs, width), dtype=torch.float32, device=y.device)
     with on(y):
         _gated_norm_backward[(programs,)](
-            *(y, z, weight, grad, dy, out_z, partial, eps, batch * tokens, tokens, width),
-            *(*z.stride()[:2], *out_z.stride()[:2]),
+            y, z, weight, grad, dy, out_z, partial, eps, batch * tokens, tokens, width,
+            *z.stride()[:2], *out_z.stride()[:2],
             WIDTH=triton.next_power_of_2(width),
             **BACKWARD.options(),
-        )
+        )  # fmt: skip
     return dy, partial.sum(0)

@@ -2,6 +2,9 @@
 
 Each kernel's file holds the launches measured on an H100 (docs/kernels.md); `tuned_launches` puts others in their place
 where the device is another one.
+
+Kernels and their calls keep their arguments in groups, one group or more a line (`fmt: skip`): tensors, then sizes and
+strides, then what is a constant when Triton compiles.
 """
 
 from contextlib import AbstractContextManager, nullcontext

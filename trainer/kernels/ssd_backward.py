@@ -49,21 +49,10 @@ def _add_product(total, dscores, groups, step, seen, other, TRANSPOSED: tl.const
 
 @triton.jit
 def _join(
-    b,
-    c,
-    firsts,
-    dscores,
-    parts,
-    db,
-    dc,
-    tokens,
-    chunks,
-    batches,
-    token_groups,
-    state_groups,
-    BLOCK: tl.constexpr,
-    STATE: tl.constexpr,
-):
+    b, c, firsts, dscores, parts, db, dc,
+    tokens, chunks, batches, token_groups, state_groups,
+    BLOCK: tl.constexpr, STATE: tl.constexpr,
+):  # fmt: skip
     b, c, db, dc = opened(b), opened(c), opened(db), opened(dc)
     of_c = tl.program_id(0) % 2
     half = (tl.program_id(0) // 2) % 2
@@ -102,28 +91,10 @@ def _join(
 
 @triton.jit
 def _finish(
-    dt,
-    bias,
-    a_log,
-    documents,
-    steps,
-    starts,
-    stops,
-    skips,
-    arrivals,
-    through,
-    ddt,
-    dparameters,
-    tokens,
-    heads,
-    chunks,
-    dt_batch,
-    dt_token,
-    ddt_batch,
-    ddt_token,
-    CHUNK: tl.constexpr,
-    HEADS: tl.constexpr,
-):
+    dt, bias, a_log, documents, steps, starts, stops, skips, arrivals, through, ddt, dparameters,
+    tokens, heads, chunks, dt_batch, dt_token, ddt_batch, ddt_token,
+    CHUNK: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
     batch = (tl.program_id(0) // chunks).to(tl.int64)
     batches = tl.num_programs(0) // chunks
     chunk = tl.program_id(0) % chunks
@@ -186,17 +157,17 @@ def _scan_backward(inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrad
     token_gradients(inputs, grad, decay, lams, scores, out.x, pairs.starts[2])
     parts, arrivals, through = state_gradients(inputs, grad, decay, met, lams, CHUNK)
     _join[(batch * chunks * 4,)](
-        *(tiles(inputs.B, CHUNK // 2, size), tiles(inputs.C, CHUNK // 2, size), decay.firsts, pairs.dscores, parts),
-        *(tiles(out.B, CHUNK // 2, size), tiles(out.C, CHUNK // 2, size)),
-        *(tokens, chunks, batch, pairs.dscores.shape[0], parts.shape[1]),
-        **{"BLOCK": CHUNK // 2, "STATE": size, **JOIN.options()},
-    )
+        tiles(inputs.B, CHUNK // 2, size), tiles(inputs.C, CHUNK // 2, size), decay.firsts, pairs.dscores, parts,
+        tiles(out.B, CHUNK // 2, size), tiles(out.C, CHUNK // 2, size),
+        tokens, chunks, batch, pairs.dscores.shape[0], parts.shape[1],
+        BLOCK=CHUNK // 2, STATE=size, **JOIN.options(),
+    )  # fmt: skip
     parameters = torch.empty((batch * chunks, heads, 3), dtype=torch.float32, device=grad.device)
     _finish[(batch * chunks, triton.cdiv(heads, FINISH.block))](
-        *(inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, decay.steps, pairs.starts, pairs.stops),
-        *(pairs.skips, arrivals, through, out.dt, parameters),
-        *(tokens, heads, chunks, *inputs.dt.stride()[:2], *out.dt.stride()[:2]),
-        **{"CHUNK": CHUNK, "HEADS": FINISH.block, **FINISH.options()},
-    )
+        inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, decay.steps, pairs.starts, pairs.stops,
+        pairs.skips, arrivals, through, out.dt, parameters,
+        tokens, heads, chunks, *inputs.dt.stride()[:2], *out.dt.stride()[:2],
+        CHUNK=CHUNK, HEADS=FINISH.block, **FINISH.options(),
+    )  # fmt: skip
     da_log, dd, dbias = parameters.sum(0).unbind(-1)
     return da_log, dd, dbias

@@ -33,23 +33,10 @@ def _later(a, b):
 
 @triton.jit
 def _decays(
-    dt,
-    bias,
-    a_log,
-    documents,
-    steps,
-    sums,
-    enter,
-    kept,
-    firsts,
-    tokens,
-    heads,
-    chunks,
-    dt_batch,
-    dt_token,
-    CHUNK: tl.constexpr,
-    HEADS: tl.constexpr,
-):
+    dt, bias, a_log, documents, steps, sums, enter, kept, firsts,
+    tokens, heads, chunks, dt_batch, dt_token,
+    CHUNK: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
     batch = (tl.program_id(0) // chunks).to(tl.int64)
     chunk = tl.program_id(0) % chunks
     row = tl.arange(0, CHUNK)
@@ -106,8 +93,8 @@ def decays(inputs: ScanInputs, chunk: int) -> Decays:
     result = Decays(steps, sums, enter, kept, firsts)
     with on(inputs.dt):
         _decays[(batch * chunks, triton.cdiv(heads, DECAYS.block))](
-            *(inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, *result),
-            *(tokens, heads, chunks, *inputs.dt.stride()[:2]),
-            **{"CHUNK": chunk, "HEADS": DECAYS.block, **DECAYS.options()},
-        )
+            inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, *result,
+            tokens, heads, chunks, *inputs.dt.stride()[:2],
+            CHUNK=chunk, HEADS=DECAYS.block, **DECAYS.options(),
+        )  # fmt: skip
     return result

@@ -23,25 +23,10 @@ TOKENS = TunableLaunch(
 
 @triton.jit
 def _token_gradients(
-    x,
-    dy,
-    b,
-    lams,
-    scores,
-    steps,
-    sums,
-    kepts,
-    d,
-    dx,
-    starts,
-    tokens,
-    heads,
-    groups,
-    BLOCK: tl.constexpr,
-    STATE: tl.constexpr,
-    WIDTH: tl.constexpr,
-    HEADS: tl.constexpr,
-):
+    x, dy, b, lams, scores, steps, sums, kepts, d, dx, starts,
+    tokens, heads, groups,
+    BLOCK: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
     x, dy, b, lams, scores, dx = opened(x), opened(dy), opened(b), opened(lams), opened(scores), opened(dx)
     chunks = tl.cdiv(tokens, 2 * BLOCK)
     half = tl.program_id(0) % 2
@@ -106,8 +91,8 @@ def token_gradients(
     together = grouped(heads, TOKENS.block)
     groups = heads // together
     _token_gradients[(places * groups * 2,)](
-        *(tiles(inputs.x, block, width), tiles(grad, block, width), tiles(inputs.B, block, size)),
-        *(stack(lams, size), stack(scores, block, block), decays.steps, decays.sums, decays.kept, inputs.D),
-        *(tiles(dx, block, width), starts, tokens, heads, groups),
-        **{"BLOCK": block, "STATE": size, "WIDTH": width, "HEADS": together, **TOKENS.options(grad)},
-    )
+        tiles(inputs.x, block, width), tiles(grad, block, width), tiles(inputs.B, block, size),
+        stack(lams, size), stack(scores, block, block), decays.steps, decays.sums, decays.kept, inputs.D,
+        tiles(dx, block, width), starts, tokens, heads, groups,
+        BLOCK=block, STATE=size, WIDTH=width, HEADS=together, **TOKENS.options(grad),
+    )  # fmt: skip

@@ -28,25 +28,10 @@ FORWARD = TunableLaunch("scan_forward.FORWARD", Launch(warps=4, stages=2, block=
 
 @triton.jit
 def _scan(
-    x,
-    b,
-    c,
-    steps,
-    sums,
-    enters,
-    kepts,
-    firsts,
-    d,
-    y,
-    states,
-    tokens,
-    heads,
-    CHUNK: tl.constexpr,
-    STATE: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    EVERY: tl.constexpr,
-):
+    x, b, c, steps, sums, enters, kepts, firsts, d, y, states,
+    tokens, heads,
+    CHUNK: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EVERY: tl.constexpr,
+):  # fmt: skip
     x, b, c, y = opened(x), opened(b), opened(c), opened(y)
     slices: tl.constexpr = WIDTH // BLOCK
     head = (tl.program_id(0) // slices) % heads
@@ -102,11 +87,11 @@ def scan_forward(inputs: ScanInputs, keep: bool = False) -> tuple[Tensor, Tensor
     states = kept_states(inputs.x, state, keep=keep)
     with on(inputs.x):
         _scan[(batch * heads * (width // block),)](
-            *(tiles(inputs.x, CHUNK, block), tiles(inputs.B, CHUNK, state), tiles(inputs.C, CHUNK, state)),
+            tiles(inputs.x, CHUNK, block), tiles(inputs.B, CHUNK, state), tiles(inputs.C, CHUNK, state),
             *decays(inputs, CHUNK),
-            *(inputs.D, tiles(y, CHUNK, block), states, tokens, heads),
-            **{"CHUNK": CHUNK, "STATE": state, "WIDTH": width, "BLOCK": block},
+            inputs.D, tiles(y, CHUNK, block), states, tokens, heads,
+            CHUNK=CHUNK, STATE=state, WIDTH=width, BLOCK=block,
             EVERY=STATE_TOKENS // CHUNK if keep else 0,
             **FORWARD.options(inputs.x),
-        )
+        )  # fmt: skip
     return y, states

@@ -57,22 +57,10 @@ def _both(a, b, c, d):
 
 @triton.jit
 def _pair_gradients(
-    x,
-    dy,
-    scores,
-    steps,
-    sums,
-    dscores,
-    starts,
-    stops,
-    skips,
-    tokens,
-    heads,
-    groups,
-    BLOCK: tl.constexpr,
-    WIDTH: tl.constexpr,
-    HEADS: tl.constexpr,
-):
+    x, dy, scores, steps, sums, dscores, starts, stops, skips,
+    tokens, heads, groups,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
     x, dy, scores = opened(x), opened(dy), opened(scores)
     chunks = tl.cdiv(tokens, 2 * BLOCK)
     pair = tl.program_id(0) % 3
@@ -131,9 +119,9 @@ def all_scores(inputs: ScanInputs, decays: Decays, chunk: int) -> Tensor:
     chunks, block = triton.cdiv(tokens, chunk), chunk // 2
     scores = torch.empty((batch * chunks, chunk, chunk), dtype=torch.float32, device=inputs.B.device)
     _scores[(batch * chunks * 2,)](
-        *(tiles(inputs.B, block, size), tiles(inputs.C, chunk, size), decays.firsts, stack(scores, block), chunks),
-        **{"BLOCK": block, "STATE": size, **SCORES.options()},
-    )
+        tiles(inputs.B, block, size), tiles(inputs.C, chunk, size), decays.firsts, stack(scores, block), chunks,
+        BLOCK=block, STATE=size, **SCORES.options(),
+    )  # fmt: skip
     return scores
 
 
@@ -151,8 +139,8 @@ def pair_gradients(inputs: ScanInputs, grad: Tensor, decays: Decays, scores: Ten
     line = decays.sums.shape
     out = PairGrads(table(groups, *scores.shape), table(3, *line), table(2, *line), table(*line))
     _pair_gradients[(places * groups * 3,)](
-        *(tiles(inputs.x, block, width), tiles(grad, block, width), stack(scores, block, block)),
-        *(decays.steps, decays.sums, *out, tokens, heads, groups),
-        **{"BLOCK": block, "WIDTH": width, "HEADS": together, **PAIRS.options(grad)},
-    )
+        tiles(inputs.x, block, width), tiles(grad, block, width), stack(scores, block, block),
+        decays.steps, decays.sums, *out, tokens, heads, groups,
+        BLOCK=block, WIDTH=width, HEADS=together, **PAIRS.options(grad),
+    )  # fmt: skip
     return out

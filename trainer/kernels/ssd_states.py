@@ -28,19 +28,10 @@ GRADIENTS = TunableLaunch(
 
 @triton.jit
 def _states(
-    x,
-    b,
-    shares,
-    enters,
-    states,
-    tokens,
-    heads,
-    CHUNK: tl.constexpr,
-    STATE: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BACKWARDS: tl.constexpr,
-):
+    x, b, shares, enters, states,
+    tokens, heads,
+    CHUNK: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, BACKWARDS: tl.constexpr,
+):  # fmt: skip
     x, b, states = opened(x), opened(b), opened(states)
     slices: tl.constexpr = STATE // BLOCK
     head = (tl.program_id(0) // slices) % heads
@@ -64,25 +55,10 @@ def _states(
 
 @triton.jit
 def _state_gradients(
-    x,
-    dy,
-    c,
-    states,
-    lams,
-    enters,
-    kepts,
-    arrivals,
-    through,
-    sums_of_heads,
-    tokens,
-    heads,
-    groups,
-    batches,
-    CHUNK: tl.constexpr,
-    STATE: tl.constexpr,
-    WIDTH: tl.constexpr,
-    HEADS: tl.constexpr,
-):
+    x, dy, c, states, lams, enters, kepts, arrivals, through, sums_of_heads,
+    tokens, heads, groups, batches,
+    CHUNK: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
     x, dy, c, states, lams = opened(x), opened(dy), opened(c), opened(states), opened(lams)
     chunks = tl.cdiv(tokens, CHUNK)
     of_c = tl.program_id(0) % 2
@@ -133,10 +109,10 @@ def states(x: Tensor, b: Tensor, shares: Tensor, decays: Decays, chunk: int, *, 
     block = min(STATES.block, size)
     out = torch.empty((batch, triton.cdiv(tokens, chunk), heads, size, width), dtype=x.dtype, device=x.device)
     _states[(batch * heads * (size // block),)](
-        *(tiles(x, chunk, width), tiles(b, chunk, block), shares, decays.enter, stack(out, block), tokens, heads),
-        **{"CHUNK": chunk, "STATE": size, "WIDTH": width, "BLOCK": block, "BACKWARDS": backwards},
+        tiles(x, chunk, width), tiles(b, chunk, block), shares, decays.enter, stack(out, block), tokens, heads,
+        CHUNK=chunk, STATE=size, WIDTH=width, BLOCK=block, BACKWARDS=backwards,
         **STATES.options(x),
-    )
+    )  # fmt: skip
     return out
 
 
@@ -156,11 +132,11 @@ def state_gradients(
     arrivals = torch.empty_like(decays.sums)
     through = torch.empty(states.shape[:3], dtype=torch.float32, device=grad.device)
     _state_gradients[(batch * states.shape[1] * groups * 2,)](
-        *(tiles(inputs.x, chunk, width), tiles(grad, chunk, width), tiles(inputs.C, chunk, size)),
-        *(stack(states, size), stack(lams, size), decays.enter, decays.kept, arrivals, through, out),
-        *(tokens, heads, groups, batch),
-        **{"CHUNK": chunk, "STATE": size, "WIDTH": width, "HEADS": together, **GRADIENTS.options(grad)},
-    )
+        tiles(inputs.x, chunk, width), tiles(grad, chunk, width), tiles(inputs.C, chunk, size),
+        stack(states, size), stack(lams, size), decays.enter, decays.kept, arrivals, through, out,
+        tokens, heads, groups, batch,
+        CHUNK=chunk, STATE=size, WIDTH=width, HEADS=together, **GRADIENTS.options(grad),
+    )  # fmt: skip
     return out, arrivals, through
 
 

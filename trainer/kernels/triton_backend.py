@@ -1,17 +1,9 @@
-"""The Triton kernels under the names of `reference`."""
+"""The Triton kernels under the names of `reference`: one `ops.Backend`."""
 
-from .conv import conv_backward, conv_forward
-from .gated_norm import norm_backward, norm_forward
-from .ssd_backward import scan_backward
-from .ssd_forward import scan_forward
-from .swiglu import swiglu_backward
-
-__all__ = [
-    "conv_backward",
-    "conv_forward",
-    "norm_backward",
-    "norm_forward",
-    "scan_backward",
-    "scan_forward",
-    "swiglu_backward",
-]
+from .conv import conv_backward as conv_backward
+from .conv import conv_forward as conv_forward
+from .gated_norm import norm_backward as norm_backward
+from .gated_norm import norm_forward as norm_forward
+from .ssd_backward import scan_backward as scan_backward
+from .ssd_forward import scan_forward as scan_forward
+from .swiglu import swiglu_backward as swiglu_backward

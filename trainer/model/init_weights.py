@@ -1,9 +1,9 @@
 """The first values of a model, a pure function of (seed, name of the parameter): the same on any number of ranks.
 
-As the Mamba2 authors draw them, not as `transformers` does (its dt_bias of 1 and A up to the number of heads make
-states that forget at once): A uniform in [1, 16], dt log-uniform in [0.001, 0.1] through the inverse of softplus,
-linears uniform within 1/sqrt(inputs), and the two linears that write to the residual stream divided by
-sqrt(2 * layers). Embeddings are normal with deviation 0.02.
+As the Mamba2 authors draw them (mamba_ssm/modules/mamba2.py in github.com/state-spaces/mamba), not as `transformers`
+does (its dt_bias of 1 and A up to the number of heads make states that forget at once): A uniform in [1, 16], dt
+log-uniform in [0.001, 0.1] through the inverse of softplus, linears uniform within 1/sqrt(inputs), and the two linears
+that write to the residual stream divided by sqrt(2 * layers), as in GPT-2. Embeddings are normal with deviation 0.02.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from torch.distributed.tensor import DTensor, Shard
 from ..kernels.supported import CONV_WIDTH
 from .config import ModelConfig
 
-DT_SECONDS = (1e-3, 1e-1)
-DT_FLOOR = 1e-4
+DT_RANGE = (1e-3, 1e-1)
+DT_FLOOR = 1e-4  # the authors' dt_init_floor
 
 
 @torch.no_grad()
@@ -25,6 +25,7 @@ def init_weights(model: nn.Module, config: ModelConfig, seed: int) -> None:
     """Draw every parameter, on the device where it lies, one whole parameter at a time; shards keep their part."""
     for name, parameter in model.named_parameters():
         local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        # A generator a parameter: what one draws does not depend on which others there are, or on their order.
         generator = torch.Generator(local.device).manual_seed(_seed(seed, name))
         whole = torch.empty(parameter.shape, dtype=torch.float32, device=local.device)
         _draw(whole, name, config, generator)
@@ -42,7 +43,7 @@ def _draw(whole: Tensor, name: str, config: ModelConfig, generator: torch.Genera
     elif kind == "A_log":
         whole.uniform_(1.0, 16.0, generator=generator).log_()
     elif kind == "dt_bias":
-        low, high = (math.log(bound) for bound in DT_SECONDS)
+        low, high = (math.log(bound) for bound in DT_RANGE)
         step = whole.uniform_(low, high, generator=generator).exp_().clamp_(min=DT_FLOOR)
         whole.copy_(step + torch.log(-torch.expm1(-step)))  # softplus of it gives the step back
     elif kind in ("conv_weight", "conv_bias"):

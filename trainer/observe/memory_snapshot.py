@@ -19,8 +19,8 @@ class MemorySnapshot:
     `UserError` where a snapshot is asked for and there is no GPU, or no folder to put it in.
     """
 
-    def __init__(self, rule: Log, world: World, folder: Path | None) -> None:
-        self._step = rule.memory_snapshot_step
+    def __init__(self, config: Log, world: World, folder: Path | None) -> None:
+        self._step = config.memory_snapshot_step
         self._folder = folder
         self._leads = world.leads
         self._recording = False

@@ -13,8 +13,8 @@ class StepProfiler:
     """Call `before` with the number of each step; the steps that the recipe names end in `profile-step-<n>.json` in
     `folder`. Only rank 0 traces, and nobody does where there is no folder."""
 
-    def __init__(self, rule: Log, world: World, folder: Path | None) -> None:
-        self._first, self._steps = rule.profile_from, rule.profile_steps
+    def __init__(self, config: Log, world: World, folder: Path | None) -> None:
+        self._first, self._steps = config.profile_from, config.profile_steps
         self._folder = folder if world.leads else None
         self._device = world.device
         self._running: profile | None = None

@@ -1,8 +1,10 @@
 """AdamW on the shards of a rank: one fused call, clipping included, left undone where the gradient is not finite.
 
-Nothing here waits for the device: the norm, the factor that clips and the verdict on the gradient stay there. State
-is two moments a parameter and one count of updates, kept as the parameters are, so that a checkpoint can move them to
-any number of ranks. Parameters in bfloat16 (`memory: low`) have moments in bfloat16 and go through `rounded`.
+The method is Loshchilov and Hutter's (arXiv 1711.05101): weight decay apart from the gradient, moments corrected for
+their start at zero. Nothing here waits for the device: the norm, the factor that clips and the verdict on the gradient
+stay there. State is two moments a parameter and one count of updates, kept as the parameters are, so that a checkpoint
+can move them to any number of ranks. Parameters in bfloat16 (`memory: low`) have moments in bfloat16 and go through
+`stochastic_rounding`.
 """
 
 from collections.abc import Iterator
@@ -18,21 +20,24 @@ from ..distributed.fsdp import World, local, shard_mesh
 from ..model.bamba import vector_parameters
 from . import stochastic_rounding
 
+#: What a rank holds of a weight, its gradient and its two moments.
+Shards = tuple[Tensor, Tensor, Tensor, Tensor]
+
 
 class AdamW:
     """Moments for every parameter of `model`, which is sharded already."""
 
-    def __init__(self, model: nn.Module, rule: Optimizer, world: World) -> None:
-        self.rule = rule
+    def __init__(self, model: nn.Module, config: Optimizer, world: World) -> None:
+        self.config = config
         self.world = world
         self.parameters = dict(model.named_parameters())
         self.first = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         self.second = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         self.updates = torch.zeros((), device=world.device)
         small = {name for name, _ in vector_parameters(model)}
-        everything = rule.decayed == "all"
+        everything = config.decayed == "all"
         self.groups = [
-            ([name for name in self.parameters if everything or name not in small], rule.weight_decay),
+            ([name for name in self.parameters if everything or name not in small], config.weight_decay),
             ([name for name in self.parameters if not everything and name in small], 0.0),
         ]
         self.salts = {
@@ -69,52 +74,55 @@ class AdamW:
 
     @torch.no_grad()
     def update(self, lr: float, norm: Tensor, healthy: Tensor) -> None:
-        """One step downhill, with the gradient scaled down to the norm that the rule allows; none where `healthy`, a
+        """One step downhill, with the gradient scaled down to the norm that the recipe allows; none where `healthy`, a
         boolean on the device and the same on all ranks, is false."""
-        divide_by = torch.clamp(norm / self.rule.clip_norm, min=1.0)
+        divide_by = torch.clamp(norm / self.config.clip_norm, min=1.0)
         broken = 1.0 - healthy.float()
         updates = self.updates + (1.0 - broken)
         for names, decay in self.groups:
             rates = stochastic_rounding.Rates(
                 self._scalar(lr), self._scalar(decay), divide_by, self.updates + 1.0, healthy
             )
-            params: list[Tensor] = []
-            grads: list[Tensor] = []
-            first: list[Tensor] = []
-            second: list[Tensor] = []
+            wide: list[Shards] = []
             for name in names:
                 parameter = self.parameters[name]
                 if parameter.grad is None or not local(parameter).numel():  # more ranks than rows
                     continue
-                held = (local(parameter), local(parameter.grad), local(self.first[name]), local(self.second[name]))
+                shards = local(parameter), local(parameter.grad), local(self.first[name]), local(self.second[name])
                 if name in self.salts:
-                    stochastic_rounding.update(*held, self.salts[name], rates, self.rule)
-                    continue
-                for tensors, tensor in zip((params, grads, first, second), held, strict=True):
-                    tensors.append(tensor)
-            if not params:
-                continue
-            adamw(
-                params,
-                grads,
-                first,
-                second,
-                max_exp_avg_sqs=[],
-                state_steps=list(self.updates.repeat(len(params)).unbind()),  # the call counts each of them up
-                fused=True,
-                grad_scale=divide_by,
-                found_inf=broken,
-                amsgrad=False,
-                beta1=self.rule.beta1,
-                beta2=self.rule.beta2,
-                lr=lr,
-                weight_decay=decay,
-                eps=self.rule.eps,
-                maximize=False,
-            )
+                    stochastic_rounding.update(*shards, self.salts[name], rates, self.config)
+                else:
+                    wide.append(shards)
+            if wide:
+                self._fused_update(wide, lr, decay, divide_by, broken)
         self.updates.copy_(updates)
         for parameter in self.parameters.values():
             parameter.grad = None
+
+    def _fused_update(self, shards: list[Shards], lr: float, decay: float, divide_by: Tensor, broken: Tensor) -> None:
+        """torch's own kernel over all of `shards`."""
+        config = self.config
+        params, grads, first, second = (list(tensors) for tensors in zip(*shards, strict=True))
+        adamw(
+            params,
+            grads,
+            first,
+            second,
+            max_exp_avg_sqs=[],
+            state_steps=list(self.updates.repeat(len(shards)).unbind()),  # the call counts each of them up
+            fused=True,
+            # Meant for a gradient scaler: the kernel divides by the one, and does nothing where the other is 1. So
+            # clipping and leaving a step undone cost no pass over the gradients, and no wait for the device.
+            grad_scale=divide_by,
+            found_inf=broken,
+            amsgrad=False,
+            maximize=False,
+            lr=lr,
+            weight_decay=decay,
+            beta1=config.beta1,
+            beta2=config.beta2,
+            eps=config.eps,
+        )
 
     def _scalar(self, value: float) -> Tensor:
         return torch.full((), value, device=self.world.device)

@@ -9,7 +9,7 @@ ranks. 8 bytes a parameter with its gradient, where float32 takes 16.
 
 import hashlib
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +17,10 @@ from torch.distributed.tensor import DTensor
 
 from ..compiled import fused
 from ..config import Optimizer
-from ..distributed.fsdp import shard_mesh
+from ..distributed.fsdp import local, shard_mesh
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(NamedTuple):
     """The numbers of one update, each a float32 scalar on the device. `divide_by` clips the gradient, `moved` counts
     the updates with this one, and where `healthy`, a boolean, is false nothing changes."""
 
@@ -34,37 +33,23 @@ class Rates:
 
 def salt(name: str, parameter: Tensor) -> Tensor:
     """Where the random bits of a parameter begin: from its name and the first element that this rank holds; int32."""
-    held = parameter.to_local() if isinstance(parameter, DTensor) else parameter
     first = 0
     if isinstance(parameter, DTensor):  # by rows, as FSDP2 does: the first ranks hold full chunks of them
         mesh, dimension = shard_mesh(parameter)
         chunk = -(-parameter.shape[0] // mesh.size(dimension))
         first = min(mesh.get_local_rank(dimension) * chunk, parameter.shape[0]) * math.prod(parameter.shape[1:])
     drawn = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], signed=True)
-    return torch.tensor((drawn + first + 2**31) % 2**32 - 2**31, dtype=torch.int32, device=held.device)
+    return torch.tensor((drawn + first + 2**31) % 2**32 - 2**31, dtype=torch.int32, device=local(parameter).device)
 
 
 def update(
-    weight: Tensor, grad: Tensor, first: Tensor, second: Tensor, salt: Tensor, rates: Rates, rule: Optimizer
+    weight: Tensor, grad: Tensor, first: Tensor, second: Tensor, salt: Tensor, rates: Rates, config: Optimizer
 ) -> None:
     """One step of AdamW on what a rank holds of a parameter: `weight` and the moments `first` and `second` are bfloat16
     and are overwritten, `grad` is bfloat16 or float32."""
     wide = (-1, 16) if weight.numel() % 16 == 0 else (-1, 1)  # a known width: one compiled kernel with wide loads
-    _step(
-        weight.view(wide),
-        grad.view(wide),
-        first.view(wide),
-        second.view(wide),
-        salt,
-        rates.lr,
-        rates.decay,
-        rates.divide_by,
-        rates.moved,
-        rates.healthy,
-        rule.beta1,
-        rule.beta2,
-        rule.eps,
-    )
+    tensors = (tensor.view(wide) for tensor in (weight, grad, first, second))
+    _step(*tensors, salt, *rates, config.beta1, config.beta2, config.eps)
 
 
 @fused
