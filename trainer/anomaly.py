@@ -1,6 +1,7 @@
 """What a run does about steps that went wrong: counting those without a finite gradient, finding spikes of the loss.
 
-Both look only at what all ranks know alike, so all ranks come to the same decision at the same step.
+Both look only at what all ranks know alike, so all ranks come to the same decision at the same step. What a run does
+about a spike: `rewind`.
 """
 
 import math

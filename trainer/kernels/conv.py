@@ -2,6 +2,10 @@
 
 A program owns a strip: some channels over some tokens. It walks down the tokens with the last four rows in
 registers, so every row is read once a strip, and the backward makes each pre-activation once, not once a tap.
+
+The convolution is Mamba's (arXiv 2312.00752, section 3.4): y_t = silu(bias + sum over k of w_k x_{t-3+k}), a filter a
+channel, with x taken as zero before the row and in other documents. Names: x0 … x3 the inputs of tokens t-3 … t, own0 …
+own2 and now the documents that they are of, g0 … g3 the gradients before silu, w0 … w3 the taps.
 """
 
 import torch
@@ -14,8 +18,8 @@ from .math import sigmoid, wide
 
 FORWARD = TunableLaunch("conv.FORWARD", Launch(warps=1, block=128))  # block: channels
 BACKWARD = TunableLaunch("conv.BACKWARD", Launch(warps=1, block=128))
-FORWARD_STRIP = 8  # tokens a program walks
-BACKWARD_STRIP = 128
+FORWARD_STRIP = 8  # tokens a program walks, unrolled: three more rows are read for each eight
+BACKWARD_STRIP = 128  # a row of the table of weight gradients for each: longer strips are fewer sums
 
 
 @triton.jit
@@ -174,7 +178,12 @@ def conv_forward(xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor) -
 def conv_backward(
     xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor, grad: Tensor, out: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Write the gradient of xbc to `out`; return those of weight and bias."""
+    """Write the gradient of xbc to `out`; return those of weight, (channels, 4), and bias, in float32.
+
+    Args:
+        grad: Like xbc, that of the output; its channels contiguous.
+        out: Like xbc, channels contiguous: a view of the packed projection's gradient.
+    """
     batch, tokens, channels = xbc.shape
     strips = batch * triton.cdiv(tokens, BACKWARD_STRIP)
     partial = torch.empty((strips, 5, channels), dtype=torch.float32, device=xbc.device)

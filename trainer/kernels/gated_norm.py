@@ -1,5 +1,8 @@
 """weight * rms_norm(y * silu(z)) in Triton, forward and backward; one pass over memory each.
 
+RMSNorm (arXiv 1910.07467) behind the gate, as the Mamba-2 block has it (arXiv 2405.21060, section 7.1). With u = y
+silu(z), r = 1 / rms(u) and g the gradient of the output times the weight: du = r (g - u r^2 mean(g u)).
+
 A program holds whole rows in registers. In the backward it takes many rows, so that the weight's gradient is summed
 there and only a small table of partial sums is left: no atomics, the same bits every time.
 """
@@ -14,7 +17,7 @@ from .math import sigmoid, wide
 
 FORWARD = TunableLaunch("norm.FORWARD", Launch(warps=8))
 BACKWARD = TunableLaunch("norm.BACKWARD", Launch(warps=8, registers=128))
-PROGRAMS = 264  # of the backward: two a multiprocessor of an H100
+PROGRAMS = 264  # of the backward: two on each of an H100's 132 multiprocessors; as many rows of partial sums
 
 
 @triton.jit

@@ -1,7 +1,9 @@
 """The mathematics, in plain torch: what every kernel must compute, forward and backward, on any device and dtype.
 
-The names are those of docs/kernels.md. Work is done in float64 where the input is float64, else in float32. Nothing
-here goes through autograd: the backward is written out, and the tests hold it against autograd of the recurrence.
+The names are those of docs/kernels.md, the scan is the chunked form of the Mamba-2 paper (arXiv 2405.21060, section 6
+and listing 1). Letters of einsum: b sequence, c chunk, q token of a chunk (or i that reads j), h head, p channel of a
+head, n number of the state. Work is done in float64 where the input is float64, else in float32. Nothing here goes
+through autograd: the backward is written out, and the tests hold it against autograd of the recurrence.
 
 A document never sees another, not even in a rounding: every sum that could cross a border is taken with the other
 documents' terms at exactly zero, so a token's result is the same bits whatever its neighbours hold.

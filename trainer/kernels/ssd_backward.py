@@ -1,10 +1,13 @@
 """The SSD scan backward in Triton, no atomics: the same bits every time.
 
-1. `states` backwards (scan_states.py): lam, the gradient of the state after each chunk of STATE_TOKENS; and forwards,
+The reverse of the block decomposition in ssd_forward.py, derived by hand; `reference.scan_backward` is the same in
+plain torch, and the tests hold that against autograd of the recurrence. In its steps:
+
+1. `states` backwards (ssd_states.py): lam, the gradient of the state after each chunk of STATE_TOKENS; and forwards,
    h before each, where the forward did not keep it;
-2. `pair_gradients` (scan_pairs.py): the gradient of the scores C B^T, and of the decays between two tokens of a chunk;
-   `token_gradients` (scan_tokens.py): dx;
-3. `state_gradients` (scan_states.py): dB and dC as far as they go through states;
+2. `pair_gradients` (ssd_pairs.py): the gradient of the scores C B^T, and of the decays between two tokens of a chunk;
+   `token_gradients` (ssd_dx.py): dx;
+3. `state_gradients` (ssd_states.py): dB and dC as far as they go through states;
 4. `_join` adds the two parts of dB and dC; `_finish` turns pair sums into the gradient of the decay, then that of dt.
 
 The gradient of a decay a_k is the sum of all paths from a token before k to one at or after k. Inside the chunk it

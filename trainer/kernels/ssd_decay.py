@@ -3,6 +3,9 @@
 With a_t = A dt_t the logarithm of the decay at token t, every kernel needs exp(a_k + … + a_i) for tokens k … i of one
 document and one chunk. It takes the difference of two running sums, clamps it at 0 and raises 2 to it; so the sums are
 kept in units of log 2, in float32, and start anew at each document and each chunk.
+
+These are the segment sums of the Mamba-2 paper (arXiv 2405.21060, listing 1, `segsum`), which there fill a matrix a
+chunk: differences of running sums lose digits where sums are long, so a sum here is of one chunk at most (128 tokens).
 """
 
 from typing import NamedTuple

@@ -1,7 +1,11 @@
 """The gradient of x: what the readers of a token hand back to it through the scores, and the state through lam.
 
 A program owns one block of tokens, half a chunk, and some heads. The first block of a chunk is read by both, the second
-by itself (scan_pairs.py): so the programs of the first take a product more.
+by itself (ssd_pairs.py): so the programs of the first take a product more.
+
+    dx_j = dt_j sum over i >= j of (C_i . B_j) L_ij dy_i  +  dt_j exp(S - s_j) (lam B_j)  +  D dy_j
+
+with L and s as in ssd_forward.py, and lam the gradient of the state after the chunk.
 """
 
 import triton

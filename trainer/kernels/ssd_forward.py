@@ -5,10 +5,13 @@ In a chunk, tokens meet tokens through a masked matrix of scores, and the past t
 
     y = ((C B^T) * L * dt) x  +  exp(s) (C h)  +  D x,      h <- exp(S) h + B^T (exp(S - s) dt x)
 
-s sums the log-decays from the start of the document, or of the chunk (decay.py). C B^T is the same for all heads and
-yet made again by each: the tensor cores have time for it, the memory has none. Masks stop scores and state at borders
-of documents. Softplus, sums and states are float32; products take the input's dtype. On request a program leaves a
-copy of the state for the backward at every second chunk, as the products took it.
+This is the block decomposition of the Mamba-2 paper (arXiv 2405.21060, section 6 and listing 1): the first term is its
+diagonal blocks, the second and h the blocks below. s sums the log-decays from the start of the document, or of the
+chunk (ssd_decay.py), and S is s at the end of the chunk; L_ij = exp(s_i - s_j) for j <= i of one document, else 0.
+
+C B^T is the same for all heads and yet made again by each: the tensor cores have time for it, the memory has none.
+Masks stop scores and state at borders of documents. Softplus, sums and states are float32; products take the input's
+dtype. On request a program leaves a copy of the state for the backward at every second chunk, as the products took it.
 """
 
 import torch
@@ -22,7 +25,7 @@ from .shapes import STATE_TOKENS, ScanInputs, kept_states
 from .ssd_decay import decays
 from .tiles import opened, tiles
 
-CHUNK = 64  # tokens; divides STATE_TOKENS
+CHUNK = 64  # tokens; divides STATE_TOKENS, the chunk of the backward
 FORWARD = TunableLaunch("scan_forward.FORWARD", Launch(warps=4, stages=2, block=64))  # block: channels of a head
 
 

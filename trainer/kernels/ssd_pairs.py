@@ -6,6 +6,11 @@ rows and the reader i in columns, of which the lower left quarter is never used.
 pair of blocks and some heads. It sums over its heads the gradient of the scores, so that the products with B and C are
 taken once for all heads (`scan_backward`), and makes of each head's paths from j to i the sums that its decays need:
 over all i what starts at j, over all j what ends at i, both from the very same products.
+
+    dscores_ij = sum over heads of L_ij dt_j (dy_i . x_j),      paths_ij = (C_i . B_j) L_ij dt_j (dy_i . x_j)
+
+so that dC_i = sum over j of dscores_ij B_j, dB_j = sum over i of dscores_ij C_i, and the log-decay a_k has the gradient
+sum over j < k <= i of paths_ij.
 """
 
 from typing import NamedTuple

@@ -7,6 +7,9 @@ chunk, from dy and C: the same code, mirrored.
 `state_gradients` is a product of matrices with the heads inside the sum: a program owns one chunk and some heads, and
 sums in registers either dC = sum exp(s) dy h^T or dB = sum kept x lam^T. On the way it makes what the decays need:
 E_i = exp(s_i) (h C_i) . dy_i, and exp(S) <lam, h>.
+
+The recurrence over chunks is the paper's "low-rank blocks" (arXiv 2405.21060, section 6): h <- exp(S) h + sum over j of
+exp(S - s_j) dt_j x_j B_j^T, and backwards lam <- exp(S) lam + sum over i of exp(s_i) dy_i C_i^T.
 """
 
 import torch

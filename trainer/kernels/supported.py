@@ -8,9 +8,8 @@ CONV_WIDTH = 4  # taps of the convolution
 HEAD_DIMS = (16, 32, 64, 128)
 STATES = (16, 32, 64, 128, 256)
 GROUPS = 1  # B and C are shared by all heads
-FLOAT32_STATE_MAX = (
-    128  # B and C of a chunk in float32 are 256 KiB at twice that; a Hopper has 227 KiB of shared memory
-)
+# B and C of a chunk in float32 are 256 KiB at twice that; a Hopper has 227 KiB of shared memory.
+FLOAT32_STATE_MAX = 128
 STATE_MAX = 16_384  # head_dim * state: what one head remembers lies in one multiprocessor
 INNER_MAX = 32_768  # heads * head_dim: a row of the gated norm lies in one program's registers
 DTYPES = ("bfloat16", "float32", "float64")  # of the large tensors; float64 in plain torch on any device

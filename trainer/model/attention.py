@@ -1,4 +1,5 @@
-"""Causal attention within documents: grouped keys and values, rotary positions on the first part of each head.
+"""Causal attention within documents: grouped keys and values (arXiv 2305.13245), rotary positions (arXiv 2104.09864) on
+the first part of each head.
 
 By flex_attention, which skips what a mask hides by blocks, or by scaled_dot_product_attention, as the mask says.
 """
@@ -24,7 +25,7 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """`qkv` holds the rows of q, then k, then v."""
+    """`qkv` holds the rows of q, then k, then v. x, in and out: (batch, tokens, hidden_size)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -38,8 +39,8 @@ class Attention(nn.Module):
         q, k = apply_rotary(q, rows.cos, rows.sin), apply_rotary(k, rows.cos, rows.sin)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if isinstance(rows.mask, BlockMask):
-            seen = flex_attention(q, k, v, block_mask=rows.mask, enable_gqa=True)
+            attended = flex_attention(q, k, v, block_mask=rows.mask, enable_gqa=True)
         else:
-            seen = scaled_dot_product_attention(q, k, v, attn_mask=rows.mask, enable_gqa=True)
-        assert isinstance(seen, Tensor)
-        return self.out(seen.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+            attended = scaled_dot_product_attention(q, k, v, attn_mask=rows.mask, enable_gqa=True)
+        assert isinstance(attended, Tensor)  # flex_attention gives a pair where it is asked for more
+        return self.out(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

@@ -62,15 +62,17 @@ class Head(nn.Module):
 class Bamba(nn.Module):
     """Inputs are (batch, tokens): `input_ids`, `documents` (int32, ascending along a row), `positions` in a document.
 
-    `losses` are the sum over all labels times `scale`, which has a gradient, and one a token, 0 where the label is
-    -100, which have none; both float32. `logits` are for those who want to look or to sample.
+    Args:
+        residual: The dtype of the stream between blocks: float32, or what the linears compute in. In bfloat16 what a
+            late block adds can be smaller than the stream's last digit.
+        chunk_tokens: Of the loss: so many rows of logits exist at once.
     """
 
     def __init__(self, config: ModelConfig, residual: Residual = "float32", chunk_tokens: int = 8192) -> None:
         super().__init__()
         self.config = config
         self.residual = residual
-        self.chunk_tokens = chunk_tokens  # of the loss: so many rows of logits exist at once
+        self.chunk_tokens = chunk_tokens
         self.flex = False  # attend by flex_attention, which is fast where blocks are compiled, and only there
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
@@ -88,12 +90,15 @@ class Bamba(nn.Module):
     def losses(
         self, input_ids: Tensor, documents: Tensor, positions: Tensor, labels: Tensor, scale: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
+        """(the sum over all labels times `scale`, which has a gradient; one loss a token, 0 where the label is -100,
+        which have none), both float32 and in nats."""
         total, each = self(input_ids, documents, positions, labels, scale)
         return total, each
 
     def logits(self, input_ids: Tensor, documents: Tensor, positions: Tensor) -> Tensor:
-        found: Tensor = self(input_ids, documents, positions)
-        return found
+        """(batch, tokens, vocab_size), for those who want to look or to sample."""
+        logits: Tensor = self(input_ids, documents, positions)
+        return logits
 
     def forward(
         self,

@@ -23,7 +23,13 @@ class PackedRows(NamedTuple):
 
 
 def rotary_angles(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles of `positions` (batch, tokens), for the first half of `width` features."""
+    """(cos, sin) of the rotary angles, each (batch, tokens, 1, width / 2) in float32 (arXiv 2104.09864).
+
+    Args:
+        positions: (batch, tokens), of a token in its document.
+        width: Features of a head that are rotated; two have one angle.
+        base: Wavelengths grow from 2 pi to 2 pi base.
+    """
     powers = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device) / width
     angles = positions[..., None].float() * (1.0 / base**powers)
     return angles.cos()[:, :, None], angles.sin()[:, :, None]

@@ -1,4 +1,5 @@
-"""A Mamba2 mixer: one linear in, then convolution, state-space scan and gated norm in one op, one linear out."""
+"""A Mamba2 mixer (arXiv 2405.21060, section 7.1): one linear in, then convolution, state-space scan and gated norm in
+one op, one linear out."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from .document_mask import PackedRows
 
 
 class Mamba2(nn.Module):
-    """The rows of `in_proj` make z | x | B | C | dt. The vectors stay in float32 (the scan needs it)."""
+    """The rows of `in_proj` make z | x | B | C | dt. The vectors stay in float32 (the scan needs it: A_log and dt_bias
+    pass through two exponentials). x, in and out: (batch, tokens, hidden_size)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""SwiGLU: down(silu(gate(x)) * up(x)), with gate and up in one matrix."""
+"""SwiGLU (arXiv 2002.05202): down(silu(gate(x)) * up(x)), with gate and up in one matrix."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,5 @@
-"""x / rms(x) * weight, computed in float32 and returned in the dtype that the linear behind it computes in."""
+"""RMSNorm (arXiv 1910.07467): x / rms(x) * weight, computed in float32 and returned in the dtype that the linear behind
+it computes in."""
 
 import torch
 from torch import Tensor, nn

@@ -6,7 +6,8 @@ from ..config import Schedule
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
-    """For the update of `step`, counted from 1; `end_lr` from the last step on."""
+    """For the update of `step`, counted from 1; `end_lr` from the last step on. The cosine is that of arXiv 1608.03983,
+    without restarts."""
     return min(_warmup(schedule, step), _decay(schedule, min(step, schedule.steps)))
 
 
