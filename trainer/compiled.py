@@ -42,13 +42,13 @@ class Fused:
 
     @torch.no_grad()
     def __call__(self, *given: Any) -> Any:
-        first = next(one for one in given if isinstance(one, Tensor))
+        first = next(argument for argument in given if isinstance(argument, Tensor))
         run = self.compiled if wanted(first.device) else self.plain
-        return run(*(one.detach() if isinstance(one, Tensor) else one for one in given))
+        return run(*(argument.detach() if isinstance(argument, Tensor) else argument for argument in given))
 
 
 def fused(plain: Callable[..., Any]) -> Fused:
     """Decorates a function that a GPU gets compiled."""
-    made = Fused(plain)
-    FUSED[f"{plain.__module__}.{plain.__name__}"] = made
-    return made
+    function = Fused(plain)
+    FUSED[f"{plain.__module__}.{plain.__name__}"] = function
+    return function

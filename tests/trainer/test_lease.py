@@ -95,16 +95,17 @@ def test_of_many_that_want_a_lease_at_once_one_gets_it(place: str) -> None:
     assert not list(store.list(leases.FOLDER))
 
 
-def test_a_holder_elsewhere_is_waited_for_and_refused_to_when_it_is_heard_of_again(place: str) -> None:
+def test_a_holder_elsewhere_is_waited_for_and_refused_to_when_it_is_heard_of_again(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store = open_store(place)
     somebody_else(store)
     timer = threading.Timer(2.0, somebody_else, (store, 1))
     timer.start()
-    said: list[str] = []
     with pytest.raises(RunHeld, match="process 4711 on node-7, last heard of"):
-        Lease(store, said.append).take()
+        Lease(store, LOG).take()
     timer.join()
-    assert "waiting until it is heard of again" in said[0]
+    assert "waiting until it is heard of again" in caplog.messages[0]
 
 
 def test_a_holder_elsewhere_that_is_silent_for_too_long_by_the_stores_clock_is_gone(

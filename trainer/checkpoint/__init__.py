@@ -1,6 +1,11 @@
 """The whole state of a training run in one commit: torch's distributed checkpoints over our store, without pickle.
 
-storage   tensors as plain bytes with digests, one object a rank, and an index of them
-commits   what a run's folder holds: which checkpoints are whole, which one is the newest, what is removed
-saving    the asynchronous save and the load on any number of ranks
+in        the tensors of a run by name, sharded in any way, and plain JSON about it
+out       a folder `step-…` with one object a rank, an index and a commit
+invariant a checkpoint exists when its commit does, and every byte that is read is held against its digest
+
+dcp_storage, commits    how one is laid out and read; which ones a run's folder holds
+manager, restore        saving beside the training; finding the one to go on from, on any number of ranks
+lease, marks, verify    one run at a time in a folder; what is known to be damaged; reading all of it
+reader, locate          one tensor at a time in one process, for export and evaluation
 """

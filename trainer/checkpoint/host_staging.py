@@ -13,7 +13,7 @@ from ..distributed.fsdp import World, local
 
 
 class HostStaging:
-    """Holds one copy at a time."""
+    """Holds one copy at a time, in as much memory of the host as this rank's shards take."""
 
     def __init__(self, world: World) -> None:
         self._cuda = world.device.type == "cuda"

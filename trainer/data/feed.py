@@ -17,7 +17,11 @@ from ..distributed.fsdp import World
 
 
 class LoaderFeed:
-    """Rows of the recipe's datasets for this rank. See `trainer.data.protocol.Feed`."""
+    """Rows of the recipe's datasets for this rank. See `trainer.data.protocol.Feed`.
+
+    Raises:
+        UserError: The recipe names no dataset.
+    """
 
     def __init__(self, config: Data, world: World) -> None:
         if not config.urls:

@@ -32,13 +32,20 @@ def from_rank_zero(value: Any, group: Any = None) -> Any:
 
 
 def require_agreement(mine: dict[str, Any], way_out: str) -> None:
-    """`UserError` on all ranks, naming the fields, if what some rank holds is not what rank 0 holds; plain JSON."""
+    """A collective call: that all ranks hold the same plain JSON.
+
+    Raises:
+        UserError: On all ranks, naming the fields in which some rank is not like rank 0, and the `way_out`.
+    """
+    # Digests first: a plan of thousands of entries is sent only where there is something to name.
     if len(set(gathered(digest(mine)))) == 1:
         return
     everyone = gathered(mine)
     for rank, theirs in enumerate(everyone):
-        if found := differences(everyone[0], theirs)[:SHOWN]:
-            what = "; ".join(f"{field} is {short(other)}, on rank 0 {short(first)}" for field, first, other in found)
+        if differing := differences(everyone[0], theirs)[:SHOWN]:
+            what = "; ".join(
+                f"{field} is {short(other)}, on rank 0 {short(first)}" for field, first, other in differing
+            )
             raise UserError(f"rank {rank} differs from rank 0: {what}. {way_out}")
 
 
@@ -49,14 +56,14 @@ def short(value: Any) -> str:
 
 def differences(then: dict[str, Any], now: dict[str, Any], at: str = "") -> list[tuple[str, Any, Any]]:
     """Every field that differs, with both values."""
-    found: list[tuple[str, Any, Any]] = []
+    differing: list[tuple[str, Any, Any]] = []
     for key in {**then, **now}:
         old, new = then.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{at}{key}.")
+            differing += differences(old, new, f"{at}{key}.")
         elif old != new:
-            found.append((f"{at}{key}", old, new))
-    return found
+            differing.append((f"{at}{key}", old, new))
+    return differing
 
 
 def describe_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -15,13 +15,22 @@ from torch import nn
 
 from bamba_data.errors import UserError
 
-SMALLEST = 1024
+SMALLEST = 1024  # features, of a linear's shorter side
 ABLE = (8, 9)  # CUDA compute capability: Ada, Hopper and later multiply float8
 
 
 def convert(blocks: nn.Module, kind: str, device: torch.device) -> int:
-    """Replace the linears of `blocks`, in place; how many. `kind`: one scale a matrix (tensorwise), one a row or column
-    of it (rowwise), or none. `UserError` where the device cannot, torchao is missing, or no linear is eligible."""
+    """Replace the linears of `blocks`, in place.
+
+    Args:
+        kind: One scale a matrix (tensorwise), one a row or column of it (rowwise), or none.
+
+    Returns:
+        How many were replaced.
+
+    Raises:
+        UserError: The device cannot, torchao is missing, or no linear is eligible.
+    """
     if kind == "none":
         return 0
     cuda = device.type == "cuda"

@@ -6,6 +6,9 @@ summed once a step in one all-reduce. So the scan gets float32 parameters whatev
 small is gathered over the network in a forward.
 
 One process without a launcher is a world of one: the same code, the same checkpoints.
+
+FSDP2 is torch's `fully_shard` (docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html), after ZeRO-3 (arXiv
+1910.02054).
 """
 
 import datetime
@@ -31,12 +34,12 @@ from ..config import Compute
 from ..model.bamba import Bamba, vector_parameters
 from .float8 import convert
 
-COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)  # the slowest step, and a rank that opens its dataset late
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among the others."""
+    """This process among the others: its rank, how many there are, its device, and the mesh of all of them."""
 
     rank: int
     size: int
@@ -75,8 +78,12 @@ def _store() -> Any:
 def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool = False) -> None:
     """Compile, recompute and shard a model on the meta device; then it lies on `world.device`, still without values.
 
-    `low_memory`: matrices are bfloat16 in themselves. A rank that holds all of them has nothing to gather or to cast
-    then, so its model is not wrapped by FSDP: that saves six passes over the weights a step.
+    Args:
+        low_memory: Matrices are bfloat16 in themselves. A rank that holds all of them has nothing to gather or to cast
+            then, so its model is not wrapped by FSDP: that saves six passes over the weights a step.
+
+    Raises:
+        UserError: Float8 where the device or the model cannot have it; ranks that `shard_ranks` does not divide.
     """
     policy = MixedPrecisionPolicy(
         param_dtype=getattr(torch, compute.dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -124,7 +131,8 @@ def _mesh(world: World, shard_ranks: int | None) -> DeviceMesh:
 
 
 def shard_mesh(parameter: DTensor) -> tuple[DeviceMesh, int]:
-    """The mesh of a parameter and the dimension over which it is sharded; along any other, ranks hold the same."""
+    """(mesh, dimension): a parameter's ranks, and the dimension of them that shares it out; along any other, ranks hold
+    the same."""
     return parameter.device_mesh, parameter.device_mesh.ndim - 1
 
 
@@ -140,18 +148,17 @@ def _kept_contexts() -> Any:
 
 
 def _policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if str(op) in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if op in _SAVED_OPS else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-_KEPT = {
-    "aten.mm.default",
-    "aten.addmm.default",
-    "aten._scaled_mm.default",
-    "aten._scaled_dot_product_flash_attention.default",
-    "aten._scaled_dot_product_flash_attention_for_cpu.default",
-    "aten._scaled_dot_product_efficient_attention.default",
-    "flex_attention",
-    "bamba.mix.default",
+#: What `recompute: selective` keeps: products, scan and attention, nearly all of a block's time. The rest reads memory.
+_SAVED_OPS = {
+    *(torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten._scaled_mm.default),
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.higher_order.flex_attention,
+    torch.ops.bamba.mix.default,
 }
 
 

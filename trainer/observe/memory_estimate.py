@@ -35,8 +35,11 @@ class MemoryNeed:
 
 
 def minimum_need(recipe: Recipe, ranks: int) -> MemoryNeed:
-    """What a rank of `ranks` needs at least; a GPU is meant, where attention needs no mask of all pairs of tokens when
-    blocks are compiled."""
+    """What a rank of `ranks` needs at least.
+
+    Bytes a parameter are counted as in ZeRO (arXiv 1910.02054, section 3). A GPU is meant, where attention needs no
+    mask of all pairs of tokens when blocks are compiled.
+    """
     compute, model = recipe.compute, recipe.model
     shards = compute.shard_ranks or ranks
     rows = -(-recipe.data.batch_rows // ranks)
