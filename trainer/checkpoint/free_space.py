@@ -9,7 +9,7 @@ from torch import Tensor
 from bamba_data.errors import BambaError, NoRoom
 from bamba_data.storage.store import LocalStore, Store
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the last: a limit of one file's size, as `ulimit -f` sets
 WAY_OUT = (
     "Make room, keep fewer checkpoints (checkpoints.keep_last, checkpoints.keep_every_steps) or give another --out; "
     "nothing that was saved is lost, and the same command then goes on"

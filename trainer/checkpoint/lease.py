@@ -24,16 +24,19 @@ from bamba_data.storage.store import Entry, Store, now
 
 FOLDER = "lease"
 FORMAT = "bamba-run-lease/1"
-BEAT_SECONDS = 10.0
-LIVES_SECONDS = 60.0
+BEAT_SECONDS = 10.0  # between two touches
+LIVES_SECONDS = 60.0  # six touches: a store may be away for a while, and a process be slow under load
 MAX_BYTES = 1 << 16
 _NUMBERED = re.compile(rf"^{FOLDER}/(\d{{6,}})\.json$")
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseHolder:
-    """A process. `machine` names its host's boot and its process namespace, and `began` the process: a number of a
-    process means nothing on another machine, and may be used again on this one."""
+    """A process that holds the run.
+
+    `machine` names its host's boot and its process namespace, and `began` the process: the number of a process means
+    nothing on another machine, and may be used again on this one.
+    """
 
     host: str
     process: int
@@ -73,7 +76,11 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def take(self) -> None:
-        """Hold it from here on; `RunHeld` if somebody else does who is alive. Waits at most LIVES_SECONDS to know."""
+        """Hold it from here on. Waits at most LIVES_SECONDS to know whether another holder is alive.
+
+        Raises:
+            RunHeld: One is.
+        """
         first: tuple[int, bytes] | None = None
         while True:
             number, entry = self._newest()
@@ -88,7 +95,8 @@ class Lease:
                 if self._created(number + 1):
                     break
                 continue
-            if holder.is_here or (first is not None and first != (number, text)):  # it was touched meanwhile
+            # Alive if it is a process of this machine, or was heard of while we waited: each touch changes the text.
+            if holder.is_here or (first is not None and first != (number, text)):
                 raise RunHeld(self.store.url, f"{holder}, last heard of {max(age, 0):.0f} s ago")
             if first is None:
                 first = number, text
@@ -97,9 +105,9 @@ class Lease:
                     f"of again, or was not for {LIVES_SECONDS:.0f} s"
                 )
             time.sleep(1.0)
-        for old in self._all():
-            if old[0] < self._number:
-                self.store.delete(old[1].path)
+        for number, entry in self._all():
+            if number < self._number:
+                self.store.delete(entry.path)
         self._thread = threading.Thread(target=self._touch, daemon=True, name="lease of the run")
         self._thread.start()
 
@@ -147,11 +155,11 @@ class Lease:
                 self.store.put(_path(self._number), self._record(beat))
 
     def _all(self) -> list[tuple[int, Entry]]:
-        found = [(_NUMBERED.match(entry.path), entry) for entry in self.store.list(FOLDER)]
-        return sorted((int(matched[1]), entry) for matched, entry in found if matched)
+        matches = [(_NUMBERED.match(entry.path), entry) for entry in self.store.list(FOLDER)]
+        return sorted((int(matched[1]), entry) for matched, entry in matches if matched)
 
     def _newest(self) -> tuple[int, Entry | None]:
-        return max(self._all(), default=(0, None), key=lambda one: one[0])
+        return max(self._all(), default=(0, None), key=lambda numbered: numbered[0])
 
     def _read(self, path: str) -> bytes:
         try:

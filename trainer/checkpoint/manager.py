@@ -30,6 +30,7 @@ from .host_staging import HostStaging
 from .lease import Lease
 from .restore import Accept, Restorer
 
+#: Before a failed save is tried again:
 RETRY_SECONDS = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)  # after the first failure on end, the second, …
 
 
@@ -144,12 +145,13 @@ class Checkpointer:
         try:
             writing.ended.result()
         except CheckpointException as error:
-            found = cause(error)
-            if found is None or isinstance(found, RunHeld):
-                raise (found or error) from error
+            why = cause(error)
+            # A run that lost its folder must end; anything else that a store or a disk says may pass.
+            if why is None or isinstance(why, RunHeld):
+                raise (why or error) from error
             if self.world.leads:
                 self._remove(writing.folder)
-            self._fail(writing.step, free_space.as_no_room(found, self.store, self._bytes))
+            self._fail(writing.step, free_space.as_no_room(why, self.store, self._bytes))
         else:
             self.saved_step, self.failed, self._failures = writing.step, None, 0
         return self.failed

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from ..distributed.fsdp import World, joined
 from .metrics import say
@@ -35,29 +34,26 @@ class DeviceReport:
 
 
 def measure(world: World) -> DeviceReport:
-    """A collective call: every rank measures at the same time."""
-    cuda = world.device.type == "cuda"
-    side = 8192 if cuda else 512
-    left = torch.randn(side, side, device=world.device, dtype=torch.bfloat16 if cuda else torch.float32)
-    product = _seconds(lambda: left @ left, world.device)
-    memory = torch.empty((1 << 30) if cuda else (1 << 24), dtype=torch.uint8, device=world.device)
-    other = torch.empty_like(memory)
-    copy = _seconds(lambda: other.copy_(memory), world.device)
-    shared = torch.ones((1 << 26) if cuda else (1 << 18), device=world.device)
-    reduce = _seconds(lambda: _reduced(shared), world.device)
-    name = torch.cuda.get_device_name(world.device) if cuda else "cpu"
+    """A collective call: every rank measures at the same time, so that hosts are as hot as in a run."""
+    device, cuda = world.device, world.device.type == "cuda"
+    side = 8192 if cuda else 512  # large enough for a GPU's full rate, and small enough for a CPU's second
+    factor = torch.randn(side, side, device=device, dtype=torch.bfloat16 if cuda else torch.float32)
+    product_seconds = _seconds(lambda: factor @ factor, device)
+    source = torch.empty((1 << 30) if cuda else (1 << 24), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copy_seconds = _seconds(lambda: target.copy_(source), device)
+    shared = torch.ones((1 << 26) if cuda else (1 << 18), device=device)
+    reduce_seconds = _seconds(lambda: dist.all_reduce(shared), device)
+    faults, notes = _nvml(world) if cuda else ([], ["no GPU: NVML was not asked"])
     return DeviceReport(
-        world.rank,
-        name,
-        2 * side**3 / product / 1e12,
-        2 * memory.numel() / copy / 1e9,
-        shared.nbytes / reduce / 1e9,
-        *(_nvml(world) if cuda else ([], ["no GPU: NVML was not asked"])),
+        rank=world.rank,
+        device=torch.cuda.get_device_name(device) if cuda else "cpu",
+        product_tflops=2 * side**3 / product_seconds / 1e12,
+        memory_gb_per_second=2 * source.numel() / copy_seconds / 1e9,  # read and written
+        all_reduce_gb_per_second=shared.nbytes / reduce_seconds / 1e9,
+        faults=faults,
+        notes=notes,
     )
-
-
-def _reduced(tensor: Tensor) -> None:
-    dist.all_reduce(tensor)
 
 
 def _seconds(work: Callable[[], object], device: torch.device, repeats: int = 10) -> float:
@@ -79,12 +75,12 @@ def _wait(device: torch.device) -> None:
 
 
 def _nvml(world: World) -> tuple[list[str], list[str]]:
-    """What NVML holds against this device, and that it could not be asked."""
+    """(faults, notes): what NVML holds against this device, and that it could not be asked."""
     try:
         import pynvml
     except ImportError:
         return [], ["NVML was not asked: nvidia-ml-py is not installed"]
-    found = []
+    faults = []
     try:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(world.device).uuid}")
@@ -92,7 +88,7 @@ def _nvml(world: World) -> tuple[list[str], list[str]]:
             handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
         )
         if errors:
-            found.append(f"{errors} uncorrected ECC errors since the last reboot")
+            faults.append(f"{errors} uncorrected ECC errors since the last reboot")
         reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
         for bit, name in (
             (pynvml.nvmlClocksThrottleReasonHwSlowdown, "hardware slowdown"),
@@ -101,10 +97,10 @@ def _nvml(world: World) -> tuple[list[str], list[str]]:
             (pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown, "power brake"),
         ):
             if reasons & bit:
-                found.append(f"clocks are held down: {name}")
+                faults.append(f"clocks are held down: {name}")
     except pynvml.NVMLError as error:
-        return found, [f"NVML did not answer: {error}"]
-    return found, []
+        return faults, [f"NVML did not answer: {error}"]
+    return faults, []
 
 
 def find_faults(reports: list[DeviceReport]) -> dict[int, list[str]]:

@@ -71,8 +71,8 @@ class JsonLines:
                     os.ftruncate(descriptor, end)
                     break
                 end += len(line)
-                if found := _STEP.search(line):
-                    self.furthest_step = max(self.furthest_step, int(found[1]))
+                if step := _STEP.search(line):
+                    self.furthest_step = max(self.furthest_step, int(step[1]))
         self._descriptor = descriptor
 
     def _append(self, line: bytes) -> None:

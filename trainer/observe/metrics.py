@@ -27,7 +27,7 @@ from .json_lines import JsonLines
 from .messages import say as say  # where commands look for it
 from .trackers import TrackerContext, Trackers, check_installed
 
-#: Dense bfloat16 FLOP/s that the maker states.
+#: Dense bfloat16 FLOP/s that the maker states (for SXM boards, without sparsity).
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
 SOURCES_EVERY = 10  # lines on stderr: then one of the sources; the files have them all
 
@@ -79,7 +79,8 @@ class Metrics:
         self._counts = [0] * len(self.sources)
 
     def see(self, metrics: StepMetrics, seconds: float, waited_seconds: float) -> None:
-        """Count a step in; one that changed nothing tells nothing of the loss."""
+        """Count a step in: its time, which the next line's rates come from, its tokens, and its losses; one that
+        changed nothing tells nothing of the loss."""
         self._seconds += seconds
         self._steps += 1
         self._waited += waited_seconds

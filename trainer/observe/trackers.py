@@ -21,9 +21,9 @@ from typing import Any, Protocol
 
 from bamba_data.errors import UserError
 
-MAX_WAITING = 10_000  # points
-REOPEN_SECONDS = 60.0
-CLOSE_SECONDS = 60.0
+MAX_WAITING = 10_000  # points; at a line every ten seconds a day of a tracker that is away
+REOPEN_SECONDS = 60.0  # between two tries of one that failed
+CLOSE_SECONDS = 60.0  # that a run's end waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,8 @@ class Wandb:
 
 
 class Mlflow:
+    """A run is found again by its tag `bamba_run`; MLflow's own id is drawn by its server."""
+
     def __init__(self, context: TrackerContext) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Param
@@ -98,12 +100,12 @@ class Mlflow:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", context.name)
         known = self._client.get_experiment_by_name(name)
         experiment = known.experiment_id if known else self._client.create_experiment(name)
-        found = self._client.search_runs([experiment], f"tags.bamba_run = '{context.run}'")
-        if found:
-            self._run = found[0].info.run_id
+        earlier = self._client.search_runs([experiment], f"tags.bamba_run = '{context.run}'")
+        if earlier:
+            self._run = earlier[0].info.run_id
             return
-        made = self._client.create_run(experiment, run_name=context.name, tags={"bamba_run": context.run})
-        self._run = made.info.run_id
+        begun = self._client.create_run(experiment, run_name=context.name, tags={"bamba_run": context.run})
+        self._run = begun.info.run_id
         flat = [Param(name, str(value)[:500]) for name, value in _flat(context.recipe)]
         for first in range(0, len(flat), 100):  # as many as a call may hold
             self._client.log_batch(self._run, params=flat[first : first + 100])
@@ -119,6 +121,8 @@ class Mlflow:
 
 
 class Aim:
+    """Writes to AIM_REPO, or to the run's local folder."""
+
     def __init__(self, context: TrackerContext) -> None:
         import aim
 
@@ -127,13 +131,12 @@ class Aim:
             raise UserError("AIM_REPO is not set, and the run has no local folder")
         if not aim.Repo.exists(place):
             aim.Repo.from_path(place, init=True)
-        name = (
-            f"{context.name} {context.run}"  # attributes of a run are found only once it was indexed, its name at once
-        )
-        asked = aim.Repo(place).query_runs(f"run.name == '{name}'", report_mode=aim.sdk.types.QueryReportMode.DISABLED)
-        found = [one.run for one in asked.iter_runs()]
+        # By its name: attributes of a run are found only once it was indexed, its name at once.
+        name = f"{context.name} {context.run}"
+        query = aim.Repo(place).query_runs(f"run.name == '{name}'", report_mode=aim.sdk.types.QueryReportMode.DISABLED)
+        earlier = [answer.run for answer in query.iter_runs()]
         self._run: Any = aim.Run(
-            run_hash=found[0].hash if found else None,
+            run_hash=earlier[0].hash if earlier else None,
             repo=place,
             experiment=context.name,
             system_tracking_interval=None,
@@ -231,7 +234,7 @@ class Trackers:
 
 
 def _flat(values: Mapping[str, Any], at: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    flat: list[tuple[str, Any]] = []
     for name, value in values.items():
-        found += _flat(value, f"{at}{name}.") if isinstance(value, Mapping) else [(f"{at}{name}", value)]
-    return found
+        flat += _flat(value, f"{at}{name}.") if isinstance(value, Mapping) else [(f"{at}{name}", value)]
+    return flat
