@@ -12,13 +12,13 @@ def check_fits(where: str, index: Mapping[str, Any], wanted: Mapping[str, Tensor
     """`OtherModel`, naming the first difference of each kind. Of a kind of tensors (`model.`, `optimizer.`) all are
     wanted or none: who wants the model alone leaves out the moments, but not half of the layers."""
     kinds = {name.partition(".")[0] for name in wanted}
-    held = {name for name in index if name.partition(".")[0] in kinds}
+    stored = {name for name in index if name.partition(".")[0] in kinds}
     detail = [
-        _named("lacks {} that this model has", sorted(wanted.keys() - held)),
-        _named("holds {} that this model has no place for", sorted(held - wanted.keys())),
+        _named("lacks {} that this model has", sorted(wanted.keys() - stored)),
+        _named("holds {} that this model has no place for", sorted(stored - wanted.keys())),
         _named(
             "has another shape of {}",
-            sorted(name for name in held & wanted.keys() if index[name]["shape"] != list(wanted[name].shape)),
+            sorted(name for name in stored & wanted.keys() if index[name]["shape"] != list(wanted[name].shape)),
             lambda name: f" ({index[name]['shape']} there, {list(wanted[name].shape)} here)",
         ),
     ]

@@ -88,7 +88,7 @@ class CheckpointWriter(StorageWriter):
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """On one rank, when all have written: the index, then the commit."""
         places = {result.index: result.storage_data for rank in results for result in rank}
-        index = {name: _described(name, held, places) for name, held in metadata.state_dict_metadata.items()}
+        index = {name: _described(name, tensor, places) for name, tensor in metadata.state_dict_metadata.items()}
         commit_checkpoint(self.store, self.folder, index, self.about, self.before_commit)
 
     @classmethod
@@ -127,10 +127,10 @@ def sealed(commit: dict[str, Any]) -> bytes:
     return seal({**commit, "format": FORMAT})
 
 
-def _described(name: str, held: Any, places: dict[MetadataIndex, PieceLocation]) -> dict[str, Any]:
+def _described(name: str, tensor: Any, places: dict[MetadataIndex, PieceLocation]) -> dict[str, Any]:
     """A tensor's entry in the index."""
-    located = [(chunk.offsets, chunk.sizes, places[MetadataIndex(name, chunk.offsets)]) for chunk in held.chunks]
-    return tensor_entry(held.properties.dtype, held.size, located)
+    located = [(chunk.offsets, chunk.sizes, places[MetadataIndex(name, chunk.offsets)]) for chunk in tensor.chunks]
+    return tensor_entry(tensor.properties.dtype, tensor.size, located)
 
 
 def tensor_entry(
@@ -180,7 +180,7 @@ class CheckpointReader(StorageReader):
         """Nothing: a reader is for one checkpoint."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        held: dict[str, Any] = {}
+        tensors: dict[str, Any] = {}
         places: dict[MetadataIndex, PieceLocation] = {}
         for name, entry in self.index.items():
             chunks = []
@@ -188,8 +188,8 @@ class CheckpointReader(StorageReader):
                 chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
                 places[MetadataIndex(name, torch.Size(offsets))] = PieceLocation(*place)
             properties = TensorProperties(DTYPES[entry["dtype"]])
-            held[name] = TensorStorageMetadata(properties, torch.Size(entry["shape"]), chunks)
-        return Metadata(held, storage_data=places)
+            tensors[name] = TensorStorageMetadata(properties, torch.Size(entry["shape"]), chunks)
+        return Metadata(tensors, storage_data=places)
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         self.places: dict[MetadataIndex, PieceLocation] = metadata.storage_data

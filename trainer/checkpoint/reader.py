@@ -59,14 +59,14 @@ class SavedCheckpoint:
     def model(self, device: torch.device, dtype: torch.dtype) -> Bamba:
         """The whole model on one device, its matrices in `dtype` and its vectors in float32."""
         with torch.device("meta"):
-            made = Bamba(self.config)
-        for name, parameter in list(made.named_parameters()):
+            model = Bamba(self.config)
+        for name, parameter in list(model.named_parameters()):
             value = self.tensor(f"model.{name}")
             wanted = torch.float32 if is_vector(name, parameter) else dtype
             *path, last = name.split(".")
-            holder = made.get_submodule(".".join(path))
+            holder = model.get_submodule(".".join(path))
             setattr(holder, last, torch.nn.Parameter(value.to(device, wanted), requires_grad=False))
-        return made
+        return model
 
 
 def write(store: Store, name: str, tensors: Iterator[tuple[str, Tensor]], about: dict[str, Any]) -> None:

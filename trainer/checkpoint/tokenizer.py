@@ -71,13 +71,15 @@ def of_checkpoint(saved: SavedCheckpoint, given: Path | None = None) -> RunToken
 
     Raises UserError where there is none to be had (the dataset is elsewhere now), and names the way out.
     """
-    made = of_file(given) if given else _of_import(saved) or _of_datasets(saved)
-    if (count := made.tokenizer.get_vocab_size(with_added_tokens=True)) > saved.config.vocab_size:
+    chosen = of_file(given) if given else _of_import(saved) or _of_datasets(saved)
+    if (count := chosen.tokenizer.get_vocab_size(with_added_tokens=True)) > saved.config.vocab_size:
         raise UserError(
-            f"{made.where} has {count:,} tokens, the model {saved.config.vocab_size:,}: it is not the model's tokenizer"
+            f"{chosen.where} has {count:,} tokens, the model {saved.config.vocab_size:,}: "
+            "it is not the model's tokenizer"
         )
     begin, end = _delimiters(saved.commit)
-    return replace(made, bos=begin if made.bos is None else made.bos, eos=end if made.eos is None else made.eos)
+    bos, eos = chosen.bos, chosen.eos
+    return replace(chosen, bos=begin if bos is None else bos, eos=end if eos is None else eos)
 
 
 def _of_import(saved: SavedCheckpoint) -> RunTokenizer | None:

@@ -103,7 +103,7 @@ class LoaderFeed:
     def skip(self, first_row: int, rows: int, why: str) -> None:
         """Leave these rows out; they must not have been given out since the state was loaded."""
         plan, end = self.loader.plan, first_row + rows
-        parts = [(max(first_row, one.first_row), min(end, one.end)) for one in plan.stretches]
+        parts = [(max(first_row, part.first_row), min(end, part.end)) for part in plan.stretches]
         skips = [Skip(row=begin, rows=stop - begin, why=why) for begin, stop in parts if begin < stop]
         entries = sorted([*plan.entries, *skips], key=lambda entry: entry.row)
         self.loader = self.loader.with_plan(MixPlan(header=plan.header, sources=plan.sources, entries=entries))

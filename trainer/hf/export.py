@@ -95,15 +95,15 @@ def _write_json(path: Path, value: object) -> None:
 def _shards(saved: SavedCheckpoint, dtype: torch.dtype) -> Iterator[list[TensorMapping]]:
     """The tensors in file order, cut before a shard would grow too large."""
     shard: list[TensorMapping] = []
-    held = 0
+    shard_bytes = 0
     for piece in tensor_mappings(saved.config):
         shape = saved.index[f"model.{piece.ours}"]["shape"]
         size = (piece.end - piece.start) * (torch.Size(shape[1:]).numel()) * dtype.itemsize
-        if shard and held + size > SHARD_BYTES:
+        if shard and shard_bytes + size > SHARD_BYTES:
             yield shard
-            shard, held = [], 0
+            shard, shard_bytes = [], 0
         shard.append(piece)
-        held += size
+        shard_bytes += size
     yield shard
 
 

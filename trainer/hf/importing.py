@@ -57,12 +57,12 @@ def imported(folder: Path, out: str) -> None:
 
 def _check_unused(store: Store, out: str) -> None:
     """`UserError` where a run, or another import, has been; what is left of a killed import is removed."""
-    found = commits.folders(store)
-    if used := [one for one in found if not one.unfinished or one.step > 0]:
+    present = commits.folders(store)
+    if used := [folder for folder in present if not folder.unfinished or folder.step > 0]:
         raise UserError(
             f"{out} is in use: it holds {used[0].name}. Import into another folder, or remove this one yourself"
         )
-    for folder in found:
+    for folder in present:
         commits.remove(store, folder)
 
 
@@ -97,19 +97,19 @@ def _one(token: Any) -> int | None:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Which file holds which tensor."""
-    held: dict[str, Path] = {}
+    file_of: dict[str, Path] = {}
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt") as opened:
                 names = list(opened.keys())
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file}: not readable as safetensors ({error})") from None
-        if twice := sorted(held.keys() & set(names)):
-            raise UserError(f"{file}: {twice[0]} stands in {held[twice[0]].name}, too")
-        held |= dict.fromkeys(names, file)
-    if not held:
+        if twice := sorted(file_of.keys() & set(names)):
+            raise UserError(f"{file}: {twice[0]} stands in {file_of[twice[0]].name}, too")
+        file_of |= dict.fromkeys(names, file)
+    if not file_of:
         raise UserError(f"{folder}: no .safetensors file is there")
-    return held
+    return file_of
 
 
 def _tensors(config: ModelConfig, files: dict[str, Path]) -> Iterator[tuple[str, Tensor]]:

@@ -83,12 +83,12 @@ def check_documents(documents: Tensor, where: str) -> None:
 
 def _check_dimensions(op: str, name: str, tensor: Tensor, dimensions: int) -> None:
     if tensor.dim() != dimensions:
-        raise UserError(f"{op}: {name} has the shape {tuple(tensor.shape)}, {dimensions} dimensions are due")
+        raise UserError(f"{op}: {name} has the shape {tuple(tensor.shape)}: {dimensions} dimensions are expected")
 
 
 def _check_shape(op: str, name: str, tensor: Tensor, wanted: Sequence[int]) -> None:
     if tuple(tensor.shape) != tuple(wanted):
-        raise UserError(f"{op}: {name} has the shape {tuple(tensor.shape)}, {tuple(wanted)} is due")
+        raise UserError(f"{op}: {name} has the shape {tuple(tensor.shape)}, not {tuple(wanted)}")
 
 
 def _check_supported(op: str, head_dim: int, state: int, heads: int, of: Tensor) -> None:
@@ -108,7 +108,7 @@ def _check_devices_and_dtypes(op: str, given: MixInputs | ScanInputs) -> None:
         if tensor.dtype not in _DTYPES:
             raise UserError(f"{op}: {name} is {tensor.dtype}, {', '.join(DTYPES)} are taken")
     if given.documents.dtype != torch.int32:
-        raise UserError(f"{op}: documents are {given.documents.dtype}, int32 is due: documents.int()")
+        raise UserError(f"{op}: documents are {given.documents.dtype}, not int32: pass documents.int()")
 
 
 def _check_tokens(op: str, batch: int, tokens: int, documents: Tensor) -> None:
@@ -124,6 +124,10 @@ def _check_tokens(op: str, batch: int, tokens: int, documents: Tensor) -> None:
 def _check_strides(op: str, name: str, tensor: Tensor, *, whole: bool) -> None:
     """What a kernel reads by one pointer: the last dimension of a large tensor, all of a parameter."""
     if whole and not tensor.is_contiguous():
-        raise UserError(f"{op}: {name} does not lie side by side in memory (strides {tensor.stride()}): .contiguous()")
+        raise UserError(
+            f"{op}: {name} is not contiguous in memory (strides {tensor.stride()}): pass {name}.contiguous()"
+        )
     if not whole and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
-        raise UserError(f"{op}: {name}'s last dimension has the stride {tensor.stride(-1)}, 1 is due: .contiguous()")
+        raise UserError(
+            f"{op}: {name}'s last dimension has the stride {tensor.stride(-1)}, not 1: pass {name}.contiguous()"
+        )

@@ -37,7 +37,9 @@ class ModelConfig(Strict):
         if self.attention_heads % self.kv_heads:
             raise ValueError(f"kv_heads: {self.kv_heads} do not divide attention_heads {self.attention_heads}")
         if self.rotary_width % 2 or not self.rotary_width:
-            raise ValueError(f"rotary_fraction: it makes {self.rotary_width} features of a head, an even number is due")
+            raise ValueError(
+                f"rotary_fraction: it rotates {self.rotary_width} features of a head, an even number above 0 is needed"
+            )
         if beyond := [layer for layer in self.attention_indices if not 0 <= layer < self.layers]:
             raise ValueError(f"attention_layers: {beyond} are not among the layers 0 to {self.layers - 1}")
         mamba_layers = self.layers - len(self.attention_indices)

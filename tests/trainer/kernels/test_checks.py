@@ -28,15 +28,15 @@ def wider(tensor: Tensor) -> Tensor:
 MIX: dict[str, tuple[Callable[[Case], Case], str]] = {
     "50 ids for 20 tokens": (
         lambda case: case._replace(documents=torch.zeros(2, 50, dtype=torch.int32)),
-        "documents has the shape (2, 50), (2, 20) is due",
+        "documents has the shape (2, 50), not (2, 20)",
     ),
     "ids of one row": (
         lambda case: case._replace(documents=case.documents[:1]),
-        "documents has the shape (1, 20), (2, 20) is due",
+        "documents has the shape (1, 20), not (2, 20)",
     ),
     "ids as the loader's int64": (
         lambda case: case._replace(documents=case.documents.long()),
-        "documents are torch.int64, int32 is due",
+        "documents are torch.int64, not int32",
     ),
     "a document that comes back": (
         lambda case: case._replace(documents=case.documents.flip(1)),
@@ -44,7 +44,7 @@ MIX: dict[str, tuple[Callable[[Case], Case], str]] = {
     ),
     "a convolution of width 3": (
         lambda case: case._replace(conv_weight=case.conv_weight[:, :3]),
-        "conv_weight has the shape (64, 3), (64, 4) is due",
+        "conv_weight has the shape (64, 3), not (64, 4)",
     ),
     "a bias too few": (lambda case: case._replace(conv_bias=case.conv_bias[:-2]), "a state of 15"),
     "another width": (
@@ -56,11 +56,11 @@ MIX: dict[str, tuple[Callable[[Case], Case], str]] = {
         lambda case: case._replace(A_log=torch.zeros(3)),
         "norm_weight has 32 channels, which 3 heads (A_log) do not divide",
     ),
-    "a D too few": (lambda case: case._replace(D=case.D[:1]), "D has the shape (1,), (2,) is due"),
+    "a D too few": (lambda case: case._replace(D=case.D[:1]), "D has the shape (1,), not (2,)"),
     "halves": (lambda case: case._replace(zxbcdt=case.zxbcdt.half()), "zxbcdt is torch.float16"),
     "columns apart": (
         lambda case: case._replace(zxbcdt=wider(case.zxbcdt)),
-        "zxbcdt's last dimension has the stride 2, 1 is due",
+        "zxbcdt's last dimension has the stride 2, not 1",
     ),
     "no tokens": (
         lambda case: case._replace(zxbcdt=case.zxbcdt[:, :0], documents=case.documents[:, :0]),
@@ -105,11 +105,11 @@ def scanned(**changes: Tensor) -> Tensor:
     [
         ({"x": torch.zeros(2, 20, 3, 48)}, "heads of 48 channels: the kernels have tiles of 16, 32, 64 and 128"),
         ({"B": torch.zeros(2, 20, 24), "C": torch.zeros(2, 20, 24)}, "a state of 24: the kernels have tiles of"),
-        ({"C": torch.zeros(2, 20, 32)}, "C has the shape (2, 20, 32), (2, 20, 16) is due"),
-        ({"dt": torch.zeros(2, 3, 20)}, "dt has the shape (2, 3, 20), (2, 20, 3) is due"),
+        ({"C": torch.zeros(2, 20, 32)}, "C has the shape (2, 20, 32), not (2, 20, 16)"),
+        ({"dt": torch.zeros(2, 3, 20)}, "dt has the shape (2, 3, 20), not (2, 20, 3)"),
         ({"B": torch.zeros(2, 20, 16).bfloat16()}, "B is torch.bfloat16, x is torch.float32"),
-        ({"x": torch.zeros(2, 20, 48)}, "x has the shape (2, 20, 48), 4 dimensions are due"),
-        ({"documents": WHOLE[:, :10]}, "documents has the shape (2, 10), (2, 20) is due"),
+        ({"x": torch.zeros(2, 20, 48)}, "x has the shape (2, 20, 48): 4 dimensions are expected"),
+        ({"documents": WHOLE[:, :10]}, "documents has the shape (2, 10), not (2, 20)"),
         ({"documents": WHOLE.flip(1)}, "scan: document ids must ascend along a row"),
     ],
 )
