@@ -20,7 +20,7 @@ from bamba_data.errors import Unfinished, UserError
 
 from .config import load_recipe
 from .observe.loss_curve import draw_losses, loss_parts
-from .observe.metrics import say
+from .observe.messages import say
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

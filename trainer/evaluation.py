@@ -23,11 +23,11 @@ from bamba.loader.order.plan import loads
 from bamba_data.canonical_json import dumps
 from bamba_data.errors import UserError
 
-from .checkpoint.manager import load
 from .checkpoint.reader import SavedCheckpoint
+from .checkpoint.restore import load
 from .checkpoint.tokenizer import of_checkpoint
 from .config import Compute
-from .data.batch import Batch
+from .data.batch import Batch, SourceSums
 from .distributed.fsdp import World, distribute, joined
 from .loss import IGNORED
 from .model.bamba import Bamba
@@ -41,21 +41,19 @@ def losses_by_source(
     device: torch.device,
     micro_rows: int,
 ) -> dict[str, tuple[float, int]]:
-    """The mean loss of each source and how many targets it is of, over all ranks that call this together."""
-    sums = torch.zeros(len(sources) + 1, dtype=torch.float64, device=device)
-    counts = torch.zeros_like(sums)
+    """{source: (mean loss in nats a target, how many targets)}, over all ranks that call this together; a source of
+    which no row came is left out."""
+    by_source = SourceSums(len(sources), device)
     for loaded in batches:
         for part in Batch.of(loaded).micro(micro_rows):
             on = part.to(device)
             _, losses = model.losses(on.input_ids, on.documents, on.positions, on.labels)
-            bins = on.sources.remainder(len(sources) + 1)
-            sums.index_add_(0, bins, losses.sum(1, dtype=torch.float64))
-            counts.index_add_(0, bins, (on.labels >= 0).sum(1).double())
+            by_source.add(on, losses)
+    table = torch.stack(by_source.vectors())
     if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(sums)
-        dist.all_reduce(counts)
-    found = zip(sources, sums.tolist(), counts.tolist(), strict=False)
-    return {name: (total / count, round(count)) for name, total, count in found if count}
+        dist.all_reduce(table)
+    summed = zip(sources, *table.tolist(), strict=True)
+    return {name: (total / count, round(count)) for name, total, count in summed if count}
 
 
 def text_rows(ids: Sequence[int], row_tokens: int, rank: int, ranks: int) -> Iterator[dict[str, Tensor]]:

@@ -12,7 +12,7 @@ from bamba_data.errors import CorruptCheckpoint, UserError
 from bamba_data.storage.store import Store, open_store
 from bamba_data.terminal import printable
 
-from ..observe.metrics import say
+from ..observe.messages import say
 from .marks import lift, read_mark
 from .verify import CheckpointStatus, faults, named, statuses
 

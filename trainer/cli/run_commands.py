@@ -66,13 +66,13 @@ def _train(recipe: Any, out: str, metrics: Path | None, accept_changes: bool) ->
     from ..data.feed import LoaderFeed
     from ..data.vocabulary import vocabulary_note
     from ..distributed.fsdp import joined
-    from ..observe.metrics import say
+    from ..observe.messages import say
     from ..train import train
 
     folder = metrics or (None if "://" in out else Path(out))
     with joined() as world:
         feed = LoaderFeed(recipe.data, world)
-        if (note := vocabulary_note(recipe.model.vocab_size, feed.ids())) and world.leads:
+        if (note := vocabulary_note(recipe.model.vocab_size, feed.vocab_size())) and world.leads:
             say(note)
         train(recipe, feed, world, out, folder, accept_changes=accept_changes)
 

@@ -19,7 +19,7 @@ from bamba_data.errors import UserError
 
 from ..checkpoint.reader import SavedCheckpoint
 from ..checkpoint.tokenizer import RunTokenizer, of_checkpoint
-from ..observe.metrics import say
+from ..observe.messages import say
 from .card import model_card
 from .config import config_json
 from .layout import TensorMapping, tensor_mappings

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from ..distributed.fsdp import World, joined
-from .metrics import say
+from .messages import say
 
 SLOW_FRACTION = 0.9  # of the median rate of all ranks: below it a rank is at fault
 

@@ -24,7 +24,6 @@ from ..config import Recipe
 from ..distributed.fsdp import World
 from ..step import StepMetrics
 from .json_lines import JsonLines
-from .messages import say as say  # where commands look for it
 from .trackers import TrackerContext, Trackers, check_installed
 
 #: Dense bfloat16 FLOP/s that the maker states (for SXM boards, without sparsity).
