@@ -14,7 +14,8 @@ from bamba_data.tokenization.conformance import Certificate
 from bamba_data.tokenization.tokenizer import Tokenizer
 from pipelines.cli.options import load_recipe
 from pipelines.dataset_build import plan as plans
-from pipelines.dataset_build.driver import Prepared, finish, frozen_lock, run_here
+from pipelines.dataset_build.driver import Prepared, finish, run_here
+from pipelines.dataset_build.frozen_lock import frozen_lock
 from pipelines.dataset_build.plan import Job
 from pipelines.dataset_build.reuse import taken_over
 from tests.corpora import TOKENIZER, lines, records, write_jsonl, write_parquet

@@ -225,7 +225,7 @@ RECORDS: Mapping[str, Callable[[], Names]] = {
     "Point": typed("pipelines.observe.runs:Point"),
     "event": written("pipelines/observe/run_log.py", "RunLog.event"),
     "lease": sealed(f"{FORMAT}.fence:Lease"),
-    "mirror": written("pipelines/dataset_build/mirror.py", "_finish"),
+    "mirror": written("pipelines/dataset_build/mirror_file.py", "write_mirror"),
     "mirrored": written("pipelines/dataset_build/mirror.py", "bring"),
     "state": written("loader/order/resume.py", "Cursor.to_json"),
     **{

@@ -80,7 +80,7 @@ def lock(
     from bamba_data.inspect.show import size
     from bamba_data.storage.store import open_store
 
-    from ..dataset_build.driver import frozen_lock
+    from ..dataset_build.frozen_lock import frozen_lock
 
     loaded, folder = load_recipe(recipe, overrides, limit_files)
     store = open_store(out)
@@ -119,7 +119,7 @@ def plan(
     from bamba_data.storage.store import open_store
 
     from ..dataset_build import plan as plans
-    from ..dataset_build.driver import frozen_lock
+    from ..dataset_build.frozen_lock import frozen_lock
     from ..dataset_build.reuse import taken_over
     from ..dataset_build.staged_records import Staging
 
@@ -286,7 +286,7 @@ def download(
     from bamba_data.storage.store import open_store
 
     from ..dataset_build import mirror as mirroring
-    from ..dataset_build.driver import frozen_lock
+    from ..dataset_build.frozen_lock import frozen_lock
     from ..observe.display import display
     from ..observe.logs import json_log
     from ..observe.prometheus import Exporting

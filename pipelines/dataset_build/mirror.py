@@ -27,7 +27,7 @@ from ..observe.display import Display
 from ..ray_jobs.executor import Options
 from ..ray_jobs.file_tasks import FileTask, for_each_file
 from ..ray_jobs.worker import Reporter, make_fetcher
-from .driver import MIRROR, MIRROR_FORMAT
+from .mirror_file import write_mirror
 
 RECORDS = "_mirror"
 RECORD_FORMAT = "bamba-mirrored/2"
@@ -105,8 +105,7 @@ def _finish(request: str, lock: Lock, left_out: set[str], store: Store) -> Lock:
             )
         )
     complete = Lock(lock.sources, lock.revisions, tuple(files))
-    entry = {"format": MIRROR_FORMAT, "request": request, "lock": complete.to_json()}
-    store.put(MIRROR, seal(entry))
+    write_mirror(store, request, complete)
     return complete
 
 

@@ -10,7 +10,8 @@ from bamba_data.format.dataset import open_dataset
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.rate_limit import LocalBudget
 from pipelines.cli.options import load_recipe
-from pipelines.dataset_build.driver import Frozen, finish, frozen_lock, prepare, run_here
+from pipelines.dataset_build.driver import finish, prepare, run_here
+from pipelines.dataset_build.frozen_lock import Frozen, frozen_lock
 from tests.corpora import recipe, records, write_jsonl, write_parquet
 from tests.running import bamba
 from tests.servers.hub import HubServer
