@@ -175,9 +175,7 @@ def _place_and_version(url: str, version: int | str | None) -> tuple[Store, int 
     """Takes `URL@VERSION` apart. A place whose own name has an `@` is told by what lies there, so that it needs no
     other spelling: one request, and only for a URL with an `@` in its last part."""
     place, at, which = url.rpartition("@")
-    if (
-        not (at and which and place) or "/" in which or place.endswith("/")
-    ):  # also s3://…/name@x/: a place, as it stands
+    if not (at and which and place) or "/" in which or place.endswith("/"):  # `name@x/` is a place as it is
         return open_store(url), version
     whole = open_store(url)
     if next(whole.list(VERSIONS), None) is None:

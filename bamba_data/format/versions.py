@@ -108,18 +108,20 @@ def _number(store: Store, which: int | str | None) -> tuple[int | None, version_
         raise UserError(
             f"{store.url}: {which} begins the digests of versions {_listed(sorted(by_digest))}: give more of it"
         )
+    tag = None
     try:
         tag = version_marks.read_tag(store, which)
     except FileNotFoundError:
-        if by_digest:
-            return max(by_digest), None
-        raise DatasetNotFound(
-            f"{store.url}: no version, tag or digest {which!r} (the tags are: {_listed(version_marks.tags(store))})"
-        ) from None
+        pass
     except UserError:  # no name that a tag may have
-        if by_digest:
-            return max(by_digest), None
-        raise
+        if not _DIGEST.fullmatch(which):
+            raise
+    if tag is None and not by_digest:
+        nor = ", nor a digest that begins so" if _DIGEST.fullmatch(which) else ""
+        have = _listed(version_marks.tags(store))
+        raise DatasetNotFound(f"{store.url}: no version or tag {which!r}{nor} (the tags are: {have})")
+    if tag is None:
+        return max(by_digest), None
     if by_digest and tag.version not in by_digest:
         raise UserError(
             f"{store.url}: {which} is a tag of version {tag.version} and begins the digest of version "
