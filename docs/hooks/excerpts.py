@@ -1,6 +1,7 @@
 """Pieces of the repository as markdown: the source of a symbol as it is today, and pages that lie at the root."""
 
 import ast
+import contextlib
 import re
 import textwrap
 from pathlib import Path
@@ -11,17 +12,38 @@ ROOT = Path(__file__).resolve().parents[2]
 def excerpt(path: str, symbol: str | None = None) -> str:
     """A fenced block with the source of `symbol` (`Class.method`, `CONSTANT`) in `path`, or of the whole file.
 
+    `path` may be a folder: then the symbol must be in one of its files, wherever that lies, and in no other.
+
     Raises:
-        LookupError: there is no such file, or no such symbol in it.
+        LookupError: there is no such file, no such symbol in it, or several in the folder.
     """
-    file = ROOT / path
-    if not file.is_file():
+    place = ROOT / path
+    if place.is_dir() and symbol is not None:
+        place = _only_file_with(place, symbol)
+    if not place.is_file():
         raise LookupError(f"{path} is not in the repository")
-    source = file.read_text(encoding="utf-8")
+    path = place.relative_to(ROOT).as_posix()
+    source = place.read_text(encoding="utf-8")
     if symbol is not None:
         source = _source_of(source, symbol, path)
-    language = {".py": "python", ".yaml": "yaml"}.get(file.suffix, "text")
+    language = {".py": "python", ".yaml": "yaml"}.get(place.suffix, "text")
     return f'```{language} title="{path}"\n{source.rstrip()}\n```'
+
+
+def _only_file_with(folder: Path, symbol: str) -> Path:
+    name = symbol.rpartition(".")[2]
+    found = []
+    for file in sorted(folder.rglob("*.py")):
+        source = file.read_text(encoding="utf-8")
+        if name in source:
+            with contextlib.suppress(LookupError):
+                _source_of(source, symbol, str(file))
+                found.append(file)
+    if len(found) != 1:
+        raise LookupError(
+            f"{symbol} is in {len(found)} files of {folder.name}/: {', '.join(map(str, found)) or 'gone'}"
+        )
+    return found[0]
 
 
 def _source_of(source: str, symbol: str, path: str) -> str:

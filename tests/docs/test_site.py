@@ -147,3 +147,11 @@ def test_every_command_that_a_page_shows_is_one_of_the_program_with_options_that
             seen += 1
     assert wrong == []
     assert seen > 60
+
+
+def test_all_code_that_a_page_shows_is_there() -> None:
+    for page in PAGES:
+        for path, symbol in re.findall(
+            r'^\{\{ code\("([^"]+)"(?:, "([^"]+)")?\) \}\}$', page.read_text("utf-8"), re.MULTILINE
+        ):
+            assert excerpt(path, symbol or None).count("\n") > 2, f"{page.name}: {path} {symbol}"
