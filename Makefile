@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := .demo/dataset
 
-.PHONY: demo docs test test-long test-peers check format install clean
+.PHONY: demo docs quick test test-long test-peers check format install clean
 
 install:
 	@$(PYTHON) .ci/install.py
@@ -24,6 +24,10 @@ demo: install
 
 test: install check
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15 -m "not long and not peers"
+
+# Units alone, while one edits: no build, no process, no server, no compiler, and fewer examples of each property.
+quick:
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --hypothesis-profile quick -m "not slow and not long and not peers"
 
 # The long sweeps: crash points, bit flips, permutations, 10,000 shards.
 test-long: install

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import s3fs
 
@@ -22,6 +23,8 @@ from tests.servers.proxy import FlakyProxy
 from tests.servers.seaweed import SeaweedServer
 from tests.sharing import made_once, shared_folder
 
+hypothesis.settings.register_profile("quick", max_examples=20)
+
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
     """Bytes get their argument's name for an id. Their content would be one, and a compressed file holds the time
@@ -29,11 +32,18 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
     return argname if isinstance(val, bytes) else None
 
 
+#: Fixtures below which whole datasets are built.
+BUILDS = {"certificate"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts processes is marked so, which `make quick` leaves out."""
+    """Marks `process` what starts one, and `slow` all that `make quick` leaves out: that, whole builds, and
+    what says so itself."""
     for item in items:
         if reach.starts_processes(item):
             item.add_marker("process")
+        if item.get_closest_marker("process") or BUILDS & set(item.fixturenames):  # type: ignore[attr-defined]
+            item.add_marker("slow")
 
 
 if interpreter.needed():

@@ -60,6 +60,7 @@ def test_more_workers_than_cores_give_the_same_bytes(inputs: Path, quiet: str, t
     assert (done.returncode, verdict(done.stdout)["dataset"]) == (0, quiet), done.stderr
 
 
+@pytest.mark.long
 def test_workers_that_are_killed_cost_nothing_but_time(inputs: Path, quiet: str, tmp_path: Path) -> None:
     with started("build", inputs, "--out", tmp_path / "out", "--workers", "2", "--interval", "0.5") as process:
         for _ in range(4):
@@ -102,6 +103,7 @@ def test_told_to_stop_it_stops_soon_with_the_code_for_go_on(inputs: Path, quiet:
     assert (done.returncode, verdict(done.stdout)["dataset"]) == (0, quiet)
 
 
+@pytest.mark.long
 def test_two_builds_at_once_into_one_place_publish_one_dataset(inputs: Path, quiet: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with (

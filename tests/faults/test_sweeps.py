@@ -119,11 +119,10 @@ def test_a_sweep_beside_a_build_that_goes_on_with_old_work(
     assert all(said.startswith(("removed", "refused")) for said in swept)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pair", [2.0], indirect=True)
-@pytest.mark.parametrize("sleeper", [pytest.param("build", marks=pytest.mark.long), "sweep"])
-@pytest.mark.parametrize(
-    ("where", "rounds"), [("disk", 5), pytest.param("s3", 3, marks=[pytest.mark.s3, pytest.mark.long])]
-)
+@pytest.mark.parametrize("sleeper", ["build", "sweep"])
+@pytest.mark.parametrize(("where", "rounds"), [("disk", 5), pytest.param("s3", 3, marks=pytest.mark.s3)])
 def test_one_of_them_is_suspended_beyond_its_lease_and_wakes_up(
     request: pytest.FixtureRequest,
     where: str,

@@ -66,6 +66,7 @@ def is_one_line(stderr: str) -> None:
     assert len([line for line in stderr.splitlines() if line]) <= 3, stderr
 
 
+@pytest.mark.long
 @needs_root
 def test_a_node_whose_disk_is_full_is_left_out_and_the_build_is_whole(inputs: Path, quiet: str, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -14,6 +14,8 @@ from loader.quality.bamba_lcg import legacy_order
 from loader.quality.battery import Order, check, colliding, company, examine, ideal_colliding, serial_correlation, sweep
 from loader.quality.judge import absurd, fisher_yates, judge, legacy, ours
 
+pytestmark = pytest.mark.slow
+
 KEYS = 100
 QUICK = [1024, 1025, 1500, 2048, 4096, 6000, 16_384]
 LONG = [(65_536, 100), (100_003, 100), (200_003, 100), (2**18, 100), (2**20, 100), (1_500_000, 50), (2**22, 25)]
@@ -40,7 +42,7 @@ def test_our_permutation_is_as_good_as_fisher_yates_at_any_size(n: int, keys: in
     assert failing(n, keys, ours(n, keys)) == []
 
 
-@pytest.mark.parametrize("n", [1024, 1500, 16_384])
+@pytest.mark.parametrize("n", [1024, 1500, pytest.param(16_384, marks=pytest.mark.long)])
 def test_fisher_yates_passes(n: int) -> None:
     """With other keys than those that everything is compared to."""
     others = (
@@ -50,7 +52,7 @@ def test_fisher_yates_passes(n: int) -> None:
     assert failing(n, KEYS, others) == []
 
 
-@pytest.mark.parametrize("n", [1024, 1500, 16_384])
+@pytest.mark.parametrize("n", [1024, 1500, pytest.param(16_384, marks=pytest.mark.long)])
 def test_the_original_bamba_shuffle_fails_loudly(n: int) -> None:
     keys = 20
     verdicts = judge(sweep(legacy(n, keys)), ideal(n, keys))

@@ -17,7 +17,7 @@ from trainer.model.document_mask import document_block_mask, document_mask
 from trainer.optim.stochastic_rounding import salt
 
 #: torch's compiler imports what torch calls deprecated, and looks at gradients with a warning that it hides
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 def noise(*shape: int) -> Tensor:
@@ -72,6 +72,7 @@ def taken(world: World, *changes: str) -> list[float]:
     return losses
 
 
+@pytest.mark.long
 def test_half_the_memory_and_several_micro_batches_take_their_steps_all_compiled(world: World) -> None:
     wanted = taken(world, *HALF)
     with compiled.everywhere():

@@ -15,6 +15,8 @@ from trainer.model.bamba import Bamba
 from trainer.model.init_weights import init_weights
 from trainer.optim.adamw import AdamW
 
+pytestmark = pytest.mark.slow
+
 #: Sides that are multiples of 16, and a token a byte.
 HYBRID = CONFIG.model_copy(update={"vocab_size": 256, "mlp_size": 128, "attention_layers": [2], "mamba_heads": 16})
 

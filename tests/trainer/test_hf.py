@@ -23,6 +23,8 @@ from trainer.hf.importing import imported
 from trainer.model.bamba import Bamba
 from trainer.model.config import ModelConfig
 
+pytestmark = pytest.mark.slow
+
 #: With a vocabulary that the tokenizer that ships with us fits into.
 WIDE = CONFIG.model_copy(update={"vocab_size": 50_304})
 

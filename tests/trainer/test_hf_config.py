@@ -15,6 +15,8 @@ from trainer.hf.config import config_json, config_of
 from trainer.hf.importing import imported
 from trainer.model.config import ModelConfig
 
+pytestmark = pytest.mark.slow
+
 OURS = config_json(CONFIG, 256, "float32", None, None)
 ROTARY = ("rope_parameters", "rope_theta", "partial_rotary_factor", "attn_rotary_emb")
 PLAIN = {field: value for field, value in OURS.items() if field not in ROTARY}

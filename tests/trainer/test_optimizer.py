@@ -19,6 +19,8 @@ from trainer.model.bamba import vector_parameters
 from trainer.optim.stochastic_rounding import Rates, rounded, salt, update
 from trainer.train import train
 
+pytestmark = pytest.mark.slow
+
 SHORT = ["schedule.steps=4", "checkpoints.every_steps=2"]
 
 

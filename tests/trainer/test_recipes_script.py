@@ -8,6 +8,8 @@ import pytest
 from benchmarks import recipes
 from trainer.config import RECIPES
 
+pytestmark = pytest.mark.slow
+
 
 def script(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "benchmarks.recipes", *arguments]

@@ -14,6 +14,8 @@ from trainer.distributed.fsdp import World, local
 from trainer.optim.lr_schedule import learning_rate, warmup_note
 from trainer.train import Run, train
 
+pytestmark = pytest.mark.slow
+
 STABLE = ["schedule.decay=none", "schedule.warmup_steps=2", "checkpoints.every_steps=4", "seed=3"]
 
 
@@ -28,6 +30,7 @@ def learn(world: World, out: Path, steps: int, *changes: str, after: int = 0) ->
     train(recipe, feed(after), world, str(out), out, accept_changes=False)
 
 
+@pytest.mark.long
 def test_stable_and_decay_by_two_recipes_learn_as_one_run_where_the_moments_are_kept(
     world: World, tmp_path: Path
 ) -> None:
