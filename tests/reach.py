@@ -2,7 +2,7 @@
 
 From a test and its fixtures the names in their code are followed, through functions of these tests, to the modules and
 helpers below. What hides from that (a worker of a DataLoader, a pool in the code under test) is caught when it happens:
-a test that starts a process without being marked fails, and says `@pytest.mark.process` itself.
+such a test fails in `make quick`, and says `@pytest.mark.process` itself.
 """
 
 import inspect
