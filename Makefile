@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := .demo/dataset
 
-.PHONY: demo docs quick test test-long test-peers check format install clean
+.PHONY: demo docs quick test test-costly test-long test-peers check format install clean
 
 install:
 	@$(PYTHON) .ci/install.py
@@ -29,7 +29,11 @@ test: install check
 quick:
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --hypothesis-profile quick -m "not slow and not long and not peers"
 
-# The long sweeps: crash points, bit flips, permutations, 10,000 shards.
+# The dearest cases of what `make test` tests by one of its kind, and whole clusters: CI runs them after it.
+test-costly: install
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15 -m "costly and not peers"
+
+# The costly ones and the long sweeps: crash points, bit flips, permutations, 10,000 shards.
 test-long: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not peers" --timeout 3600
 

@@ -38,8 +38,10 @@ BUILDS = {"certificate"}
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks `process` what starts one, and `slow` all that `make quick` leaves out: that, whole builds, and
-    what says so itself."""
+    what says so itself. What is `costly` is `long`, too."""
     for item in items:
+        if item.get_closest_marker("costly"):
+            item.add_marker("long")
         if reach.starts_processes(item):
             item.add_marker("process")
         if item.get_closest_marker("process") or BUILDS & set(item.fixturenames):  # type: ignore[attr-defined]

@@ -62,7 +62,7 @@ def test_files_of_a_user_with_our_names_and_our_packages_work_in_one_process(tin
     assert run("script.py", tiny, tmp_path / "cache", cwd=tmp_path).split() == ["1", "2", "6", "False"]
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_a_wheel_has_code_at_our_address_alone(tmp_path: Path) -> None:
     """What another package may overwrite, or delete when it is uninstalled, is a few lines that lead to the code."""
     sources = tmp_path / "sources"

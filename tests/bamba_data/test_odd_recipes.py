@@ -159,7 +159,7 @@ def test_an_odd_recipe_is_refused_by_lines_that_name_the_file(
 
 #: Both kinds of recipe are read by one function: what takes it seconds once is enough for `make test`.
 OF_TRAINING = [
-    pytest.param(name, marks=pytest.mark.long) if name in ("too many values", "20,000 keys") else name
+    pytest.param(name, marks=pytest.mark.costly) if name in ("too many values", "20,000 keys") else name
     for name in ODD
     if isinstance(ODD[name][0], str) and "Input should" not in name
 ]

@@ -113,7 +113,7 @@ def _the_curve_has_both_parts(run_folder: Path, redone: int) -> None:
     assert (run_folder / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_the_demo_of_the_trainer_ends_with_a_curve(demo: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trainer.demo", str(demo), "run"]
     done = subprocess.run(

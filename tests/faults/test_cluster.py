@@ -100,7 +100,7 @@ def test_a_node_that_is_lost_and_one_that_joins_change_no_byte(inputs: Path, qui
     is_the_quiet_one(out, quiet)
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_workers_killed_over_and_over_end_in_the_same_bytes(inputs: Path, quiet: str, tmp_path: Path) -> None:
     """One dies after every two shards that were finished, whatever it is doing then. What was finished is not done
     again: a kill costs at most the shard in work."""
@@ -127,8 +127,8 @@ def test_workers_killed_over_and_over_end_in_the_same_bytes(inputs: Path, quiet:
 @pytest.mark.parametrize(
     "number",
     [
-        pytest.param(signal.SIGKILL, id="power-cut", marks=pytest.mark.long),
-        pytest.param(signal.SIGTERM, id="eviction", marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, id="power-cut", marks=pytest.mark.costly),
+        pytest.param(signal.SIGTERM, id="eviction", marks=pytest.mark.costly),
     ],
 )
 def test_the_head_with_its_driver_is_lost_and_the_retry_s_new_cluster_goes_on(

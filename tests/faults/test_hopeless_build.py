@@ -10,7 +10,7 @@ from tests.running import bamba
 pytestmark = pytest.mark.ray
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_one_wrong_source_ends_the_build_and_the_same_command_is_not_tried_again(tmp_path: Path) -> None:
     for n in range(6):
         corpora.write_jsonl(tmp_path / f"inputs/right-{n}.jsonl", corpora.records(3000, 3000 * n))

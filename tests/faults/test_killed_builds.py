@@ -53,14 +53,14 @@ def records_in(out: Path) -> int:
     return sum(1 for _ in out.glob("_bamba/units/*/*/part-*.json"))
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_more_workers_than_cores_give_the_same_bytes(inputs: Path, quiet: str, tmp_path: Path) -> None:
     """One and two do so in the tests below, whatever else happens to them."""
     done = bamba("build", inputs, "--out", tmp_path / "out", "--workers", "4")
     assert (done.returncode, verdict(done.stdout)["dataset"]) == (0, quiet), done.stderr
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_workers_that_are_killed_cost_nothing_but_time(inputs: Path, quiet: str, tmp_path: Path) -> None:
     with started("build", inputs, "--out", tmp_path / "out", "--workers", "2", "--interval", "0.5") as process:
         for _ in range(4):
@@ -87,7 +87,7 @@ def test_everything_killed_at_once_the_same_command_goes_on(inputs: Path, quiet:
     assert documents(out) == Counter({f"doc-{n}": 1 for n in range(480)})
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_told_to_stop_it_stops_soon_with_the_code_for_go_on(inputs: Path, quiet: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -103,7 +103,7 @@ def test_told_to_stop_it_stops_soon_with_the_code_for_go_on(inputs: Path, quiet:
     assert (done.returncode, verdict(done.stdout)["dataset"]) == (0, quiet)
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_two_builds_at_once_into_one_place_publish_one_dataset(inputs: Path, quiet: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with (
@@ -117,7 +117,7 @@ def test_two_builds_at_once_into_one_place_publish_one_dataset(inputs: Path, qui
     assert verify(str(out), full=True).faults == []
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_a_mixed_build_of_json_and_parquet_is_the_same_on_ray(tmp_path: Path) -> None:
     from bamba_data.storage.fetch import Fetcher
     from pipelines.cli.options import load_recipe

@@ -53,7 +53,7 @@ def test_a_bit_that_flips_on_the_way_is_read_again(
     assert len(flaky.faults) == 0 or flaky.faults[0].times < 8
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_a_stall_costs_a_consumer_that_was_read_ahead_for_nothing(
     remote: str, flaky: FlakyProxy, tmp_path: Path
 ) -> None:

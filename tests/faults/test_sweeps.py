@@ -88,7 +88,7 @@ def quiet(staged: Path) -> str:
     return verify(str(staged / "quiet")).dataset
 
 
-PLACES = [("disk", 14), pytest.param("s3", 6, marks=[pytest.mark.s3, pytest.mark.long])]
+PLACES = [("disk", 14), pytest.param("s3", 6, marks=[pytest.mark.s3, pytest.mark.costly])]
 
 
 def place(request: pytest.FixtureRequest, where: str, tmp_path: Path) -> str:
@@ -119,7 +119,7 @@ def test_a_sweep_beside_a_build_that_goes_on_with_old_work(
     assert all(said.startswith(("removed", "refused")) for said in swept)
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @pytest.mark.parametrize("pair", [2.0], indirect=True)
 @pytest.mark.parametrize("sleeper", ["build", "sweep"])
 @pytest.mark.parametrize(("where", "rounds"), [("disk", 5), pytest.param("s3", 3, marks=pytest.mark.s3)])

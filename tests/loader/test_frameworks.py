@@ -64,7 +64,7 @@ def wanted(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[t
     return found
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @pytest.mark.parametrize("framework", ["accelerate", "accelerate_skips", "lightning", "transformers"])
 def test_two_ranks_get_the_rows_of_the_bare_loop_through_stops_and_resumes(
     framework: str, mixed: Path, wanted: Any, tmp_path: Path

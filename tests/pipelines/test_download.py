@@ -53,7 +53,7 @@ def shards(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.glob("dataset=*/*.parquet")}
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @pytest.mark.ray
 def test_a_mirror_goes_on_where_it_stopped_and_is_enough_to_build_what_its_upstream_builds(
     upstream: HubServer, tmp_path: Path

@@ -74,7 +74,7 @@ def test_what_was_added_removed_or_changed_is_said_with_the_way_to_take_it_in(tm
     assert taken.remark is None and [file.path for file in taken.lock.files] == ["0.json.gz", "00.json.gz"]
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @pytest.mark.ray
 def test_a_build_says_so_in_its_log(tmp_path: Path) -> None:
     path, out = project(tmp_path, 0), tmp_path / "out"

@@ -22,7 +22,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @pytest.mark.ray
 def test_a_cluster_makes_the_index_that_one_process_makes(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

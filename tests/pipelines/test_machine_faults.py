@@ -66,7 +66,7 @@ def is_one_line(stderr: str) -> None:
     assert len([line for line in stderr.splitlines() if line]) <= 3, stderr
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @needs_root
 def test_a_node_whose_disk_is_full_is_left_out_and_the_build_is_whole(inputs: Path, quiet: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -83,7 +83,7 @@ def test_a_node_whose_disk_is_full_is_left_out_and_the_build_is_whole(inputs: Pa
     assert f"{out}/dataset=texts/" in done.stdout and "No space left on device" in done.stdout
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @needs_root
 def test_where_every_disk_is_full_the_build_ends_with_a_line_and_goes_on_later(
     inputs: Path, quiet: str, tmp_path: Path
@@ -103,7 +103,7 @@ def test_where_every_disk_is_full_the_build_ends_with_a_line_and_goes_on_later(
     assert open_dataset(str(out)).manifest.digest == quiet
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_a_wrong_token_is_a_line_and_no_verdict(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with ray_cluster(tmp_path, cpus=1) as cluster:

@@ -138,7 +138,7 @@ def test_a_memory_limit_is_told_in_units_at_once(monkeypatch: pytest.MonkeyPatch
 # ---- the command
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @pytest.mark.ray
 def test_with_a_cluster_every_node_is_asked_and_the_exit_code_tells(tmp_path: Path) -> None:
     done = bamba("preflight", "demo", "--out", tmp_path / "out", "--address", "local", "--json")

@@ -13,7 +13,7 @@ from bamba_data.inspect.verify import verify
 from tests.clusters import RAY, RayCluster, ray_cluster
 
 #: tests/k8s/test_image.py submits the main job in every run.
-pytestmark = [pytest.mark.ray, pytest.mark.long]
+pytestmark = [pytest.mark.ray, pytest.mark.costly]
 ROOT = Path(__file__).parents[2]
 
 

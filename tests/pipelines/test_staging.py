@@ -40,7 +40,7 @@ def quiet(folder: Path, certificate: Certificate) -> str:
     return build(folder / "quiet", certificate, str(folder / "tiny.yaml"))[1].digest
 
 
-@pytest.mark.parametrize("flips", [8, pytest.param(70, marks=pytest.mark.long)])
+@pytest.mark.parametrize("flips", [8, pytest.param(70, marks=pytest.mark.costly)])
 def test_a_flipped_bit_in_any_record_changes_nothing_and_stops_nothing(
     mine: Path, certificate: Certificate, flips: int
 ) -> None:

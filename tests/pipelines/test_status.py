@@ -336,7 +336,7 @@ def test_a_sweep_leaves_the_record_alone_however_old(tiny_copy: Path) -> None:
 # ---- the whole, as a process
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @pytest.mark.ray
 def test_a_build_of_a_damaged_input_is_not_tried_again_before_somebody_says_so(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "inputs" / "0.json.gz", records(30))

@@ -77,7 +77,7 @@ def jobs(cluster: RayCluster, out: Path) -> list[dict[str, object]]:
     return [job for job in json.loads(said)["jobs"] if job["out"] == str(out)]
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @pytest.mark.ray
 def test_two_submits_of_one_plan_are_one_job_and_both_end_with_its_verdict(
     cluster: RayCluster, held: Held, tmp_path: Path
@@ -118,7 +118,7 @@ def test_the_verdict_of_the_job_is_the_exit_code_and_a_stop_is_kept_to(cluster: 
     assert code == 5 and "0.json.gz" in said
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @pytest.mark.ray
 def test_a_job_that_is_stopped_can_go_on(cluster: RayCluster, held: Held, tmp_path: Path) -> None:
     first = start(cluster, "submit", *held.asked)

@@ -18,7 +18,7 @@ class Killed(BaseException):
     """Nothing of ours sees it: as far as the store can tell, the process was killed there."""
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @pytest.mark.parametrize("seed", range(2))
 def test_a_kill_wastes_at_most_the_shard_in_work(
     seed: int, certificate: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

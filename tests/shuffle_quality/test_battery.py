@@ -42,7 +42,7 @@ def test_our_permutation_is_as_good_as_fisher_yates_at_any_size(n: int, keys: in
     assert failing(n, keys, ours(n, keys)) == []
 
 
-@pytest.mark.parametrize("n", [1024, 1500, pytest.param(16_384, marks=pytest.mark.long)])
+@pytest.mark.parametrize("n", [1024, 1500, pytest.param(16_384, marks=pytest.mark.costly)])
 def test_fisher_yates_passes(n: int) -> None:
     """With other keys than those that everything is compared to."""
     others = (
@@ -52,7 +52,7 @@ def test_fisher_yates_passes(n: int) -> None:
     assert failing(n, KEYS, others) == []
 
 
-@pytest.mark.parametrize("n", [1024, 1500, pytest.param(16_384, marks=pytest.mark.long)])
+@pytest.mark.parametrize("n", [1024, 1500, pytest.param(16_384, marks=pytest.mark.costly)])
 def test_the_original_bamba_shuffle_fails_loudly(n: int) -> None:
     keys = 20
     verdicts = judge(sweep(legacy(n, keys)), ideal(n, keys))

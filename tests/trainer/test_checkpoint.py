@@ -78,7 +78,7 @@ def test_a_run_whose_checkpoints_are_all_torn_does_not_start_over(whole: Path, t
         assert "none of its 2 checkpoints is whole" in done.stderr
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_a_launcher_that_restarts_does_not_start_over_what_is_all_torn(whole: Path, tmp_path: Path) -> None:
     out = copied(whole, tmp_path)
     for file in out.glob("checkpoints/*/rank-00000.bin"):

@@ -72,7 +72,7 @@ def taken(world: World, *changes: str) -> list[float]:
     return losses
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_half_the_memory_and_several_micro_batches_take_their_steps_all_compiled(world: World) -> None:
     wanted = taken(world, *HALF)
     with compiled.everywhere():

@@ -60,7 +60,7 @@ def plain(world: World) -> list[float]:
     return learned(world, "none")
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @pytest.mark.parametrize(("kind", "low_memory"), [("tensorwise", False), ("rowwise", True)])
 def test_the_loss_over_real_text_is_that_of_bfloat16(
     world: World, plain: list[float], kind: str, low_memory: bool
@@ -97,7 +97,7 @@ def test_float8_for_a_model_too_small_for_it_is_refused(world: World, monkeypatc
         made(world, "tensorwise")
 
 
-@pytest.mark.parametrize("recompute", [pytest.param("none", marks=pytest.mark.long), "selective"])
+@pytest.mark.parametrize("recompute", [pytest.param("none", marks=pytest.mark.costly), "selective"])
 def test_a_block_in_float8_is_one_graph_forward_and_backward(world: World, recompute: str) -> None:
     """By the capture of graphs alone: machine code for a CPU takes minutes."""
     compute = Compute.model_validate({"float8": "rowwise", "compile": False, "recompute": recompute})

@@ -115,7 +115,7 @@ def test_shards_are_cut_at_their_limit_and_open_together(tmp_path: Path, monkeyp
     )
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_an_export_holds_one_shard_in_memory_and_an_import_one_tensor(tmp_path: Path) -> None:
     shape = {"hidden_size": 512, "mlp_size": 2048, "mamba_heads": 16, "mamba_head_dim": 64, "layers": 12}
     large = Bamba(CONFIG.model_copy(update=shape))

@@ -98,7 +98,7 @@ def test_another_order_of_the_data_is_refused_by_name(dataset: Path, trained: Pa
     assert "data: seed was 2023 when this run began, is 5" in done.stderr
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_ranks_that_read_different_datasets_refuse_to_start_and_say_which_source_differs(
     dataset: Path, certificate: Certificate, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ def learned(world: World, steps: int, *changes: str) -> list[float]:
     return [step(Batch.of(next(batches)), 5e-3).read().loss for _ in range(steps)]
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_it_learns_as_fast_as_with_float32_weights_and_moments(world: World) -> None:
     full = learned(world, 24, "compute.dtype=bfloat16")
     low = learned(world, 24, *HALF)

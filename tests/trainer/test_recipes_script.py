@@ -32,7 +32,7 @@ def test_layers_are_left_out_until_a_recipe_fits_and_micro_batches_stay_several(
     assert recipes.shaped(case, 1000 * 2**30, tiny=False)[0].model.layers == 32
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_half_the_memory_whole_on_each_of_two_ranks_passes_all_compiled() -> None:
     done = script("--dry", "--only", f"{recipes.LARGEST} / low, whole on each / 2 ranks")
     assert done.returncode == 0, done.stdout + done.stderr

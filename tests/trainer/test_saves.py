@@ -158,7 +158,7 @@ def test_ctrl_c_saves_like_sigterm(tmp_path: Path, number: signal.Signals) -> No
     assert newest(LocalStore(out / "checkpoints"))[1]["step"] == max(line["step"] for line in lines(out))
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_ctrl_c_at_a_launcher_saves_on_all_its_ranks(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with started(out, 2, "checkpoints.every_steps=50", "schedule.steps=50", env=SLOW, by_launcher=True) as process:

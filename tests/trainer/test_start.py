@@ -30,7 +30,7 @@ def learn(world: World, out: Path, steps: int, *changes: str, after: int = 0) ->
     train(recipe, feed(after), world, str(out), out, accept_changes=False)
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_stable_and_decay_by_two_recipes_learn_as_one_run_where_the_moments_are_kept(
     world: World, tmp_path: Path
 ) -> None:

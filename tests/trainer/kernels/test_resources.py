@@ -26,14 +26,14 @@ def resources(*arguments: str) -> list[dict[str, int]]:
     return found
 
 
-@pytest.mark.parametrize("gpu", ["H100", pytest.param("A100", marks=pytest.mark.long)])
+@pytest.mark.parametrize("gpu", ["H100", pytest.param("A100", marks=pytest.mark.costly)])
 def test_every_kernel_compiles_and_fits(gpu: str) -> None:
     found = resources("--gpu", gpu)
     assert len({one["kernel"] for one in found}) == len(tuned_launches.KERNELS)
     assert [one for one in found if one["shared_bytes"] > SHARED_BYTES[gpu] or one["stack_bytes"] > SPILLED] == []
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_a_hopper_s_launches_would_spill_on_an_a100() -> None:
     found = resources("--gpu", "A100", "--launch", "scan_backward.FINISH=8,1,32,0")
     assert max(one["stack_bytes"] for one in found if one["kernel"] == "_finish") > 2000

@@ -48,7 +48,7 @@ def errors(case: Case, keep: bool = True) -> dict[str, float]:
     return {name: relative(got[name].double(), wanted[name]) for name in wanted}
 
 
-@pytest.mark.parametrize("tokens", [1, 130, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("tokens", [1, 130, pytest.param(200, marks=pytest.mark.costly)])
 def test_output_and_every_gradient_are_those_of_the_reference(triton_kernels: torch.device, tokens: int) -> None:
     starts = [[s for s in row if s < tokens] for row in ([1, 63, 64, 65, 127, 128, 129], [5, 100])]
     case = on(draw(rows_of_documents(2, tokens, starts), **TILES).to(torch.float32), triton_kernels)
@@ -70,7 +70,7 @@ def test_a_document_may_begin_at_any_token(triton_kernels: torch.device) -> None
 @pytest.mark.parametrize(
     ("rates", "steps"),
     [
-        pytest.param((1e-3, 1e-2), (1e-4, 1e-3), marks=pytest.mark.long),
+        pytest.param((1e-3, 1e-2), (1e-4, 1e-3), marks=pytest.mark.costly),
         ((50.0, 128.0), (1.0, 4.0)),
     ],
 )
@@ -90,7 +90,7 @@ def test_steps_so_small_that_softplus_vanishes_have_gradients(triton_kernels: to
     assert {name: found[name] for name in ("out", "zxbcdt", "dt_bias") if found[name] > 1e-4} == {}
 
 
-@pytest.mark.long
+@pytest.mark.costly
 @pytest.mark.parametrize("start", [64, 127])
 def test_what_a_document_holds_changes_no_bit_of_another(triton_kernels: torch.device, start: int) -> None:
     documents = rows_of_documents(1, 132, [[start]])
@@ -105,14 +105,14 @@ def test_what_a_document_holds_changes_no_bit_of_another(triton_kernels: torch.d
         assert not torch.equal(base[name], earlier[name])
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_the_same_call_gives_the_same_bits(triton_kernels: torch.device) -> None:
     case = on(draw(rows_of_documents(2, 130, [[7], [64]]), **TILES).to(torch.float32), triton_kernels)
     one, two = results(case), results(case)
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
 
-@pytest.mark.long
+@pytest.mark.costly
 def test_a_gpu_without_a_copy_engine_computes_the_same(
     triton_kernels: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
