@@ -79,6 +79,7 @@ class BadInput(Strict):
         return policy
 
     def action(self, reason: str) -> Action:
+        """What becomes of a record that is bad for this reason."""
         return self.policy.get(reason, REASONS[reason])
 
 
@@ -124,7 +125,16 @@ class Recipe(Strict):
 
 
 def load(text: str, where: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Parse YAML and apply `a.b=value` overrides (values are YAML too); errors name `where` and the field."""
+    """Parse YAML and apply overrides.
+
+    Args:
+        text: the YAML.
+        where: what errors call it.
+        overrides: `a.b=value`, the value in YAML too; applied in order, after the file.
+
+    Raises:
+        RecipeError: one line for every field that is wrong.
+    """
     return load_as(Recipe, text, where, overrides)
 
 

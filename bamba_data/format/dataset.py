@@ -80,14 +80,17 @@ class Dataset:
 
     @cached_property
     def blocks(self) -> "pl.DataFrame":
+        """One row a block, in the order of the shards and of the blocks in them."""
         return self._table("blocks", self.manifest.tables.blocks)
 
     @cached_property
     def candidates(self) -> "pl.DataFrame":
+        """One row a document that may be held out of training."""
         return self._table("candidates", self.manifest.tables.candidates)
 
     @cached_property
     def dead_letters(self) -> "pl.DataFrame":
+        """One row a file of records that could not become documents, with their raw bytes."""
         return _safe(self._table("dead_letters", self.manifest.tables.dead_letters))
 
     def shard_urls(self, source: str | None = None) -> list[str]:

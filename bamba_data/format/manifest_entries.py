@@ -124,6 +124,8 @@ class TableEntry(Entry):
 
 
 class Tables(Entry):
+    """The tables behind the manifest; their columns are in tables.py."""
+
     files: TableEntry
     shards: TableEntry
     blocks: TableEntry

@@ -85,6 +85,7 @@ class Finished(NamedTuple):
 
 @lru_cache
 def schema(dtype: np.dtype[Any], form: str = FORMAT) -> pa.Schema:
+    """Of a shard whose ids are of `dtype`, `<u2` or `<u4`. Its metadata says so too, for readers that are not ours."""
     kind = {"token_dtype": dtype.str}
     return pa.schema(
         [
@@ -99,6 +100,8 @@ def schema(dtype: np.dtype[Any], form: str = FORMAT) -> pa.Schema:
 
 
 def block_digest(tokens: memoryview | bytes, token_counts: npt.NDArray[np.uint32]) -> str:
+    """xxh3-128 in hex of the little-endian token bytes of a block, then of its counts: against damage, not forgery
+    (against that stands the sha256 of the shard)."""
     hashed = xxhash.xxh3_128(tokens)
     hashed.update(np.ascontiguousarray(token_counts, "<u4").data)
     return hashed.hexdigest()

@@ -4,7 +4,7 @@ that no small file can make hold much.
 files         one row an input: what it is, and its account; `file` counts within the source
 shards        one row a shard; what it says of a row's `file` counts from `first_file`, and `software` wrote it
 blocks        one row a block (row group): byte range, counts, digests; `shard` is a row of `shards`
-candidates    one row a document that may be held out (see candidates.py); `shard` is a row of `shards`
+candidates    one row a document that may be held out (see holdout_candidates.py); `shard` is a row of `shards`
 dead_letters  one row a file of dead letters
 
 In the first format of the manifest `first_file`, `ids_digest` and `software` are missing.
@@ -200,6 +200,7 @@ class TableWriter:
         self._folder.cleanup()
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The next rows, each with all columns of its schema; digests as bytes."""
         self._held.extend(rows)
         self._content.update(b"".join(map(row_digest, rows)))
         self.rows += len(rows)
@@ -207,6 +208,7 @@ class TableWriter:
             self._flush()
 
     def save(self, store: Store) -> TableEntry:
+        """Ends the table and writes it under its sha256; what a manifest says of it."""
         if self._held or not self.rows:
             self._flush()
         self._writer.close()

@@ -23,6 +23,9 @@ from bamba_data.tokenization.conformance import Certificate
 
 @dataclass(frozen=True, slots=True)
 class StagedShard:
+    """A shard that lies in the store and is data only once a manifest lists it. `sha256` is of the file, in hex;
+    `tokens` are the sum over `blocks`."""
+
     path: str
     sha256: str
     size_bytes: int

@@ -72,6 +72,7 @@ class Known:
 
 
 def known(store: Store) -> Known:
+    """All versions and which are marked; one listing. What is damaged counts: that a mark is there decides."""
     numbers: dict[str | None, set[int]] = {None: set(), "withdrawn": set(), "expired": set()}
     for entry in store.list(VERSIONS):
         if match := _NAME.match(entry.path):

@@ -30,7 +30,7 @@ _KEPT_FOLDERS = (f"{layout.RUNS}/", f"{layout.VERSIONS}/", f"{layout.TAGS}/")
 #: What records of parts and units name.
 _STAGED_FOLDERS = (layout.SHARD_PREFIX, f"{layout.DEAD_LETTERS}/")
 DEFAULT_GRACE_SECONDS = 7 * 86400.0
-DEPOSITION_SECONDS = 30 * 86400.0
+DEPOSITION_SECONDS = 30 * 86400.0  # a note that a holder was passed over: it must outlive any suspended machine
 READS_AT_ONCE = 32
 _T = TypeVar("_T")
 
@@ -49,6 +49,16 @@ class Sweep:
 
 
 def find(url: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> Sweep:
+    """Look for orphans; nothing is removed.
+
+    Args:
+        url: the dataset's place.
+        grace_seconds: what is younger, by the store's clock, is kept.
+
+    Raises:
+        DatasetNotFound: the place is empty.
+        CorruptManifest: what a version needs cannot be known; the message says how to give it up.
+    """
     store = open_store(url)
     if next(store.list(), None) is None:
         raise DatasetNotFound(f"{store.url}: there is nothing here")
@@ -74,9 +84,18 @@ def find(url: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> Sweep:
 
 
 def remove(url: str, sweep: Sweep, tick: Callable[[int, int], None] = lambda done, total: None) -> int:
-    """Remove what `find` found and is an orphan still. Refuses while a build runs, or if there is a new version since.
+    """Remove what is an orphan still; how many objects went.
 
     Records of units go first: one that is left behind, should this be killed, must not name files that are gone.
+
+    Args:
+        url: the dataset's place.
+        sweep: what `find` returned.
+        tick: told (removed, total) after every batch.
+
+    Raises:
+        UserError: a build runs, or a version was published since.
+        FenceLost: this process slept for too long; nothing more was removed.
     """
     store = open_store(url)
     if sweep.leases:

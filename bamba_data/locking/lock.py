@@ -124,6 +124,12 @@ class _Written(BaseModel):
 
 
 def loads(data: bytes, where: str) -> Lock:
+    """Parse and check a lock that somebody else may have written.
+
+    Raises:
+        CorruptManifest: names the first field that is wrong.
+        UnsafePath: a name in it leads out of its base, or stands twice.
+    """
     raw = canonical_json.loads(data, where, MAX_BYTES)
     try:
         written = _Written.model_validate(raw)
@@ -163,12 +169,17 @@ def _starts_anywhere(base: str) -> bool:
 
 
 def load_tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher) -> Tokenizer:
-    """The tokenizer that the recipe names, checked against its sha256."""
+    """The tokenizer that the recipe names.
+
+    Raises:
+        TokenizerError: it is missing, not the pinned one, or encodes at random.
+        SourceUnavailable: its host does not answer now.
+    """
     url = recipe.tokenizer.url
     if url.startswith("package:"):
         path = Path(__file__).parents[1] / "tokenizers" / checked(url.removeprefix("package:"))
         if not path.is_file():
-            have = ", ".join(sorted(found.name for found in path.parent.glob("*.json")))
+            have = ", ".join(sorted(shipped.name for shipped in path.parent.glob("*.json")))
             raise TokenizerError(f"tokenizer.url: {url} does not ship with us; these do: {have}")
         data = path.read_bytes()
     else:
@@ -190,11 +201,19 @@ def load_tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher) -> Tokenizer:
 def resolve(
     recipe: Recipe, folder: Path, fetcher: Fetcher, tick: Callable[[int, int], None] = lambda done, total: None
 ) -> Lock:
-    """Ask every host once, HEADS_AT_ONCE at a time within the fetcher's budget. `folder` is where the recipe lies:
-    relative bases start there. `tick(done, total)` is told of every name or pattern that was looked up.
+    """Ask every host once, HEADS_AT_ONCE at a time within the fetcher's budget.
 
-    Raises one error for all inputs that cannot be locked: it names each. A name that the recipe quarantines is not
-    looked up, so that an input can be left out which nobody can have any more.
+    A name that the recipe quarantines is not looked up: so an input can be left out that nobody has any more.
+
+    Args:
+        recipe: what is asked for.
+        folder: where the recipe lies: relative bases start there.
+        fetcher: asks, and waits between tries.
+        tick: told (done, total) of every name or pattern that was looked up.
+
+    Raises:
+        RecipeError: one error for all inputs that cannot be locked; it names each.
+        SourceUnavailable: the same, where another run may find them.
     """
     faults: list[_Missing] = []
     places: list[_Place] = []

@@ -124,6 +124,11 @@ class Corpus(Strict, ABC):
     compression: Choice = "auto"
 
     def sources(self) -> list[Source]:
+        """The sources of the corpus, with what the recipe says otherwise.
+
+        Raises:
+            RecipeError: names the field that is wrong.
+        """
         said = {"license": self.license, "attribution": self.attribution}
         changes: dict[str, Any] = {field: value for field, value in said.items() if value is not None}
         changes |= {"compression": self.compression}

@@ -56,6 +56,7 @@ class Fetcher:
         self._on_retry = on_retry
 
     def transport(self, url: str) -> Transport:
+        """The one for the URL's scheme; a URL without one is a local path, an unknown one goes to fsspec."""
         scheme = url.partition("://")[0].lower() if "://" in url else ""
         return self._transports.get(scheme, self._fsspec)
 
@@ -271,6 +272,13 @@ class Stream:
         return self._hash.hexdigest()
 
     def chunks(self) -> Iterator[bytes]:
+        """The bytes in order, once, and the verdict at their end.
+
+        Raises:
+            CorruptInput: all bytes came, and their sha256 is not the locked one.
+            InputChanged: the host has another file now.
+            SourceUnavailable, SourceRefused, AccessDenied: it could not be fetched.
+        """
         for chunk in self._ahead or self._arrivals():
             self._hash.update(chunk)
             self.bytes_read += len(chunk)
@@ -282,6 +290,7 @@ class Stream:
         return b"".join(self.chunks())
 
     def drain(self) -> None:
+        """Read to the end for the sha256 alone."""
         for _ in self.chunks():
             pass
 

@@ -12,6 +12,8 @@ from typing import Protocol
 
 
 class Budget(Protocol):
+    """What all who fetch share: of a process (LocalBudget) or of a cluster. `host` is a name with its port."""
+
     def take(self, host: str) -> None:
         """Return when a request to `host` may be sent."""
 

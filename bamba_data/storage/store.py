@@ -50,7 +50,8 @@ class Store(ABC):
     url: str
 
     @abstractmethod
-    def read(self, path: str) -> bytes: ...
+    def read(self, path: str) -> bytes:
+        """The whole object."""
 
     @abstractmethod
     def read_range(self, path: str, start: int, end: int) -> bytes:
@@ -77,7 +78,8 @@ class Store(ABC):
         """A seekable file to read from."""
 
     @abstractmethod
-    def stat(self, path: str) -> Entry | None: ...
+    def stat(self, path: str) -> Entry | None:
+        """Its size and time, or None where there is no such object."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[Entry]:

@@ -41,7 +41,11 @@ NO_END = (
 
 
 class Transport(Protocol):
-    def facts(self, url: str) -> Facts: ...
+    """One way to fetch: local disk, http(s) with the hub, or any store of fsspec. Each raises Passing for a fault that
+    another try may not meet, an error of ours for one that it will; `fetch.Fetcher` does the tries."""
+
+    def facts(self, url: str) -> Facts:
+        """What the host tells of the file without sending it. Raises NoSuchFile or FileNotFoundError."""
 
     def matches(self, base: str, pattern: str) -> list[tuple[str, Facts]]:
         """(path below `base`, facts) of every file that matches, sorted; a plain name matches itself."""
@@ -51,6 +55,7 @@ class Transport(Protocol):
 
 
 def is_glob(pattern: str) -> bool:
+    """Whether a name may mean several files, where the store can list."""
     return any(character in pattern for character in "*?[")
 
 
@@ -463,6 +468,7 @@ class HubPlace(NamedTuple):
 
 
 def hub_place(url: str) -> HubPlace:
+    """Takes a URL of the hub apart, without asking it. Raises UserError for one without ORG/NAME."""
     parts = url.removeprefix("hf://").split("/")
     kind = {"datasets": "dataset", "spaces": "space"}.get(parts[0], "model")
     rest = parts if kind == "model" else parts[1:]
