@@ -8,14 +8,17 @@ from typing import Annotated
 import typer
 
 from bamba.trainer.cli import RUNS, app
+from bamba_data.cli.entry import group
 from bamba_data.cli.options import Address, Data, Set
 
 from .options import RetryStopped
 
 __all__ = ["app", "pretrain"]
 
+_on_ray = group()
 
-@app.command(rich_help_panel=RUNS)
+
+@_on_ray.command(rich_help_panel=RUNS)
 def pretrain(
     recipe: Annotated[str, typer.Option(help="A training recipe's name, or the path of a YAML file.")],
     out: Annotated[str, typer.Option(metavar="URL", help="The run: a shared path or s3://bucket/prefix.")],
@@ -39,3 +42,6 @@ def pretrain(
     training.pretrain(
         recipe, resolved, out, data or [], overrides or [], ranks, least, gpu, cores, address, restarts, retry_stopped
     )
+
+
+app.add_typer(_on_ray)
