@@ -105,13 +105,15 @@ def test_a_shell_completes_commands_of_a_group(
 def test_python_m_calls_itself_by_its_own_name_and_is_the_command(
     module: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    names = {"trainer": "trainer.__main__", "loader.quality": "loader.quality.__main__"}
+    file = names.get(module, module)
+    monkeypatch.delitem(sys.modules, file, raising=False)  # as in a fresh process
     monkeypatch.setattr(sys, "argv", [module, "--help"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     assert ended.value.code == 0
     assert f"Usage: python -m {module} [OPTIONS]" in " ".join(capsys.readouterr().out.split())
-    names = {"trainer": "trainer.__main__", "loader.quality": "loader.quality.__main__"}
-    own = typer.main.get_command(importlib.import_module(names.get(module, module)).app)
+    own = typer.main.get_command(importlib.import_module(file).app)
     assert [each.name for each in own.params if each.name not in ("help",)] == [
         each.name for each in command_of(words).params if each.name not in ("help",)
     ]

@@ -1,76 +1,28 @@
-"""`python -m trainer.demo DATASET OUT`: a minute of training on a CPU, killed on the way and resumed on two ranks.
+"""`python -m trainer.demo DATASET OUT`: a minute of training on a CPU, killed on the way and resumed on two ranks."""
 
-The same journey to read and to change is examples/train_kill_resume.py; this command draws the losses of both parts
-over each other, and is in the wheel.
-"""
-
-import contextlib
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bamba_data import exit_codes
-from bamba_data.errors import Unfinished, UserError
-
-from .config import load_recipe
-from .observe.loss_curve import draw_losses, loss_parts
-from .observe.messages import say
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+from bamba_data.cli.entry import alone
 
 
-@app.command()
-def command(
+def demo(
     dataset: Annotated[str, typer.Argument(metavar="URL", help="A dataset of the tokenizer that ships with us.")],
     out: Annotated[Path, typer.Argument(help="A new folder.")],
     ranks: Annotated[int, typer.Option(min=1, help="Ranks of the second part.")] = 2,
 ) -> None:
     """Train, kill, resume, draw."""
-    if out.exists():
-        raise UserError(f"{out} is there already: name a new folder, so that training begins at step 0")
-    steps = load_recipe("tiny-cpu").schedule.steps
-    run = [
-        "-m",
-        "bamba.trainer",
-        "--recipe",
-        "tiny-cpu",
-        "--data",
-        dataset,
-        "--out",
-        str(out),
-        "--set",
-        "log.every_steps=1",
-    ]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    first = subprocess.Popen([sys.executable, *run], env=env, start_new_session=True)
-    try:
-        while first.poll() is None and _last_step(out) < steps // 2 + 3:
-            time.sleep(0.2)
-    finally:  # after so many steps, or because somebody pressed Ctrl-C
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(first.pid, signal.SIGKILL)
-    if first.wait() != -signal.SIGKILL:
-        raise typer.Exit(first.returncode or Unfinished.exit_code)  # it said why itself
-    say(f"\nkilled after step {_last_step(out)}; going on with {ranks} ranks\n")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    second = subprocess.run([*torchrun, *run], env=env, check=False)
-    if second.returncode:
-        raise typer.Exit(second.returncode)
-    parts = loss_parts(out)
-    draw_losses(parts, out / "loss.png")
-    first_loss, last_loss = parts[0][0][1], parts[-1][-1][1]
-    say(f"\nloss {first_loss:.2f} -> {last_loss:.2f} in {steps} steps; the curve of both parts: {out / 'loss.png'}")
+    from .kill_resume import train_kill_resume
+
+    if code := train_kill_resume(dataset, out, ranks):
+        raise typer.Exit(code)
 
 
-def _last_step(out: Path) -> int:
-    return max((step for part in loss_parts(out) for step, _ in part), default=0)
-
+app = alone(demo)
 
 if __name__ == "__main__":
-    sys.exit(exit_codes.run(app))
+    sys.exit(exit_codes.run(app, program="python -m trainer.demo"))
