@@ -89,7 +89,7 @@ class TextSource:
         words += ["--backend", self.backend] if self.backend != "auto" else []
         words += ["--block-tokens", str(self.block_tokens)] if self.block_tokens != BLOCK_TOKENS else []
         words += ["--rules", self.rules.model_dump_json(exclude_defaults=True)] if self.rules != NO_RULES else []
-        return shlex.join([*words, "--index", at])
+        return shlex.join([*words, "--out", at])
 
 
 def text_sources(path: Path | str, index: str | None = None) -> list[TextSource]:

@@ -1,6 +1,6 @@
 """The download as a job of its own: a verified raw mirror of a recipe's inputs, under the same lock.
 
-    python -m pipelines.download RECIPE --to URL            or: bamba-data download RECIPE --to URL
+    python -m pipelines.download RECIPE --out URL           or: bamba-data download RECIPE --out URL
     bamba-data build RECIPE --out URL --mirror URL          builds from it, with no other network
 
 A file is in the mirror once it was read to its end and had the size and the sha256 of the lock (or, where the host
