@@ -226,7 +226,8 @@ RECORDS: Mapping[str, Callable[[], Names]] = {
     "event": written("pipelines/observe/run_log.py", "RunLog.event"),
     "lease": sealed(f"{FORMAT}.fence:Lease"),
     "mirror": written("pipelines/dataset_build/mirror_file.py", "write_mirror"),
-    "mirrored": written("pipelines/dataset_build/mirror.py", "bring"),
+    "mirrored": sealed("pipelines.dataset_build.mirror_file:MirroredFile"),
+    "Learned": typed("pipelines.dataset_build.mirror_file:Learned"),
     "state": written("loader/order/resume.py", "Cursor.to_json"),
     **{
         name: typed(f"{PLAN}:{name}")

@@ -11,14 +11,12 @@ mirror is not finished, and the same command goes on where it was.
 from pathlib import Path
 from typing import Any
 
-from bamba_data import canonical_json
 from bamba_data.errors import BambaError, Unfinished
 from bamba_data.locking import lock as locks
 from bamba_data.locking.exclusions import quarantined
 from bamba_data.locking.lock import Lock
 from bamba_data.recipe import Network, Recipe
-from bamba_data.records import seal, unseal
-from bamba_data.storage.locked_file import NOT_ASKED, Facts, LockedFile
+from bamba_data.storage.locked_file import NOT_ASKED, LockedFile
 from bamba_data.storage.paths import stored_name
 from bamba_data.storage.store import Store, open_store
 
@@ -27,11 +25,8 @@ from ..observe.display import Display
 from ..ray_jobs.executor import Options
 from ..ray_jobs.file_tasks import FileTask, for_each_file
 from ..ray_jobs.worker import Reporter, make_fetcher
-from .mirror_file import write_mirror
+from .mirror_file import Learned, MirroredFile, identity_of, mirrored_path, write_mirror
 
-RECORDS = "_mirror"
-RECORD_FORMAT = "bamba-mirrored/2"
-MAX_RECORD_BYTES = 1 << 16
 FETCHES_A_CORE = 4  # a fetch waits for the network most of the time
 
 
@@ -64,30 +59,21 @@ def bring(task: FileTask, to: str, network: Network, rate_limit: Any, progress: 
         for chunk in stream.chunks():
             out.write(chunk)
             report(Counters(input_bytes=len(chunk)))
-    learned = {"size_bytes": stream.bytes_read, "sha256": stream.sha256}
     # After the file: a kill in between costs one fetch, and never leaves a record of what is not there.
-    record = {"format": RECORD_FORMAT, "identity": _identity(file), "learned": learned}
-    store.put(_record_path(file), seal(record))
+    record = MirroredFile(identity_of(file), Learned(stream.bytes_read, stream.sha256))
+    store.put(mirrored_path(file), record.sealed())
     return Counters(input_bytes=stream.bytes_read)
 
 
-def mirrored(store: Store, file: LockedFile) -> Facts | None:
+def mirrored(store: Store, file: LockedFile) -> Learned | None:
     """What the mirror has of a file: None unless its record is of this very file and the object has its size."""
-    path = _record_path(file)
     try:
-        data = store.read(path)
-        record = canonical_json.loads(data, path, MAX_RECORD_BYTES)
-        if record.keys() == {"identity", "size_bytes", "sha256"}:  # of before 2026-11-28
-            learned = record
-        else:
-            record = unseal(data, path, MAX_RECORD_BYTES)
-            learned = record["learned"]
-        facts = Facts(int(learned["size_bytes"]), None, str(learned["sha256"]))
-        is_same = record["identity"] == _identity(file)
-    except (FileNotFoundError, BambaError, KeyError, TypeError, ValueError, AttributeError):
+        record = MirroredFile.read(store, mirrored_path(file))
+    except (FileNotFoundError, BambaError):
         return None
     stored = store.stat(stored_name(file.key))
-    return facts if is_same and stored is not None and stored.size_bytes == facts.size_bytes else None
+    is_whole = stored is not None and stored.size_bytes == record.learned.size_bytes
+    return record.learned if is_whole and record.identity == identity_of(file) else None
 
 
 def _finish(request: str, lock: Lock, left_out: set[str], store: Store) -> Lock:
@@ -96,23 +82,11 @@ def _finish(request: str, lock: Lock, left_out: set[str], store: Store) -> Lock:
         if file.key in left_out:
             files.append(LockedFile(file.source, file.path, file.url, NOT_ASKED))
             continue
-        facts = mirrored(store, file)
-        if facts is None:
+        learned = mirrored(store, file)
+        if learned is None:
             raise Unfinished(f"{store.url}: {file.key} is not in the mirror yet; run the same command again")
-        files.append(
-            LockedFile(
-                file.source, file.path, file.url, file.facts._replace(sha256=facts.sha256, size_bytes=facts.size_bytes)
-            )
-        )
+        facts = file.facts._replace(sha256=learned.sha256, size_bytes=learned.size_bytes)
+        files.append(LockedFile(file.source, file.path, file.url, facts))
     complete = Lock(lock.sources, lock.revisions, tuple(files))
     write_mirror(store, request, complete)
     return complete
-
-
-def _identity(file: LockedFile) -> list[Any]:
-    """What makes it this file: not the sha256, which may be learned only now."""
-    return [file.url, file.facts.size_bytes, file.facts.etag]
-
-
-def _record_path(file: LockedFile) -> str:
-    return f"{RECORDS}/{stored_name(file.key)}.json"

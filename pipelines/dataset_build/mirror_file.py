@@ -1,18 +1,62 @@
-"""`mirror.json`, written last: what a finished mirror holds, as a lock that knows every sha256."""
+"""What a mirror says of itself: a record of every file that is whole, and `mirror.json`, written last.
 
+`mirror.json` holds a lock that knows every sha256. Without it the mirror is not finished.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest, UserError
 from bamba_data.locking import lock as locks
 from bamba_data.locking.lock import Lock
 from bamba_data.recipe import Recipe
-from bamba_data.records import seal, unseal
+from bamba_data.records import Record, seal, unseal
+from bamba_data.storage.locked_file import LockedFile
+from bamba_data.storage.paths import stored_name
 from bamba_data.storage.store import Store, open_store
 
 MIRROR = "mirror.json"
 MIRROR_FORMAT = "bamba-mirror/2"
 UNSEALED_MIRROR = "bamba-mirror/1"  # of before 2026-11-28
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What was learned of a file by reading it to its end."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class MirroredFile(Record):
+    """One file that lies in the mirror, whole. `identity` is what makes it this file and no later one of its URL."""
+
+    FORMAT = "bamba-mirrored/2"
+
+    identity: list[Any]
+    learned: Learned
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Self:
+        raw = canonical_json.loads(data, where, cls.MAX_BYTES)
+        if isinstance(raw, Mapping) and raw.keys() == {"identity", "size_bytes", "sha256"}:  # of before 2026-11-28
+            learned = {name: raw[name] for name in ("size_bytes", "sha256")}
+            return cls.of_fields({"identity": raw["identity"], "learned": learned}, where)
+        return super().parse(data, where)
+
+
+def mirrored_path(file: LockedFile) -> str:
+    """Of the file's record; the file itself lies at its `stored_name`."""
+    return f"_mirror/{stored_name(file.key)}.json"
+
+
+def identity_of(file: LockedFile) -> list[Any]:
+    """Not its sha256, which may be learned only now."""
+    return [file.url, file.facts.size_bytes, file.facts.etag]
 
 
 def write_mirror(store: Store, request: str, lock: Lock) -> None:
