@@ -23,7 +23,6 @@ from torch.utils.data import Dataset
 from bamba_data.errors import UserError
 
 from .global_order import Order
-from .packing.segments import SegmentCache
 from .rank_batches import START, Walk
 from .read_ahead import process
 from .reading import Reading, Share
@@ -99,10 +98,7 @@ class RowDataset(Dataset[dict[str, Any]]):
     def _rows_here(self) -> RowReader:
         """The reader of this process: threads, locks and connections do not survive a fork."""
         if self._reader is None or self._reader[0] != process():
-            reading = self.reading
-            cache = SegmentCache(reading.folder / "segments" if reading.folder else None, reading.cache_bytes)
-            rows = RowReader(self.order, cache, Share(0, 1), reading.fields, reading.max_epochs)
-            self._reader = process(), rows
+            self._reader = process(), RowReader.of(self.order, self.reading, Share(0, 1))
         return self._reader[1]
 
     def _checked(self, index: int) -> int:

@@ -32,7 +32,7 @@ from .packing.document_transforms import IDS
 from .packing.segment import Segment
 from .packing.segments import Layout, SegmentCache
 from .packing.shared_segments import epochs_together
-from .reading import Share
+from .reading import Reading, Share
 from .sources.base import Blocks
 from .spans import Span, spans_of
 
@@ -73,7 +73,7 @@ class RowReader:
         ahead_rows: int = AHEAD_ROWS,
         micro_rows: int | None = None,
     ) -> None:
-        self.order, self._cache, self._share = order, cache, share
+        self.order, self.cache, self._share = order, cache, share
         self._micro_rows = micro_rows
         self._fields, self._max_epochs = frozenset(fields), max_epochs
         self._needs_documents = needs_documents(self._fields)
@@ -86,6 +86,13 @@ class RowReader:
         self._ahead_lock = threading.Lock()
         self._segments: dict[tuple[int, int, int], Segment] = cache.memo()
         self._epoch_bytes = [_epoch_bytes(source.served) for source in self._sources]
+
+    @classmethod
+    def of(cls, order: Order, reading: Reading, share: Share | None = None) -> "RowReader":
+        """As `reading` says; of another `share` than its rank's, if one is given."""
+        cache = SegmentCache(reading.folder / "segments" if reading.folder else None, reading.cache_bytes)
+        mine = share or reading.share
+        return cls(order, cache, mine, reading.fields, reading.max_epochs, micro_rows=reading.micro_rows)
 
     def read(self, batch: Batch, micro: int = 0) -> Arrays:
         """This rank's rows of a batch; or of its micro-batch of this number, which has `micro_rows`, filled up."""
@@ -180,8 +187,8 @@ class RowReader:
             together = epochs_together(epoch, self._epoch_bytes[source])
             if len(together) > 1 and (shared := self._shared_segments(source, together)) is not None:
                 return shared[(epoch - together.start) * len(planned.stream.lengths) + position]
-            segment = self._cache.get(planned.served, planned.packing.layout(epoch, position))
-            if self._cache.mapped_only:  # else it would be kept in memory beyond what the cache counts
+            segment = self.cache.get(planned.served, planned.packing.layout(epoch, position))
+            if self.cache.mapped_only:  # else it would be kept in memory beyond what the cache counts
                 self._segments[key] = segment
         return segment
 
@@ -193,7 +200,7 @@ class RowReader:
         def layouts() -> list[Layout]:
             return [packing.layout(epoch, position) for epoch in epochs for position in positions]
 
-        segments = self._cache.get_shared(blocks, (blocks.identity, id(packing), epochs), layouts)
+        segments = self.cache.get_shared(blocks, (blocks.identity, id(packing), epochs), layouts)
         if segments is not None:
             keys = ((source, epoch, position) for epoch in epochs for position in positions)
             self._segments.update(zip(keys, segments, strict=True))

@@ -13,7 +13,6 @@ from .integrations.wrappers import check_reader
 from .order import resume
 from .order.format1_names import former_plans
 from .order.resume import Cursor
-from .packing.segments import SegmentCache
 from .rank_batches import Piece, Place, Walk
 from .read_ahead import ReadAhead, process
 from .reading import Reading
@@ -34,10 +33,8 @@ class PieceReader:
 
     def __init__(self, order: Order, reading: Reading, walk: Walk, threads: int = 0, depth: int = 0) -> None:
         self.process = process()
-        self.cache = SegmentCache(reading.folder / "segments" if reading.folder else None, reading.cache_bytes)
-        self._rows = RowReader(
-            order, self.cache, reading.share, reading.fields, reading.max_epochs, micro_rows=reading.micro_rows
-        )
+        self._rows = RowReader.of(order, reading)
+        self.cache = self._rows.cache
         self.ahead = ReadAhead(walk, self.read, threads, depth)
 
     def read(self, piece: Piece) -> Arrays:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import ValidationError
 
-from bamba_data.errors import UserError
+from bamba_data.errors import UserError, first_fault
 from bamba_data.recipe import BadInput
 from bamba_data.resources import cores
 from bamba_data.storage.fetch import Fetcher
@@ -31,10 +31,10 @@ def index_sources(sources: Sequence[TextSource], workers: int | None) -> Iterato
         workers: Processes; None for one a core.
     """
     fetcher = Fetcher()
-    each = in_processes(workers or cores(), scratch_folder(), fetcher)
+    index_files = in_processes(workers or cores(), scratch_folder(), fetcher)
     for source in sources:
-        made = make_index(source, source.index or str(default_cache() / "text"), fetcher, each, _say_file)
-        yield source, str(made.summary)
+        folder = source.index or str(default_cache() / "text")
+        yield source, make_index(source, folder, fetcher, index_files, _say_file).summary
 
 
 def _say_file(file: IndexedFile) -> None:
@@ -47,5 +47,4 @@ def parsed_rules(text: str) -> BadInput:
     try:
         return BadInput.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"--rules: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UserError(f"--rules: {first_fault(error)}") from None

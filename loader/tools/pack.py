@@ -46,6 +46,7 @@ def header_of(
             seed=0,
             step_rows=1,
             row_tokens=row_tokens,
+            # Any id: only how many tokens go around a document changes how it packs.
             before=[0] * (delimiters in ("bos", "both")),
             after=[0] * (delimiters in ("eos", "both")),
             packing=packing,
@@ -73,9 +74,9 @@ def print_packing(data: Sequence[str], header: Header, cache: Path | None, worke
 
 def _packed(blocks: Blocks, header: Header, cache: Path, workers: int) -> list[str]:
     heldout = heldout_of(blocks, header.holdout_ppm)
-    material = PackingInput(blocks, header, None, heldout, cache)
-    rows = int(rows_by_group(material, PACKERS[header.packing], workers).sum())
+    packing = PackingInput(blocks, header, None, heldout, cache)  # no key: how full rows are depends on no order
+    rows = int(rows_by_group(packing, PACKERS[header.packing], workers).sum())
     documents = int(blocks.documents.sum()) - len(heldout.tokens)
-    tokens = int(blocks.tokens.sum()) - int(heldout.tokens.sum()) + documents * material.delimiters
+    tokens = int(blocks.tokens.sum()) - int(heldout.tokens.sum()) + documents * packing.delimiters
     full = tokens / (rows * header.row_tokens) if rows else 1.0
     return [f"{documents:,}", f"{tokens:,}", f"{rows:,}", f"{full:.2%}"]
