@@ -91,8 +91,9 @@ class RowReader:
     def of(cls, order: Order, reading: Reading, share: Share | None = None) -> "RowReader":
         """As `reading` says; of another `share` than its rank's, if one is given."""
         cache = SegmentCache(reading.folder / "segments" if reading.folder else None, reading.cache_bytes)
-        mine = share or reading.share
-        return cls(order, cache, mine, reading.fields, reading.max_epochs, micro_rows=reading.micro_rows)
+        return cls(
+            order, cache, share or reading.share, reading.fields, reading.max_epochs, micro_rows=reading.micro_rows
+        )
 
     def read(self, batch: Batch, micro: int = 0) -> Arrays:
         """This rank's rows of a batch; or of its micro-batch of this number, which has `micro_rows`, filled up."""
