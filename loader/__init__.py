@@ -8,12 +8,16 @@
 The order of rows is a pure function of what is read and how it is mixed. Ranks, workers and machines only decide who
 reads which row, so that a run goes on with other ones, and no row is lost or read twice.
 
-                         weights, seed, row_tokens, …              rank, world_size, workers, cache, …
-                            OrderSpec → MixPlan                                 Reading
-                                      │                                            │
-    datasets, text files   ┌──────────▼───────────┐   source, epoch,   ┌───────────▼────────────┐
-    ────► sources/, text/ ─►  Order:  row g  ───►  ──── position ─────► RowReader: packing/cache/ ───► batch g … g + B
-           Blocks          └──────────────────────┘                    └────────────────────────┘     of one rank
+    OrderSpec                         URLs of datasets, parquet files of text
+    weights, seed, row_tokens, …                    │ open_data
+        │                                           ▼
+        ▼                                      Blocks by source
+     MixPlan ──────────────► Order ◄────────────────┘
+                               │ row g → source, epoch, position         the same for everyone
+    ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─│─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─
+                               ▼                                         of one rank
+     Reading ─────────────► RowReader ──► collate ─┬─► Loader, TokenDataset   its rows of each batch
+    rank, workers, cache, …                        └─► RowDataset             any row by its number
 
 A tour, in the order in which a row comes about; each file opens with what it promises.
 

@@ -83,7 +83,7 @@ def _make_at_once(source: TextSource, at: str, key: str, cache: Path, fetcher: F
                 f"text source {source.name!r} ({size}) has no index in {at}, without which its order is not known. "
                 f"Make it once: {source.command(at)}"
             )
-        LOG.warning("text source %r (%s) has no index yet: it is indexed now, into %s", source.name, size, at)
+        LOG.warning("text source %r (%s) has no index yet; it is made now, in %s", source.name, size, at)
         index = make_index(source, at, fetcher, in_processes(1, cache / "scratch", fetcher))
     LOG.warning(
         "text source %r is indexed: %s documents, %s tokens, %s blocks",
