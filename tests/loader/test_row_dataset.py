@@ -121,6 +121,7 @@ def test_numbers_that_no_row_has_are_refused(mixed: Path, cache: Path) -> None:
         endless[2**62]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_a_dataloader_serves_them_with_workers_and_a_sampler(mixed: Path, cache: Path, context: str) -> None:
     loader = loader_of(str(mixed), cache, max_steps=9)
