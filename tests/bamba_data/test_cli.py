@@ -58,6 +58,20 @@ def test_show_has_licences_digests_and_counts(tiny: Path, bamba: Command) -> Non
     assert "dataset=lines" not in text
 
 
+@pytest.mark.parametrize("command", ["show", "stats", "verify", "trace"])
+def test_a_dataset_is_named_as_people_type_it(tiny: Path, bamba: Command, command: str) -> None:
+    document = ["--document", "lines:doc-1"] if command == "trace" else []
+    digest = open_dataset(str(tiny)).manifest.digest
+    plain = bamba(command, tiny, *document).out
+    for typed in ([f"{tiny}/"], [f"{tiny}@1"], [f"{tiny}@{digest[:12]}"], [tiny, "--version", "1"]):
+        assert bamba(command, *typed, *document) == (0, plain, "")
+    assert bamba(command, f"{tiny}@7", *document).code == 2
+
+
+def test_two_versions_of_a_dataset_are_compared_by_their_names(tiny: Path, bamba: Command) -> None:
+    assert bamba("diff", f"{tiny}@1", f"{tiny}/").out == "the same dataset\n"
+
+
 def test_show_lists_every_shard_if_asked(tiny: Path, bamba: Command) -> None:
     text = bamba("show", tiny, "--shards").out
     for shard in open_dataset(str(tiny)).shards.iter_rows(named=True):
