@@ -10,7 +10,7 @@ import typer
 from bamba_data.cli.dataset_commands import LOOK
 from bamba_data.cli.entry import group
 from bamba_data.cli.old_names import Command, OldName
-from bamba_data.cli.options import Address, AsJson, FailFast, Out, Set, Url
+from bamba_data.cli.options import Address, AsJson, FailFast, Interval, Out, Set, Url
 from bamba_data.errors import UserError
 from bamba_data.terminal import console, print_json, printable, say
 
@@ -54,7 +54,7 @@ def submit(
     workers: Workers = None,
     fail_fast: FailFast = False,
     retry_stopped: RetryStopped = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between progress lines.")] = 10.0,
+    interval: Interval = 10.0,
     working_dir: WorkingDir = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log to the end of the job.")] = True,
 ) -> None:
