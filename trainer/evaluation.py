@@ -77,7 +77,7 @@ def text_rows(ids: Sequence[int], row_tokens: int, rank: int, ranks: int) -> Ite
         }
 
 
-def opened(saved: SavedCheckpoint, world: World) -> Bamba:
+def load_model(saved: SavedCheckpoint, world: World) -> Bamba:
     """The model of a checkpoint, without gradients: whole where there is one rank, else sharded over all of them."""
     cuda = world.device.type == "cuda"
     if world.size == 1:
@@ -105,7 +105,7 @@ def print_losses(
             sources, batches = _of_text(saved, text, tokenizer, world)
         else:
             sources, batches = _held_out(saved, data, rows, world)
-        found = losses_by_source(opened(saved, world), batches, sources, world.device, micro_rows=2)
+        found = losses_by_source(load_model(saved, world), batches, sources, world.device, micro_rows=2)
     if not world.leads:
         return
     if as_json:

@@ -30,11 +30,10 @@ from .evaluation import first_rows, losses_by_source
 from .model.bamba import Bamba
 from .model.init_weights import init_weights
 from .observe.memory_estimate import check_fits_memory
-from .observe.memory_snapshot import MemorySnapshot
 from .observe.messages import rank_zero_logger
 from .observe.metrics import Metrics
-from .observe.profiler import StepProfiler
 from .observe.stragglers import StragglerDetector
+from .observe.traces import Traces
 from .optim.adamw import AdamW
 from .optim.lr_schedule import learning_rate, warmup_note
 from .rewind import Rewinds
@@ -42,9 +41,6 @@ from .run_saver import RunSaver
 from .step import PendingStepMetrics, Stepper
 from .stop_signals import StopRequest, leave_at_once, stop_signals
 from .warm_start import load_start
-
-PROFILE = "a trace for Perfetto"
-MEMORY = "a record of the GPU's memory, for pytorch.org/memory_viz"
 
 
 def build(recipe: Recipe, world: World) -> Bamba:
@@ -91,8 +87,7 @@ class Run:
             self.checkpointer, lambda: (self.done_steps, self.state(), self.about()), self.metrics, self.log
         )
         self.stragglers = StragglerDetector(world)
-        self.profiler = StepProfiler(recipe.log, world, folder)
-        self.memory = MemorySnapshot(recipe.log, world, folder)
+        self.traces = Traces(recipe.log, world, folder, self.log)
         self.bad_steps = BadSteps(recipe.guard)
         self.spikes = LossSpikes(recipe.guard)
         self.rewinds = Rewinds(recipe.guard)
@@ -218,8 +213,7 @@ class Run:
         if self.world.leads:
             self.checkpointer.poll()
             self.saver.report()
-        self._trace(PROFILE, lambda: self.profiler.before(step))
-        self._trace(MEMORY, lambda: self.memory.before(step))
+        self.traces.before(step)
         before = time.monotonic()
         batch = Batch.of(next(batches))
         self.rewinds.note_step(step, self.feed.row)
@@ -291,9 +285,8 @@ class Run:
             f"LOSS SPIKE in steps {spike.first} to {spike.last}: back to step {self.done_steps}, rows {rows.first_row} "
             f"to {last_row} are left out"
         )
-        self.metrics.event(
-            {"event": "rewind", "step": spike.last, "to": self.done_steps, "rows": [rows.first_row, last_row]}
-        )
+        event = {"event": "rewind", "step": spike.last, "to": self.done_steps, "rows": [rows.first_row, last_row]}
+        self.metrics.event(event)
         return True
 
     # ---- end
@@ -301,19 +294,11 @@ class Run:
     def close(self) -> None:
         """Wait for the save under way, end traces, let other runs into the folder."""
         try:
-            self._trace(PROFILE, self.profiler.end)
-            self._trace(MEMORY, self.memory.end)
+            self.traces.end()
             self.checkpointer.close()
         finally:
             self.feed.close()
             self.metrics.close()
-
-    def _trace(self, what: str, step: Callable[[], Path | None]) -> None:
-        try:
-            if file := step():
-                self.log.info(f"{what}: {file}")
-        except (OSError, RuntimeError) as error:  # a full disk: nothing that training needs
-            self.log.warning(f"not written: {what} ({error})")
 
 
 def _describe_rows(rows: Tensor) -> str:
