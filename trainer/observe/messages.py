@@ -1,6 +1,6 @@
 """What a run says to people: Python's logging, a plain line on stderr, from rank 0 alone.
 
-The logger is `bamba.trainer`. A program that wants the lines elsewhere gives that logger a handler of its own before
+The logger is `bamba.training`. A program that wants the lines elsewhere gives that logger a handler of its own before
 the run begins; ours is added only where it has none.
 """
 
@@ -8,7 +8,7 @@ import contextlib
 import logging
 import sys
 
-NAME = "bamba.trainer"
+NAME = "bamba.training"  # not `bamba.trainer`: loggers of modules would be below it, and not propagate either
 
 
 class _Stderr(logging.Handler):
