@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import peers
-from tests.trainer.running import command, job, losses
+from tests.trainer.running import command, job, launched, losses
 
 
 def test_a_tracker_that_is_not_installed_is_one_line_before_anything_is_done(tmp_path: Path) -> None:
@@ -30,7 +30,8 @@ class Settings:
 def test_a_tracker_that_fails_is_said_and_training_goes_on(tmp_path: Path) -> None:
     (tmp_path / "wandb.py").write_text(BROKEN)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = job(tmp_path / "run", 1, "schedule.steps=3", "log.trackers=[wandb]", env={"PYTHONPATH": path})
+    # By its command: a fork has looked for packages before, and would not read PYTHONPATH again.
+    done = launched(tmp_path / "run", 1, "schedule.steps=3", "log.trackers=[wandb]", env={"PYTHONPATH": path})
     assert done.returncode == 0, done.stderr
     assert "TRACKER wandb: Error: no network; training goes on" in done.stderr
     assert "tracker wandb: 3 points are lost" in done.stderr
