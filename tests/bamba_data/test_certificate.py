@@ -18,6 +18,8 @@ from pipelines.dataset_build.driver import finish, run_here
 from tests.building import prepared
 from tests.corpora import TOKENIZER
 
+pytestmark = pytest.mark.slow  # seconds of the whole hard corpus
+
 
 class Remembering(Reference):
     """The reference, which encodes the hard corpus once and not for every liar anew."""

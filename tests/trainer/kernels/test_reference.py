@@ -24,6 +24,7 @@ def test_output_and_every_gradient_are_those_of_the_recurrence(tokens: int) -> N
     )
 
 
+@pytest.mark.slow
 def test_a_document_may_begin_at_any_token() -> None:
     tokens = 131  # two chunks and some
     case = draw(rows_of_documents(tokens - 1, tokens, [[start] for start in range(1, tokens)])).leaves()
