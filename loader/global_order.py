@@ -18,7 +18,8 @@ from .order.epochs import Stream
 from .order.format1_names import difference, renamed
 from .order.mixture import Rows
 from .order.permutation import derive_key
-from .order.plan import MixPlan, Quarantine
+from .order.plan import MixPlan
+from .order.plan_entries import Quarantine
 from .order.stretches import Batch
 from .packing.base import Documents, Packing, PackingInput, RemovedDocument, heldout_of
 from .packing.document_transforms import Transformed, transform_of

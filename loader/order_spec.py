@@ -12,7 +12,8 @@ from bamba_data.errors import UserError
 
 from .arguments import number, switch, whole_number
 from .open_data import OpenData
-from .order.plan import GROUPED_WINDOW_ROWS, WINDOW_ROWS, Mix, MixPlan, Ramp, integers
+from .order.plan import MixPlan
+from .order.plan_entries import GROUPED_WINDOW_ROWS, WINDOW_ROWS, Mix, Ramp, integers
 from .special_tokens import delimiters_of
 
 #: A dataset has the candidates of 0.5 % of its documents (bamba_data.format.holdout_candidates): no more can be had.

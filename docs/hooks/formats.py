@@ -192,7 +192,7 @@ def written(path: str, function: str, *more: str) -> Callable[[], Names]:
 
 
 TABLES = "bamba_data.format.tables:SCHEMAS"
-PLAN = "loader.order.plan"
+PLAN_ENTRIES = "loader.order.plan_entries"
 INDEX = "loader.text.index_format"
 FORMAT = "bamba_data.format"
 
@@ -229,9 +229,9 @@ RECORDS: Mapping[str, Callable[[], Names]] = {
     "mirrored": sealed("pipelines.dataset_build.mirror_file:MirroredFile"),
     "Learned": typed("pipelines.dataset_build.mirror_file:Learned"),
     "state": written("loader/order/resume.py", "Cursor.to_json"),
+    "MixPlan": typed("loader.order.plan:MixPlan"),
     **{
-        name: typed(f"{PLAN}:{name}")
-        for name in ("MixPlan", "Header", "Mix", "Ramp", "Cap", "Skip", "Quarantine", "Note")
+        name: typed(f"{PLAN_ENTRIES}:{name}") for name in ("Header", "Mix", "Ramp", "Cap", "Skip", "Quarantine", "Note")
     },
     **{name: typed(f"{INDEX}:{name}") for name in ("Index", "IndexedFile", "Table")},
     "index_blocks": columns(f"{INDEX}:TABLE"),

@@ -8,166 +8,60 @@
              Skip(row, rows)                   these rows are not served
              Quarantine(row, source, block, document)   masked for the rest of its epoch, left out of later ones
 
+             Note(row, why)                    changes nothing
+
 Rows are global row indices. Mix, Ramp, Cap and Skip hold from the begin of a batch, so every batch lies in one mix. A
 plan that adds entries at rows not yet served is the same plan to everything before: `prefix_digest` says so.
 
-A plan that is there makes sense: whatever it is read from, and however it is added to, UserError says what does not.
-To add an entry takes as long at the end of a long plan as of a short one.
+A plan that exists makes sense: whatever it is read from, and however it is added to, UserError says what does not.
+To add an entry takes as long at the end of a long plan as of a short one (plan_timeline.py).
 """
 
 import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from fractions import Fraction
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from bamba_data import canonical_json
 from bamba_data.errors import UserError
 from bamba_data.records import SEAL, seal, unseal
 
 from ..cache.atomic_write import write_anew
-from .mixture import MAX_ROW
-from .stretches import Batch, Change, Cut, Stretch, Timeline, ramp, whole
-from .stretches import Cap as CapAt
+from .plan_entries import (
+    Cap,
+    Entry,
+    Header,
+    Mix,
+    Note,
+    Quarantine,
+    Ramp,
+    Record,
+    Skip,
+    first_error,
+    integers,
+    named_sources,
+    validated,
+)
+from .plan_timeline import PlanTimeline
+from .stretches import Batch, Stretch, Timeline
 
 MAX_PLAN_BYTES = 16 << 20
-#: Rows of a source in a window: then 3 pairs of rows of a source and batch share a block, on average over batches, at
-#: the Bamba mix, and fewer for smaller sources (docs/shuffle.md).
-WINDOW_ROWS = 52_224
-#: The same where rows are made of groups of four blocks: at most 3 pairs share a group.
-GROUPED_WINDOW_ROWS = 5 * WINDOW_ROWS
-#: Least rows of a group of blocks that is packed by itself: at 256 best-fit rows are 99.6 % full.
-GROUP_ROWS = 256
-
-MAX_BATCH_ROWS = 1 << 24
-MAX_STAGES = 4096
-
-Row = Annotated[int, Field(ge=0, lt=MAX_ROW)]
-Weights = Annotated[dict[str, Annotated[int, Field(gt=0)]], Field(min_length=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+class MixPlan(Record):
+    """A frozen value: each `with_…` gives a new plan, with one entry more.
 
+    `sources` are the identities (`Blocks.identity`) of all sources that entries name, by name. Rows are global row
+    indices, 0 <= row < 2**62.
+    """
 
-class Mix(_Strict):
-    """`weights` are positive whole numbers by source; a source that is not among them has no rows."""
-
-    kind: Literal["mix"] = "mix"
-    row: Row
-    weights: Weights
-    batch_rows: Annotated[int, Field(ge=1, le=MAX_BATCH_ROWS)]
-
-
-class Ramp(_Strict):
-    """The shares go from those at `row` to those of `weights`, which hold from `row + rows` on, in `stages` steps."""
-
-    kind: Literal["ramp"] = "ramp"
-    row: Row
-    rows: Annotated[int, Field(ge=1, lt=MAX_ROW)]
-    weights: Weights
-    stages: Annotated[int, Field(ge=1, le=MAX_STAGES)] = 32
-
-
-class Cap(_Strict):
-    """A source is left out from the batch on in which its row number `rows` would come, or from `row` on if that is
-    past: it is then read `epochs` times, less than a batch. The other sources keep their proportions."""
-
-    kind: Literal["cap"] = "cap"
-    row: Row
-    source: str
-    epochs: Annotated[int, Field(ge=1)]
-    rows: Annotated[int, Field(ge=0, lt=MAX_ROW)]
-
-
-class Skip(_Strict):
-    kind: Literal["skip"] = "skip"
-    row: Row
-    rows: Annotated[int, Field(ge=1, lt=MAX_ROW)]
-    why: str = ""
-
-
-class Quarantine(_Strict):
-    """A block of a source (its number within it), or one document of that block."""
-
-    kind: Literal["quarantine"] = "quarantine"
-    row: Row
-    source: str
-    block: Annotated[int, Field(ge=0)]
-    document: Annotated[int, Field(ge=0)] | None = None
-    why: str = ""
-
-
-class Note(_Strict):
-    """A decision that changes nothing in the order but must not be forgotten."""
-
-    kind: Literal["note"] = "note"
-    row: Row
-    why: str
-
-
-Kind = Mix | Ramp | Cap | Skip | Quarantine | Note
-Entry = Annotated[Kind, Field(discriminator="kind")]
-E = TypeVar("E", bound=BaseModel)
-
-
-class Header(_Strict):
-    """`sources` are the identities of all sources ever named, by name: data that changed is not the same order."""
-
-    format: Literal["bamba-plan/1"] = "bamba-plan/1"
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
-    row_tokens: Annotated[int, Field(ge=1, le=1 << 24)]
-    step_rows: Annotated[int, Field(ge=1)]
-    before: list[int]
-    after: list[int]
-    packing: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] = "chunk"
-    group_rows: Annotated[int, Field(ge=1)] = GROUP_ROWS
-    window_rows: Annotated[int, Field(ge=1)] = WINDOW_ROWS
-    shuffle: bool = True
-    holdout_ppm: Annotated[int, Field(ge=0, le=5000)] = 500
-    transform: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] | None = None  # of documents
-
-
-class _Grown(NamedTuple):
-    """What a plan's entries make: without those at the last row, those (with their numbers), and with them."""
-
-    settled: Timeline
-    last: tuple[tuple[int, Kind], ...]
-    timeline: Timeline
-
-    def and_(self, number: int, entry: Kind) -> "_Grown":
-        if self.last and self.last[0][1].row == entry.row:  # of entries at one row, mixes hold before skips
-            settled, last = self.settled, (*self.last, (number, entry))
-        else:
-            settled, last = self.timeline, ((number, entry),)
-        return _Grown(settled, last, _with_entries(settled, last))
-
-
-def _with_entries(timeline: Timeline, entries: tuple[tuple[int, Kind], ...]) -> Timeline:
-    """All of which lie at one row."""
-    row = entries[0][1].row
-    changes: list[Change] = []
-    for number, entry in entries:
-        if isinstance(entry, Mix):
-            changes = [Change(row, entry.weights, entry.batch_rows, ("mix", number))]
-        elif isinstance(entry, Ramp):
-            before = changes[0] if changes else timeline.holding(row)
-            changes = ramp(row, entry.rows, entry.stages, before, entry.weights, ("mix", number))
-    caps = [CapAt(row, entry.source, entry.rows) for _, entry in entries if isinstance(entry, Cap)]
-    cuts = [Cut(row, entry.rows) for _, entry in entries if isinstance(entry, Skip)]
-    return timeline.then(row, changes, caps, cuts) if changes or caps or cuts else timeline
-
-
-class MixPlan(_Strict):
     header: Header
     sources: dict[str, str]
-    entries: list[Entry] = Field(min_length=1)
+    entries: list[Annotated[Entry, Field(discriminator="kind")]] = Field(min_length=1)
 
     @classmethod
     def create(
@@ -177,11 +71,21 @@ class MixPlan(_Strict):
         batch_rows: int,
         **header: Any,
     ) -> "MixPlan":
-        """A mix from row 0 on. Raises UserError, which names the field."""
-        first = _made(Mix, row=0, weights=integers(weights), batch_rows=batch_rows)
-        named = {name: identity for name, identity in sources.items() if name in first.weights}
-        made = _made(Header, step_rows=batch_rows, **header)
-        return _made(cls, header=made, sources=named, entries=[first])
+        """A plan of one mix, from row 0 on.
+
+        Args:
+            weights: by source, in proportion to its share of rows; 0 leaves a source out.
+            sources: identities by name; those without a weight are left out.
+            batch_rows: rows of a batch, over all ranks; also the step of the lattice, which stays when batches grow.
+            **header: the other fields of `Header`.
+
+        Raises:
+            UserError: a field is not what it can be; its name is in the message.
+        """
+        first = validated(Mix, row=0, weights=integers(weights), batch_rows=batch_rows)
+        weighted = {name: identity for name, identity in sources.items() if name in first.weights}
+        validated_header = validated(Header, step_rows=batch_rows, **header)
+        return validated(cls, header=validated_header, sources=weighted, entries=[first])
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "MixPlan":
@@ -196,9 +100,17 @@ class MixPlan(_Strict):
         batch_rows: int | None = None,
         sources: Mapping[str, str] | None = None,
     ) -> "MixPlan":
-        """From `row` on other weights, another batch size, or both. `sources` are the identities of new ones."""
-        last = self._mix_at(_whole(row, "row"))
-        entry = _made(
+        """From `row` on other weights, another batch size, or both. `sources` are the identities of new ones.
+
+        Raises:
+            UserError: no batch begins at `row`, an entry at a later row is there already, or a source is other data
+                than the plan's of that name. The same holds of each `with_…`.
+        """
+        try:
+            last = self._mix_at(operator.index(row))
+        except TypeError:
+            raise UserError(f"row is {row!r}: it must be a whole number") from None
+        entry = validated(
             Mix,
             row=row,
             weights=integers(weights) if weights is not None else self._weights_at(row),
@@ -216,54 +128,58 @@ class MixPlan(_Strict):
     ) -> "MixPlan":
         """From the shares at `row` to those of `weights` at `row + rows`, in a straight line of so many steps; from
         there on `weights`. A later mix ends it where it is."""
-        entry = _made(Ramp, row=row, rows=rows, weights=integers(weights), stages=stages)
+        entry = validated(Ramp, row=row, rows=rows, weights=integers(weights), stages=stages)
         return self._with(entry, self._joined(entry.weights, sources))
 
     def with_cap(self, row: int, source: str, epochs: int, rows: int) -> "MixPlan":
         """A source is read at most `epochs` times, which are its first `rows` rows (`Order.capped` knows how many)."""
-        return self._with(_made(Cap, row=row, source=source, epochs=epochs, rows=rows))
+        return self._with(validated(Cap, row=row, source=source, epochs=epochs, rows=rows))
 
     def with_skip(self, row: int, rows: int, why: str = "") -> "MixPlan":
         """Rows [row, row + rows) are not served."""
-        return self._with(_made(Skip, row=row, rows=rows, why=why))
+        return self._with(validated(Skip, row=row, rows=rows, why=why))
 
     def with_quarantine(
         self, row: int, source: str, block: int, document: int | None = None, why: str = ""
     ) -> "MixPlan":
         """A block of a source, or a document of it, is no target from `row` on, and in no later epoch."""
-        return self._with(_made(Quarantine, row=row, source=source, block=block, document=document, why=why))
+        return self._with(validated(Quarantine, row=row, source=source, block=block, document=document, why=why))
 
     def with_note(self, row: int, why: str) -> "MixPlan":
         """Remember something."""
-        return self._with(_made(Note, row=row, why=why))
+        return self._with(validated(Note, row=row, why=why))
 
     def _joined(self, weights: Mapping[str, int], sources: Mapping[str, str] | None) -> dict[str, str]:
-        known = {name: identity for name, identity in (sources or {}).items() if name in weights}
-        changed = [name for name in known if self.sources.get(name, known[name]) != known[name]]
-        if changed:
-            raise UserError(f"source {changed[0]!r} is other data now than at the start of this plan; name it anew")
-        return self.sources | known
+        given = {name: identity for name, identity in (sources or {}).items() if name in weights}
+        for name, identity in given.items():
+            if self.sources.get(name, identity) != identity:
+                raise UserError(
+                    f"source {name!r} is {identity}, and in this plan it is {self.sources[name]}: give the other data "
+                    "another name"
+                )
+        return self.sources | given
 
-    def _with(self, entry: Kind, sources: dict[str, str] | None = None) -> "MixPlan":
+    def _with(self, entry: Entry, sources: dict[str, str] | None = None) -> "MixPlan":
         if entry.row < self.entries[-1].row:
             raise UserError(
                 f"an entry at row {entry.row:,} comes before the last one, at row {self.entries[-1].row:,}: "
                 "a plan is only ever added to"
             )
-        named = self.sources if sources is None else sources
-        _check_names(entry, named)
-        grown = self._grown.and_(len(self.entries), entry)
-        made = MixPlan.model_construct(header=self.header, sources=named, entries=[*self.entries, entry])
-        made.__dict__["_grown"] = grown  # what the validator would find, from every entry
-        return made
+        sources = self.sources if sources is None else sources
+        _check_names(entry, sources)
+        timeline = self._timeline.plus(len(self.entries), entry)
+        # Without the validator, which would fold every entry anew: a plan of n entries took n**2 steps to make.
+        plan = MixPlan.model_construct(header=self.header, sources=sources, entries=[*self.entries, entry])
+        plan.__dict__["_timeline"] = timeline
+        return plan
 
     def _mix_at(self, row: int) -> Mix:
         return next(entry for entry in reversed(self.entries) if isinstance(entry, Mix) and entry.row <= row)
 
     def _weights_at(self, row: int) -> Mapping[str, int]:
         """What was asked for, caps aside: in the middle of a ramp, the shares there."""
-        grown = self._grown
-        return (grown.timeline if row >= self.entries[-1].row else grown.settled).holding(row).weights
+        folded = self._timeline
+        return (folded.timeline if row >= self.entries[-1].row else folded.settled).holding(row).weights
 
     # ---- read
 
@@ -279,17 +195,12 @@ class MixPlan(_Strict):
                 )
         for entry in self.entries:
             _check_names(entry, self.sources)
-        _ = self._grown
+        _ = self._timeline  # which refuses what does not fit together
         return self
 
     @cached_property
-    def _grown(self) -> _Grown:
-        timeline = Timeline(self.header.seed, self.header.step_rows)
-        grown = _Grown(timeline, (), timeline)
-        for _, group in groupby(enumerate(self.entries), key=lambda numbered: numbered[1].row):
-            last = tuple(group)
-            grown = _Grown(grown.timeline, last, _with_entries(grown.timeline, last))
-        return grown
+    def _timeline(self) -> PlanTimeline:
+        return PlanTimeline.of(Timeline(self.header.seed, self.header.step_rows), self.entries)
 
     @property
     def mixes(self) -> tuple[Stretch, ...]:
@@ -297,22 +208,22 @@ class MixPlan(_Strict):
 
         A mix of the same weights goes on with the lattice: another batch size cuts the same order anew.
         """
-        return self._grown.timeline.mixes
+        return self._timeline.timeline.mixes
 
     @property
     def stretches(self) -> tuple[Stretch, ...]:
         """All rows that are served, in order."""
-        return self._grown.timeline.served
+        return self._timeline.timeline.served
 
     @cached_property
     def source_names(self) -> tuple[str, ...]:
         """The sources by their numbers in a batch's `source`: as they first came into a mix, those of one mix by name.
         A source that joins later changes no number."""
-        found: dict[str, None] = {}
+        names: dict[str, None] = {}  # for its order
         for entry in self.entries:
             if isinstance(entry, Mix | Ramp):
-                found |= dict.fromkeys(sorted(entry.weights))
-        return tuple(found | dict.fromkeys(sorted(self.sources)))
+                names |= dict.fromkeys(sorted(entry.weights))
+        return tuple(names | dict.fromkeys(sorted(self.sources)))
 
     def batches(self, row: int) -> Iterator[Batch]:
         """The batches from `row` on, which must be where one begins (see `begin`)."""
@@ -337,8 +248,8 @@ class MixPlan(_Strict):
         """`row`, if a batch begins there or rows are skipped there. Raises UserError else."""
         stretch = self.stretches[self._stretch_after(row)]
         if row > stretch.first_row and (row - stretch.first_row) % stretch.batch_rows:
-            at = row - (row - stretch.first_row) % stretch.batch_rows
-            raise UserError(f"no batch begins at row {row:,}: the one around it begins at row {at:,}")
+            begin = row - (row - stretch.first_row) % stretch.batch_rows
+            raise UserError(f"no batch begins at row {row:,}: the one around it begins at row {begin:,}")
         return row
 
     def batch_of(self, row: int) -> Batch | None:
@@ -353,8 +264,8 @@ class MixPlan(_Strict):
         return bisect_right(self.stretches, row, key=lambda stretch: stretch.end)
 
     def rows_served_before(self, row: int, source: str) -> int:
-        """Ordinals of a source that rows before `row` have, skipped ones included."""
-        return self._grown.timeline.had(row).get(source, 0)
+        """How many rows of a source lie before the global row `row`, skipped ones included."""
+        return self._timeline.timeline.counts(row).get(source, 0)
 
     @property
     def quarantines(self) -> list[Quarantine]:
@@ -386,10 +297,10 @@ class MixPlan(_Strict):
         """Of the first entries."""
         if count not in self._digests:
             header = self.header.model_dump(mode="json", exclude_none=True)
-            entries = [entry.model_dump(mode="json") for entry in self.entries[:count]]
-            named = {name for entry in entries for name in [*entry.get("weights", ()), entry.get("source")] if name}
+            entries = self.entries[:count]
+            sources = {name: self.sources[name] for entry in entries for name in named_sources(entry)}
             self._digests[count] = canonical_json.digest(
-                [header, {name: self.sources[name] for name in sorted(named)}, entries]
+                [header, sources, [entry.model_dump(mode="json") for entry in entries]]
             )
         return self._digests[count]
 
@@ -408,7 +319,10 @@ class MixPlan(_Strict):
         try:
             write_anew(Path(path), seal(self.to_json()))
         except OSError as error:
-            raise UserError(f"{path}: the plan cannot be written ({error.strerror or error})") from None
+            raise UserError(
+                f"{path}: the plan cannot be written ({error.strerror or error}). Name a folder that exists and can be "
+                "written"
+            ) from None
 
     @classmethod
     def load(cls, path: Path | str) -> "MixPlan":
@@ -416,38 +330,9 @@ class MixPlan(_Strict):
         return load(Path(path))
 
 
-def _check_names(entry: Kind, sources: Mapping[str, str]) -> None:
-    named: Iterator[str] | list[str] = []
-    if isinstance(entry, Mix | Ramp):
-        named = list(entry.weights)
-    elif isinstance(entry, Quarantine | Cap):
-        named = [entry.source]
-    if unknown := sorted(set(named) - set(sources)):
+def _check_names(entry: Entry, sources: Mapping[str, str]) -> None:
+    if unknown := sorted(set(named_sources(entry)) - set(sources)):
         raise UserError(f"the {entry.kind} at row {entry.row:,} names {unknown}: no source of the plan")
-
-
-def _made(model: type[E], **fields: Any) -> E:
-    """Whole numbers of numpy are whole numbers. Raises UserError that names the field."""
-    plain = {
-        name: operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
-        for name, value in fields.items()
-    }
-    try:
-        return model(**plain)
-    except ValidationError as error:
-        raise UserError(f"{model.__name__.lower()}: {_first(error)}") from None
-
-
-def _whole(value: Any, name: str) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise UserError(f"{name} is {value!r}: it must be a whole number") from None
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))} is {first['input']!r:.60}: {first['msg']}"
 
 
 def read_plan(plan: "MixPlan | Path | str | bytes | Mapping[str, Any]") -> MixPlan:
@@ -476,35 +361,12 @@ def loads(data: bytes, where: str) -> MixPlan:
     try:
         return MixPlan.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{where}: {_first(error)}") from None
+        raise UserError(f"{where}: {first_error(error)}") from None
 
 
 def load(path: Path) -> MixPlan:
+    """A plan's file: see `MixPlan.load`."""
     try:
         return loads(path.read_bytes(), str(path))
     except OSError as error:
         raise UserError(f"{path}: the plan cannot be read ({error})") from None
-
-
-def integers(weights: Mapping[str, float | int | str]) -> dict[str, int]:
-    """Weights as the smallest whole numbers in the same proportion, as people wrote them: 0.1 is a tenth.
-
-    A weight of 0 leaves its source out.
-    """
-    exact: dict[str, Fraction] = {}
-    for name, weight in weights.items():
-        try:
-            exact[name] = Fraction(str(weight))
-        except (ValueError, ZeroDivisionError):
-            raise UserError(f"weight {weight!r} of source {name!r} is no number") from None
-        if exact[name] < 0:
-            raise UserError(f"weight {weight!r} of source {name!r} is negative")
-    if not any(exact.values()):
-        raise UserError("no source has a weight above 0")
-    return whole(exact)
-
-
-def held_out(hashes: "np.ndarray[Any, np.dtype[np.uint64]]", holdout_ppm: int) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-    """Which candidates are held out: those with the smallest hashes, so that a larger share holds out all of a smaller
-    one, and every dataset and run holds out the same documents."""
-    return hashes < np.uint64(2**64 * holdout_ppm // 10**6)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..order.epochs import Stream
-from ..order.plan import Header, held_out
+from ..order.plan_entries import Header
 from ..sources.base import Blocks
 from .segment import Segment
 from .segments import Layout
@@ -37,9 +37,13 @@ class Documents(NamedTuple):
 
 
 def heldout_of(blocks: Blocks, holdout_ppm: int) -> Documents:
-    """The candidates that are held out of so large a share."""
+    """The candidates that are held out of a source, `holdout_ppm` of a million documents.
+
+    Those with the smallest hashes of their ids, so that a larger share holds out all of a smaller one, and every
+    dataset and run holds out the same documents.
+    """
     candidates = blocks.candidates
-    chosen = np.flatnonzero(held_out(candidates.hash, holdout_ppm))
+    chosen = np.flatnonzero(candidates.hash < np.uint64(2**64 * holdout_ppm // 10**6))
     return Documents(candidates.block[chosen], candidates.document[chosen], candidates.tokens[chosen])
 
 

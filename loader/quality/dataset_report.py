@@ -15,7 +15,8 @@ from bamba_data.format.dataset import Dataset, open_dataset
 
 from ..global_order import Order
 from ..order.mixture import Lattice
-from ..order.plan import WINDOW_ROWS, MixPlan
+from ..order.plan import MixPlan
+from ..order.plan_entries import WINDOW_ROWS
 from ..sources.shards import ShardBlocks, open_blocks
 from . import battery
 from .judge import absurd, fisher_yates

@@ -19,7 +19,8 @@ from bamba_data.terminal import console
 
 from ..cache.location import default_cache
 from ..open_data import blocks_by_source, open_data
-from ..order.plan import GROUP_ROWS, Header, load
+from ..order.plan import load
+from ..order.plan_entries import GROUP_ROWS, Header
 from ..packing.base import PackingInput, heldout_of
 from ..packing.registry import PACKERS
 from ..packing.row_counts import rows_by_group

@@ -20,7 +20,8 @@ from bamba_data.errors import UserError
 from bamba_data.terminal import console
 
 from ..order.deviation import worst_deviation
-from ..order.plan import Header, MixPlan, load
+from ..order.plan import MixPlan, load
+from ..order.plan_entries import Header
 from ..order.rank_split import ranks_of_rows
 from ..order.stretches import Stretch
 from ..packing.row_counts import LEAST_BLOCKS

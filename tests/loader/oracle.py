@@ -14,7 +14,8 @@ import numpy as np
 from bamba_data.format.shard import Tokens
 from loader.order.epochs import document_order
 from loader.order.permutation import Permutation, derive_key
-from loader.order.plan import Cap, Mix, MixPlan, Quarantine, Ramp, Skip
+from loader.order.plan import MixPlan
+from loader.order.plan_entries import Cap, Mix, Quarantine, Ramp, Skip
 from loader.order.stretches import Stretch
 from loader.sources.base import Candidates
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from loader.order.epochs import document_order
 from loader.order.permutation import Permutation, derive_key
-from loader.order.plan import Quarantine
+from loader.order.plan_entries import Quarantine
 from tests.loader.oracle import MemoryBlocks, Oracle, Row, Token
 
 Pieces = list[list[Token]]

@@ -9,7 +9,8 @@ import pytest
 
 from bamba_data.errors import UserError
 from loader import Loader, MixPlan, build_loader
-from loader.order.plan import integers, load, loads
+from loader.order.plan import load, loads
+from loader.order.plan_entries import integers
 from tests.loader.oracle import Oracle
 from tests.loader.real import in_memory, oracle, rows_of
 

@@ -8,7 +8,7 @@ import pytest
 from loader.order.epochs import RemovedTokens, Stream, document_order
 from loader.order.mixture import Lattice
 from loader.order.permutation import derive_key
-from loader.order.plan import WINDOW_ROWS
+from loader.order.plan_entries import WINDOW_ROWS
 from loader.quality.locality import locality
 from tests.loader.bamba import BATCH_ROWS, WEIGHTS
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from bamba.loader import Loader, MixPlan, OrderSpec, Reading, build_loader
 from bamba.loader.order.format1_names import renamed
-from bamba.loader.order.plan import Skip, loads
+from bamba.loader.order.plan import loads
+from bamba.loader.order.plan_entries import Skip
 from bamba_data.canonical_json import dumps
 from bamba_data.errors import UserError
 from bamba_data.format.dataset import open_dataset
