@@ -120,11 +120,11 @@ def quality(
     batches: Annotated[int, typer.Option(min=1, help="DATASET: batches to look at.")] = 100,
 ) -> None:
     """Put a shuffle on trial beside Fisher-Yates and the original Bamba loader's (a = 5). Exit 1 if it fails."""
-    from .quality.dataset_report import Asked
+    from .quality.dataset_report import OrderSettings
     from .quality.report import examine
 
-    asked = Asked(tuple(weights or ()), row_tokens, batch_rows, window_rows, seed)
-    if not examine(dataset, order, n, keys, asked, batches, world_size, out):
+    settings = OrderSettings(tuple(weights or ()), row_tokens, batch_rows, window_rows, seed)
+    if not examine(dataset, order, n, keys, settings, batches, world_size, out):
         raise typer.Exit(1)
 
 

@@ -82,7 +82,7 @@ def write_parts(
 
 
 def file_bytes(arrays: Sequence[NDArray[Any]]) -> int:
-    """How many bytes a file of these arrays has."""
+    """How many bytes the file of these arrays has: room is made for it before it is written."""
     head = HEAD.itemsize + len(arrays) * ROW.itemsize
     return head + sum(_aligned(array.nbytes) for array in arrays) + DIGEST_BYTES
 
@@ -95,19 +95,19 @@ def _content(
     rows = np.array([(elements, np.dtype(dtype).str.encode()) for elements, dtype in shapes], ROW)
     hashed = xxhash.xxh3_128()
 
-    def seen(piece: memoryview | bytes) -> memoryview | bytes:
+    def hashing(piece: memoryview | bytes) -> memoryview | bytes:
         hashed.update(piece)
         return piece
 
-    yield seen(head.tobytes() + rows.tobytes())
+    yield hashing(head.tobytes() + rows.tobytes())
     for (elements, dtype), pieces in zip(shapes, arrays, strict=True):
         nbytes = 0
         for piece in pieces:
             nbytes += len(piece)
-            yield seen(piece)
+            yield hashing(piece)
         if nbytes != elements * np.dtype(dtype).itemsize:
             raise ValueError(f"{nbytes} bytes came for an array of {elements} {np.dtype(dtype)}")
-        yield seen(bytes(_aligned(nbytes) - nbytes))
+        yield hashing(bytes(_aligned(nbytes) - nbytes))
     yield hashed.digest()
 
 

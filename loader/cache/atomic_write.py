@@ -11,8 +11,13 @@ from typing import Any
 def write_whole(path: Path, parts: Iterable[Any]) -> None:
     """Write the bytes of `parts` end to end as `path`, whose folder exists. A file that is there stays.
 
-    The file has no name before it is whole (Linux: O_TMPFILE and a link). On a file system that cannot do that it has
-    the name `.part-*` until then.
+    The file has no name before it is whole (open(2): O_TMPFILE and linkat). On a file system that cannot do that, such
+    as NFS, it has the name `.part-*` until then.
+
+    It is not synced: after a loss of power a reader sees the damage by the file's digest, and makes it anew.
+
+    Raises:
+        OSError: there is no room, or the folder cannot be written.
     """
     try:
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o644)
@@ -37,14 +42,14 @@ def write_whole(path: Path, parts: Iterable[Any]) -> None:
 
 
 def write_anew(path: Path, data: bytes) -> None:
-    """Write a file whole, in the place of one that may be there."""
+    """Write a file whole and synced, in the place of one that may be there. Raises OSError as `write_whole`."""
     handle, staged = tempfile.mkstemp(prefix=".part-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(staged).chmod(0o644)
+        Path(staged).chmod(0o644)  # mkstemp gives 0o600, and other users of the host read it
         Path(staged).replace(path)
     finally:
         Path(staged).unlink(missing_ok=True)

@@ -36,7 +36,13 @@ MAPPED = min(24_000, _most_mappings() // 3)
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:
-    """The bytes of a file. Unmapped when the last array over them is gone; a file that is removed stays readable."""
+    """The bytes of a file, uint8 [bytes], read-only.
+
+    Unmapped when the last array over them is freed; a file that is removed stays readable until then.
+
+    Raises:
+        OSError: the file cannot be opened, or not be mapped for another reason than too little memory.
+    """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
@@ -46,24 +52,28 @@ def map_file(path: Path) -> NDArray[np.uint8]:
             keep_below(share=2)
             address = _LIBC.mmap(None, size, PROT_READ, MAP_SHARED, file.fileno(), 0)
             if address == _FAILED and ctypes.get_errno() == errno.ENOMEM:
-                found = np.fromfile(file, np.uint8)
-                found.flags.writeable = False
-                return found
+                content = np.fromfile(file, np.uint8)
+                content.flags.writeable = False
+                return content
     if address == _FAILED:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number or errno.EIO), str(path))
+    # numpy keeps `memory` alive as long as any view of it; the finalizer runs when that is freed.
     memory = (ctypes.c_uint8 * size).from_address(address)
     weakref.finalize(memory, _LIBC.munmap, address, size)
-    found = np.ctypeslib.as_array(memory)
-    found.flags.writeable = False
-    return found
+    content = np.ctypeslib.as_array(memory)
+    content.flags.writeable = False
+    return content
 
 
 class Holder(Protocol):
     """Something that keeps files mapped and can do without."""
 
-    def mapped(self) -> int: ...
-    def unmap(self, share: int) -> None: ...
+    def mapped(self) -> int:
+        """How many files it keeps mapped."""
+
+    def unmap(self, share: int) -> None:
+        """Let go of one in `share` of them."""
 
 
 class _Holders:

@@ -8,13 +8,14 @@ digits of N in the Ostrowski numeration of p/q, and no digit is above its partia
 def quotients(p: int, q: int, limit: int) -> list[int]:
     """The partial quotients of p/q mod 1 that the first `limit` multiples meet, each as far as they meet it.
 
-    A quotient a after a convergent with denominator d governs multiples d to a d, so it counts as at most limit // d.
+    Euclid's algorithm. A quotient a after a convergent with denominator d governs multiples d to a d, so it counts as
+    at most limit // d (Kuipers & Niederreiter, "Uniform Distribution of Sequences", 2.3).
     """
-    found = []
+    partial = []
     p, before, last = p % q, 0, 1
     while p and last <= limit:
         quotient, rest = divmod(q, p)
-        found.append(min(quotient, limit // last))
+        partial.append(min(quotient, limit // last))
         q, p = p, rest
         before, last = last, quotient * last + before
-    return found
+    return partial

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 def worst_deviation(
     sources: NDArray[np.integer], weights: Sequence[int], ranks_of_rows: NDArray[np.integer] | None = None
 ) -> float:
-    """In rows. `sources` of the rows in the order served; `owners` their ranks, None for the order as a whole."""
+    """The largest distance, in rows, between what a source had and its share, over all prefixes, sources and ranks.
+
+    Args:
+        sources: int [n], the source of each row, in the order served.
+        weights: by source, in proportion to its share.
+        ranks_of_rows: int [n], the rank of each row; None for the order as a whole.
+    """
     ranks = np.zeros(sources.size, np.int64) if ranks_of_rows is None else ranks_of_rows.astype(np.int64)
     shares = np.array(weights) / sum(weights)
     groups = ranks * len(weights) + sources
@@ -27,12 +33,12 @@ def worst_deviation(
 
 
 def earlier_equal(labels: NDArray[np.integer]) -> NDArray[np.int64]:
-    """For every element the number of equal ones before it."""
+    """For every element of `labels` [n], none negative, the number of equal ones before it: int64 [n]."""
     counts = np.bincount(labels)
     if counts.size <= 2**16:
         labels = labels.astype(np.uint16)  # numpy sorts these by radix: ten times quicker
     order = np.argsort(labels, kind="stable")
     firsts = np.cumsum(counts) - counts
-    found = np.empty(labels.size, np.int64)
-    found[order] = np.arange(labels.size) - firsts[labels[order]]
-    return found
+    earlier = np.empty(labels.size, np.int64)
+    earlier[order] = np.arange(labels.size) - firsts[labels[order]]
+    return earlier

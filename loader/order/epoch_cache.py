@@ -15,11 +15,18 @@ WORTH_BLOCKS = 1 << 16  # below, to compute is as quick
 def keep_in(
     folder: Path, identity: str, key: int | None, removed: tuple[RemovedTokens, ...]
 ) -> Callable[[int, Callable[[], Epoch]], Epoch]:
-    """For `Stream.keep`: epochs of one source, one key and one set of removed documents."""
+    """For `Stream.keep`: epochs of one source, one key and one set of removed documents.
+
+    Args:
+        folder: the cache folder; epochs lie in `epochs/` there.
+        identity: all that decides an epoch beside `key` and `removed`: the source, its delimiters, its packing.
+        key: the stream's.
+        removed: the stream's. Those of later epochs are not in a file's name, so quarantine leaves past epochs cached.
+    """
 
     def keep(number: int, make: Callable[[], Epoch]) -> Epoch:
-        missing = ", ".join(part.cache_key() for part in removed if part.epoch <= number)
-        name = derive_key(identity, repr(key), number, f"[{missing}]")
+        left_out = ", ".join(tokens.cache_key() for tokens in removed if tokens.epoch <= number)
+        name = derive_key(identity, repr(key), number, f"[{left_out}]")
         path, file_key = folder / "epochs" / f"{name:016x}.arrays", name.to_bytes(16, "little")
         with contextlib.suppress(OSError):
             if (arrays := read_arrays(path, file_key, DTYPES)) is not None:

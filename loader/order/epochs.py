@@ -13,7 +13,8 @@ An epoch's order is the same whoever reads it and whenever. What is left out fro
 place with no tokens, and all else stays where it was.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -28,7 +29,7 @@ Longs = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RemovedTokens:
-    """What is not in the stream from `epoch` on: so many tokens of a block, delimiters counted."""
+    """What is not in the stream from `epoch` on: so many tokens of a block (or rows of a group of blocks)."""
 
     epoch: int
     block: int
@@ -40,7 +41,7 @@ class RemovedTokens:
 
 
 class RowLocations(NamedTuple):
-    """Where rows begin: epoch, position of the block in the epoch's order, and token in that block."""
+    """Where rows begin, int64 [rows] each: epoch, position of the block in its order, token in that block."""
 
     epoch: Longs
     position: Longs
@@ -48,7 +49,7 @@ class RowLocations(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """Blocks in their order, and where each ends, in tokens from the epoch's begin."""
+    """Blocks in their order, uint32 [blocks], and where each ends, int64 [blocks], in tokens from the epoch's begin."""
 
     order: NDArray[np.uint32]
     ends: Longs
@@ -56,10 +57,15 @@ class Epoch(NamedTuple):
 
 @dataclass(frozen=True)
 class Stream:
-    """`lengths` are the tokens that each block has in the stream, delimiters counted, held-out documents not.
+    """A source as an endless stream.
 
-    `key` is from (seed, source), None for the order stored; `keep` may store the orders of epochs (a mapped file, for
-    large sources).
+    Attributes:
+        lengths: int64 [blocks], tokens of each block in the stream, delimiters counted, held-out documents not.
+        row_tokens: T, tokens from the begin of a row to that of the next.
+        window_rows: the most rows that are shuffled together.
+        key: from (seed, source); None serves the order stored.
+        removed: what later epochs are without, sorted (`sorted_removals`).
+        keep: gives the epoch of a number, made by the function that it is given or read from where it was kept.
     """
 
     lengths: Longs
@@ -72,17 +78,18 @@ class Stream:
 
     def lengths_in(self, epoch: int) -> Longs:
         """Tokens of each block in an epoch."""
-        removed = [one for one in self.removed if one.epoch <= epoch]
+        removed = [part for part in self.removed if part.epoch <= epoch]
         if not removed:
             return self.lengths
-        found = np.array(self.lengths)
-        for one in removed:
-            found[one.block] -= one.tokens
-        return found
+        lengths = np.array(self.lengths)
+        for part in removed:
+            lengths[part.block] -= part.tokens
+        return lengths
 
     def epoch(self, number: int) -> Epoch:
+        """The order of an epoch's blocks. The last few are remembered: rows of a batch lie in few epochs."""
         if number not in self._epochs:
-            if len(self._epochs) >= 4:
+            if len(self._epochs) >= 4:  # 12 bytes a block each
                 self._epochs.clear()
             self._epochs[number] = self.keep(number, lambda: self._make(number))
         return self._epochs[number]
@@ -96,49 +103,47 @@ class Stream:
     # ---- epochs and rows
 
     @cached_property
-    def _pieces(self) -> list[tuple[int, int, int]]:
+    def _eras(self) -> list[tuple[int, int, int]]:
         """(first epoch, its first token, tokens of each epoch) wherever the tokens of an epoch change."""
         total = int(self.lengths.sum())
-        changes: dict[int, int] = {0: 0}
-        for one in self.removed:
-            changes[one.epoch] = changes.get(one.epoch, 0) + one.tokens
-        pieces: list[tuple[int, int, int]] = []
-        for epoch in sorted(changes):
-            total -= changes[epoch]
-            before = pieces[-1] if pieces else (0, 0, 0)
-            pieces.append((epoch, before[1] + (epoch - before[0]) * before[2], total))
-        return pieces
+        removed_tokens = Counter({0: 0})
+        for part in self.removed:
+            removed_tokens[part.epoch] += part.tokens
+        eras = [(0, 0, 0)]
+        for epoch in sorted(removed_tokens):
+            first, token, tokens = eras[-1]
+            total -= removed_tokens[epoch]
+            eras.append((epoch, token + (epoch - first) * tokens, total))
+        return eras[1:]
 
     @property
     def epoch_tokens(self) -> int:
         """Of the first epoch."""
-        return self._pieces[0][2]
+        return self._eras[0][2]
 
     @cached_property
     def ended(self) -> int | None:
         """The first epoch that has no tokens, for all were removed: then no later one has any."""
-        return self._pieces[-1][0] if self._pieces[-1][2] == 0 else None
+        first, _, tokens = self._eras[-1]
+        return first if tokens == 0 else None
 
     def first_token(self, epoch: int) -> int:
-        """Where an epoch begins in the stream."""
-        first, token, length = max(piece for piece in self._pieces if piece[0] <= epoch)
-        return token + (epoch - first) * length
+        """Where an epoch begins in the stream, in tokens."""
+        first, token, tokens = max(era for era in self._eras if era[0] <= epoch)
+        return token + (epoch - first) * tokens
 
     def first_row(self, epoch: int) -> int:
         """The first row that an epoch owns."""
         return -(-self.first_token(epoch) // self.row_tokens)
 
     def epoch_of(self, rows: Longs) -> Longs:
-        """The epoch that owns each row."""
+        """The epoch that owns each row: int64, of the shape of `rows`."""
         tokens = rows * self.row_tokens
-        found = np.zeros_like(rows)
-        for epoch, first, length in self._pieces:
+        epochs = np.zeros_like(rows)
+        for epoch, first, length in self._eras:
             here = tokens >= first
-            if length == 0:
-                found[here] = epoch
-            else:
-                found[here] = epoch + (tokens[here] - first) // length
-        return found
+            epochs[here] = epoch + (tokens[here] - first) // length if length else epoch
+        return epochs
 
     def epochs_in(self, rows: int) -> float:
         """How often this many rows have been through the source: 1.5 is the middle of the second epoch."""
@@ -147,44 +152,53 @@ class Stream:
         return epoch + (rows * self.row_tokens - begin) / max(1, end - begin)
 
     def places(self, rows: Longs) -> RowLocations:
-        """Where the rows of these ordinals begin, after the shuffle within windows."""
+        """Where the rows of these ordinals, int64 [rows], begin, after the shuffle within windows."""
         epochs = self.epoch_of(rows)
         positions, tokens = np.empty_like(rows), np.empty_like(rows)
         for epoch in np.unique(epochs).tolist():
             here = np.flatnonzero(epochs == epoch)
             starts = self._shuffled(epoch, rows[here]) * self.row_tokens - self.first_token(epoch)
             ends = self.epoch(epoch).ends
-            found = np.searchsorted(ends, starts, "right")
-            positions[here] = found
-            tokens[here] = starts - np.where(found > 0, ends[found - 1], 0)
+            position = np.searchsorted(ends, starts, "right")  # past blocks without tokens, too
+            positions[here] = position
+            tokens[here] = starts - np.where(position > 0, ends[position - 1], 0)
         return RowLocations(epochs, positions, tokens)
 
     def _shuffled(self, epoch: int, rows: Longs) -> Longs:
-        """Rows of one epoch, each sent to another of its window. Windows are of nearly equal size."""
+        """Rows of one epoch, each sent to another of its window."""
         if self.key is None:
             return rows
-        first, end = self.first_row(epoch), self.first_row(epoch + 1)
-        count = end - first
-        windows = -(-count // self.window_rows)
-        number = ((rows - first + 1) * windows - 1) // count  # the window j with bounds j count // windows
-        found = np.empty_like(rows)
-        for window in np.unique(number).tolist():
-            here = number == window
-            low, high = window * count // windows, (window + 1) * count // windows
-            order = _permutation(high - low, derive_key(self.key, "rows", epoch, window))
-            found[here] = order(rows[here] - (first + low)).astype(np.int64) + (first + low)
-        return found
+        windows = self._window_of(epoch, rows)
+        shuffled = np.empty_like(rows)
+        for window in np.unique(windows).tolist():
+            here = windows == window
+            first, order = self._window(self.key, epoch, window)
+            shuffled[here] = order(rows[here] - first).astype(np.int64) + first
+        return shuffled
 
     def served_at(self, epoch: int, row: int) -> int:
         """The ordinal that a row of the stream is served under: the inverse of the shuffle."""
         if self.key is None:
             return row
+        first, order = self._window(self.key, epoch, int(self._window_of(epoch, np.array([row]))[0]))
+        return int(order.inverse(row - first)) + first
+
+    def _windows(self, epoch: int) -> tuple[int, int, int]:
+        """An epoch's first row, its rows, and its windows: as few as may be, of nearly equal size, so that no window is
+        a small rest whose rows hardly move."""
         first, end = self.first_row(epoch), self.first_row(epoch + 1)
-        windows = -(-(end - first) // self.window_rows)
-        window = ((row - first + 1) * windows - 1) // (end - first)
-        low, high = window * (end - first) // windows, (window + 1) * (end - first) // windows
-        order = _permutation(high - low, derive_key(self.key, "rows", epoch, window))
-        return int(order.inverse(row - first - low)) + first + low
+        return first, end - first, -(-(end - first) // self.window_rows)
+
+    def _window_of(self, epoch: int, rows: Longs) -> Longs:
+        """The number of each row's window: the j with j rows // windows <= row < (j + 1) rows // windows."""
+        first, count, windows = self._windows(epoch)
+        return ((rows - first + 1) * windows - 1) // count
+
+    def _window(self, key: int, epoch: int, window: int) -> tuple[int, Permutation]:
+        """The first row of a window, and the permutation of its rows."""
+        first, count, windows = self._windows(epoch)
+        low, high = window * count // windows, (window + 1) * count // windows
+        return first + low, _permutation(high - low, derive_key(key, "rows", epoch, window))
 
 
 @lru_cache(maxsize=256)
@@ -193,13 +207,13 @@ def _permutation(n: int, key: int) -> Permutation:
 
 
 def document_order(key: int | None, epoch: int, block: int, documents: int) -> NDArray[np.int64]:
-    """The documents of a block in the order of an epoch: element i is the document at place i."""
+    """The documents of a block in the order of an epoch: int64 [documents], the document at each place."""
     if key is None or documents == 0:
         return np.arange(documents)
     order = Permutation(documents, derive_key(key, "documents", epoch, block))
     return order(np.arange(documents, dtype=np.uint64)).astype(np.int64)
 
 
-def removals(parts: Sequence[RemovedTokens]) -> tuple[RemovedTokens, ...]:
-    """In a fixed order, so that equal sets give equal streams."""
-    return tuple(sorted(parts, key=lambda one: (one.epoch, one.block, one.tokens)))
+def sorted_removals(removed: Iterable[RemovedTokens]) -> tuple[RemovedTokens, ...]:
+    """In a fixed order, so that equal sets give equal streams, and equal names of cached epochs."""
+    return tuple(sorted(removed, key=lambda part: (part.epoch, part.block, part.tokens)))

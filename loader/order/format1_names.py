@@ -28,11 +28,11 @@ MAX_TRIES = 4096
 
 def renamed(plan: MixPlan, available: Mapping[str, Blocks]) -> MixPlan:
     """The plan with today's names in place of those of the first format that are proven to be the same data."""
-    found = {
-        name: available[name].identity if name in available and _is_named(available[name], said) else said
-        for name, said in plan.sources.items()
+    identities = {
+        name: available[name].identity if name in available and _is_named(available[name], identity) else identity
+        for name, identity in plan.sources.items()
     }
-    return _with(plan, found) if found != plan.sources else plan
+    return _with(plan, identities) if identities != plan.sources else plan
 
 
 class Ordered(Protocol):
@@ -48,8 +48,10 @@ def former_plans(order: Ordered) -> Iterator[MixPlan]:
     """The plan as it would have been under names of the first format, for each publication of its data that is known.
     Looked up only when they are asked for."""
     plan, available = order.plan, order.available
-    names = [[*_names(available[name]), said] for name, said in plan.sources.items() if name in available]
-    for chosen in islice(product(*names), MAX_TRIES):
+    names = [
+        [*_former_names(available[name]), identity] for name, identity in plan.sources.items() if name in available
+    ]
+    for chosen in islice(product(*names), MAX_TRIES):  # ten publications of each of ten sources would be 10**10
         yield _with(plan, dict(zip(plan.sources, chosen, strict=True)))
 
 
@@ -66,60 +68,60 @@ def difference(here: str, there: str, where: str) -> str:
             "store, so what it had cannot be told"
         )
     fields = zip(("content", "tokenizer"), parts_of(here), parts_of(there), strict=True)
-    found = [f"{field}: {mine[:16]}… here, {other[:16]}… {where}" for field, mine, other in fields if mine != other]
-    return "; ".join(found) or f"{here} here, {there} {where}"
+    differing = [f"{field}: {mine[:16]}… here, {other[:16]}… {where}" for field, mine, other in fields if mine != other]
+    return "; ".join(differing) or f"{here} here, {there} {where}"
 
 
-def _is_named(blocks: Blocks, said: str) -> bool:
+def _is_named(blocks: Blocks, identity: str) -> bool:
     """Whether a name of the first format is one of these blocks'."""
-    match = _NAME.match(said)
-    held, suffix = _held(blocks)
-    if match is None or held is None or (match.group(3) or "") != suffix or match.group(2) != held.name:
+    match = _NAME.match(identity)
+    shards, suffix = _shards(blocks)
+    if match is None or shards is None or (match.group(3) or "") != suffix or match.group(2) != shards.name:
         return False
-    return _content_of(held.dataset.store.url, match.group(1), held.name) == held.identity
+    return _content_of(shards.dataset.store.url, match.group(1), shards.name) == shards.identity
 
 
-def _names(blocks: Blocks) -> list[str]:
+def _former_names(blocks: Blocks) -> list[str]:
     """All names of the first format that blocks are known to have had."""
-    held, suffix = _held(blocks)
-    if held is None:
+    shards, suffix = _shards(blocks)
+    if shards is None:
         return []
-    url = held.dataset.store.url
-    mine = [digest for digest in _manifests(url) if _content_of(url, digest, held.name) == held.identity]
-    return [f"{digest}/{held.name}{suffix}" for digest in mine]
+    url = shards.dataset.store.url
+    digests = [digest for digest in _manifests(url) if _content_of(url, digest, shards.name) == shards.identity]
+    return [f"{digest}/{shards.name}{suffix}" for digest in digests]
 
 
-def _held(blocks: Blocks) -> tuple[ShardBlocks | None, str]:
+def _shards(blocks: Blocks) -> tuple[ShardBlocks | None, str]:
     """The blocks of a dataset, also of its held-out documents, and what their names then end with."""
     if isinstance(blocks, ShardBlocks):
         return blocks, ""
-    held = getattr(blocks, "held", None)
-    if held is not None and isinstance(held.blocks, ShardBlocks):
-        return held.blocks, blocks.identity.removeprefix(held.blocks.identity)
+    source = getattr(blocks, "source", None)  # of HeldoutBlocks, which imports this room
+    if source is not None and isinstance(source.blocks, ShardBlocks):
+        return source.blocks, blocks.identity.removeprefix(source.blocks.identity)
     return None, ""
 
 
 def _manifests(url: str) -> list[str]:
     """The digests of all manifests in a store."""
     paths = [entry.path for entry in open_store(url).list(MANIFESTS)]
-    found = (path.rsplit("/", 1)[-1].removesuffix(".json") for path in paths)
-    return sorted(digest for digest in found if manifest_path(digest) in paths)
+    digests = (path.rsplit("/", 1)[-1].removesuffix(".json") for path in paths)
+    return sorted(digest for digest in digests if manifest_path(digest) in paths)
 
 
 @lru_cache(maxsize=4096)
 def _content_of(url: str, digest: str, source: str) -> str | None:
     """The name by content of a source of the manifest of this digest, if it lies in the store and is of the first
     format."""
-    found = _first(url, digest)
-    if found is None or source not in found.identities:
+    dataset = _first_format(url, digest)
+    if dataset is None or source not in dataset.identities:
         return None
-    return content_name(found.identities[source].content, found)
+    return content_name(dataset.identities[source].content, dataset)
 
 
 @lru_cache(maxsize=16)
-def _first(url: str, digest: str) -> Dataset | None:
+def _first_format(url: str, digest: str) -> Dataset | None:
     try:
-        found = dataset_of(open_store(url), digest)
+        dataset = dataset_of(open_store(url), digest)
     except BambaError:
         return None
-    return found if found.manifest.format == FIRST_FORMAT else None
+    return dataset if dataset.manifest.format == FIRST_FORMAT else None

@@ -1,4 +1,5 @@
-"""Which source a row of the global order comes from, and which of its rows: exact at every row, without history.
+"""The mixture: which source a row of the global order comes from, and which of its rows. Exact at every row, without
+history.
 
 The order is cut into steps of L rows, the batch at creation. The circle has L cells; the weights cut it into arcs, one
 a source. Step t puts one point into every cell, all at the same depth, and a row's source is the arc its point lies in:
@@ -8,7 +9,7 @@ a source. Step t puts one point into every cell, all at the same depth, and a ro
 L equally spaced points give a source of weight share w either floor(L w) or ceil(L w) rows of a step. The coprime
 stride deals the cells to the slots of a step out of order, so that its slots do not come sorted by source. The turn is
 less than a cell, so that any L rows in sequence have a point in each cell; it is badly approximable, and so are the
-angles that ranks see (shares.py), so that errors of successive steps cancel. All is integer arithmetic in units of
+angles that ranks see (rank_split.py), so that errors of successive steps cancel. All is integer arithmetic in units of
 2**-44 cell; the ordinal of a row within its source is a floor sum. docs/mix.md has definitions, bounds and proofs.
 """
 
@@ -39,9 +40,15 @@ BLOCK_STEPS = 64  # counts are floor sums at every 64th step, and counted up fro
 
 @dataclass(frozen=True)
 class Lattice:
-    """The order of rows from `first_row` on. `Lattice.create` chooses `stride` and `offset`; both belong in a plan.
+    """The order of rows from `first_row` on: a rank-1 lattice (Korobov 1959), shifted from step to step by a rotation.
 
-    `before` are the rows of each source among [0, first_row): ordinals go on from there.
+    Attributes:
+        weights: positive integers by source number; the least share is 2**-44 of a row a step.
+        step_rows: L, rows of a step and cells of the circle.
+        stride: cells from one slot of a step to the next, coprime to L. `Lattice.create` chooses it.
+        offset: where step 0 begins, in 2**-44 cell. `Lattice.create` draws it.
+        first_row: global row index.
+        before: the rows of each source among [0, first_row): ordinals go on from there.
     """
 
     weights: tuple[int, ...]
@@ -55,9 +62,10 @@ class Lattice:
     def create(
         cls, weights: Sequence[int], step_rows: int, key: int, first_row: int = 0, before: Sequence[int] | None = None
     ) -> "Lattice":
-        """`weights` are positive integers, in the order of the source numbers; `key` has 64 bits (derive_key).
+        """A lattice whose offset `key` draws, of 64 bits (derive_key).
 
-        Raises UserError for weights, or a step, that cannot be.
+        Raises:
+            UserError: `step_rows` or a weight is out of range.
         """
         if not 1 <= step_rows <= MAX_STEP_ROWS:
             raise UserError(f"{step_rows:,} rows a step: between 1 and {MAX_STEP_ROWS:,} are possible")
@@ -77,14 +85,19 @@ class Lattice:
             raise ValueError(f"stride {self.stride} or offset {self.offset} do not fit {self.step_rows:,} rows a step")
 
     def sources(self, rows: NDArray[np.integer]) -> Rows:
-        """The source number of every row; `rows` in [first_row, 2**62), in any order, of any shape."""
+        """The source number of every row, int64 of the shape of `rows`: in [first_row, 2**62), in any order.
+
+        Raises:
+            IndexError: a row lies outside.
+            TypeError: `rows` are not integers; a float would lose rows from 2**53 on.
+        """
         steps, slots = self._split(rows)
         distinct, which = np.unique(steps, return_inverse=True)
         starts = np.array([self._start(step) for step in distinct.tolist()], np.int64)
         return self._sources_at(starts[which.reshape(steps.shape)] + self._cells[slots])
 
     def ordinals(self, rows: NDArray[np.integer]) -> Rows:
-        """For every row the number of earlier rows of its source, those in `before` included."""
+        """For every row the number of earlier rows of its source, those in `before` included. See `sources`."""
         steps, slots = self._split(rows)
         ordinals = np.empty_like(steps)
         for step in np.unique(steps).tolist():
@@ -99,7 +112,11 @@ class Lattice:
         return counts + np.bincount(_step(self, step)[0][:slot], minlength=counts.size)
 
     def row_of(self, source: int, ordinal: int) -> int:
-        """The row whose source and ordinal these are: the inverse of `sources` and `ordinals`."""
+        """The row whose source and ordinal these are: the inverse of `sources` and `ordinals`.
+
+        By bisection over steps, each probe two floor sums: some 60 probes for any row below 2**62. Raises IndexError
+        for a row before the lattice or beyond 2**62.
+        """
         if ordinal < self.before[source]:
             raise IndexError(f"row {ordinal:,} of source {source} comes before row {self.first_row:,}")
         step = bisect_right(range(MAX_ROW // self.step_rows), ordinal, key=lambda step: self._count(source, step)) - 1
@@ -110,7 +127,7 @@ class Lattice:
         return self.first_row + step * self.step_rows + int(slots[0])
 
     def start_cell(self, step: int) -> int:
-        """The cell of the first slot of a step, counted on round the circle from step to step."""
+        """The cell of the first slot of a step. It counts on when the circle is full: never mod L."""
         return (TURN * step + self.offset) // CELL
 
     @cached_property

@@ -60,6 +60,11 @@ class Permutation:
     """`Permutation(n, key)(i)` is where index i goes, `.inverse(j)` what came to j: both in [0, n).
 
     0 < n < 2**62, 0 <= key < 2**64. An int gives an int, an array of integers gives uint64 of its shape.
+
+    Raises:
+        ValueError: n or key is out of range.
+        IndexError: on a call, an index lies outside of [0, n).
+        TypeError: on a call, indices are not integers.
     """
 
     n: int

@@ -25,10 +25,20 @@ TRIAL_ARCS = 13  # a prime, so that no usual spacing of points is even against i
 
 
 def rows_of_rank(first_row: int, batch_rows: int, rank: int, world_size: int, lattice: Lattice | None = None) -> Rows:
-    """The rows of the batch [first_row, first_row + batch_rows) that a rank computes, ascending; perhaps none.
+    """The rows of the batch [first_row, first_row + batch_rows) that a rank computes.
 
-    Together the ranks' rows are exactly the batch. `lattice` is the one that all of the batch lies in, None if it lies
-    in several.
+    Args:
+        first_row: global row index.
+        batch_rows: of all ranks together.
+        rank: 0 <= rank < world_size.
+        world_size: any; more ranks than rows leaves some without.
+        lattice: the one that all of the batch lies in, None if it lies in several.
+
+    Returns:
+        int64, ascending, perhaps none. Together the ranks' rows are exactly the batch.
+
+    Raises:
+        ValueError: there is no such rank, or the batch begins before its lattice.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"there is no rank {rank} among {world_size}")
@@ -36,7 +46,7 @@ def rows_of_rank(first_row: int, batch_rows: int, rank: int, world_size: int, la
 
 
 def ranks_of_rows(first_row: int, batch_rows: int, world_size: int, lattice: Lattice | None = None) -> Rows:
-    """The rank of every row of the batch, in order."""
+    """The rank of every row of the batch, in order: int64 [batch_rows]. Arguments as of `rows_of_rank`."""
     rows = np.arange(first_row, first_row + batch_rows)
     if lattice is None:
         return rows % world_size

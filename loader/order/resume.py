@@ -31,11 +31,12 @@ class Cursor:
 
 
 def cursor_at(plan: MixPlan, row: int, steps: int) -> Cursor:
+    """The cursor of a run that has received all rows before `row`, in `steps` batches."""
     return Cursor(row, steps, plan.prefix_digest(row))
 
 
 def from_json(raw: Any) -> Cursor:
-    """Raises UserError for anything that `to_json` did not make."""
+    """What `Cursor.to_json` made. Raises UserError for anything else."""
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise UserError(f"this is no state of a loader of format {FORMAT}")
     row, steps, prefix = raw.get("row"), raw.get("steps"), raw.get("prefix")
@@ -55,7 +56,7 @@ def check(cursor: Cursor, plan: MixPlan, former: Iterable[MixPlan] = (), saved: 
     """
     mine = plan.prefix_digest(cursor.row)
     if mine != cursor.prefix and not (cursor.row == 0 and plan.begins_as(cursor.prefix)):
-        if any(one.prefix_digest(cursor.row) == cursor.prefix for one in former):
+        if any(earlier.prefix_digest(cursor.row) == cursor.prefix for earlier in former):
             plan.begin(cursor.row)
             return
         raise CursorMismatch(
@@ -69,20 +70,20 @@ def check(cursor: Cursor, plan: MixPlan, former: Iterable[MixPlan] = (), saved: 
 
 def _differences(plan: MixPlan, saved: MixPlan | None) -> str:
     """What differs between an order and the one that a state is of: each field with both values."""
-    here = _said(plan)
+    here = _decisive_values(plan)
     if saved is None:
         values = ", ".join(f"{name}: {value}" for name, value in here.items())
         return f"Data, a setting or an entry before that row differ; here {values}"
-    there = _said(saved)
-    found = [
+    there = _decisive_values(saved)
+    differing = [
         f"{name}: {here.get(name, 'none')} here, {there.get(name, 'none')} in the state"
         for name in [*here, *(name for name in there if name not in here)]
         if here.get(name) != there.get(name)
     ]
-    return f"What differs: {'; '.join(found) if found else 'the entries of the plan before that row'}"
+    return f"What differs: {'; '.join(differing) if differing else 'the entries of the plan before that row'}"
 
 
-def _said(plan: MixPlan) -> dict[str, str]:
+def _decisive_values(plan: MixPlan) -> dict[str, str]:
     """What decides the order: the tokenizer, the content of every source, and the header's fields."""
     parts = {name: parts_of(identity) for name, identity in sorted(plan.sources.items())}
     header = plan.header.model_dump(mode="json", exclude={"format"}, exclude_none=True)

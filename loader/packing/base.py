@@ -1,20 +1,21 @@
 """How documents become rows: what every packing does for the order and for the reader of rows, and which there are.
 
-    chunk      documents end to end, cut into rows wherever a row ends (chunk.py): every row is full
-    best-fit   a document that fits into a row is never cut (groups.py, best_fit.py): rows are nearly full
+    chunk      documents end to end, cut into rows wherever a row ends (concat_split.py): every row is full
+    best-fit   a document that fits into a row is never cut (grouped.py, best_fit.py): rows are nearly full
 
 A packing of your own that makes whole rows of the documents of a few blocks is one function (Packer): put it into
 PACKERS under a name, and ask for that name. docs/packing.md has an example.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..order.epoch_cache import keep_in
 from ..order.epochs import Stream
 from ..order.plan_entries import Header
 from ..sources.base import Blocks
@@ -25,13 +26,14 @@ Longs = NDArray[np.int64]
 
 
 class Documents(NamedTuple):
-    """Documents: block and place in it, in that order, and tokens."""
+    """Documents of a source, int64 [documents] each: block and place in it, ascending, and tokens."""
 
     blocks: Longs
     documents: Longs
     tokens: Longs
 
     def documents_of(self, block: int) -> Longs:
+        """The places in `block` of those that lie there, ascending."""
         low, high = np.searchsorted(self.blocks, (block, block + 1))
         return self.documents[low:high]
 
@@ -58,8 +60,15 @@ class RemovedDocument(NamedTuple):
 
 @dataclass(frozen=True)
 class PackingInput:
-    """One source as a plan has it. `key` is from (seed, source), None for the order stored; `heldout` is in no epoch;
-    `cache` may keep what takes long to find."""
+    """One source as a plan has it, to be packed.
+
+    Attributes:
+        blocks: the source.
+        header: of the plan: row length, delimiters, packing.
+        key: from (seed, source); None keeps the order stored.
+        heldout: documents that are in no epoch.
+        cache: the folder that keeps what takes long to compute, if any.
+    """
 
     blocks: Blocks
     header: Header
@@ -69,8 +78,16 @@ class PackingInput:
 
     @property
     def delimiters(self) -> int:
-        """How many go around a document."""
+        """How many tokens go around a document."""
         return len(self.header.before) + len(self.header.after)
+
+
+def cached_epochs(stream: Stream, source: PackingInput, packed_as: str) -> Stream:
+    """The stream, with its epochs kept in the source's cache folder; `packed_as` is what else decides them."""
+    if source.cache is None:
+        return stream
+    decided_by = f"{source.blocks.identity} {source.delimiters} {source.header.holdout_ppm}{packed_as}"
+    return replace(stream, keep=keep_in(source.cache, decided_by, source.key, stream.removed))
 
 
 class RowStart(NamedTuple):
@@ -92,8 +109,10 @@ class RowPiece(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """Pieces of documents in rows 0 ... `rows` - 1: tokens [start, stop) of a document lie in a row. By piece, in any
-    order; the pieces of a row come in the order of their documents."""
+    """Pieces of documents in rows 0 ... `rows` - 1: tokens [start, stop) of a document lie in a row.
+
+    int64 [pieces] each, in any order; the pieces of a row come in the order of their documents.
+    """
 
     rows: int
     row: Longs
@@ -123,15 +142,23 @@ class Packing(Protocol):
     def parts(
         self, begin: RowStart, tokens: int, epochs: int | None, segment: Callable[[int, int], Segment]
     ) -> Iterator[RowPiece]:
-        """A row, at most `tokens` long: its own and one to look ahead, if that is known. Nothing from `epochs` on.
-        `segment` gives the one at (epoch, position)."""
+        """A row, piece by piece.
+
+        Args:
+            begin: where the row begins.
+            tokens: the most that the row may have: its own and one to look ahead, where that is known.
+            epochs: nothing of this epoch or a later one; None has no end.
+            segment: gives the segment at (epoch, position).
+        """
 
     def document(self, epoch: int, position: int, number: int) -> tuple[int, int]:
         """(block, document of the block) that a segment has under a number."""
 
     def first_without(self, served: int, block: int) -> int:
-        """The first epoch that can be without a document of `block`, if rows [0, served) stay as they are and so does
-        the length of the epoch that row `served` lies in."""
+        """The first epoch that can be without a document of `block`, if rows [0, served) stay as they are.
 
-    def without(self, gone: Sequence[RemovedDocument]) -> "Packing":
-        """This packing, without these documents and no others that it may have been without."""
+        The epoch that row `served` lies in keeps its length, too: every later row would lie elsewhere without it.
+        """
+
+    def without(self, removed: Sequence[RemovedDocument]) -> "Packing":
+        """This packing, without these documents; those that it was without before are back unless they are given."""

@@ -13,7 +13,12 @@ from .base import Longs, Packed
 
 
 def best_fit(lengths: Longs, row_tokens: int) -> Packed:
-    """Depends on lengths alone; of equally long documents the first comes first. Those of no tokens are in no row."""
+    """A `Packer`. Depends on lengths alone; of equally long documents the first comes first.
+
+    Args:
+        lengths: int64 [documents], tokens with delimiters. A document of none is in no row.
+        row_tokens: of a row.
+    """
     full, rest = np.divmod(lengths, row_tokens)
     whole = np.repeat(np.arange(len(lengths)), full)
     number = np.arange(len(whole)) - np.repeat(np.cumsum(full) - full, full)  # of a full row within its document
@@ -43,15 +48,15 @@ def _place(lengths: list[int], row_tokens: int) -> tuple[int, Longs]:
     room = [row_tokens - length << shift | number for number, length in enumerate(lengths[:alone])]
     rows = alone
     for length in lengths[alone:]:
-        at = bisect_left(room, length << shift)
-        if at < len(room):
-            left = room.pop(at)
-            row.append(left & mask)
-            left -= length << shift
+        tightest = bisect_left(room, length << shift)
+        if tightest < len(room):
+            rest = room.pop(tightest)
+            row.append(rest & mask)
+            rest -= length << shift
         else:
             row.append(rows)
-            left = row_tokens - length << shift | rows
+            rest = row_tokens - length << shift | rows
             rows += 1
-        if left > mask:
-            insort(room, left)
+        if rest > mask:  # a full row is never asked again
+            insort(room, rest)
     return rows, np.array(row, np.int64)

@@ -1,5 +1,7 @@
-"""Documents end to end, cut into rows wherever a row ends. Every row is full; a row may run on through any number of
-blocks and into the next epoch, so that nothing is lost, repeated or filled up.
+"""Concatenate and split: documents end to end, cut into rows wherever a row ends, as for GPT-3 (arXiv 2005.14165).
+
+Every row is full; a row may run on through any number of blocks and into the next epoch, so that nothing is lost,
+repeated or filled up. The price: a document is cut wherever a row happens to end.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -7,10 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..order.epoch_cache import keep_in
-from ..order.epochs import RemovedTokens, Stream, document_order, removals
+from ..order.epochs import RemovedTokens, Stream, document_order, sorted_removals
 from ..sources.base import Blocks
-from .base import PackingInput, RemovedDocument, RowPiece, RowStart
+from .base import PackingInput, RemovedDocument, RowPiece, RowStart, cached_epochs
 from .document_transforms import read_in
 from .segment import Segment
 
@@ -44,14 +45,12 @@ class BlockLayout:
         if self.left_out:
             order = order[~np.isin(order, self.left_out)]
         before, after = (np.array(ids, stored.ids.dtype) for ids in (self.before, self.after))
-        parts = []
         begins = (ends - stored.counts)[order].tolist()
-        for begin, end in zip(begins, ends[order].tolist(), strict=True):
-            if len(before):
-                parts.append(before)
-            parts.append(stored.ids[begin:end])
-            if len(after):
-                parts.append(after)
+        parts = [
+            part
+            for begin, end in zip(begins, ends[order].tolist(), strict=True)
+            for part in (before, stored.ids[begin:end], after)
+        ]
         starts = np.zeros(len(order) + 1, np.int32)
         starts[1:] = np.cumsum(stored.counts[order].astype(np.int64) + (len(before) + len(after)))
         ids = np.concatenate(parts) if parts else np.empty(0, stored.ids.dtype)
@@ -60,45 +59,40 @@ class BlockLayout:
 
 @dataclass(frozen=True)
 class ConcatSplit:
-    """The stream is of blocks, in tokens."""
+    """The packing `chunk`: its stream is of blocks, in tokens."""
 
-    material: PackingInput
+    source: PackingInput
     stream: Stream
-    gone: tuple[RemovedDocument, ...] = ()
+    removed: tuple[RemovedDocument, ...] = ()
 
     @classmethod
-    def of(cls, material: PackingInput) -> "ConcatSplit":
-        blocks, header, heldout = material.blocks, material.header, material.heldout
-        lengths = blocks.tokens + material.delimiters * blocks.documents
-        np.subtract.at(lengths, heldout.blocks, heldout.tokens + material.delimiters)
-        return cls(material, Stream(lengths, header.row_tokens, header.window_rows, material.key)).without(())
+    def of(cls, source: PackingInput) -> "ConcatSplit":
+        blocks, header, heldout = source.blocks, source.header, source.heldout
+        lengths = blocks.tokens + source.delimiters * blocks.documents
+        np.subtract.at(lengths, heldout.blocks, heldout.tokens + source.delimiters)
+        return cls(source, Stream(lengths, header.row_tokens, header.window_rows, source.key)).without(())
 
-    def without(self, gone: Sequence[RemovedDocument]) -> "ConcatSplit":
-        removed = removals([RemovedTokens(one.epoch, one.block, one.tokens) for one in gone])
-        stream = replace(self.stream, removed=removed)
-        material = self.material
-        if material.cache is not None:
-            kept_as = f"{material.blocks.identity} {material.delimiters} {material.header.holdout_ppm}"
-            stream = replace(stream, keep=keep_in(material.cache, kept_as, material.key, removed))
-        return ConcatSplit(material, stream, tuple(gone))
+    def without(self, removed: Sequence[RemovedDocument]) -> "ConcatSplit":
+        source = self.source
+        tokens = sorted_removals(RemovedTokens(document.epoch, document.block, document.tokens) for document in removed)
+        stream = cached_epochs(replace(self.stream, removed=tokens), source, "")
+        return ConcatSplit(source, stream, tuple(removed))
 
     def first_without(self, served: int, block: int) -> int:
         """The last row of an epoch ends in the next one. What it holds of that keeps its place there too."""
         epoch = int(self.stream.epoch_of(np.array([served]))[0])
         following = self.stream.epoch(epoch + 1)
         position = int(np.flatnonzero(following.order == block)[0])
-        begins = int(following.ends[position - 1]) if position else 0
-        return epoch + 2 if begins <= self.stream.row_tokens else epoch + 1
+        block_start = int(following.ends[position - 1]) if position else 0
+        return epoch + 2 if block_start <= self.stream.row_tokens else epoch + 1
 
     def layout(self, epoch: int, position: int) -> BlockLayout:
-        material = self.material
+        source = self.source
         block = int(self.stream.epoch(epoch).order[position])
-        left_out = material.heldout.documents_of(block).tolist()
-        left_out += [one.document for one in self.gone if one.block == block and one.epoch <= epoch]
-        header = material.header
-        return BlockLayout(
-            block, epoch, tuple(header.before), tuple(header.after), material.key, tuple(sorted(left_out))
-        )
+        left_out = source.heldout.documents_of(block).tolist()
+        left_out += [removed.document for removed in self.removed if removed.block == block and removed.epoch <= epoch]
+        header = source.header
+        return BlockLayout(block, epoch, tuple(header.before), tuple(header.after), source.key, tuple(sorted(left_out)))
 
     def document(self, epoch: int, position: int, number: int) -> tuple[int, int]:
         return int(self.stream.epoch(epoch).order[position]), number
@@ -108,18 +102,17 @@ class ConcatSplit:
     ) -> Iterator[RowPiece]:
         epoch, position, place = begin
         blocks = len(self.stream.lengths)
-        ended = self.stream.ended  # the last row of the last epoch that has tokens runs on into nothing
-        if ended is not None:
+        if (ended := self.stream.ended) is not None:  # the last row before that runs on into nothing
             epochs = ended if epochs is None else min(epochs, ended)
         while tokens:
             if position == blocks:
                 epoch, position = epoch + 1, 0
             if epochs is not None and epoch >= epochs:
                 return
-            found = segment(epoch, position)
-            count = min(len(found.ids) - place, tokens)
-            if count > 0:
-                yield RowPiece(found, epoch, position, place, count)
+            documents = segment(epoch, position)
+            count = min(len(documents.ids) - place, tokens)
+            if count > 0:  # a block may be empty: all of it held out or in quarantine
+                yield RowPiece(documents, epoch, position, place, count)
                 tokens -= count
             place = 0
             position += 1

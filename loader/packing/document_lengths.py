@@ -38,7 +38,11 @@ class Counted(Protocol):
 
 
 def counts_of(blocks: Blocks, block: int) -> Counts:
-    """Tokens of each document of a block, in agreement with what `blocks` says of it. Raises CorruptManifest."""
+    """Tokens of each document of a block, uint32 [documents].
+
+    Raises:
+        CorruptManifest: they do not agree with the documents and tokens that `blocks` has there.
+    """
     counts = blocks.counts(block) if isinstance(blocks, Counted) else blocks.read(block).counts
     if len(counts) != blocks.documents[block] or int(counts.sum(dtype=np.int64)) != blocks.tokens[block]:
         raise CorruptManifest(
@@ -48,19 +52,27 @@ def counts_of(blocks: Blocks, block: int) -> Counts:
 
 
 def lengths_of(blocks: Blocks, cache: Path | None, processes: int = 1) -> Counts:
-    """Tokens of every document, block after block: from the index in `cache`, which is made if there is none."""
-    found = _every_block(blocks, processes)
+    """Tokens of every document, block after block, uint32 [documents]: from the index in `cache`, else made.
+
+    Raises:
+        CorruptManifest: see `counts_of`; or the disk of the cache gives back other bytes than were written.
+        OSError: the index cannot be written.
+    """
+    spans = _every_block(blocks, processes)
     if cache is None:
-        return np.concatenate([np.empty(0, np.uint32), *found])
+        return np.concatenate([np.empty(0, np.uint32), *spans])
     path, key = lengths_path(blocks, cache)
     counts = read_counts(path, key)
     if counts is None:
-        pieces = (np.ascontiguousarray(part, "<u4").view(np.uint8).data for part in found)
+        pieces = (np.ascontiguousarray(part, "<u4").view(np.uint8).data for part in spans)
         path.unlink(missing_ok=True)  # damaged
         write_parts(path, key, [(int(blocks.documents.sum()), "<u4")], [pieces])
         counts = read_counts(path, key)
     if counts is None or len(counts) != blocks.documents.sum():
-        raise CorruptManifest(str(path), "the index of lengths is not what was written: remove it")
+        raise CorruptManifest(
+            str(path),
+            "the index of lengths is not what was written: name a folder on another disk by cache=",
+        )
     return counts
 
 

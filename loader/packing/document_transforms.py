@@ -31,8 +31,16 @@ IDS = np.uint32((1 << 31) - 1)
 
 
 class Document(NamedTuple):
-    """`ids` as stored, without delimiters, not to be written to. `dice` is a number of this document and epoch: the
-    same whenever it is asked, for `np.random.default_rng(document.dice)`."""
+    """What a transform is given.
+
+    Attributes:
+        ids: uint32 [tokens], as stored, without delimiters; read-only.
+        source: its name.
+        epoch: 0 and up.
+        block: of the source.
+        document: its place in the block.
+        dice: 64 bits of this document and epoch, the same whenever it is asked: `np.random.default_rng(dice)`.
+    """
 
     ids: NDArray[np.uint32]
     source: str
@@ -54,6 +62,7 @@ TRANSFORMS: dict[str, DocumentTransform] = {}
 
 
 def transform_of(name: str) -> DocumentTransform:
+    """The transform of a name. Raises UserError where there is none."""
     if name not in TRANSFORMS:
         raise UserError(
             f"the plan transforms documents by {name!r}, and there are {sorted(TRANSFORMS)}: put it into "
@@ -106,7 +115,7 @@ class Transformed:
         """A block with its documents as an epoch has them."""
         stored = self.blocks.read(block)
         dice = derive_key(key or 0, "transform", self.transform, self.name, epoch, block)
-        ids = [self._changed(one, epoch, block, number, dice) for number, one in _numbered(stored)]
+        ids = [self._changed(ids, epoch, block, number, dice) for number, ids in _numbered(stored)]
         return Tokens(np.concatenate(ids) if ids else np.empty(0, self.dtype), stored.counts)
 
     def _changed(self, stored: NDArray[Any], epoch: int, block: int, number: int, dice: int) -> NDArray[np.uint32]:
@@ -122,12 +131,12 @@ class Transformed:
             )
         if len(ids) and not (np.issubdtype(np.asarray(ids).dtype, np.integer) and min(ids) >= 0 and max(ids) <= IDS):
             raise UserError(f"{where} something else than ids from 0 to 2**31 - 1")
-        found = np.array(ids, np.uint32)
+        marked = np.array(ids, np.uint32)
         if targets is not None:
-            if np.shape(targets) != found.shape or np.asarray(targets).dtype != np.bool_:
+            if np.shape(targets) != marked.shape or np.asarray(targets).dtype != np.bool_:
                 raise UserError(f"{where} targets that are not one bool for each of its {len(stored):,} tokens")
-            found[~np.asarray(targets)] |= NO_TARGET
-        return found
+            marked[~np.asarray(targets)] |= NO_TARGET
+        return marked
 
 
 def _numbered(stored: Tokens) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -138,15 +147,26 @@ def _numbered(stored: Tokens) -> Iterator[tuple[int, NDArray[Any]]]:
 def read_in(blocks: Blocks, block: int, epoch: int, key: int | None) -> Tokens:
     """A block as an epoch has it: as stored, unless there is a transform."""
     changing = getattr(blocks, "read_in", None)
-    found: Tokens = blocks.read(block) if changing is None else changing(block, epoch, key)
-    return found
+    tokens: Tokens = blocks.read(block) if changing is None else changing(block, epoch, key)
+    return tokens
 
 
 def fim(
     document: Document, prefix: int, middle: int, suffix: int, rate: float = 0.5, suffix_first: float = 0.5
 ) -> Changed:
-    """Fill in the middle: a share `rate` of documents is cut in three at random and put together anew with these ids,
-    prefix, suffix, middle, or suffix first ("SPM"). The document's last three tokens make room for them."""
+    """Fill in the middle (Bavarian et al. 2022, arXiv 2207.14255): documents cut in three and put together anew.
+
+    Args:
+        document: what is transformed. One below 8 tokens stays as it is.
+        prefix: the id that stands before the first part; `middle` and `suffix` before the others.
+        middle: likewise.
+        suffix: likewise.
+        rate: the share of documents that this is done to.
+        suffix_first: the share of those that begin with the suffix ("SPM" in the paper).
+
+    Returns:
+        As many ids: the document's last three tokens make room for the three.
+    """
     dice = np.random.default_rng(document.dice)
     if len(document.ids) < 8 or dice.random() >= rate:
         return Changed(document.ids)

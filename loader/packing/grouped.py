@@ -1,12 +1,12 @@
 """Rows that are made whole of the documents of a few blocks, by a packer.
 
-    group    neighbouring blocks (grouped_rows.py), the same in every epoch
+    group    neighbouring blocks (row_counts.py), the same in every epoch
     epoch    every group once, in an order of its own. A row belongs to one group, and to one epoch
     rows     of a group, as many as the packer makes of its documents' lengths. The packer is given the documents in an
              order of the epoch's own, so that equally long ones change places, and its rows are put in another
 
-So a row is found by a prefix sum over the permuted groups' numbers of rows, as a token is in stream.py, and its tokens
-by packing one group. A packed group is a segment; where a row is not full, there is fill after its end.
+So a row is found by a prefix sum over the permuted groups' numbers of rows, as a token is in order/epochs.py, and its
+tokens by packing one group. A packed group is a segment; where a row is not full, there is fill after its end.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from bamba_data.errors import CorruptManifest, UserError
 
-from ..order.epoch_cache import keep_in
-from ..order.epochs import RemovedTokens, Stream, document_order, removals
+from ..order.epochs import RemovedTokens, Stream, document_order, sorted_removals
 from ..order.permutation import Permutation, derive_key
 from ..sources.base import Blocks
-from .base import Documents, Longs, Packed, Packer, PackingInput, RemovedDocument, RowPiece, RowStart
+from .base import Documents, Longs, Packed, Packer, PackingInput, RemovedDocument, RowPiece, RowStart, cached_epochs
 from .document_transforms import read_in
 from .row_counts import Grouping, numbers_in, rows_by_group
 from .segment import Segment
@@ -56,7 +55,7 @@ class GroupLayout:
 
     def make(self, blocks: Blocks) -> Segment:
         stored = [read_in(blocks, block, self.epoch, self.key) for block in self.blocks]
-        counts = np.concatenate([one.counts for one in stored]).astype(np.int64)
+        counts = np.concatenate([tokens.counts for tokens in stored]).astype(np.int64)
         lengths = counts + (len(self.before) + len(self.after))
         order = document_order(self.key, self.epoch, self.group, len(counts))
         if self.left_out:
@@ -69,10 +68,10 @@ class GroupLayout:
                 f"their lengths says {self.rows:,}: remove the folder `lengths` of the cache",
             )
         row = self._place(packed)[packed.row]
-        at = np.lexsort((packed.document, row))
-        document = order[packed.document[at]]
-        ids = self._delimited([one.ids for one in stored], counts)
-        return _segment(ids, lengths, Packed(packed.rows, row[at], document, packed.start[at], packed.stop[at]))
+        by_row = np.lexsort((packed.document, row))
+        document = order[packed.document[by_row]]
+        pieces = Packed(packed.rows, row[by_row], document, packed.start[by_row], packed.stop[by_row])
+        return _segment(self._delimited([tokens.ids for tokens in stored], counts), lengths, pieces)
 
     def _place(self, packed: Packed) -> Longs:
         """Where each row of the packer's goes: anywhere; not shuffled, in the order of their first documents."""
@@ -90,90 +89,85 @@ class GroupLayout:
         """All documents as stored, with delimiters."""
         around = len(self.before) + len(self.after)
         ends = np.cumsum(counts + around)
-        found = np.empty(int(ends[-1]), stored[0].dtype)
-        inside = np.ones(len(found), np.bool_)
+        ids = np.empty(int(ends[-1]), stored[0].dtype)
+        inside = np.ones(len(ids), np.bool_)
         starts = ends - counts - around
         places = [starts + n for n in range(len(self.before))] + [ends - n for n in range(len(self.after), 0, -1)]
         for place, token in zip(places, self.before + self.after, strict=True):
-            found[place] = token
+            ids[place] = token
             inside[place] = False
-        found[inside] = np.concatenate(stored)
-        return found
+        ids[inside] = np.concatenate(stored)
+        return ids
 
 
 @dataclass(frozen=True)
 class Grouped:
-    """The stream is of groups, in rows: one place a row. `material.header.packing` names `packer`."""
+    """A packing by a `Packer`, which `source.header.packing` names. The stream is of groups, in rows: a place a row."""
 
-    material: PackingInput
+    source: PackingInput
     packer: Packer
     grouping: Grouping
     stream: Stream
-    gone: tuple[RemovedDocument, ...] = ()
+    removed: tuple[RemovedDocument, ...] = ()
 
     @classmethod
-    def of(cls, material: PackingInput, packer: Packer) -> "Grouped":
-        rows = rows_by_group(material, packer)
-        stream = Stream(rows, 1, material.header.window_rows, material.key)
-        return cls(material, packer, Grouping(material), stream).without(())
+    def of(cls, source: PackingInput, packer: Packer) -> "Grouped":
+        rows = rows_by_group(source, packer)
+        stream = Stream(rows, 1, source.header.window_rows, source.key)
+        return cls(source, packer, Grouping(source), stream).without(())
 
-    def without(self, gone: Sequence[RemovedDocument]) -> "Grouped":
-        """Only groups that are without other documents than before are packed anew."""
-        material = self.material
-        known = self._by_group(self.gone)
-        removed: list[RemovedTokens] = []
-        for group, several in self._by_group(gone).items():
-            if several == known.get(group):
-                removed += [one for one in self.stream.removed if one.block == group]
+    def without(self, removed: Sequence[RemovedDocument]) -> "Grouped":
+        """Only groups that are without other documents than before are packed anew: that reads their blocks."""
+        known = self._by_group(self.removed)
+        fewer: list[RemovedTokens] = []
+        for group, documents in self._by_group(removed).items():
+            if documents == known.get(group):
+                fewer += [rows for rows in self.stream.removed if rows.block == group]
             else:
-                removed += self._removed(group, several)
-        stream = replace(self.stream, removed=removals(removed))
-        if material.cache is not None:
-            header = material.header
-            packed_as = f"{header.packing} {header.row_tokens} {header.group_rows}"
-            kept_as = f"{material.blocks.identity} {material.delimiters} {header.holdout_ppm} {packed_as}"
-            stream = replace(stream, keep=keep_in(material.cache, kept_as, material.key, stream.removed))
-        return replace(self, stream=stream, gone=tuple(gone))
+                fewer += self._fewer_rows(group, documents)
+        header = self.source.header
+        packed_as = f" {header.packing} {header.row_tokens} {header.group_rows}"
+        stream = cached_epochs(replace(self.stream, removed=sorted_removals(fewer)), self.source, packed_as)
+        return replace(self, stream=stream, removed=tuple(removed))
 
-    def _by_group(self, gone: Sequence[RemovedDocument]) -> dict[int, list[RemovedDocument]]:
-        found: dict[int, list[RemovedDocument]] = {}
-        for one in gone:
-            found.setdefault(self.grouping.group_of(one.block), []).append(one)
-        return found
+    def _by_group(self, removed: Sequence[RemovedDocument]) -> dict[int, list[RemovedDocument]]:
+        groups: dict[int, list[RemovedDocument]] = {}
+        for document in removed:
+            groups.setdefault(self.grouping.group_of(document.block), []).append(document)
+        return groups
 
-    def _removed(self, group: int, gone: Sequence[RemovedDocument]) -> Iterator[RemovedTokens]:
+    def _fewer_rows(self, group: int, removed: Sequence[RemovedDocument]) -> Iterator[RemovedTokens]:
         """By how many rows a group is shorter from each epoch on that leaves out some of these."""
         rows = int(self.stream.lengths[group])
-        for epoch in sorted({one.epoch for one in gone}):
-            fewer = rows - self._rows(group, [one for one in gone if one.epoch <= epoch])
+        for epoch in sorted({document.epoch for document in removed}):
+            fewer = rows - self._rows(group, [document for document in removed if document.epoch <= epoch])
             yield RemovedTokens(epoch, group, fewer)
             rows -= fewer
 
-    def _rows(self, group: int, gone: Sequence[RemovedDocument]) -> int:
+    def _rows(self, group: int, removed: Sequence[RemovedDocument]) -> int:
         """Of a group without these documents."""
         blocks = self.grouping.blocks_of(group)
-        counts = np.concatenate([self.material.blocks.read(block).counts for block in blocks]).astype(np.int64)
-        lengths = np.delete(counts + self.material.delimiters, self._left_out(blocks, gone))
-        return self.packer(lengths, self.material.header.row_tokens).rows
+        counts = np.concatenate([self.source.blocks.read(block).counts for block in blocks]).astype(np.int64)
+        lengths = np.delete(counts + self.source.delimiters, self._left_out(blocks, removed))
+        return self.packer(lengths, self.source.header.row_tokens).rows
 
-    def _left_out(self, blocks: range, gone: Sequence[RemovedDocument]) -> Longs:
+    def _left_out(self, blocks: range, removed: Sequence[RemovedDocument]) -> Longs:
         """The numbers, in `blocks`, of documents held out and of these."""
-        late = sorted({(one.block, one.document) for one in gone if one.block in blocks})
-        places = np.array(late, np.int64).reshape(-1, 2)
-        those = Documents(places[:, 0], places[:, 1], np.zeros(len(late), np.int64))
-        heldout = numbers_in(self.material, blocks, self.material.heldout)
-        return np.union1d(heldout, numbers_in(self.material, blocks, those))
+        places = sorted({(document.block, document.document) for document in removed if document.block in blocks})
+        block, document = np.array(places, np.int64).reshape(-1, 2).T
+        heldout = numbers_in(self.source, blocks, self.source.heldout)
+        return np.union1d(heldout, numbers_in(self.source, blocks, Documents(block, document, np.zeros_like(block))))
 
     def first_without(self, served: int, block: int) -> int:
         """Epochs share no row."""
         return int(self.stream.epoch_of(np.array([served]))[0]) + 1
 
     def layout(self, epoch: int, position: int) -> GroupLayout:
-        header = self.material.header
+        header = self.source.header
         group = int(self.stream.epoch(epoch).order[position])
         blocks = self.grouping.blocks_of(group)
-        left_out = self._left_out(blocks, [one for one in self.gone if one.epoch <= epoch])
-        fewer = sum(one.tokens for one in self.stream.removed if one.block == group and one.epoch <= epoch)
+        left_out = self._left_out(blocks, [document for document in self.removed if document.epoch <= epoch])
+        fewer = sum(rows.tokens for rows in self.stream.removed if rows.block == group and rows.epoch <= epoch)
         return GroupLayout(
             header.packing,
             self.packer,
@@ -183,14 +177,14 @@ class Grouped:
             epoch,
             tuple(header.before),
             tuple(header.after),
-            self.material.key,
+            self.source.key,
             tuple(left_out.tolist()),
             int(self.stream.lengths[group]) - fewer,
         )
 
     def document(self, epoch: int, position: int, number: int) -> tuple[int, int]:
         blocks = self.grouping.blocks_of(int(self.stream.epoch(epoch).order[position]))
-        ends = np.cumsum(self.material.blocks.documents[blocks.start : blocks.stop])
+        ends = np.cumsum(self.source.blocks.documents[blocks.start : blocks.stop])
         index = int(np.searchsorted(ends, number, "right"))
         return blocks.start + index, number - (int(ends[index - 1]) if index else 0)
 
@@ -199,13 +193,16 @@ class Grouped:
     ) -> Iterator[RowPiece]:
         epoch, position, row = begin
         if epochs is None or epoch < epochs:
-            found = segment(epoch, position)
-            low, high = found.rows[row : row + 2].tolist()
-            yield RowPiece(found, epoch, position, low, min(high - low, tokens))
+            group = segment(epoch, position)
+            low, high = group.rows[row : row + 2].tolist()
+            yield RowPiece(group, epoch, position, low, min(high - low, tokens))
 
 
 def checked(packed: Packed, lengths: Longs, row_tokens: int) -> Packed:
-    """`packed`, if it keeps the promises of a packer. Raises UserError, which says which not."""
+    """`packed`, if it keeps the promises of a `Packer`. Raises UserError, which says which not.
+
+    Asked of every group that is packed, ours and yours: a token lost here would be lost in silence.
+    """
     if broken := _broken(packed, lengths, row_tokens):
         raise UserError(f"the packing breaks its promise: {broken}")
     return packed
@@ -215,11 +212,11 @@ def _broken(packed: Packed, lengths: Longs, row_tokens: int) -> str | None:
     rows, row, document, start, stop = packed
     if np.any((row < 0) | (row >= rows) | (document < 0) | (document >= len(lengths)) | (start >= stop)):
         return "a piece lies in no row, is of no document, or is empty"
-    at = np.lexsort((start, document))
-    begins, ends, of = start[at], stop[at], document[at]
-    first = np.diff(of, prepend=-1) > 0
+    by_document = np.lexsort((start, document))
+    begins, ends, owner = start[by_document], stop[by_document], document[by_document]
+    first = np.diff(owner, prepend=-1) > 0
     if (
-        not np.array_equal(of[first], np.flatnonzero(lengths))
+        not np.array_equal(owner[first], np.flatnonzero(lengths))
         or not np.array_equal(begins, np.where(first, 0, np.roll(ends, 1)))
         or not np.array_equal(ends[np.roll(first, -1)], lengths[lengths > 0])
     ):
@@ -227,9 +224,9 @@ def _broken(packed: Packed, lengths: Longs, row_tokens: int) -> str | None:
     tokens = np.bincount(row, stop - start, rows)
     if np.any(tokens == 0) or np.any(tokens > row_tokens):
         return "a row is empty, or longer than a row can be"
-    at = np.lexsort((document, row))
-    last = np.diff(row[at], append=rows) > 0
-    if np.any((stop < lengths[document])[at] & ~(last & (tokens[row[at]] == row_tokens))):
+    by_row = np.lexsort((document, row))
+    last = np.diff(row[by_row], append=rows) > 0
+    if np.any((stop < lengths[document])[by_row] & ~(last & (tokens[row[by_row]] == row_tokens))):
         return "a document is cut elsewhere than at the end of a full row"
     return None
 

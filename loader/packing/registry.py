@@ -12,11 +12,14 @@ from .grouped import Grouped
 PACKERS: dict[str, Packer] = {"best-fit": best_fit}
 
 
-def packing_of(material: PackingInput) -> Packing:
-    """Raises UserError for a name that is not known here."""
-    name = material.header.packing
+def packing_of(source: PackingInput) -> Packing:
+    """How the plan packs this source. Raises UserError for a name that is not known here."""
+    name = source.header.packing
     if name == "chunk":
-        return ConcatSplit.of(material)
+        return ConcatSplit.of(source)
     if name not in PACKERS:
-        raise UserError(f"the plan packs by {name!r}, and there are {sorted(['chunk', *PACKERS])}")
-    return Grouped.of(material, PACKERS[name])
+        raise UserError(
+            f"the plan packs by {name!r}, and there are {sorted(['chunk', *PACKERS])}: put a packing of your own into "
+            "loader.packing.PACKERS before the loader is made"
+        )
+    return Grouped.of(source, PACKERS[name])

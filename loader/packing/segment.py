@@ -10,11 +10,14 @@ _NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
 
 class Segment(NamedTuple):
-    """`ids` as they go into rows. Piece i of the segment begins at `starts[i]` (the last element is the end) and is of
-    document `documents[i]` of the layout's blocks, whose documents are numbered end to end.
+    """The ids of some documents in pieces, whole documents or parts of them.
 
-    A piece is a whole document where there are no `offsets`; else it begins at token `offsets[i]` of its document. A
-    layout that makes whole rows has in `rows` where each begins in `ids`, and the end.
+    Attributes:
+        ids: [tokens], of the source's dtype, as they go into rows.
+        starts: int32 [pieces + 1], where each piece begins in `ids`, and the end.
+        documents: uint32 [pieces], the document of each, by its number in the layout's blocks laid end to end.
+        offsets: uint32 [pieces], the token of its document that a piece begins at; empty where pieces are whole.
+        rows: int32 [rows + 1], where each row begins in `ids`, and the end; empty where rows run across segments.
     """
 
     ids: NDArray[Any]

@@ -1,6 +1,6 @@
 """Blocks as an epoch serves them: documents in their order, delimiters in place, ready to be read as rows.
 
-What lies where in a segment is said by a layout, which the packing gives (packing.py). Segments are files in a cache
+What lies where in a segment is said by a layout, which the packing gives (base.py). Segments are files in a cache
 folder that all processes of a host share and map. A segment is made from blocks whose digests were checked, and carries
 a digest of its own, which is checked when it is mapped: a damaged one is made anew. Of a source whose epochs are tiny,
 those of many epochs share a file (shared_segments.py).
@@ -35,10 +35,11 @@ ANONYMOUS_BYTES = 64 << 20  # of segments held in memory, where they cannot be i
 
 
 class Layout(Protocol):
-    """What a segment is made of, and how. A frozen value."""
+    """What a segment is made of, and how. A frozen value: it is a key of the cache."""
 
     @property
-    def blocks(self) -> Sequence[int]: ...
+    def blocks(self) -> Sequence[int]:
+        """The numbers of the blocks that the segment is made of."""
 
     def cache_key(self) -> str:
         """All that the segment depends on beside the tokens of its blocks, as text: it names the segment's file. It
@@ -56,12 +57,13 @@ class SegmentCache:
     """
 
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
+        """`folder` is kept below `max_bytes`; None keeps all in memory."""
         self._folder, self._max_bytes = folder, max_bytes
-        self._held: OrderedDict[Any, Segment] = OrderedDict()  # mapped
-        self._shared: OrderedDict[Any, list[Segment]] = OrderedDict()  # likewise, many to a file
+        self._mapped: OrderedDict[Any, Segment] = OrderedDict()
+        self._shared: OrderedDict[Any, list[Segment]] = OrderedDict()  # mapped, many to a file
         self._memos: list[dict[Any, Any]] = []
-        self._loose: OrderedDict[Any, Segment] = OrderedDict()  # in memory
-        self._loose_bytes = 0
+        self._in_memory: OrderedDict[Any, Segment] = OrderedDict()
+        self._in_memory_bytes = 0
         self._lock = threading.Lock()
         self._making: dict[Any, threading.Lock] = {}
         self._written_bytes = 0
@@ -71,90 +73,92 @@ class SegmentCache:
         register(self)
 
     def get(self, blocks: Blocks, layout: Layout) -> Segment:
-        place = (blocks.identity, layout)
-        found = self._find(place)
-        if found is not None:
-            return found
-        with self._making_alone(place):
-            found = self._find(place)
-            if found is None:
-                found, mapped = self._obtain(blocks, layout)
-                with self._lock:
-                    self._hold(place, found, mapped)
-                keep_below()
-        return found
+        """The segment of a layout. Raises CorruptShard, CorruptManifest or UserError as `layout.make` does."""
+        key = (blocks.identity, layout)
+        segment = self._find(key)
+        if segment is None:
+            with self._making_alone(key):
+                segment = self._find(key)  # another thread may have made it meanwhile
+                if segment is None:
+                    segment, mapped = self._obtain(blocks, layout)
+                    with self._lock:
+                        self._hold(key, segment, mapped)
+                    keep_below()
+        return segment
 
     @contextlib.contextmanager
-    def _making_alone(self, place: Any) -> Iterator[None]:
+    def _making_alone(self, key: Any) -> Iterator[None]:
         """One thread makes what several want."""
         with self._lock:
-            turn = self._making.setdefault(place, threading.Lock())
+            turn = self._making.setdefault(key, threading.Lock())
         try:
             with turn:
                 yield
         finally:
             with self._lock:
-                self._making.pop(place, None)
+                self._making.pop(key, None)
 
-    def get_shared(self, blocks: Blocks, place: Any, layouts: Callable[[], Sequence[Layout]]) -> list[Segment] | None:
+    def get_shared(self, blocks: Blocks, key: Any, layouts: Callable[[], Sequence[Layout]]) -> list[Segment] | None:
         """The segments of some layouts, which share a file. None where they cannot be in the folder, or are in memory:
-        then each has to be asked for alone. `place` names the layouts."""
+        then each has to be asked for alone. `key` names the layouts."""
         if self._folder is None or self.unsaved:
             return None
-        found = self._shared.get(place)
-        if found is None:
+        segments = self._shared.get(key)
+        if segments is None:
             wanted = layouts()
-            with self._making_alone(place):
-                found = self._shared.get(place)
-                if found is None and (found := self._obtain_shared(blocks, wanted)) is not None:
+            with self._making_alone(key):
+                segments = self._shared.get(key)
+                if segments is None and (segments := self._obtain_shared(blocks, wanted)) is not None:
                     with self._lock:
-                        self._shared[place] = found
+                        self._shared[key] = segments
                     keep_below()
-        return found
+        return segments
 
     def memo(self) -> dict[Any, Any]:
         """A dict for segments, which is emptied whenever one must go."""
         self._memos.append({})
         return self._memos[-1]
 
-    # ---- what is mapped is counted over all caches of the process (mapping.keep_below)
+    # ---- what is mapped is counted over all caches of the process (cache/mmap.py)
 
     def mapped(self) -> int:
-        return len(self._held) + len(self._shared)
+        """How many files."""
+        return len(self._mapped) + len(self._shared)
 
     def unmap(self, share: int) -> None:
         """Let go of one in `share`, those that came first. They are unmapped when nobody reads them any more."""
         with self._lock:
-            for held in (self._held, self._shared):
-                for _ in range(-(-len(held) // share)):
-                    held.popitem(last=False)
+            for mapped in (self._mapped, self._shared):
+                for _ in range(-(-len(mapped) // share)):
+                    mapped.popitem(last=False)
         for memo in self._memos:
             memo.clear()
 
     @property
     def mapped_only(self) -> bool:
         """That no segment lies in memory: then to hold one longer costs nothing."""
-        return not self._loose
+        return not self._in_memory
 
-    def _find(self, place: Any) -> Segment | None:
-        return self._held.get(place) or self._loose.get(place)
+    def _find(self, key: Any) -> Segment | None:
+        return self._mapped.get(key) or self._in_memory.get(key)
 
-    def _hold(self, place: Any, segment: Segment, mapped: bool) -> None:
+    def _hold(self, key: Any, segment: Segment, mapped: bool) -> None:
         if mapped:
-            self._held[place] = segment
+            self._mapped[key] = segment
             return
-        if place in self._loose:
+        if key in self._in_memory:
             return
-        self._loose[place] = segment
-        self._loose_bytes += _size(segment)
-        while self._loose_bytes > ANONYMOUS_BYTES and len(self._loose) > 1:
-            _, oldest = self._loose.popitem(last=False)
-            self._loose_bytes -= _size(oldest)
+        self._in_memory[key] = segment
+        self._in_memory_bytes += _size(segment)
+        while self._in_memory_bytes > ANONYMOUS_BYTES and len(self._in_memory) > 1:
+            _, oldest = self._in_memory.popitem(last=False)
+            self._in_memory_bytes -= _size(oldest)
 
     def _obtain(self, blocks: Blocks, layout: Layout) -> tuple[Segment, bool]:
         """The segment, and whether it is mapped."""
         if self._folder is None:
             return self._fresh(layout, blocks), False
+        # Of the blocks' digests: other data is another file, whatever it is called.
         key = derive_key(*(blocks.digest(block) for block in layout.blocks), layout.cache_key())
         fresh: list[Segment] = []
 
@@ -224,14 +228,14 @@ class SegmentCache:
             return
         self._written_bytes = 0
         assert self._folder
-        found = []
+        files = []
         for path in self._folder.glob("[0-9a-f][0-9a-f]/*"):  # also those of earlier formats
             with contextlib.suppress(FileNotFoundError):
                 stat = path.stat()
                 on_disk = max(stat.st_size, stat.st_blocks * 512)
-                found.append((max(stat.st_mtime, stat.st_atime), on_disk, path))
-        total = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
+                files.append((max(stat.st_mtime, stat.st_atime), on_disk, path))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
             if total <= self._max_bytes * 7 // 8:
                 break
             path.unlink(missing_ok=True)

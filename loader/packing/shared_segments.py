@@ -11,13 +11,13 @@ from bamba_data.format.shard import Tokens
 
 from ..sources.base import Blocks
 
-SHARED_BYTES = 1 << 18
+SHARED_BYTES = 1 << 18  # of a file, nearly; a disk takes 4 KiB for the smallest
 
 
 def epochs_together(epoch: int, epoch_bytes: int) -> range:
-    """Those whose segments lie in one file with those of `epoch`."""
-    most = max(1, SHARED_BYTES // max(1, epoch_bytes))
-    together = min(1 << (max(1, epoch).bit_length() - 1), 1 << (most.bit_length() - 1))
+    """The epochs whose segments lie in one file with those of `epoch`; one epoch has `epoch_bytes` of ids."""
+    epochs_in_bytes = max(1, SHARED_BYTES // max(1, epoch_bytes))
+    together = min(1 << (max(1, epoch).bit_length() - 1), 1 << (epochs_in_bytes.bit_length() - 1))
     first = epoch - epoch % together
     return range(first, first + together)
 

@@ -2,7 +2,7 @@
 
 An order is an array: `order[i]` is the place in the source, 0 … n - 1, of the i-th row that is served. A random
 permutation, cut into labels by bins or residues, is a sequence of independent labels whose totals are given; that
-settles the degrees of freedom below. A p-value near 1 is as bad as one near 0 (pvalues.py): the order is too regular.
+settles the degrees of freedom below. A p-value near 1 is as bad as one near 0 (statistics.py): then it is too regular.
 
     lags          serial correlation at lags 1 … 1,024, the largest of all
     pairs         neighbours (2-D) in the squares of a grid        triples   (3-D) in the cubes of one
@@ -68,26 +68,28 @@ def tuples(labels: Order, kinds: int, length: int) -> float:
 
 
 def pairs(order: Order) -> float:
+    """`tuples` of two neighbours: some 32 pairs of rows a cell, so that chi-square holds (5 would do)."""
     kinds = max(3, min(128, math.isqrt(order.size // 32)))
     return tuples(_binned(order, kinds), kinds, 2)
 
 
 def triples(order: Order) -> float:
+    """`tuples` of three neighbours. Marsaglia (1968): the planes of an LCG show in three dimensions."""
     kinds = max(3, min(24, int((order.size / 48) ** (1 / 3))))
     return tuples(_binned(order, kinds), kinds, 3)
 
 
 def descents(order: Order) -> float:
     """Eulerian numbers: mean (n - 1) / 2, variance (n + 1) / 12."""
-    n, found = order.size, int(np.sum(order[1:] < order[:-1]))
-    return normal_tail((found - (n - 1) / 2) / math.sqrt((n + 1) / 12))
+    n, steps_down = order.size, int(np.sum(order[1:] < order[:-1]))
+    return normal_tail((steps_down - (n - 1) / 2) / math.sqrt((n + 1) / 12))
 
 
 def turning_points(order: Order) -> float:
     """Rows above both neighbours, or below both: mean 2 (n - 2) / 3, variance (16 n - 29) / 90 (Bienaymé 1874)."""
     n, upward = order.size, order[1:] > order[:-1]
-    found = int(np.sum(upward[1:] != upward[:-1]))
-    return normal_tail((found - 2 * (n - 2) / 3) / math.sqrt((16 * n - 29) / 90))
+    turns = int(np.sum(upward[1:] != upward[:-1]))
+    return normal_tail((turns - 2 * (n - 2) / 3) / math.sqrt((16 * n - 29) / 90))
 
 
 def contingency(groups: Order, labels: Order) -> float:
@@ -99,10 +101,12 @@ def contingency(groups: Order, labels: Order) -> float:
 
 
 def windows(order: Order) -> float:
+    """`contingency` of window against sixteenth of the source."""
     return contingency(_windows(order.size), _binned(order, BINS))
 
 
 def drift(order: Order) -> float:
+    """`contingency` of place in the order against place in the source: an order that keeps its begin near the begin."""
     kinds = max(4, min(64, math.isqrt(order.size // 16)))
     return contingency(_binned(np.arange(order.size), kinds), _binned(order, kinds))
 
@@ -118,8 +122,8 @@ def residue_windows(modulus: int) -> Callable[[Order], float]:
 def displacement(order: Order) -> float:
     """Spearman's footrule: mean (n² - 1) / 3, variance (n + 1) (2 n² + 7) / 45 (Diaconis & Graham 1977)."""
     n = order.size
-    found = float(np.sum(np.abs(order - np.arange(n))))
-    return normal_tail((found - (n * n - 1) / 3) / math.sqrt((n + 1) * (2 * n * n + 7) / 45))
+    total = float(np.sum(np.abs(order - np.arange(n))))
+    return normal_tail((total - (n * n - 1) / 3) / math.sqrt((n + 1) * (2 * n * n + 7) / 45))
 
 
 def distances(order: Order) -> float:
@@ -142,9 +146,9 @@ def collisions(order: Order) -> float:
     """
     n = order.size
     batch_rows, block_rows = collision_sizes(n)
-    found, expected = colliding(order, batch_rows, block_rows), ideal_colliding(n, batch_rows, block_rows)
+    colliding_pairs, expected = colliding(order, batch_rows, block_rows), ideal_colliding(n, batch_rows, block_rows)
     variance = expected * (1 - batch_rows / n) * (1 - block_rows / n)
-    return normal_tail((found - expected) / math.sqrt(variance))
+    return normal_tail((colliding_pairs - expected) / math.sqrt(variance))
 
 
 def collision_sizes(n: int) -> tuple[int, int]:
@@ -184,10 +188,10 @@ def company(order: Order, following: Order) -> float:
     place = np.empty(n, np.int64)
     place[following] = np.arange(n)
     visited = place[order]
-    found = sum(int(np.sum(np.abs(visited[d:] - visited[:-d]) <= NEAR)) for d in range(1, NEAR + 1))
+    together = sum(int(np.sum(np.abs(visited[d:] - visited[:-d]) <= NEAR)) for d in range(1, NEAR + 1))
     near = sum(n - d for d in range(1, NEAR + 1))
     expected = near * near / (n * (n - 1) / 2)
-    return normal_tail((found - expected) / math.sqrt(expected))
+    return normal_tail((together - expected) / math.sqrt(expected))
 
 
 #: Statistics of one order.
@@ -214,24 +218,29 @@ OF_TWO: dict[str, Callable[[Order, Order], float]] = {"epochs": epochs, "company
 def examine(order: Order, following: Order | None = None) -> dict[str, float]:
     """The p-values of an order by statistic, and with that of the next epoch those of both.
 
-    `order` and `following` hold each of 0 … n - 1 once, n >= 1,000: anything else is a ValueError.
+    Args:
+        order: int64 [n], each of 0 … n - 1 once, n >= 1,000.
+        following: the order of the next epoch, likewise.
+
+    Raises:
+        ValueError: one of them is no such order.
     """
-    for each in (order, following):
-        if each is not None:
-            check(each)
-    found = {name: statistic(order) for name, statistic in OF_ONE.items()}
+    check(order)
+    p_values = {name: statistic(order) for name, statistic in OF_ONE.items()}
     if following is not None:
-        found |= {name: statistic(order, following) for name, statistic in OF_TWO.items()}
-    return found
+        check(following)
+        p_values |= {name: statistic(order, following) for name, statistic in OF_TWO.items()}
+    return p_values
 
 
 def sweep(orders: Iterable[tuple[Order, Order]]) -> dict[str, NDArray[np.float64]]:
     """The p-values of many (order, next order), at least one: by statistic, one an order."""
-    found = [examine(*each) for each in orders]
-    return {name: np.array([each[name] for each in found]) for name in found[0]}
+    p_values = [examine(order, following) for order, following in orders]
+    return {name: np.array([of_order[name] for of_order in p_values]) for name in p_values[0]}
 
 
 def check(order: Order) -> None:
+    """Raises ValueError where `order` is none: a p-value of anything else would mean nothing."""
     n = order.size
     if n < MIN_ROWS:
         raise ValueError(f"an order of {n:,} rows is too short for its statistics: {MIN_ROWS:,} at least")

@@ -30,7 +30,7 @@ COINS = 1000  # thrown one by one; the rest, each of a chance below a thousandth
 
 
 def cycles(order: Order) -> Order:
-    """By row, the least row of its cycle."""
+    """By row, the least row of its cycle: int64 [n], by pointer doubling in log2(n) passes."""
     least, ahead = np.arange(order.size), np.asarray(order)
     for _ in range(order.size.bit_length()):  # of the 1, 2, 4, ... rows from here on
         least, ahead = np.minimum(least, least[ahead]), ahead[ahead]
@@ -62,15 +62,15 @@ def cycle_of_a_row(order: Order) -> float:
 
 def cycle_count(order: Order) -> float:
     """Of the number of cycles; half of the chance of just so many is counted."""
-    found, chances = number_of_cycles(order), _chances(order.size)
-    return float(chances[found + 1 :].sum() + chances[found : found + 1].sum() / 2)
+    count, chances = number_of_cycles(order), _chances(order.size)
+    return float(chances[count + 1 :].sum() + chances[count : count + 1].sum() / 2)
 
 
 def _chances(n: int) -> NDArray[np.float64]:
     """Of 0, 1, 2, ... cycles of an ideal shuffle of n rows."""
-    found = np.array([1.0])
+    chances = np.array([1.0])
     for coin in range(1, min(n, COINS) + 1):
-        found = np.convolve(found, [1 - 1 / coin, 1 / coin])[:256]
+        chances = np.convolve(chances, [1 - 1 / coin, 1 / coin])[:256]
     rest = math.log(n / COINS) if n > COINS else 0.0
     poisson = [math.exp(k * math.log(rest) - rest - math.lgamma(k + 1)) for k in range(128)] if rest else [1.0]
-    return np.convolve(found, poisson)
+    return np.convolve(chances, poisson)

@@ -26,7 +26,7 @@ MOST_ROWS = 1 << 23  # of an epoch, that the battery is given
 
 
 @dataclass(frozen=True)
-class Asked:
+class OrderSettings:
     """The order that is looked at. `weights` are NAME=WEIGHT; without any, sources have their tokens as weights."""
 
     weights: tuple[str, ...]
@@ -36,14 +36,20 @@ class Asked:
     seed: int
 
 
-def examine_dataset(url: str, asked: Asked, batches: int, console: Console) -> tuple[dict[str, battery.Order], Lattice]:
-    """Print it all; the orders and the mix to draw."""
+def examine_dataset(
+    url: str, settings: OrderSettings, batches: int, console: Console
+) -> tuple[dict[str, battery.Order], Lattice]:
+    """Print all of it, and give the orders and the mix to draw.
+
+    Raises:
+        UserError: a weight is not NAME=WEIGHT of the dataset's sources, or there is no such dataset.
+    """
     dataset = open_dataset(url)
     with tempfile.TemporaryDirectory(prefix="bamba-quality-") as cache:
         blocks = open_blocks(dataset, Path(cache))
-        order = Order(_plan(blocks, asked), blocks)
+        order = Order(_plan(blocks, settings), blocks)
         files = _files(dataset, blocks)
-        console.print(_locality(order, asked, batches, files))
+        console.print(_locality(order, settings, batches, files))
         orders = {name: row_order(order.source(name).stream) for name in order.plan.sources}
         lattice = order.plan.stretches[0].lattice
     console.print(
@@ -56,36 +62,36 @@ def examine_dataset(url: str, asked: Asked, batches: int, console: Console) -> t
     return {"ideal": next(fisher_yates(orders[largest].size, 1))[0], largest: orders[largest]}, lattice
 
 
-def _plan(blocks: Mapping[str, ShardBlocks], asked: Asked) -> MixPlan:
-    weights: dict[str, int | str] = {name: int(each.tokens.sum()) for name, each in blocks.items()}
-    if asked.weights:
+def _plan(blocks: Mapping[str, ShardBlocks], settings: OrderSettings) -> MixPlan:
+    weights: dict[str, int | str] = {name: int(source.tokens.sum()) for name, source in blocks.items()}
+    if settings.weights:
         weights = dict.fromkeys(blocks, 0)
-        for text in asked.weights:
+        for text in settings.weights:
             name, equals, weight = text.partition("=")
             if not equals or name not in blocks:
                 raise UserError(f"--weights {text}: NAME=WEIGHT, and the dataset has {sorted(blocks)}")
             weights[name] = weight
     return MixPlan.create(
         weights,
-        {name: each.identity for name, each in blocks.items() if weights[name] not in (0, "0")},
-        asked.batch_rows,
-        seed=asked.seed,
-        row_tokens=asked.row_tokens,
+        {name: source.identity for name, source in blocks.items() if weights[name] not in (0, "0")},
+        settings.batch_rows,
+        seed=settings.seed,
+        row_tokens=settings.row_tokens,
         before=[],
         after=[],
-        window_rows=asked.window_rows or WINDOW_ROWS,
+        window_rows=settings.window_rows or WINDOW_ROWS,
         holdout_ppm=0,
     )
 
 
 def _files(dataset: Dataset, blocks: Mapping[str, ShardBlocks]) -> dict[str, Longs]:
     units = dict(enumerate(dataset.shards["unit"].to_list()))
-    return {name: files_of(each.arrays["shard"], units) for name, each in blocks.items()}
+    return {name: files_of(source.arrays["shard"], units) for name, source in blocks.items()}
 
 
-def _locality(order: Order, asked: Asked, batches: int, files: Mapping[str, Longs]) -> Table:
+def _locality(order: Order, settings: OrderSettings, batches: int, files: Mapping[str, Longs]) -> Table:
     table = Table(
-        title=f"{batches:,} batches of {asked.batch_rows:,} rows of {asked.row_tokens:,} tokens, windows of "
+        title=f"{batches:,} batches of {settings.batch_rows:,} rows of {settings.row_tokens:,} tokens, windows of "
         f"{order.plan.header.window_rows:,} rows",
         title_justify="left",
     )
@@ -94,9 +100,9 @@ def _locality(order: Order, asked: Asked, batches: int, files: Mapping[str, Long
         table.add_column(heading, justify="right")
     for heading in ("files: mean", "ideal"):
         table.add_column(heading, justify="right")
-    for name, each in served(order, batches).items():
+    for name, rows_served in served(order, batches).items():
         rows = rows_by_block(order.source(name).stream)
-        by_block, by_file = each.locality(rows), each.locality_by(files[name], rows)
+        by_block, by_file = rows_served.locality(rows), rows_served.locality_by(files[name], rows)
         table.add_row(
             *(name, f"{rows.sum():,}", f"{by_block.rows:.1f}"),
             *(f"{by_block.most_pairs:,}", f"{by_block.pairs:.2f}", f"{by_block.ideal_pairs:.2f}"),

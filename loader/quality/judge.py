@@ -17,7 +17,7 @@ from .bamba_lcg import legacy_order
 from .battery import Order
 from .statistics import same_tail, uniform_tail
 
-LEVEL = 1e-5
+LEVEL = 1e-5  # of one statistic
 ABSURD = 1e-7  # of one order: so far in a tail, either one
 ODD = 0.001
 
@@ -37,7 +37,7 @@ class Verdict:
         return min(self.uniform, self.same) > LEVEL
 
 
-def judge(found: dict[str, NDArray[np.float64]], ideal: dict[str, NDArray[np.float64]]) -> list[Verdict]:
+def judge(p_values: dict[str, NDArray[np.float64]], ideal: dict[str, NDArray[np.float64]]) -> list[Verdict]:
     """By statistic, for the p-values over keys of battery.sweep; `ideal` are those of Fisher-Yates."""
     return [
         Verdict(
@@ -46,13 +46,13 @@ def judge(found: dict[str, NDArray[np.float64]], ideal: dict[str, NDArray[np.flo
             same=same_tail(values, ideal[name]),
             odd=float(np.mean((values < ODD) | (values > 1 - ODD))),
         )
-        for name, values in found.items()
+        for name, values in p_values.items()
     ]
 
 
-def absurd(found: dict[str, float]) -> list[str]:
+def absurd(p_values: dict[str, float]) -> list[str]:
     """The statistics in which one order cannot pass for shuffled, of the p-values of battery.examine."""
-    return [name for name, value in found.items() if not ABSURD < value < 1 - ABSURD]
+    return [name for name, value in p_values.items() if not ABSURD < value < 1 - ABSURD]
 
 
 def ours(n: int, keys: int) -> Iterator[tuple[Order, Order]]:
@@ -64,6 +64,7 @@ def ours(n: int, keys: int) -> Iterator[tuple[Order, Order]]:
 
 
 def fisher_yates(n: int, keys: int) -> Iterator[tuple[Order, Order]]:
+    """The ideal: numpy's `permutation`, by a generator of its own for each key and epoch."""
     for key in range(keys):
         order, following = (np.random.default_rng([key, epoch]).permutation(n) for epoch in (0, 1))
         yield order, following
@@ -72,5 +73,5 @@ def fisher_yates(n: int, keys: int) -> Iterator[tuple[Order, Order]]:
 def legacy(n: int, keys: int) -> Iterator[tuple[Order, Order]]:
     """The original Bamba loader's walk, a = 5, with seeds from 2023 on; the next seed stands for the next epoch."""
     for seed in range(2023, 2023 + keys):
-        order, following = (legacy_order(n, each) for each in (seed, seed + 1))
+        order, following = (legacy_order(n, of_epoch) for of_epoch in (seed, seed + 1))
         yield order.astype(np.int64), following.astype(np.int64)

@@ -29,10 +29,12 @@ class Locality:
 
 
 def locality(batches: NDArray[np.integer], groups: NDArray[np.integer], group_rows: NDArray[np.integer]) -> Locality:
-    """`batches` and `groups` are, for every served row of one source, the batch's number and the block or file that the
-    row begins in; `group_rows` are the rows of every group in the whole epoch, served or not.
+    """How local the served rows of one source are.
 
-    Batches without a row of the source are not counted.
+    Args:
+        batches: int [rows], the number of each row's batch. Batches without a row of the source are not counted.
+        groups: int [rows], the block or file that each row begins in.
+        group_rows: int [groups], the rows of every group in the whole epoch, served or not.
     """
     if batches.size == 0:
         return Locality(0, 0.0, 0.0, 0, 0.0, 0.0, 0.0)

@@ -26,7 +26,7 @@ from ..order.permutation import derive_key
 from . import plots
 from .battery import MIN_ROWS, Order, sweep
 from .battery import examine as examine_order
-from .dataset_report import Asked, examine_dataset
+from .dataset_report import OrderSettings, examine_dataset
 from .judge import LEVEL, Verdict, absurd, fisher_yates, judge, legacy, ours
 
 #: The mix of Bamba's first phase (19 sources of Dolma) and its batch, for the picture of the mix.
@@ -40,7 +40,7 @@ def examine(
     order: Path | None,
     n: int,
     keys: int,
-    asked: Asked,
+    settings: OrderSettings,
     batches: int,
     world_size: int,
     out: Path | None,
@@ -48,7 +48,7 @@ def examine(
     """Put a shuffle on trial and print the tables: a dataset's as it is served, an `order` of a file, or ours.
 
     Args:
-        dataset: A path or URL; its order is that of `asked`, of which so many `batches` are looked at.
+        dataset: A path or URL; its order is that of `settings`, of which so many `batches` are looked at.
         order: A file of `read_orders`, instead of a dataset.
         n: Rows of the source that ours is tried on, with as many keys as `keys`.
         world_size: Ranks in the picture of the mix.
@@ -66,7 +66,7 @@ def examine(
     if dataset is not None and order is not None:
         raise UserError("a dataset or an --order, not both")
     if dataset is not None:
-        examples, lattice = examine_dataset(dataset, asked, batches, console)
+        examples, lattice = examine_dataset(dataset, settings, batches, console)
         passed = True
     elif order is not None:
         orders = read_orders(order)
@@ -94,13 +94,16 @@ def compare(n: int, keys: int, console: Console) -> bool:
         return sweep(track(orders, name, keys, console=shown, transient=True, disable=not shown.is_terminal))
 
     ideal = swept("ideal", fisher_yates(n, keys))
-    found = {"ours": judge(swept("ours", ours(n, keys)), ideal), "a = 5": judge(swept("a = 5", legacy(n, keys)), ideal)}
+    verdicts = {
+        "ours": judge(swept("ours", ours(n, keys)), ideal),
+        "a = 5": judge(swept("a = 5", legacy(n, keys)), ideal),
+    }
     itself = judge(ideal, ideal)
     table = Table(title=f"{n:,} rows, {keys} keys", title_justify="left")
     table.add_column("statistic")
     for heading in ("ideal: uniform", "odd", "ours: uniform", "odd", "like ideal", "a = 5: uniform", "odd"):
         table.add_column(heading, justify="right")
-    for ideally, mine, old in zip(itself, found["ours"], found["a = 5"], strict=True):
+    for ideally, mine, old in zip(itself, verdicts["ours"], verdicts["a = 5"], strict=True):
         table.add_row(
             ideally.statistic,
             *(_tail(ideally.uniform), f"{ideally.odd:.0%}"),
@@ -112,9 +115,9 @@ def compare(n: int, keys: int, console: Console) -> bool:
         "uniform: how likely the p-values of a true shuffle stray so far from uniform; like ideal: from those of "
         f"Fisher-Yates; red below {LEVEL:g}.\nodd: keys with a p-value within 0.1 % of either end; 0.2 % is due."
     )
-    for name, verdicts in found.items():
-        console.print(f"{name}: {_summary(verdicts)}")
-    return all(verdict.passed for verdict in found["ours"])
+    for name, of_shuffle in verdicts.items():
+        console.print(f"{name}: {_summary(of_shuffle)}")
+    return all(verdict.passed for verdict in verdicts["ours"])
 
 
 def examine_orders(orders: NDArray[np.int64], console: Console) -> bool:
@@ -126,10 +129,10 @@ def examine_orders(orders: NDArray[np.int64], console: Console) -> bool:
     for epoch in range(len(orders)):
         table.add_column(f"epoch {epoch}", justify="right")
     for name in results[0]:
-        table.add_row(name, *(_tail(found[name]) if name in found else "" for found in results))
+        table.add_row(name, *(_tail(p_values[name]) if name in p_values else "" for p_values in results))
     console.print(table)
     console.print("p-values: near 0 too irregular for a true shuffle, near 1 too regular.")
-    failed = sorted({name for found in results for name in absurd(found)})
+    failed = sorted({name for p_values in results for name in absurd(p_values)})
     console.print("[red]no true shuffle[/]: " + ", ".join(failed) if failed else "[green]passes for a true shuffle[/]")
     return not failed
 
@@ -146,16 +149,24 @@ def bamba_mix() -> Lattice:
 
 
 def read_orders(path: Path) -> NDArray[np.int64]:
-    """Orders [epochs, n] from a .npy file of one order, or one a row. Rows may be any integers, each once an epoch: the
-    k-th smallest stands for place k. Raises UserError for anything else."""
+    """Orders from a .npy file of one order [n], or an order an epoch [epochs, n].
+
+    Rows may be any integers, each once an epoch: the k-th smallest stands for place k. No pickles are read.
+
+    Returns:
+        int64 [epochs, n], each row a permutation of 0 … n - 1.
+
+    Raises:
+        UserError: the file is no such array.
+    """
     try:
         with path.open("rb") as file:
-            found = np.lib.format.read_array(file, allow_pickle=False)
+            orders = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not an order that can be read ({error})") from error
-    if not np.issubdtype(found.dtype, np.integer) or found.ndim not in (1, 2):
-        raise UserError(f"{path}: {found.dtype} {list(found.shape)}, but an order is integers [n] or [epochs, n]")
-    return places(np.atleast_2d(found), str(path))
+    if not np.issubdtype(orders.dtype, np.integer) or orders.ndim not in (1, 2):
+        raise UserError(f"{path}: {orders.dtype} {list(orders.shape)}, but an order is integers [n] or [epochs, n]")
+    return places(np.atleast_2d(orders), str(path))
 
 
 def places(orders: NDArray[np.integer], name: str = "order") -> NDArray[np.int64]:

@@ -17,8 +17,8 @@ Longs = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Served:
-    """Of one source, for every row of it that is served: the number of its batch, and the block that it begins in."""
+class ServedRows:
+    """Of one source, int64 [rows], for every row that is served: the number of its batch, the block it begins in."""
 
     batches: Longs
     blocks: Longs
@@ -33,26 +33,25 @@ class Served:
         return locality(self.batches, groups[self.blocks], np.bincount(groups, block_rows).astype(np.int64))
 
 
-def served(order: Order, batches: int, first_row: int = 0) -> dict[str, Served]:
+def served(order: Order, batches: int, first_row: int = 0) -> dict[str, ServedRows]:
     """By source, the first `batches` batches from the one that begins at `first_row` on."""
-    found: dict[str, list[tuple[Longs, Longs]]] = {name: [] for name in order.plan.sources}
+    parts_of: dict[str, list[tuple[Longs, Longs]]] = {name: [] for name in order.plan.sources}
     for number, names, sources, ordinals in _rows(order, batches, first_row):
         for index, name in enumerate(names):
             own = ordinals[sources == index]
             if own.size:
                 stream = order.source(name).stream
-                found[name].append((np.full(own.size, number), blocks_of(stream, own)))
+                parts_of[name].append((np.full(own.size, number), blocks_of(stream, own)))
     nothing = np.array([], np.int64)
     return {
-        name: Served(*(np.concatenate([part[n] for part in parts] or [nothing]) for n in (0, 1)))
-        for name, parts in found.items()
+        name: ServedRows(*(np.concatenate([part[n] for part in parts] or [nothing]) for n in (0, 1)))
+        for name, parts in parts_of.items()
     }
 
 
 def _rows(order: Order, batches: int, first_row: int) -> Iterator[tuple[int, tuple[str, ...], Longs, Longs]]:
     for number, batch in enumerate(islice(order.plan.batches(order.plan.begin(first_row)), batches)):
-        found = order.ordinals(batch)
-        yield number, batch.stretch.sources, found.sources, found.ordinals
+        yield number, batch.stretch.sources, *order.ordinals(batch)
 
 
 def blocks_of(stream: Stream, ordinals: Longs) -> Longs:

@@ -15,31 +15,41 @@ from bamba_data.format.shard import Tokens
 
 
 class Blocks(Protocol):
-    """What the order is made of. `documents` and `tokens` have an element a block; `read(n)` gives block n, verified.
-
-    `identity` changes with any token, document border or candidate, and with nothing else; `candidates` are the
-    documents that may be held out.
-    """
+    """A source, cut into blocks: what the order is made of."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """By which plans, weights and caps speak of it."""
+
     @property
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        """Changes with any token, document border or candidate, and with nothing else."""
+
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """Of ids."""
+
     @property
-    def documents(self) -> NDArray[np.int64]: ...
+    def documents(self) -> NDArray[np.int64]:
+        """How many documents each block has: [blocks]."""
+
     @property
-    def tokens(self) -> NDArray[np.int64]: ...
+    def tokens(self) -> NDArray[np.int64]:
+        """How many tokens each block has, without delimiters: [blocks]."""
+
     @property
-    def candidates(self) -> "Candidates": ...
-    def read(self, block: int) -> Tokens: ...
+    def candidates(self) -> "Candidates":
+        """The documents that may be held out."""
+
+    def read(self, block: int) -> Tokens:
+        """A block's ids and documents, verified. Raises CorruptShard where they are not what was published."""
+
     def digest(self, block: int) -> bytes:
         """16 bytes that change with any token or document boundary of the block."""
 
 
 class Candidates(NamedTuple):
-    """Documents that may be held out, by block of the source, place in it, tokens, hash of the id (below LIMIT)."""
+    """Documents that may be held out: block of the source, place in it, tokens, hash of the id. [candidates] each."""
 
     block: NDArray[np.int64]
     document: NDArray[np.int64]

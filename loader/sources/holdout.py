@@ -16,28 +16,28 @@ from ..order.permutation import derive_key
 from ..order.plan import MixPlan
 from .base import Candidates
 
-_NO = np.empty(0, np.int64)
-_NONE = Candidates(_NO, _NO, _NO, np.empty(0, np.uint64))
+_NO_INTEGERS = np.empty(0, np.int64)
+_NO_CANDIDATES = Candidates(_NO_INTEGERS, _NO_INTEGERS, _NO_INTEGERS, np.empty(0, np.uint64))
 
 
 @dataclass(frozen=True)
 class HeldoutBlocks:
-    """The held-out documents of `held`: a block for every block that has some."""
+    """The held-out documents of a source: a block for every block that has some. Implements `Blocks`."""
 
-    held: PlannedSource
+    source: PlannedSource
 
     @property
     def name(self) -> str:
-        return self.held.blocks.name
+        return self.source.blocks.name
 
     @property
     def identity(self) -> str:
-        places = derive_key(self.held.heldout.blocks.tobytes(), self.held.heldout.documents.tobytes())
-        return f"{self.held.blocks.identity}#holdout-{places:016x}"
+        places = derive_key(self.source.heldout.blocks.tobytes(), self.source.heldout.documents.tobytes())
+        return f"{self.source.blocks.identity}#holdout-{places:016x}"
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.held.blocks.dtype
+        return self.source.blocks.dtype
 
     @property
     def documents(self) -> NDArray[np.int64]:
@@ -45,33 +45,38 @@ class HeldoutBlocks:
 
     @property
     def tokens(self) -> NDArray[np.int64]:
-        found = np.zeros(len(self._counts[0]), np.int64)
-        np.add.at(found, np.searchsorted(self._counts[0], self.held.heldout.blocks), self.held.heldout.tokens)
-        return found
+        tokens = np.zeros(len(self._counts[0]), np.int64)
+        np.add.at(tokens, np.searchsorted(self._counts[0], self.source.heldout.blocks), self.source.heldout.tokens)
+        return tokens
 
     @property
     def candidates(self) -> Candidates:
-        return _NONE
+        return _NO_CANDIDATES
 
     @cached_property
     def _counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Numbers of the blocks that have some, and how many."""
-        numbers, counts = np.unique(self.held.heldout.blocks, return_counts=True)
+        numbers, counts = np.unique(self.source.heldout.blocks, return_counts=True)
         return numbers.astype(np.int64), counts.astype(np.int64)
 
     def digest(self, block: int) -> bytes:
-        return self.held.blocks.digest(int(self._counts[0][block]))
+        return self.source.blocks.digest(int(self._counts[0][block]))
 
     def read(self, block: int) -> Tokens:
         number = int(self._counts[0][block])
-        documents = self.held.blocks.read(number).documents()
-        chosen = [documents[index] for index in self.held.heldout.documents_of(number).tolist()]
+        documents = self.source.blocks.read(number).documents()
+        chosen = [documents[index] for index in self.source.heldout.documents_of(number).tolist()]
         return Tokens(np.concatenate(chosen), np.array([len(ids) for ids in chosen], np.uint32))
 
 
 def holdout_order(order: Order) -> Order:
-    """All held-out documents of a plan's sources, interleaved in the shares of their tokens. Raises UserError if there
-    are none. Read it with max_epochs=1 and at_end="all"."""
+    """All held-out documents of a plan's sources, interleaved in the shares of their tokens.
+
+    Read it with max_epochs=1 and at_end="all". The delimiters, packing and transform are the plan's.
+
+    Raises:
+        UserError: no document is held out.
+    """
     sources: Mapping[str, HeldoutBlocks] = {
         name: HeldoutBlocks(order.source(name))
         for name in order.plan.sources
@@ -86,8 +91,8 @@ def holdout_order(order: Order) -> Order:
         )
     last = order.plan.mixes[-1]
     plan = MixPlan.create(
-        {name: int(one.tokens.sum()) for name, one in sources.items()},
-        {name: one.identity for name, one in sources.items()},
+        {name: int(heldout.tokens.sum()) for name, heldout in sources.items()},
+        {name: heldout.identity for name, heldout in sources.items()},
         last.batch_rows,
         **header.model_dump(exclude={"format", "step_rows", "holdout_ppm", "shuffle", "window_rows"}),
         holdout_ppm=0,

@@ -24,9 +24,9 @@ from bamba_data.format.shard import Footer, ShardReader, Tokens
 from bamba_data.format.version_marks import ALSO_WITHDRAWN
 
 from ..cache.array_file import read_arrays, write_parts
-from .base import Blocks, Indexed
+from .base import Blocks, Candidates, Indexed
 
-FOOTERS = 64  # parsed ones held
+FOOTERS = 64  # parsed ones in memory
 READS = 3  # of what does not have its digest: bits may flip on the way, too
 
 T = TypeVar("T")
@@ -51,7 +51,10 @@ CONTENT = "S64"  # before them: the content of the source, in hex
 
 @dataclass(frozen=True)
 class ShardBlocks(Indexed):
-    """A source of a published dataset."""
+    """A source of a published dataset. Implements `Blocks`, and `counts` for packings.
+
+    It travels to other processes as an address (`__reduce__`): they map the same index.
+    """
 
     dataset: Dataset
     name: str
@@ -91,11 +94,17 @@ class ShardBlocks(Indexed):
         return tokens
 
     def counts(self, block: int) -> NDArray[np.uint32]:
-        """Tokens of each document, from their column alone: page checksums vouch for it, not the block's digest."""
+        """Tokens of each document, uint32 [documents], from their column alone.
+
+        A hundredth of the bytes. Page checksums vouch for it, not the block's digest: what does not agree with the
+        block when that is read is an error then.
+        """
         number, row_group = self.place(block)
         shard = _shard(self.dataset, number)
         group = shard.metadata.row_group(row_group)
-        (column,) = (one for one in map(group.column, range(group.num_columns)) if one.path_in_schema == "token_count")
+        (column,) = (
+            chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == "token_count"
+        )
         start, size = column.data_page_offset, column.total_compressed_size
         body = self.dataset.store.read_range(shard.path, start, start + size)
         reader = ShardReader(_Piece(start, body), shard.path, shard.metadata)
@@ -122,7 +131,16 @@ def _opened(url: str, version: int) -> Dataset:
 
 
 def open_blocks(dataset: Dataset, cache: Path) -> dict[str, ShardBlocks]:
-    """All sources of a dataset, by name. Raises CorruptManifest where its tables are not what the manifest states."""
+    """All sources of a dataset, by name.
+
+    Args:
+        dataset: a version of it.
+        cache: the folder that the index is kept in, and mapped from.
+
+    Raises:
+        CorruptManifest: the tables are not what the manifest states.
+        UserError: the cache folder cannot be written, or loses what is written to it.
+    """
     digest = canonical_json.digest([dataset.manifest.tables.blocks.sha256, dataset.manifest.tables.candidates.sha256])
     path, key = cache / "index" / f"{digest[:32]}.arrays", bytes.fromhex(digest[:32])
     _ = dataset.shards  # now: in a fork, such as a DataLoader's worker, Polars has no threads to read a table with
@@ -140,22 +158,30 @@ def open_blocks(dataset: Dataset, cache: Path) -> dict[str, ShardBlocks]:
             index = _read_index(path, key)
     if index is None or len(index) != len(dataset.manifest.sources):
         raise UserError(f"the cache folder {cache} loses what is written to it: name another by cache= or $BAMBA_CACHE")
-    found: dict[str, ShardBlocks] = {}
+    sources: dict[str, ShardBlocks] = {}
     for source, (content, arrays) in zip(dataset.manifest.sources, index, strict=True):
         if len(arrays["tokens"]) != source.blocks or int(arrays["tokens"].sum()) != source.account.tokens:
-            raise CorruptManifest(dataset.store.url, f"the blocks of source {source.name} are not what it says of them")
+            raise CorruptManifest(
+                dataset.store.url,
+                f"source {source.name} has {source.blocks:,} blocks and {source.account.tokens:,} tokens by the "
+                f"manifest, {len(arrays['tokens']):,} and {int(arrays['tokens'].sum()):,} by the table of blocks",
+            )
         if source.identity is not None and source.identity.content != content:
-            raise CorruptManifest(dataset.store.url, f"the content of source {source.name} is not what it states")
-        found[source.name] = ShardBlocks(dataset, source.name, arrays, cache, content)
-    return found
+            raise CorruptManifest(
+                dataset.store.url,
+                f"the content of source {source.name} is {source.identity.content} by the manifest, {content} by its "
+                "tables",
+            )
+        sources[source.name] = ShardBlocks(dataset, source.name, arrays, cache, content)
+    return sources
 
 
 def _content_of(arrays: Mapping[str, NDArray[Any]]) -> str:
     """Of the arrays of a source: what is served is then what the plan and the caches are named for."""
-    made, digests = Identifying(), arrays["digest"].tobytes()
-    made.add_blocks(arrays["documents"], arrays["tokens"], [digests], None)
-    made.add_candidates(*(arrays[f"candidate_{name}"] for name in ("block", "document", "tokens", "hash")))
-    return made.done().content
+    identifying = Identifying()
+    identifying.add_blocks(arrays["documents"], arrays["tokens"], [arrays["digest"].tobytes()], None)
+    identifying.add_candidates(*(arrays[f"candidate_{field}"] for field in Candidates._fields))
+    return identifying.done().content
 
 
 def _again(read: Callable[[], T]) -> T:
@@ -246,16 +272,16 @@ class _Shard(NamedTuple):
 
 
 @lru_cache(maxsize=FOOTERS)
-def _shard_of(dataset_key: "_Key", number: int) -> _Shard:
-    row = dataset_key.dataset.shards.row(number, named=True)
+def _shard_of(key: "_DatasetKey", number: int) -> _Shard:
+    row = key.dataset.shards.row(number, named=True)
     path, size, footer = row["path"], row["size_bytes"], row["footer_bytes"]
-    data = dataset_key.dataset.store.read_range(path, size - footer, size)
+    data = key.dataset.store.read_range(path, size - footer, size)
     if Footer.of(data) != Footer(footer, row["footer_digest"].hex()):
         raise CorruptShard(path, "its footer does not have the manifest's digest")
     return _Shard(path, pq.read_metadata(pa.BufferReader(data)))
 
 
-class _Key:
+class _DatasetKey:
     """A dataset as a key, by what it is and where."""
 
     def __init__(self, dataset: Dataset) -> None:
@@ -263,14 +289,14 @@ class _Key:
         self._id = (dataset.store.url, dataset.manifest.digest)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self._id == other._id
+        return isinstance(other, _DatasetKey) and self._id == other._id
 
     def __hash__(self) -> int:
         return hash(self._id)
 
 
 def _shard(dataset: Dataset, number: int) -> _Shard:
-    return _shard_of(_Key(dataset), number)
+    return _shard_of(_DatasetKey(dataset), number)
 
 
 class _Piece(io.RawIOBase):
@@ -296,9 +322,9 @@ class _Piece(io.RawIOBase):
         place = self._at - self._start
         if place < 0 or place + size > len(self._data):
             raise OSError(f"bytes {self._at:,} to {self._at + size:,} were not fetched")
-        found = self._data[place : place + size]
-        self._at += len(found)
-        return found
+        data = self._data[place : place + size]
+        self._at += len(data)
+        return data
 
 
 def chosen(available: Mapping[str, Blocks], names: list[str]) -> list[Blocks]:

@@ -105,8 +105,8 @@ def test_without_a_folder_few_segments_lie_in_memory(demo: Path, cache: Path) ->
         for position in range(len(held.blocks.tokens)):
             size += sum(part.nbytes for part in memory.get(held.blocks, held.packing.layout(epoch, position)))
     assert memory.made == 12 * len(held.blocks.tokens)
-    assert memory._loose_bytes == sum(part.nbytes for one in memory._loose.values() for part in one)
-    assert memory._loose_bytes <= min(size, ANONYMOUS_BYTES)
+    assert memory._in_memory_bytes == sum(part.nbytes for one in memory._in_memory.values() for part in one)
+    assert memory._in_memory_bytes <= min(size, ANONYMOUS_BYTES)
 
 
 def test_a_segment_is_made_once_however_many_threads_want_it(demo: Path, cache: Path) -> None:
