@@ -14,7 +14,7 @@ def write_whole(path: Path, parts: Iterable[Any]) -> None:
     The file has no name before it is whole (open(2): O_TMPFILE and linkat). On a file system that cannot do that, such
     as NFS, it has the name `.part-*` until then.
 
-    It is not synced: after a loss of power a reader sees the damage by the file's digest, and makes it anew.
+    It need not be synced: after a loss of power a reader sees the damage by the file's digest, and makes it anew.
 
     Raises:
         OSError: there is no room, or the folder cannot be written.
@@ -22,13 +22,7 @@ def write_whole(path: Path, parts: Iterable[Any]) -> None:
     try:
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o644)
     except (OSError, AttributeError):
-        handle, staged = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.writelines(parts)
-            Path(staged).replace(path)
-        finally:
-            Path(staged).unlink(missing_ok=True)
+        _replace(path, parts)
         return
     with os.fdopen(descriptor, "wb") as file:
         file.writelines(parts)
@@ -43,12 +37,16 @@ def write_whole(path: Path, parts: Iterable[Any]) -> None:
 
 def write_anew(path: Path, data: bytes) -> None:
     """Write a file whole and synced, in the place of one that may be there. Raises OSError as `write_whole`."""
+    _replace(path, [data])
+
+
+def _replace(path: Path, parts: Iterable[Any]) -> None:
     handle, staged = tempfile.mkstemp(prefix=".part-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # before the rename: a name must never come to the disk without its bytes
         Path(staged).chmod(0o644)  # mkstemp gives 0o600, and other users of the host read it
         Path(staged).replace(path)
     finally:

@@ -247,9 +247,8 @@ class MixPlan(Record):
     def begin(self, row: int) -> int:
         """`row`, if a batch begins there or rows are skipped there. Raises UserError else."""
         stretch = self.stretches[self._stretch_after(row)]
-        if row > stretch.first_row and (row - stretch.first_row) % stretch.batch_rows:
-            begin = row - (row - stretch.first_row) % stretch.batch_rows
-            raise UserError(f"no batch begins at row {row:,}: the one around it begins at row {begin:,}")
+        if row > stretch.first_row and (start := stretch.batch_start(row)) != row:
+            raise UserError(f"no batch begins at row {row:,}: the one around it begins at row {start:,}")
         return row
 
     def batch_of(self, row: int) -> Batch | None:
@@ -257,7 +256,7 @@ class MixPlan(Record):
         stretch = self.stretches[self._stretch_after(row)]
         if row < stretch.first_row:
             return None
-        return stretch.batch(row - (row - stretch.first_row) % stretch.batch_rows)
+        return stretch.batch(stretch.batch_start(row))
 
     def _stretch_after(self, row: int) -> int:
         """The number of the stretch that a row lies in, or of the next one."""

@@ -44,6 +44,10 @@ class Stretch:
         """The batch that begins at `row`; the last of a stretch may be shorter."""
         return Batch(row, min(self.batch_rows, self.end - row), self)
 
+    def batch_start(self, row: int) -> int:
+        """Where the batch begins that has `row`."""
+        return row - (row - self.first_row) % self.batch_rows
+
     @property
     def batches(self) -> int:
         return -(-(self.end - self.first_row) // self.batch_rows)
@@ -207,10 +211,10 @@ def _stop(lattice: Lattice, source: int, cap: int, first_row: int, batch_rows: i
 
 
 def _on_grid(stretch: Stretch, what: str, row: int) -> None:
-    if over := (row - stretch.first_row) % stretch.batch_rows:
+    if (start := stretch.batch_start(row)) != row:
         raise UserError(
             f"the {what} at row {row:,} lies inside a batch: batches of {stretch.batch_rows:,} begin at rows "
-            f"{row - over:,} and {row - over + stretch.batch_rows:,}"
+            f"{start:,} and {start + stretch.batch_rows:,}"
         )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cycles import cycle_count, cycle_of_a_row
-from .statistics import chi_square_tail, kolmogorov_tail, normal_tail
+from .statistics import chi_square_tail, normal_tail, uniform_tail
 
 Order = NDArray[np.int64]
 MIN_ROWS = 1000
@@ -133,10 +133,8 @@ def distances(order: Order) -> float:
     """
     n = order.size
     drawn = np.random.default_rng(n).choice(n, max(32, n // 32), replace=False)
-    moved = np.sort((np.abs(order[drawn] - drawn) + 0.5) / n)
-    expected, count = 1 - (1 - moved) ** 2, drawn.size
-    above, below = np.arange(1, count + 1) / count - expected, expected - np.arange(count) / count
-    return kolmogorov_tail(float(max(above.max(), below.max())), count)
+    moved = (np.abs(order[drawn] - drawn) + 0.5) / n
+    return uniform_tail(1 - (1 - moved) ** 2)
 
 
 def collisions(order: Order) -> float:
