@@ -1,11 +1,11 @@
-"""The blocks of a source: how many documents and tokens each has, known at once, and its tokens, verified when read.
+"""The blocks of a published source: what is in each is known at once (shard_index.py), its tokens verified when read.
 
-The counts come from the manifest's table of blocks. They are kept as arrays in the cache folder, mapped and not
-loaded: nine million blocks cost a process no memory, and all processes of a host after the first no time.
+A read fetches the bytes of one row group and nothing else of its shard; the footer, which says how to decode them, is
+fetched once a shard. What does not have its digest is read again, then it is a CorruptShard.
 """
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,37 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bamba_data import canonical_json
-from bamba_data.errors import CorruptManifest, CorruptShard, UserError
+from bamba_data.errors import CorruptShard, UserError
 from bamba_data.format.dataset import Dataset, open_dataset
-from bamba_data.format.identity import Identifying
 from bamba_data.format.shard import Footer, ShardReader, Tokens
 from bamba_data.format.version_marks import ALSO_WITHDRAWN
 
-from ..cache.array_file import read_arrays, write_parts
-from .base import Blocks, Candidates, Indexed
+from .base import Blocks, Indexed
+from .shard_index import open_index
 
 FOOTERS = 64  # parsed ones in memory
 READS = 3  # of what does not have its digest: bits may flip on the way, too
 
 T = TypeVar("T")
-
-#: The arrays of an index, one element a block, and the candidates for being held out.
-FIELDS: Mapping[str, str] = {
-    "shard": "<u4",
-    "block": "<u4",
-    "documents": "<i8",
-    "tokens": "<i8",
-    "offset": "<u8",
-    "size_bytes": "<u8",
-    "digest": "<u8",
-    "candidate_block": "<i8",
-    "candidate_document": "<i8",
-    "candidate_tokens": "<i8",
-    "candidate_hash": "<u8",
-}
-PLAIN = ("shard", "block", "documents", "tokens", "offset", "size_bytes")  # columns of the manifest's table
-CONTENT = "S64"  # before them: the content of the source, in hex
 
 
 @dataclass(frozen=True)
@@ -141,47 +122,11 @@ def open_blocks(dataset: Dataset, cache: Path) -> dict[str, ShardBlocks]:
         CorruptManifest: the tables are not what the manifest states.
         UserError: the cache folder cannot be written, or loses what is written to it.
     """
-    digest = canonical_json.digest([dataset.manifest.tables.blocks.sha256, dataset.manifest.tables.candidates.sha256])
-    path, key = cache / "index" / f"{digest[:32]}.arrays", bytes.fromhex(digest[:32])
     _ = dataset.shards  # now: in a fork, such as a DataLoader's worker, Polars has no threads to read a table with
-    index = _read_index(path, key)
-    for _ in range(READS):  # another process may be mending it, too
-        if index is None:
-            try:
-                path.unlink(missing_ok=True)  # damaged
-                _write_index(dataset, path, key)
-            except OSError as error:
-                raise UserError(
-                    f"the cache folder {cache} cannot be written ({error.strerror}): make room, or name another by "
-                    "cache= or $BAMBA_CACHE"
-                ) from error
-            index = _read_index(path, key)
-    if index is None or len(index) != len(dataset.manifest.sources):
-        raise UserError(f"the cache folder {cache} loses what is written to it: name another by cache= or $BAMBA_CACHE")
-    sources: dict[str, ShardBlocks] = {}
-    for source, (content, arrays) in zip(dataset.manifest.sources, index, strict=True):
-        if len(arrays["tokens"]) != source.blocks or int(arrays["tokens"].sum()) != source.account.tokens:
-            raise CorruptManifest(
-                dataset.store.url,
-                f"source {source.name} has {source.blocks:,} blocks and {source.account.tokens:,} tokens by the "
-                f"manifest, {len(arrays['tokens']):,} and {int(arrays['tokens'].sum()):,} by the table of blocks",
-            )
-        if source.identity is not None and source.identity.content != content:
-            raise CorruptManifest(
-                dataset.store.url,
-                f"the content of source {source.name} is {source.identity.content} by the manifest, {content} by its "
-                "tables",
-            )
-        sources[source.name] = ShardBlocks(dataset, source.name, arrays, cache, content)
-    return sources
-
-
-def _content_of(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Of the arrays of a source: what is served is then what the plan and the caches are named for."""
-    identifying = Identifying()
-    identifying.add_blocks(arrays["documents"], arrays["tokens"], [arrays["digest"].tobytes()], None)
-    identifying.add_candidates(*(arrays[f"candidate_{field}"] for field in Candidates._fields))
-    return identifying.done().content
+    return {
+        source.name: ShardBlocks(dataset, source.name, arrays, cache, content)
+        for source, (content, arrays) in zip(dataset.manifest.sources, open_index(dataset, cache), strict=True)
+    }
 
 
 def _again(read: Callable[[], T]) -> T:
@@ -195,75 +140,6 @@ def _again(read: Callable[[], T]) -> T:
             if not left:
                 raise
     raise AssertionError
-
-
-def _read_index(path: Path, key: bytes) -> list[tuple[str, dict[str, NDArray[Any]]]] | None:
-    """Content and arrays of every source; None if there is no index, or a damaged one."""
-    try:
-        arrays = read_arrays(path, key, [CONTENT, *FIELDS.values()])
-    except OSError:
-        return None
-    if arrays is None:
-        return None
-    each = [arrays[first : first + 1 + len(FIELDS)] for first in range(0, len(arrays), 1 + len(FIELDS))]
-    return [(str(content[0], "ascii"), dict(zip(FIELDS, fields, strict=True))) for content, *fields in each]
-
-
-def _write_index(dataset: Dataset, path: Path, key: bytes) -> None:
-    """The arrays of every source as one file, a source at a time. Processes that do this at once write the same."""
-    import polars as pl
-
-    names = [source.name for source in dataset.manifest.sources]
-    blocks, candidates = (
-        dict(table.group_by("source").len().iter_rows()) for table in (dataset.blocks, dataset.candidates)
-    )
-    shapes = [
-        shape
-        for name in names
-        for shape in (
-            (1, CONTENT),
-            *(
-                (_elements(field, blocks.get(name, 0), candidates.get(name, 0)), dtype)
-                for field, dtype in FIELDS.items()
-            ),
-        )
-    ]
-
-    def parts() -> Iterator[list[bytes]]:
-        for name in names:
-            arrays = _arrays_of(dataset.blocks.filter(pl.col("source") == name), dataset.candidates, name)
-            if len(arrays["candidate_block"]) != candidates.get(name, 0):
-                raise CorruptManifest(
-                    dataset.store.url, f"source {name} has candidates in blocks that it does not have"
-                )
-            yield [np.array([_content_of(arrays)], CONTENT).tobytes()]
-            yield from ([np.ascontiguousarray(arrays[field], dtype).tobytes()] for field, dtype in FIELDS.items())
-
-    write_parts(path, key, shapes, parts())
-
-
-def _elements(field: str, blocks: int, candidates: int) -> int:
-    if field.startswith("candidate_"):
-        return candidates
-    return 2 * blocks if field == "digest" else blocks
-
-
-def _arrays_of(blocks: Any, candidates: Any, name: str) -> dict[str, NDArray[Any]]:
-    """Each of FIELDS, from the rows of the manifest's tables that are a source's."""
-    import polars as pl
-
-    places = blocks.select("shard", "block").with_row_index("candidate_block")
-    chosen = (
-        candidates.filter(pl.col("source") == name)
-        .join(places, on=["shard", "block"])
-        .sort("candidate_block", "document")
-    )
-    arrays = {field: blocks[field].to_numpy() for field in PLAIN}
-    arrays["digest"] = np.frombuffer(b"".join(blocks["digest"].to_list()), "<u8")
-    arrays["candidate_block"] = chosen["candidate_block"].to_numpy()
-    for field in ("document", "tokens", "hash"):
-        arrays[f"candidate_{field}"] = chosen[field].to_numpy()
-    return arrays
 
 
 class _Shard(NamedTuple):
