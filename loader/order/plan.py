@@ -154,8 +154,8 @@ class MixPlan(Record):
         for name, identity in given.items():
             if self.sources.get(name, identity) != identity:
                 raise UserError(
-                    f"source {name!r} is {identity}, and in this plan it is {self.sources[name]}: give the other data "
-                    "another name"
+                    f"source {name!r} is other data now than in this plan ({identity} now, {self.sources[name]} in the "
+                    "plan): give the new data another name"
                 )
         return self.sources | given
 
