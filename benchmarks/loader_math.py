@@ -24,7 +24,7 @@ from loader.order.continued_fraction import quotients
 from loader.order.deviation import worst_deviation
 from loader.order.mixture import CELL, TURN, Lattice
 from loader.order.permutation import Permutation, derive_key
-from loader.order.rank_split import ranks_of_rows, rows_of_rank, turn
+from loader.order.rank_split import cell_rotation, ranks_of_rows, rows_of_rank
 
 WEIGHTS = (1456, 1835, 1558, 1851, 450, 1500, 300, 236, 114, 200, 100, 62, 27, 11, 51, 49, 100, 55, 45)
 BATCH_ROWS = 384
@@ -112,7 +112,9 @@ def bounds(step_rows: int, stride: int) -> None:
     """What docs/mix.md proves, for runs of so many steps: twice the sums of digits."""
     print(f"\nproven, {step_rows} rows a step: twice the most digits of any number of steps below, and of any slots")
     for steps in (2**10, 25_000, 2**20, 2**30):
-        parts = [f"W = {w}: {2 * digits(turn(w, 1) * CELL + TURN, w * CELL, steps)}" for w in (2, 8, 64, 100, 384)]
+        parts = [
+            f"W = {w}: {2 * digits(cell_rotation(w, 1) * CELL + TURN, w * CELL, steps)}" for w in (2, 8, 64, 100, 384)
+        ]
         print(f"{steps:>16,} steps: {2 * digits(TURN, CELL, steps)}, " + ", ".join(parts))
     print(f"{'within a step':>22}: {2 * digits(stride, step_rows, step_rows)}")
 

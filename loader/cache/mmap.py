@@ -32,6 +32,7 @@ def _most_mappings() -> int:
         return 65_530
 
 
+#: Files that a process keeps mapped at most: the rest of the kernel's allowance is for others of the process.
 MAPPED = min(24_000, _most_mappings() // 3)
 
 
@@ -49,7 +50,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
             return np.empty(0, np.uint8)
         address = _LIBC.mmap(None, size, PROT_READ, MAP_SHARED, file.fileno(), 0)
         if address == _FAILED and ctypes.get_errno() == errno.ENOMEM:
-            keep_below(share=2)
+            keep_below(share=2)  # others of the process, such as torch's allocator, may hold the rest
             address = _LIBC.mmap(None, size, PROT_READ, MAP_SHARED, file.fileno(), 0)
             if address == _FAILED and ctypes.get_errno() == errno.ENOMEM:
                 content = np.fromfile(file, np.uint8)

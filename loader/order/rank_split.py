@@ -2,10 +2,11 @@
 
 Any rule gives the same batches, whatever the world size W; this one also gives every rank the sources in their shares.
 Dealing a step's cells round robin does that, for each rank gets equally spaced points of the circle, but the same
-cells in every step; so the deal turns from step to step, at an angle whose multiples are even for this W (`turn`).
+cells in every step; so the deal turns from step to step, at an angle whose multiples are even for this W
+(`cell_rotation`).
 
 That works for whole steps, and for parts of them if W divides both the step and the batch. Any other batch is dealt in
-the order of its rows, and the deal turns from batch to batch as a trial over many batches finds best (`row_turn`).
+the order of its rows, and the deal turns from batch to batch as a trial over many batches finds best (`row_rotation`).
 docs/mix.md has the bounds of each case; keep to the first two.
 """
 
@@ -48,7 +49,7 @@ def rows_of_rank(first_row: int, batch_rows: int, rank: int, world_size: int, la
 def ranks_of_rows(first_row: int, batch_rows: int, world_size: int, lattice: Lattice | None = None) -> Rows:
     """The rank of every row of the batch, in order: int64 [batch_rows]. Arguments as of `rows_of_rank`."""
     rows = np.arange(first_row, first_row + batch_rows)
-    if lattice is None:
+    if lattice is None:  # skipped rows or a new mix inside: no one circle to deal
         return rows % world_size
     if first_row < lattice.first_row:
         raise ValueError(f"the batch at row {first_row:,} begins before its lattice, at row {lattice.first_row:,}")
@@ -64,7 +65,7 @@ def ranks_of_rows(first_row: int, batch_rows: int, world_size: int, lattice: Lat
 def _deal_steps(rows: Rows, world_size: int, lattice: Lattice) -> Rows:
     """The deal turns from step to step. Within a batch it may do so only after a multiple of W rows of the batch."""
     steps = (rows - rows[0] % world_size) // lattice.step_rows
-    dealt: Rows = rows % lattice.step_rows * lattice.stride - steps * turn(world_size, 1)
+    dealt: Rows = rows % lattice.step_rows * lattice.stride - steps * cell_rotation(world_size, 1)
     return dealt % world_size
 
 
@@ -76,11 +77,11 @@ def _deal_batch(batch: int, steps: int, world_size: int, lattice: Lattice) -> Ro
         (slots + start % lattice.step_rows) % lattice.step_rows + step * lattice.step_rows
         for step, start in enumerate(starts)
     ]
-    return (np.concatenate(cells) - (starts[0] + batch * turn(world_size, steps)) % world_size) % world_size
+    return (np.concatenate(cells) - (starts[0] + batch * cell_rotation(world_size, steps)) % world_size) % world_size
 
 
 @lru_cache(maxsize=1024)
-def turn(world_size: int, steps: int) -> int:
+def cell_rotation(world_size: int, steps: int) -> int:
     """By how many cells, beside those of TURN, the deal turns in a batch of that many steps: in [0, W).
 
     A rank sees each source's arc at multiples of the angle (steps TURN + turn) / W. Of all turns, or of 64 over the

@@ -14,7 +14,7 @@ def legacy_order(n: int, seed: int, rank: int = 0) -> NDArray[np.uint64]:
     Values from n on are left out. So `_random_map_docid` of fms-fsdp's StreamingDocDataset walks the documents of one
     file that one logical shard owns, in its first epoch.
     """
-    modulus = 1 << (n - 1).bit_length()
+    modulus = 1 << (n - 1).bit_length()  # as fms-fsdp: the LCG runs over the next power of two
     start, step = (rank + seed) % modulus, 2 * (rank + seed) + 1
     walk = np.array([(5 * start + step) % modulus], np.uint64)
     factor, shift = 5, step  # x becomes factor x + shift in as many steps as `walk` is long

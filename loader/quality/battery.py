@@ -58,7 +58,7 @@ def tuples(labels: Order, kinds: int, length: int) -> float:
     groups = labels.size // length
     cells = np.zeros(groups, np.int64)
     for part in range(length):
-        cells = cells * kinds + labels[part : groups * length : length]
+        cells = cells * kinds + labels[part : groups * length : length]  # the tuple as a number of base `kinds`
     shares = np.bincount(labels, minlength=kinds) / labels.size
     expected = shares
     for _ in range(length - 1):

@@ -70,7 +70,7 @@ def _chances(n: int) -> NDArray[np.float64]:
     """Of 0, 1, 2, ... cycles of an ideal shuffle of n rows."""
     chances = np.array([1.0])
     for coin in range(1, min(n, COINS) + 1):
-        chances = np.convolve(chances, [1 - 1 / coin, 1 / coin])[:256]
+        chances = np.convolve(chances, [1 - 1 / coin, 1 / coin])[:256]  # of more heads: below 1e-200
     rest = math.log(n / COINS) if n > COINS else 0.0
     poisson = [math.exp(k * math.log(rest) - rest - math.lgamma(k + 1)) for k in range(128)] if rest else [1.0]
     return np.convolve(chances, poisson)

@@ -45,6 +45,7 @@ def locality(batches: NDArray[np.integer], groups: NDArray[np.integer], group_ro
     pairs = np.bincount(homes, weights=sizes * (sizes - 1) // 2, minlength=numbers.size)
     distinct = np.bincount(homes, minlength=numbers.size)
     total = int(group_rows.sum())
+    # The chance that two rows of the epoch, drawn by lot, share their group; in floats, for squares of rows overflow.
     alike = float(np.sum(group_rows * (group_rows - 1.0))) / max(1, total * (total - 1))
     lengths, how_many = np.unique(rows, return_counts=True)
     expected = [ideal_distinct(group_rows, length) for length in lengths.tolist()]

@@ -14,6 +14,7 @@ SUMMED = 400
 
 
 def normal_tail(z: float) -> float:
+    """Of a standard normal variable: erfc keeps its digits where 1 - erf would be 0."""
     return math.erfc(z / math.sqrt(2)) / 2
 
 
@@ -38,7 +39,7 @@ def kolmogorov_tail(distance: float, count: float) -> float:
     n draws, `count` is m n / (m + n).
     """
     x = distance * (math.sqrt(count) + 0.12 + 0.11 / math.sqrt(count))
-    if x < 0.2:
+    if x < 0.2:  # the tail is 1 to twelve digits, and the series needs ever more terms
         return 1.0
     terms = [2 * (-1) ** (k - 1) * math.exp(-2 * (k * x) ** 2) for k in range(1, 50)]
     return min(1.0, max(0.0, math.fsum(terms)))
