@@ -95,9 +95,10 @@ def _shards(blocks: Blocks) -> tuple[ShardBlocks | None, str]:
     """The blocks of a dataset, also of its held-out documents, and what their names then end with."""
     if isinstance(blocks, ShardBlocks):
         return blocks, ""
-    source = getattr(blocks, "source", None)  # of HeldoutBlocks, which imports this room
-    if source is not None and isinstance(source.blocks, ShardBlocks):
-        return source.blocks, blocks.identity.removeprefix(source.blocks.identity)
+    # Of HeldoutBlocks, which imports this room; what a TextBlocks has for a source has no blocks.
+    within = getattr(getattr(blocks, "source", None), "blocks", None)
+    if isinstance(within, ShardBlocks):
+        return within, blocks.identity.removeprefix(within.identity)
     return None, ""
 
 

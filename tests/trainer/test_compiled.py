@@ -39,8 +39,8 @@ def a_loss() -> list[Tensor | float]:
 
 
 CASES: dict[str, Callable[[], list[Tensor | float]]] = {
-    "trainer.optim.stochastic_rounding._step": an_update,
-    "trainer.loss._slopes_in_one": a_loss,
+    "bamba.trainer.optim.stochastic_rounding._step": an_update,
+    "bamba.trainer.loss._logit_gradients_fused": a_loss,
 }
 
 
@@ -60,7 +60,7 @@ def test_a_fused_function_computes_the_same_compiled(name: str) -> None:
 def test_every_function_that_a_gpu_gets_compiled_has_a_case_here() -> None:
     assert compiled.FUSED.keys() == CASES.keys()
     found = {file.name for file in Path(trainer.__path__[0]).rglob("*.py") if "torch.compile(" in file.read_text()}
-    assert found == {"compiled.py", "parallel.py"}  # the blocks: the test of a whole step, below
+    assert found == {"compiled.py", "fsdp.py"}  # the blocks: the test of a whole step, below
 
 
 def taken(world: World, *changes: str) -> list[float]:
