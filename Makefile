@@ -22,8 +22,9 @@ demo: install
 	@$(BIN)/python -c "import torch" 2>/dev/null || { echo "torch is not installed here: no training"; exit 0; }; \
 	$(BIN)/python -m trainer.demo $(DEMO) .demo/run
 
+# Three workers for two cores: a third of the tests waits for processes of its own most of the time.
 test: install check
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15 -m "not long and not peers"
+	$(BIN)/python -m pytest -n 3 --dist worksteal --durations 15 -m "not long and not peers"
 
 # Units alone, while one edits: no build, no process, no server, no compiler, and fewer examples of each property.
 quick:

@@ -79,6 +79,7 @@ def test_lightning_resumes_at_the_next_row(demo: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["cache", "run"]
 
 
+@pytest.mark.costly
 def test_accelerate_resumes_at_the_next_row_on_two_ranks(demo: Path, tmp_path: Path) -> None:
     assert "rank 0 of 1: rows 0 to 63, loss " in run("with_accelerate", tmp_path, demo, "run")
     assert re.search(r"rank 0 of 2: rows 6[4-7] to 12\d, loss ", run("with_accelerate", tmp_path, demo, "run", ranks=2))
@@ -90,6 +91,7 @@ def test_the_trainer_of_transformers_resumes_at_the_next_row(demo: Path, tmp_pat
     assert "to step 8: rows 32 to 63\n" in said
 
 
+@pytest.mark.costly
 def test_a_training_is_killed_and_resumed_on_two_ranks_and_its_export_opens_in_transformers(
     demo: Path, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def is_the_quiet_one(out: Path, quiet: str) -> None:
     assert found.documents == FILES * DOCUMENTS
 
 
+@pytest.mark.costly
 def test_a_node_that_is_lost_and_one_that_joins_change_no_byte(inputs: Path, quiet: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with ray_cluster(tmp_path, cpus=0, extra_env=SOON_LOST) as cluster:

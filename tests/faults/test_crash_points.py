@@ -22,6 +22,7 @@ def sweep(folder: Path, step: int) -> dict[str, object]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.costly
 def test_killed_at_points_all_along_its_storage_a_build_ends_the_same(tmp_path: Path) -> None:
     found = sweep(tmp_path, step=23)
     assert found["differs"] == {}

@@ -73,6 +73,7 @@ def test_workers_that_are_killed_cost_nothing_but_time(inputs: Path, quiet: str,
     assert "WorkerCrashed" in output
 
 
+@pytest.mark.costly
 def test_everything_killed_at_once_the_same_command_goes_on(inputs: Path, quiet: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for kills in range(1, 3):

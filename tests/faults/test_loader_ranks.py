@@ -33,6 +33,7 @@ def ledger(folder: Path) -> tuple[dict[int, str], dict[int, float]]:
     return rows, losses
 
 
+@pytest.mark.costly
 @pytest.mark.timeout(600)
 def test_two_ranks_stop_and_three_go_on_with_the_same_rows_and_losses(mixed_data: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -36,6 +36,7 @@ def test_a_dataset_on_s3_gives_the_rows_of_the_one_on_disk(mixed_data: Path, rem
     assert rows(build_loader(remote, **MIX, cache=tmp_path / "b")) == local
 
 
+@pytest.mark.costly
 def test_answers_of_5xx_cost_time_and_no_row(mixed_data: Path, remote: str, flaky: FlakyProxy, tmp_path: Path) -> None:
     wanted = rows(build_loader(str(mixed_data), **MIX, cache=tmp_path / "a"))
     flaky.faults.append(Fault(SHARDS, Status(503), times=6, probability=0.5))

@@ -110,6 +110,7 @@ print([line.split()[1] for line in open("/proc/self/status") if line.startswith(
     assert done.stdout.splitlines() == [f"{RANDOM_UID} 0 False 1", "['0000000000000000']"], done.stderr
 
 
+@pytest.mark.costly
 @needs_namespaces
 @pytest.mark.ray
 def test_the_main_job_is_submitted_and_published_by_a_random_uid_on_a_read_only_system(volume: Path) -> None:

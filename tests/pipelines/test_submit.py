@@ -103,6 +103,7 @@ def test_two_submits_of_one_plan_are_one_job_and_both_end_with_its_verdict(
     assert not [path for path in written if b"canary" in path.read_bytes()]
 
 
+@pytest.mark.costly
 @pytest.mark.ray
 def test_the_verdict_of_the_job_is_the_exit_code_and_a_stop_is_kept_to(cluster: RayCluster, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "inputs" / "0.json.gz", records(20))

@@ -54,6 +54,7 @@ def test_ranks_that_do_not_divide_the_rows_see_the_same_tokens_and_learn_the_sam
     same(tmp_path / "run", quiet)
 
 
+@pytest.mark.costly
 def test_copies_of_the_model_in_groups_of_ranks_learn_the_same_and_share_their_checkpoints(
     quiet: Path, tmp_path: Path
 ) -> None:
