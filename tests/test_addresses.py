@@ -83,7 +83,8 @@ def test_a_wheel_has_code_at_our_address_alone(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     for package in ("loader", "trainer", "pipelines"):
-        assert {name for name in names if name.startswith(f"{package}/")} == {f"{package}/__init__.py"}
+        at_the_short_name = {name for name in names if name.startswith(f"{package}/")}
+        assert at_the_short_name == {f"{package}/__init__.py", f"{package}/py.typed"}
         ours = {f"bamba/{path.relative_to(ROOT)}" for path in (ROOT / package).rglob("*.py")}
         assert ours <= names
     assert not {name for name in names if "_top_level" in name}
