@@ -44,7 +44,7 @@ def one_line(error: BaseException, max_chars: int = 200) -> str:
 def first_fault(error: "ValidationError") -> str:
     """The first fault that pydantic found, as `field.of.it: what is wrong`."""
     fault = error.errors()[0]
-    return f"{'.'.join(map(str, fault['loc']))[:120]}: {fault['msg']}"
+    return f"{'.'.join(map(str, fault['loc']))[:120] or 'the whole'}: {fault['msg']}"
 
 
 # ---- the caller must act
@@ -321,6 +321,10 @@ class CorruptManifest(IntegrityError):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.detail}"
+
+
+class UnknownRecord(CorruptManifest):
+    """A record whose seal is whole, and that says what this version does not know: it is no damage, and counts."""
 
 
 class CorruptShard(IntegrityError):

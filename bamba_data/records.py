@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import msgspec
 
 from bamba_data import canonical_json
-from bamba_data.errors import CorruptManifest
+from bamba_data.errors import CorruptManifest, UnknownRecord
 
 if TYPE_CHECKING:
     from bamba_data.storage.store import Store
@@ -76,25 +76,25 @@ class Record:
         """The record that has these fields.
 
         Raises:
-            CorruptManifest: a field is missing, unknown, or of another type.
+            UnknownRecord: a field is missing, unknown, or of another type.
         """
         attributes = {name: attribute for attribute, name in cls.RENAMED.items()}
         named = {attributes.get(name, name): value for name, value in fields.items()}
         try:
             record = msgspec.convert(named, cls, str_keys=True)
         except msgspec.ValidationError as error:
-            raise CorruptManifest(where, f"is not of format {cls.FORMAT}: {error}") from None
+            raise UnknownRecord(where, f"is not of format {cls.FORMAT}: {error}") from None
         # msgspec passes over fields that a dataclass does not have: a later version may mean something by them.
         if canonical_json.dumps(Record.fields(record)) != canonical_json.dumps(dict(fields)):
-            raise CorruptManifest(where, f"has fields that {cls.FORMAT} does not have: a later version wrote it")
+            raise UnknownRecord(where, f"has fields that {cls.FORMAT} does not have: a later version wrote it")
         return record
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> Self:
-        """The record that these bytes are. Raises CorruptManifest, which names `where`."""
+        """The record that these bytes are. Raises CorruptManifest (UnknownRecord for a whole one): it names `where`."""
         fields = unseal(data, where, cls.MAX_BYTES)
         if (stated := fields.pop("format", None)) != cls.FORMAT:
-            raise CorruptManifest(where, f"is of format {str(stated)[:40]!r}, not {cls.FORMAT!r}")
+            raise UnknownRecord(where, f"is of format {str(stated)[:40]!r}, not {cls.FORMAT!r}")
         return cls.of_fields(fields, where)
 
     @classmethod

@@ -3,6 +3,7 @@
 Every byte of manifest and tables is checked against the digest that names it before it is parsed.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -151,10 +152,10 @@ def pointed_at(store: Store, pointer: str) -> str | None:
     try:
         return Pointer.parse(data, pointer).lock
     except CorruptManifest as error:
-        raise CorruptManifest(pointer, f"{error.detail}; {RELOCK}") from None
+        raise type(error)(pointer, f"{error.detail}; {RELOCK}") from None
 
 
-def open_dataset(url: str, version: int | str | None = None) -> Dataset:
+def open_dataset(url: str | os.PathLike[str], version: int | str | None = None) -> Dataset:
     """Open the newest version that is offered at a place, or another one.
 
     Args:
@@ -169,7 +170,7 @@ def open_dataset(url: str, version: int | str | None = None) -> Dataset:
         UserError: `url` or `version` could mean two things.
         CorruptManifest: the version or its manifest is damaged.
     """
-    store, which = _place_and_version(url, version)
+    store, which = _place_and_version(os.fspath(url), version)
     chosen = read_version(store, which)
     return Dataset(store, chosen, _manifest(store, chosen.manifest))
 
@@ -178,11 +179,13 @@ def _place_and_version(url: str, version: int | str | None) -> tuple[Store, int 
     """Takes `URL@VERSION` apart. A place whose own name has an `@` is told by what lies there, so that it needs no
     other spelling: one request, and only for a URL with an `@` in its last part."""
     place, at, which = url.rpartition("@")
-    if not (at and which and place) or "/" in which or place.endswith("/"):  # `name@x/` is a place as it is
+    if not (at and which and place) or "/" in which or place.endswith("//"):  # `name@x/` is a place as it is
         return open_store(url), version
     whole = open_store(url)
     if next(whole.list(VERSIONS), None) is None:
         if version is not None:
+            if next(open_store(place).list(VERSIONS), None) is None:
+                return whole, version  # nothing is published at either: said of the place as it was named
             raise UserError(f"{url}: says version {which!r}, and {version!r} is asked for beside it: say one")
         return open_store(place), which
     if version is None and next(open_store(place).list(VERSIONS), None) is not None:

@@ -16,7 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bamba_data.errors import BambaError, CorruptManifest, DatasetNotFound, StoreUnavailable, UnsafePath, UserError
+from bamba_data.errors import (
+    CorruptManifest,
+    DatasetNotFound,
+    StoreUnavailable,
+    UnknownRecord,
+    UnsafePath,
+    UserError,
+)
 from bamba_data.format import fence, layout, plan_records, version_marks
 from bamba_data.format.dataset import Dataset, open_dataset, pointed_at
 from bamba_data.format.unit_records import PartRecord, UnitRecord
@@ -221,6 +228,8 @@ class _Needed:
     def _pointer(self, path: str) -> tuple[str, str]:
         try:
             return path, pointed_at(self._store, path) or ""
+        except UnknownRecord:
+            raise
         except CorruptManifest:
             return path, ""
 
@@ -239,11 +248,21 @@ def _staged(store: Store, loose: Iterable[Entry], young: set[str]) -> set[str]:
 
 
 def _files_of(store: Store, path: str) -> list[str]:
-    """The files that the record of a part or of a unit names; none, if it is damaged."""
+    """The files that the record of a part or of a unit names; none, if it is damaged.
+
+    Raises:
+        UnknownRecord: it is whole and of another version, which may still publish what it names.
+    """
     kind = UnitRecord if path.endswith(f"/{layout.UNIT_NAME}") else PartRecord
     try:
         return [file.path for file in kind.read(store, path).files]
-    except (FileNotFoundError, BambaError):
+    except UnknownRecord as error:
+        raise UnknownRecord(
+            path,
+            f"{error.detail}; which files it needs is not known, so nothing was removed. Sweep by the version that "
+            "wrote it, or when it is older than --grace-hours",
+        ) from None
+    except (FileNotFoundError, CorruptManifest, UnsafePath):
         return []
 
 

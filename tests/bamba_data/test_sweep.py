@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.errors import DatasetNotFound, UserError
+from bamba_data.errors import DatasetNotFound, UnknownRecord, UserError
 from bamba_data.format import fence
 from bamba_data.format.fence import shared
 from bamba_data.format.layout import LEASES
 from bamba_data.format.versions import versions
 from bamba_data.inspect.garbage import DEFAULT_GRACE_SECONDS, Sweep, find, remove
 from bamba_data.inspect.verify import verify
+from bamba_data.records import seal, unseal
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.store import Store, open_store
 from bamba_data.tokenization.conformance import Certificate
@@ -185,6 +186,22 @@ def test_a_young_record_that_cannot_be_read_protects_nothing(tiny_copy: Path, co
     found = find(str(tiny_copy))
     assert paths(found.young) == {record.relative_to(tiny_copy).as_posix()}
     assert paths(found.orphans) == {shard.relative_to(tiny_copy).as_posix()}
+
+
+@pytest.mark.parametrize("change", [{"format": "bamba-unit/99"}, {"of_a_later_version": 1}])
+def test_a_whole_record_of_another_version_stops_the_sweep(
+    certificate: Certificate, recipe: Path, change: dict[str, object]
+) -> None:
+    """What it names may still be published: a sweep that does not understand it must not take it for damage."""
+    out = recipe.parent / "out"
+    killed(out, certificate, recipe)
+    age(out, 8)
+    record = next(out.glob("_bamba/units/*/*/unit.json"))
+    record.write_bytes(seal(unseal(record.read_bytes(), "", 1 << 24) | change))
+    before = objects(out)
+    with pytest.raises(UnknownRecord, match="nothing was removed"):
+        find(str(out))
+    assert objects(out) == before
 
 
 def test_a_sweep_killed_at_any_point_leaves_a_dataset_that_builds_the_same(

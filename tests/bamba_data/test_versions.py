@@ -227,6 +227,8 @@ def test_a_version_is_named_as_people_type_it(url: str, store: Store, bamba: Com
         assert open_dataset(url, which).version.number == open_dataset(f"{url}@{which}").version.number == 1
     assert open_dataset(f"{url}/").version.number == open_dataset(f"file://{url}").version.number == 3
     assert bamba("show", f"{url}@v1") == bamba("show", url, "--version", digest)
+    assert open_dataset(f"{url}/@1").version.number == 1  # as a shell completes it
+    assert open_dataset(Path(url), 1).version.number == 1
     with pytest.raises(DatasetNotFound, match="no version or tag '00000000', nor a digest that begins so"):
         open_dataset(f"{url}@00000000")
     with pytest.raises(UserError, match="says version '1', and 2 is asked for beside it"):
@@ -238,6 +240,8 @@ def test_a_folder_with_an_at_in_its_name_is_a_folder(folder: Path, url: str) -> 
     shutil.copytree(url, folder / "at/out@1")
     assert open_dataset(str(folder / "at/out@1")).version.number == 3
     assert open_dataset(str(folder / "at/out@1@2")).version.number == 2
+    with pytest.raises(DatasetNotFound, match=r"nobody@work: no"):
+        open_dataset(str(folder / "at/nobody@work"), 3)
     shutil.copytree(url, folder / "at/out")
     with pytest.raises(UserError, match="is a dataset, and so is"):
         open_dataset(str(folder / "at/out@1"))
