@@ -25,8 +25,9 @@ EXTRAS = {
 _SILENT = 130  # what typer makes of Ctrl-C; older ones raise Abort
 #: What typer raises for a wrong command line; it has no public name (click's own in older versions of typer).
 _WrongUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
-#: What stands between `scheme://` and `@` in a URL: it may be a password.
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"@]+(?=@)")
+#: What stands between `scheme://` and `@` in a URL: it may be a password. Of S3 a bucket stands there, `s3://bucket@3`,
+#: unless there is a colon.
+_CREDENTIALS = re.compile(r"(?<=://)(?:(?<!s3://)[^/\s'\"@]+|[^/\s'\"@:]+:[^/\s'\"@]*)(?=@)")
 
 
 def run(commands: typer.Typer, arguments: Sequence[str] | None = None, program: str | None = None) -> int:
@@ -57,9 +58,11 @@ def run(commands: typer.Typer, arguments: Sequence[str] | None = None, program: 
     except (typer.Abort, KeyboardInterrupt):
         error: BaseException = Unfinished(INTERRUPTED)
     except _WrongUsage as wrong:
+        if not wrong.format_message():  # no command was named: the help was printed, which says it all
+            return UserError.exit_code
         error = UserError(_usage(wrong))
     except ModuleNotFoundError as missing:
-        package = (missing.name or "").partition(".")[0]
+        package = missing.name or ""  # a part of one that is there, `torch.new`, is another fault: it keeps its name
         if package not in EXTRAS:
             raise
         error = UserError(f"this needs {package}, which is not installed: pip install 'bamba-data[{EXTRAS[package]}]'")

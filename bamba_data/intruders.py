@@ -41,4 +41,7 @@ def _is_ours(place: Path, home: Path, name: str) -> bool:
     """In a checkout `bamba/<name>` is a link to that folder; in a wheel a file of a few lines leads there."""
     if place.resolve() == (home / name / "__init__.py").resolve():
         return True
-    return place.name == "__init__.py" and f"import bamba.{name}\n" in place.read_text("utf-8", errors="replace")
+    try:
+        return place.name == "__init__.py" and f"import bamba.{name}\n" in place.read_text("utf-8", errors="replace")
+    except OSError:  # within a zip file, or not ours to read
+        return False

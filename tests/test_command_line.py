@@ -3,9 +3,11 @@
 import ast
 import importlib
 import json
+import os
 import runpy
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -278,3 +280,57 @@ def test_who_shadows_our_names_is_said_in_one_line(taken: str, tmp_path: Path) -
 
 def test_where_nobody_shadows_our_names_nothing_is_said() -> None:
     assert list(intruders()) == []
+
+
+def test_no_command_at_all_shows_the_help_and_no_empty_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, []) == 2
+    said = capsys.readouterr()
+    assert "Make a dataset" in said.out + said.err and "error:" not in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("loader pack data --row-tokens 99999999", "row_tokens is 99999999"),
+        ("loader pack data --plan plan.json --row-tokens 1024", "--row-tokens beside --plan"),
+        ("loader index --recipe r.yaml --name web", "--name beside --recipe"),
+        ("model import folder --out=", "--out is empty"),
+    ],
+)
+def test_what_cannot_be_or_is_said_twice_is_one_line(line: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, line.split()) == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1
+
+
+def test_a_part_that_an_installed_library_lacks_keeps_its_name() -> None:
+    odd = typer.Typer()
+
+    @odd.command()
+    def old() -> None:
+        raise ModuleNotFoundError("No module named 'torch.nn.later'", name="torch.nn.later")
+
+    with pytest.raises(ModuleNotFoundError, match=r"torch\.nn\.later"):
+        run(odd, [])
+
+
+def test_a_password_in_a_url_is_hidden_and_a_bucket_with_a_version_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    odd = typer.Typer()
+
+    @odd.command()
+    def fail() -> None:
+        raise UserError("of s3://bucket@3, https://user@host/x, https://user:pass@host/x and s3://key:pass@bucket/x")
+
+    assert run(odd, []) == 2
+    said = capsys.readouterr().err
+    assert said == "error: of s3://bucket@3, https://…@host/x, https://…@host/x and s3://…@bucket/x\n"
+
+
+def test_a_package_in_a_zip_file_that_takes_our_name_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "egg.zip", "w") as archive:
+        archive.writestr("trainer/__init__.py", "")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "egg.zip")}
+    command = [sys.executable, "-m", "bamba.pipelines.cli", "show", str(tmp_path / "nothing")]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f'"import trainer" finds {tmp_path / "egg.zip"}' in done.stderr

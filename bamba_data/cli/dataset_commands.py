@@ -12,7 +12,7 @@ import typer
 from bamba_data.terminal import console, print_json, progress_bar
 
 from .entry import group
-from .options import AsJson, Url, Version
+from .options import AsJson, Place, Url, Version
 
 app = group()
 LOOK = "Look at a dataset"
@@ -140,7 +140,7 @@ def diff(before: Url, after: Url, as_json: AsJson = False) -> None:
 
 @app.command(rich_help_panel=VERSIONS)
 def sweep(
-    url: Url,
+    url: Place,
     as_json: AsJson = False,
     delete: Annotated[
         bool, typer.Option("--delete", help="Remove the orphans; without it they are only listed.")

@@ -11,6 +11,8 @@ Url = Annotated[
     str,
     typer.Argument(metavar="URL", help="The dataset: a path or s3://bucket/prefix; URL@VERSION for a version of it."),
 ]
+#: Where the command is about the place and all of its versions.
+Place = Annotated[str, typer.Argument(metavar="URL", help="The dataset: a path or s3://bucket/prefix.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Version = Annotated[
     str | None,

@@ -8,7 +8,7 @@ from bamba_data.terminal import console, print_json
 
 from .dataset_commands import VERSIONS
 from .entry import group
-from .options import AsJson, Url
+from .options import AsJson, Place
 
 app = group()
 Number = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="The version's number.")]
@@ -16,7 +16,7 @@ Why = Annotated[str, typer.Option("--why", help="The reason, which readers are t
 
 
 @app.command(rich_help_panel=VERSIONS)
-def versions(url: Url, as_json: AsJson = False) -> None:
+def versions(url: Place, as_json: AsJson = False) -> None:
     """List the versions of a dataset: which are offered, withdrawn, expired, tagged."""
     from bamba_data.format.catalog import listed
     from bamba_data.storage.store import open_store
@@ -37,7 +37,7 @@ def versions(url: Url, as_json: AsJson = False) -> None:
 
 @app.command(rich_help_panel=VERSIONS)
 def withdraw(
-    url: Url,
+    url: Place,
     version: Number,
     why: Why = "",
     undo: Annotated[bool, typer.Option("--undo", help="Offer it again.")] = False,
@@ -58,7 +58,7 @@ def withdraw(
 
 @app.command(rich_help_panel=VERSIONS)
 def expire(
-    url: Url,
+    url: Place,
     numbers: Annotated[list[int] | None, typer.Argument(metavar="VERSION...", help="These versions.")] = None,
     keep: Annotated[int | None, typer.Option(min=1, help="All but so many of the newest that are offered.")] = None,
     older_than: Annotated[float | None, typer.Option(min=0, metavar="DAYS", help="What is older.")] = None,
@@ -90,7 +90,7 @@ def expire(
 
 @app.command(rich_help_panel=VERSIONS)
 def tag(
-    url: Url,
+    url: Place,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, '.', '_' and '-'.")],
     version: Annotated[int | None, typer.Argument(metavar="VERSION", min=1, help="The version's number.")] = None,
     move: Annotated[bool, typer.Option("--move", help="Although the name is another version's now.")] = False,

@@ -371,7 +371,7 @@ class S3Store(Store):
                 raise StoreUnavailable(self.url, one_line(error, 2000)) from error
             if isinstance(error, PermissionError | BotoCoreError) or _code(error) == "NoSuchBucket":
                 raise AccessDenied(
-                    f"{self.url}: {error} (credentials and endpoint: AWS_* in the environment)"
+                    f"{self.url}: {one_line(error, 2000)} (credentials and endpoint: AWS_* in the environment)"
                 ) from error
             raise
 

@@ -10,7 +10,7 @@ import typer
 from bamba_data.cli.dataset_commands import LOOK
 from bamba_data.cli.entry import group
 from bamba_data.cli.old_names import Command, OldName
-from bamba_data.cli.options import Address, AsJson, FailFast, Interval, Out, Set, Url
+from bamba_data.cli.options import Address, AsJson, FailFast, Interval, Out, Place, Set
 from bamba_data.errors import UserError
 from bamba_data.terminal import console, print_json, printable, say
 
@@ -189,7 +189,7 @@ def preflight(
 
 @app.command(cls=Command, rich_help_panel=LOOK)
 def report(
-    url: Url,
+    url: Place,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="FILE", help="Where the page goes."),

@@ -97,4 +97,6 @@ def _one_place(option: Place | None, argument: Place | None, metavar: str) -> Pl
     places = [place for place in (option, argument) if place is not None]
     if len(places) != 1:
         raise UserError(f"say where it goes, once: --out {metavar}")
+    if not str(places[0]).strip():
+        raise UserError(f"--out is empty: say where it goes, --out {metavar}")
     return places[0]
