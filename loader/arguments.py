@@ -24,6 +24,8 @@ def whole_number(name: str, value: Any, least: int) -> int:
 def number(name: str, value: Any) -> float:
     """`value` as a float. Raises UserError, which names the argument."""
     try:
+        if isinstance(value, str | bytes | bool):
+            raise TypeError
         return float(value)
     except (TypeError, ValueError):
         raise UserError(f"{name} is {value!r}: it must be a number") from None

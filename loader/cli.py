@@ -17,6 +17,7 @@ app = group(help="How rows are served: index text, pack documents, examine an or
 
 @app.command(cls=Command)
 def index(
+    context: typer.Context,
     name: Annotated[str | None, typer.Option(help="What the source is called in a mix.")] = None,
     files: Annotated[
         list[str] | None, typer.Option(metavar="URL", help="Parquet files: paths or URLs, * allowed; may be repeated.")
@@ -54,6 +55,8 @@ def index(
     from .text.spec import TextSource, text_sources
     from .tools.index import index_sources, parsed_rules
 
+    if recipe is not None:
+        refuse_beside(context, "recipe", allowed={"out", "workers"})
     if (recipe is None) != (name is not None and files is not None and tokenizer is not None):
         raise UserError("an index needs --name, --files and --tokenizer, or --recipe instead of them")
     if recipe is not None:
@@ -80,6 +83,7 @@ def index(
 
 @app.command(cls=Command)
 def pack(
+    context: typer.Context,
     data: Annotated[list[str], typer.Argument(metavar="DATASET", help="Datasets of ours: paths or URLs.")],
     row_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a row.")] = 4096,
     packing: Annotated[str, typer.Option(help="How documents become rows.")] = "best-fit",
@@ -100,6 +104,8 @@ def pack(
     """
     from .tools.pack import header_of, print_packing
 
+    if plan is not None:
+        refuse_beside(context, "plan", allowed={"data", "cache", "workers"})
     header = header_of(plan, row_tokens, packing, delimiters, holdout, group_rows)
     print_packing(data, header, cache, workers)
 
@@ -151,3 +157,14 @@ def simulate(
         print_json(result)
     else:
         simulating.print_simulation(result, rank_tokens_per_second)
+
+
+def refuse_beside(context: typer.Context, whole: str, allowed: set[str]) -> None:
+    """Raises UserError that names an option which says what the file given by the option `whole` says already."""
+    from bamba_data.errors import UserError
+
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name != whole and name not in allowed and source is not None and source.name == "COMMANDLINE":
+            raise UserError(f"{parameter.opts[0]} beside --{whole}: what it says stands in that file; give one of them")

@@ -88,7 +88,7 @@ class OrderSpec:
         weights = tokens if self.weights is None else self.weights
         if unknown := sorted(set(weights) - set(tokens)):
             raise UserError(f"weights name {unknown}, the data has {sorted(tokens)}")
-        packing = self.packing or "chunk"
+        packing = "chunk" if self.packing is None else self.packing
         return MixPlan.create(
             weights,
             identities,
@@ -129,7 +129,7 @@ class OrderSpec:
                 raise _contradiction("delimiters", f"{before} before and {after} after", planned)
 
     def _delimiters(self, data: Sequence[OpenData]) -> tuple[list[int], list[int]]:
-        return delimiters_of(data, self.delimiters or "eos", self.bos_id, self.eos_id)
+        return delimiters_of(data, "eos" if self.delimiters is None else self.delimiters, self.bos_id, self.eos_id)
 
     @property
     def _holdout_ppm(self) -> int:

@@ -81,10 +81,10 @@ class Reading:
     on_end: OnEnd | None = None
 
     def __post_init__(self) -> None:
-        least = {"rank": 0, "world_size": 1, "micro_rows": 1, "num_workers": 0, "prefetch_tokens": 1, "cache_bytes": 0}
-        for name, smallest in (least | {"max_epochs": 1, "max_steps": 1}).items():
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, whole_number(name, value, smallest))
+        least = {"rank": 0, "world_size": 1, "num_workers": 0, "prefetch_tokens": 1, "cache_bytes": 0}
+        optional = {name: 1 for name in ("micro_rows", "max_epochs", "max_steps") if getattr(self, name) is not None}
+        for name, smallest in (least | optional).items():
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), smallest))
         if self.rank >= self.world_size:
             raise UserError(f"there is no rank {self.rank} of {self.world_size}: ranks count from 0")
         switch("pad_rows", self.pad_rows)
@@ -116,4 +116,7 @@ def settings(share: Share = Share(0, 1), *positional: Any, **named: Any) -> Read
     )
     names = ("fields", "cache", "cache_bytes", "max_epochs", "at_end", "max_steps", "micro_rows")
     by_position = dict(zip(names, positional, strict=False))
+    if len(positional) > len(names) or (twice := by_position.keys() & named.keys()):
+        wrong = f"{sorted(twice)} twice" if len(positional) <= len(names) else f"{len(positional) + 1} arguments"
+        raise TypeError(f"Settings takes a share and then {', '.join(names)}: it was given {wrong}")
     return Reading(rank=share.rank, world_size=share.world_size, pad_rows=share.pad, **by_position, **named)

@@ -83,6 +83,8 @@ class RowDataset(Dataset[dict[str, Any]]):
             return self.__getitems__([index])[0]
         # Not slice.indices: it clips what lies outside, and a batch with fewer rows than asked for would say nothing.
         start, step = index.start or 0, 1 if index.step is None else index.step
+        if step < 1:
+            raise UserError(f"rows {index}: a slice goes from the first row to the last, in steps of 1 or more")
         stop = len(self) if index.stop is None else index.stop
         rows = range(operator.index(start), operator.index(stop), operator.index(step))
         for row in (start, stop):

@@ -153,6 +153,5 @@ class TokenDataset(IterableDataset[Any]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next pass goes on there. Raises UserError for a damaged state, CursorMismatch for another order's."""
-        start = state["start"]
-        taken = whole_number("taken", state["taken"], 0)
-        self._begin(resume.from_json(start), str(start.get("micro", "")), taken)
+        start, taken = resume.from_json(state.get("start")), whole_number("taken", state.get("taken"), 0)
+        self._begin(start, str(state["start"].get("micro", "")), taken)

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bamba_data.errors import CorruptShard, UserError
+from bamba_data.errors import CorruptShard
 from bamba_data.format.dataset import Dataset, open_dataset
 from bamba_data.format.shard import Footer, ShardReader, Tokens
 from bamba_data.format.version_marks import ALSO_WITHDRAWN
 
-from .base import Blocks, Indexed
+from .base import Indexed
 from .shard_index import open_index
 
 FOOTERS = 64  # parsed ones in memory
@@ -201,10 +201,3 @@ class _Piece(io.RawIOBase):
         data = self._data[place : place + size]
         self._at += len(data)
         return data
-
-
-def chosen(available: Mapping[str, Blocks], names: list[str]) -> list[Blocks]:
-    """The sources of these names; an unknown one is an error that lists what there is."""
-    if unknown := sorted(set(names) - set(available)):
-        raise UserError(f"no source {unknown}: the data has {sorted(available)}")
-    return [available[name] for name in names]

@@ -20,7 +20,7 @@ from bamba_data.terminal import console
 from ..cache.location import default_cache
 from ..open_data import blocks_by_source, open_data
 from ..order.plan import load
-from ..order.plan_entries import GROUP_ROWS, Header
+from ..order.plan_entries import GROUP_ROWS, Header, validated
 from ..packing.base import PackingInput, heldout_of
 from ..packing.registry import PACKERS
 from ..packing.row_counts import rows_by_group
@@ -43,7 +43,8 @@ def header_of(
     elif delimiters not in KINDS:
         raise UserError(f"delimiters are {delimiters!r}: they can be {', '.join(KINDS)}")
     else:
-        header = Header(
+        header = validated(
+            Header,
             seed=0,
             step_rows=1,
             row_tokens=row_tokens,

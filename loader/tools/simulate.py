@@ -99,7 +99,7 @@ def simulate(plan: MixPlan, sizes: Mapping[str, Size], world_size: int, tokens: 
         served = plan.rows_served_before(last, name)
         size = sizes.get(name)
         taken = served * plan.header.row_tokens
-        blocks = _blocks_read(served, size or Size(math.inf), plan.header, world_size)
+        blocks = _blocks_read(served, size or UNKNOWN, plan.header, world_size)
         used.append(
             SourceUse(
                 name,
@@ -216,9 +216,12 @@ def simulate_plan(
     for text in source_tokens:
         name, equals, value = text.partition("=")
         try:
-            sizes[name] = Size(float(value))
+            size = float(value)
         except ValueError:
             raise UserError(f"--source-tokens {text}: expected SOURCE=TOKENS") from None
+        if not math.isfinite(size) or size < 1:
+            raise UserError(f"--source-tokens {text}: a number of tokens from 1 on is needed")
+        sizes[name] = Size(size)
         if not equals or name not in loaded.sources:
             raise UserError(f"--source-tokens {text}: the plan's sources are {sorted(loaded.sources)}")
     return simulate(loaded, sizes, world_size, tokens, steps)

@@ -470,3 +470,11 @@ def test_eight_hundred_changes_of_the_mix_are_eight_hundred_times_one(mixed: Pat
     assert len(plan.mixes) == 801
     assert seconds[1] < 4 * seconds[0], "an entry at the end of a long plan costs more than one of a short plan"
     assert type(plan).model_validate(plan.model_dump()).mixes == plan.mixes
+
+
+@pytest.mark.parametrize("state", [{}, {"taken": 0}, {"start": None, "taken": 0}])
+def test_the_state_of_a_worker_that_is_none_is_refused_with_words(
+    mixed: Path, cache: Path, state: dict[str, object]
+) -> None:
+    with pytest.raises(UserError):
+        made(mixed, cache).dataset.load_state_dict(state)

@@ -70,6 +70,9 @@ def test_a_slice_is_a_batch_whoever_the_rank(mixed: Path, cache: Path) -> None:
         assert all(torch.equal(piece[name], batch[name]) for name in FIELDS)
     assert rows[: 9 * BATCH : 7]["row"].tolist() == rows[::7]["row"].tolist() == list(range(0, 9 * BATCH, 7))
     assert rows[5:5]["input_ids"].shape == (0, TOKENS)
+    for backwards in (slice(5, None, -1), slice(5, 0, -1), slice(0, 5, 0)):
+        with pytest.raises(UserError, match="from the first row to the last"):
+            rows[backwards]
 
 
 def test_the_bounds_of_documents_in_one_row_begin_at_0(mixed: Path, cache: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bamba_data.errors import UserError
 from loader.order.plan import MixPlan
-from loader.tools.simulate import Size, simulate
+from loader.tools.simulate import Size, simulate, simulate_plan
 from tests.loader.bamba import WEIGHTS
 
 
@@ -63,3 +64,10 @@ def test_ten_thousand_ranks_and_a_corpus_that_is_not_there(tmp_path: Path) -> No
     assert found["rank_bytes"] * 10_000 == pytest.approx(found["cluster_bytes"])
     wrong = subprocess.run([*command, "--source-tokens", "nothing=1"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2 and "source-00" in wrong.stderr
+
+
+@pytest.mark.parametrize("size", ["0", "nan", "-1e9", "inf"])
+def test_a_size_that_no_source_has_is_refused(size: str, tmp_path: Path) -> None:
+    plan().save(tmp_path / "plan.json")
+    with pytest.raises(UserError, match="a number of tokens from 1 on"):
+        simulate_plan(tmp_path / "plan.json", 8, 1e9, [], [f"source-00={size}"], 10)

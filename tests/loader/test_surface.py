@@ -1,5 +1,6 @@
 """What a loader is told: an order and a reading, each said once; the ways of before still say the same."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,26 @@ def test_every_name_that_the_package_exports_is_there() -> None:
     assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="no attribute 'build_loder'"):
         package.build_loder  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        *(({name: None}, f"{name} is None") for name in ("rank", "world_size", "num_workers", "prefetch_tokens")),
+        ({"holdout": "0.001"}, "holdout is '0.001': it must be a number"),
+        ({"delimiters": ""}, "delimiters are ''"),
+        ({"packing": ""}, "packing is ''"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_the_name_of_its_argument(
+    mixed: Path, cache: Path, named: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        build_loader(str(mixed), cache=cache, **named)
+
+
+def test_settings_of_before_take_no_more_than_they_took() -> None:
+    with pytest.warns(DeprecationWarning), pytest.raises(TypeError, match="9 arguments"):
+        package.Settings(Share(0, 1), ("input_ids",), None, 1 << 30, None, "first", 5, None, "more")
+    with pytest.warns(DeprecationWarning), pytest.raises(TypeError, match=r"'cache'\] twice"):
+        package.Settings(Share(0, 1), ("input_ids",), None, cache="x")
