@@ -159,3 +159,21 @@ def test_the_context_holds_what_is_copied_and_nothing_that_is_not() -> None:
     }
     assert "*" in lines and copied == allowed
     assert all((ROOT / name).exists() for name in copied)
+
+
+@pytest.mark.costly
+def test_what_the_first_stage_copies_can_be_installed(tmp_path: Path) -> None:
+    """The dependencies are installed before our code is copied, over a stub that the Containerfile makes."""
+    before = CONTAINERFILE[: CONTAINERFILE.index("COPY bamba_data bamba_data")]
+    for name in " ".join(re.findall(r"^COPY (?!--from)(.*) \S+$", before, re.MULTILINE)).split():
+        source, target = ROOT / name, tmp_path / name
+        if source.is_dir():
+            shutil.copytree(source, target, symlinks=True)
+        else:
+            shutil.copy(source, target)
+    stub = re.search(r"^RUN (mkdir bamba_data && .*?) \\$", before, re.MULTILINE)
+    assert stub
+    subprocess.run(["sh", "-ec", stub[1]], cwd=tmp_path, check=True)
+    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path / "out", tmp_path]
+    done = subprocess.run(wheel, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
