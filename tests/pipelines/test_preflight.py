@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import s3fs
 
+from bamba_data import resources
 from bamba_data.storage.store import LocalStore, open_store
 from pipelines.cli.options import load_recipe
 from pipelines.ray_jobs.preflight import Finding, findings_here, machine, store_verbs
 from tests.running import bamba
+
+RECIPE = load_recipe("demo", None)[0]
 
 
 @pytest.fixture(autouse=True)
@@ -125,14 +128,18 @@ def test_a_host_that_no_proxy_names_is_asked_without_it(tmp_path: Path, monkeypa
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: "/proc")
-    assert {one.check for one in machine.machine() if one.is_missing} == {"temporary files"}
+    assert {one.check for one in machine.machine(RECIPE) if one.is_missing} == {"temporary files"}
 
 
 def test_a_memory_limit_is_told_in_units_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "memory_limit_bytes", lambda: 4 << 30)
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(8)))
-    memory = next(one for one in machine.machine() if one.check == "memory")
-    assert memory.verdict == "note" and "1 units at once" in memory.detail and "--workers 1" in memory.way_out
+    """By the rules of the build: a recipe whose documents may be larger has fewer units at once."""
+    monkeypatch.setattr(resources, "memory_bytes", lambda: 4 << 30)
+    monkeypatch.setattr(resources, "cores", lambda: 8)
+    memory = next(one for one in machine.machine(RECIPE) if one.check == "memory")
+    assert memory.verdict == "note" and "2 units of" in memory.detail and "--workers 2" in memory.way_out
+    larger = load_recipe("demo", ["bad_input.max_document_bytes=60000000"])[0]
+    memory = next(one for one in machine.machine(larger) if one.check == "memory")
+    assert "1 units of" in memory.detail or "0 units of" in memory.detail
 
 
 # ---- the command

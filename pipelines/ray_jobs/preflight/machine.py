@@ -9,20 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import bamba_data
+from bamba_data import resources
+from bamba_data.recipe import Recipe
 
+from ..session import OBJECT_STORE_BYTES, RAY_BYTES
 from .finding import Finding, judged, missing, ok
 
-UNIT_MEMORY_BYTES = 3 << 29  # 1.5 GiB: benchmarks/worker_memory.py
-RAY_MEMORY_BYTES = 2 << 30
 SCRATCH_BYTES_A_CORE = 2 << 30  # a staged parquet file of the corpora has up to some 2 GB
 MIN_OPEN_FILES = 4096
 
 
-def machine() -> Iterator[Finding]:
+def machine(recipe: Recipe) -> Iterator[Finding]:
+    """Findings about this machine, for a build of `recipe`: what Ray and its units will ask of it."""
     python = sys.version.split()[0]
     yield ok("versions", f"bamba-data {bamba_data.__version__}, Python {python}, uid {os.getuid()}, gid {os.getgid()}")
     yield _temporary_files()
-    cores = len(os.sched_getaffinity(0))
+    cores = resources.cores()
     free = shutil.disk_usage(tempfile.gettempdir()).free
     yield judged(
         "scratch space",
@@ -31,11 +33,10 @@ def machine() -> Iterator[Finding]:
         "a larger sizeLimit, or fewer --workers",
         otherwise="note",
     )
-    limit = memory_limit_bytes()
-    if limit is not None:
-        units = max(0, (limit - RAY_MEMORY_BYTES) // UNIT_MEMORY_BYTES)
-        detail = f"a limit of {limit / 2**30:,.1f} GiB: {units} units at once, of {cores} cores"
-        yield judged("memory", units >= cores, detail, f"--workers {max(1, units)}, or more memory", otherwise="note")
+    memory, a_unit = resources.memory_bytes(), resources.unit_memory_bytes(recipe)
+    units = max(0, (memory - OBJECT_STORE_BYTES - RAY_BYTES) // a_unit)
+    detail = f"{memory / 2**30:,.1f} GiB: {units} units of {a_unit / 2**30:,.2f} GiB at once, of {cores} cores"
+    yield judged("memory", units >= cores, detail, f"--workers {max(1, units)}, or more memory", otherwise="note")
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     is_enough = files >= MIN_OPEN_FILES or files == resource.RLIM_INFINITY
     yield judged("open files", is_enough, f"{files:,}", "ulimit -n 65536")
@@ -54,15 +55,3 @@ def _temporary_files() -> Finding:
     except OSError as error:
         return missing("temporary files", f"{folder}: {error.strerror}", "mount an emptyDir at /tmp")
     return ok("temporary files", folder)
-
-
-def memory_limit_bytes() -> int | None:
-    """Of this container, by its control group (version 2, else 1); None if there is none."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(path).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if text.isdecimal() and int(text) < 1 << 60:  # version 1 says almost 2**63 for no limit
-            return int(text)
-    return None

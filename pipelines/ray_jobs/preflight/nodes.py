@@ -27,7 +27,7 @@ def findings_here(where: str, recipe: Recipe, folder: Path, out: str) -> Iterato
     reached = network(recipe)
     silent = {host for answer in reached if answer.finding.is_missing for host in answer.hosts}
     hosts = [answer.finding for answer in reached]
-    for finding in (*machine(), *hosts, *store(out), *inputs(recipe, folder, silent)):
+    for finding in (*machine(recipe), *hosts, *store(out), *inputs(recipe, folder, silent)):
         yield replace(finding, where=where)
 
 
