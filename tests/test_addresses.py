@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.ray_jobs.pretrain import RankCommand
 from tests.peers import environment
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +90,12 @@ def test_a_wheel_has_code_at_our_address_alone(tmp_path: Path) -> None:
         assert ours <= names
     assert not {name for name in names if "_top_level" in name}
     assert {"bamba/trainer/recipes/bamba-9b-phase1.yaml", "bamba/py.typed", "bamba/loader/py.typed"} <= names
+
+
+def test_a_rank_that_ray_starts_beside_a_trainer_of_the_user_s_is_ours(tmp_path: Path) -> None:
+    (tmp_path / "trainer.py").write_text("print('somebody else s')\n")
+    with RankCommand(["--print"], "tiny-cpu", None).command() as command:
+        assert "schedule:" in run(*command[1:], cwd=tmp_path)
 
 
 @pytest.mark.peers

@@ -112,7 +112,7 @@ class RankCommand:
                 file = Path(folder, Path(self.recipe).name)
                 file.write_text(self.text, encoding="utf-8")
                 recipe = str(file)
-            yield [sys.executable, "-m", "trainer", "--recipe", recipe, *self.line]
+            yield [sys.executable, "-m", "bamba.trainer", "--recipe", recipe, *self.line]
 
 
 def _text_of(recipe: str) -> str | None:

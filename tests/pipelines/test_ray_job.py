@@ -30,10 +30,12 @@ def submit(head: RayCluster, folder: Path, *entrypoint: str) -> subprocess.Compl
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Only what the repository holds for the job."""
+    """Only what the repository holds for the job; its recipe `demo` has a name by which it is known."""
     folder = tmp_path / "checkout"
-    for name in ("bamba_data", "pipelines"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("bamba", "bamba_data", "loader", "pipelines", "trainer"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    recipe = folder / "pipelines/recipes/demo.yaml"
+    recipe.write_text(recipe.read_text().replace("name: demo", "name: of-the-checkout", 1))
     return folder
 
 
@@ -43,6 +45,7 @@ def test_the_demo_as_a_submitted_job_is_published_and_sound(head: RayCluster, ch
     assert done.returncode == 0, done.stdout + done.stderr
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert said[0]["event"] == "plan"
+    assert open_dataset(str(out)).manifest.name == "of-the-checkout"
     assert said[-1]["verdict"] == "complete"
     assert said[-1]["dataset"] == open_dataset(str(out)).manifest.digest
     assert verify(str(out), full=True).faults == []
