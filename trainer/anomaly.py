@@ -25,8 +25,8 @@ class StepRange:
 class BadSteps:
     """Counts the updates that were left undone, over the whole run."""
 
-    def __init__(self, config: Guard, count: int = 0) -> None:
-        self.config, self.count = config, count
+    def __init__(self, config: Guard) -> None:
+        self.config, self.count = config, 0
 
     def see(self, step: int, outcome: StepMetrics, rows: str) -> bool:
         """Whether this step was bad; `TooManyBadSteps`, naming its rows, when there were too many."""

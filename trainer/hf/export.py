@@ -116,8 +116,7 @@ def _write(saved: SavedCheckpoint, shard: list[TensorMapping], dtype: torch.dtyp
 
 
 def _tensor(saved: SavedCheckpoint, piece: TensorMapping, dtype: torch.dtype) -> Tensor:
-    part = saved.tensor(f"model.{piece.ours}", piece.start, piece.end)
-    part = part.unsqueeze(1) if piece.middle else part
+    part = piece.in_their_shape(saved.tensor(f"model.{piece.ours}", piece.start, piece.end))
     return part if piece.theirs.endswith(KEPT_FLOAT32) else part.to(dtype)
 
 

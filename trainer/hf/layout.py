@@ -1,7 +1,7 @@
 """How the tensors of a model of ours are laid out in a Hugging Face folder for `BambaForCausalLM`: names and pieces.
 
 Two matrices of ours are several of theirs (gate|up, q|k|v), and their convolution has one dimension more; nothing
-else differs, so both directions keep every bit. config.json is hf_config's.
+else differs, so both directions keep every bit. config.json is config.py's.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,10 @@ class TensorMapping(NamedTuple):
     middle: bool = False
 
     def out_of(self, ours: Tensor) -> Tensor:
-        part = ours[self.start : self.end]
+        return self.in_their_shape(ours[self.start : self.end])
+
+    def in_their_shape(self, part: Tensor) -> Tensor:
+        """Rows [start, end) of ours, as theirs has them."""
         return part.unsqueeze(1) if self.middle else part
 
     def into(self, ours: Tensor, theirs: Tensor) -> None:
