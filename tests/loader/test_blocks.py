@@ -10,7 +10,7 @@ import pytest
 
 from bamba_data.errors import BambaError, CorruptShard, UserError
 from bamba_data.format.dataset import open_dataset
-from loader.sources.shards import ShardBlocks, _shard_of, chosen, open_blocks
+from loader.sources.shards import ShardBlocks, _shard_of, open_blocks
 from tests.loader.real import in_memory
 
 
@@ -150,11 +150,6 @@ def test_the_digest_of_a_block_is_the_manifests(tiny: Path, cache: Path) -> None
     for name, blocks in open_blocks(dataset, cache).items():
         mine = dataset.blocks.filter(dataset.blocks["source"] == name)["digest"].to_list()
         assert [blocks.digest(number) for number in range(len(mine))] == mine
-
-
-def test_an_unknown_source_is_named(tiny: Path, cache: Path) -> None:
-    with pytest.raises(UserError, match=r"nix.*lines.*rows"):
-        chosen(opened(tiny, cache), ["nix"])
 
 
 def test_counts_alone_are_those_of_the_tokens(tiny: Path, cache: Path) -> None:
