@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bamba_data.errors import BambaError, CorruptShard, UserError
+from bamba_data.errors import BambaError, CorruptShard
 from bamba_data.format.dataset import open_dataset
 from loader.sources.shards import ShardBlocks, _shard_of, open_blocks
 from tests.loader.real import in_memory
