@@ -4,21 +4,19 @@ A read fetches the bytes of one row group and nothing else of its shard; the foo
 fetched once a shard. What does not have its digest is read again, then it is a CorruptShard.
 """
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bamba_data.errors import CorruptShard
+from bamba_data.format.block_reading import BlockPlace, FilePiece, ShardFooter, fetch_block, read_footer, vouched_tokens
 from bamba_data.format.dataset import Dataset, open_dataset
-from bamba_data.format.shard import Footer, ShardReader, Tokens
+from bamba_data.format.shard import ShardReader, Tokens
 from bamba_data.format.version_marks import ALSO_WITHDRAWN
 
 from .base import Indexed
@@ -64,15 +62,15 @@ class ShardBlocks(Indexed):
     def _read(self, block: int) -> Tokens:
         number, row_group = self.place(block)
         shard = _shard(self.dataset, number)
-        start, size = int(self.arrays["offset"][block]), int(self.arrays["size_bytes"][block])
-        body = self.dataset.store.read_range(shard.path, start, start + size)
-        if len(body) != size:
-            raise CorruptShard(shard.path, f"ends inside block {row_group}")
-        reader = ShardReader(_Piece(start, body), shard.path, shard.metadata)
-        tokens = reader.vouched_tokens(row_group, self.digest(block).hex(), int(self.documents[block]))
-        if len(tokens.counts) != self.documents[block] or len(tokens.ids) != self.tokens[block]:
-            raise CorruptShard(shard.path, f"block {row_group}: documents or tokens are not the manifest's")
-        return tokens
+        place = BlockPlace(
+            row_group,
+            int(self.arrays["offset"][block]),
+            int(self.arrays["size_bytes"][block]),
+            int(self.documents[block]),
+            int(self.tokens[block]),
+            self.digest(block).hex(),
+        )
+        return vouched_tokens(fetch_block(self.dataset.store, shard, place), place)
 
     def counts(self, block: int) -> NDArray[np.uint32]:
         """Tokens of each document, uint32 [documents], from their column alone.
@@ -88,7 +86,7 @@ class ShardBlocks(Indexed):
         )
         start, size = column.data_page_offset, column.total_compressed_size
         body = self.dataset.store.read_range(shard.path, start, start + size)
-        reader = ShardReader(_Piece(start, body), shard.path, shard.metadata)
+        reader = ShardReader(FilePiece(start, body), shard.path, shard.metadata)
         return reader.table(row_group, ["token_count"]).column("token_count").to_numpy()  # type: ignore[no-any-return]
 
 
@@ -142,19 +140,9 @@ def _again(read: Callable[[], T]) -> T:
     raise AssertionError
 
 
-class _Shard(NamedTuple):
-    path: str
-    metadata: Any
-
-
 @lru_cache(maxsize=FOOTERS)
-def _shard_of(key: "_DatasetKey", number: int) -> _Shard:
-    row = key.dataset.shards.row(number, named=True)
-    path, size, footer = row["path"], row["size_bytes"], row["footer_bytes"]
-    data = key.dataset.store.read_range(path, size - footer, size)
-    if Footer.of(data) != Footer(footer, row["footer_digest"].hex()):
-        raise CorruptShard(path, "its footer does not have the manifest's digest")
-    return _Shard(path, pq.read_metadata(pa.BufferReader(data)))
+def _shard_of(key: "_DatasetKey", number: int) -> ShardFooter:
+    return read_footer(key.dataset.store, key.dataset.shards.row(number, named=True))
 
 
 class _DatasetKey:
@@ -171,33 +159,5 @@ class _DatasetKey:
         return hash(self._id)
 
 
-def _shard(dataset: Dataset, number: int) -> _Shard:
+def _shard(dataset: Dataset, number: int) -> ShardFooter:
     return _shard_of(_DatasetKey(dataset), number)
-
-
-class _Piece(io.RawIOBase):
-    """A file of which only `data`, from byte `start` on, is here; to read elsewhere is an error, never zeros."""
-
-    def __init__(self, start: int, data: bytes) -> None:
-        self._start, self._data, self._at = start, data, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, self._start + len(self._data))[whence]
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        place = self._at - self._start
-        if place < 0 or place + size > len(self._data):
-            raise OSError(f"bytes {self._at:,} to {self._at + size:,} were not fetched")
-        data = self._data[place : place + size]
-        self._at += len(data)
-        return data

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bamba_data.errors import UserError
+from bamba_data.tokenization.delimiters import special_tokens, usual
 from loader import build_loader
-from loader.special_tokens import _named, _special
 from tests.corpora import TOKENIZER
 
 MIX: dict[str, Any] = {"row_tokens": 32, "batch_rows": 4, "num_workers": 0}
@@ -57,7 +57,7 @@ def test_two_names_that_may_be_it_are_an_error_that_lists_them() -> None:
             {"content": "</s>", "id": 3, "special": False},
         ]
     }
-    special = _special(json.dumps(made).encode())
+    special = special_tokens(json.dumps(made).encode())
     assert special == {"<|end_of_text|>": 1, "<|endoftext|>": 2}
     with pytest.raises(UserError, match=r"<\|end_of_text\|>, <\|endoftext\|>.*give eos_id"):
-        _named(special, ("<|end_of_text|>", "<|endoftext|>"), "eos")
+        usual(special, ("<|end_of_text|>", "<|endoftext|>"), "eos")
