@@ -1,7 +1,7 @@
 """`bamba-data model VERB`: what is done to runs and models. Each command is `python -m trainer.…` as well.
 
     run_commands.py      train, checkpoints, memory, health: a run, from its first second to its checkpoints
-    model_commands.py    evaluate, generate, export, import: the model of a checkpoint
+    model_commands.py    evaluate, generate, export, import: the model of a checkpoint; arithmetic: of any shape
 
 In: words that a person typed. Out: what the command prints, and an exit code (bamba_data/exit_codes.py). Torch is
 imported when a command runs, never for a page of help. Under `torchrun` each command runs on all ranks.
@@ -16,6 +16,6 @@ from .run_commands import app as runs
 
 __all__ = ["RUNS", "TrainCommand", "app", "checkpoints", "evaluate", "export", "generate", "health", "import_", "train"]
 
-app = group(help="Runs and models: train, evaluate, generate, export, import, checkpoints, health, memory.")
+app = group(help="Runs and models: train, evaluate, generate, export, import, checkpoints, health, memory, arithmetic.")
 app.add_typer(runs)
 app.add_typer(models)

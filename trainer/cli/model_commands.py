@@ -1,4 +1,4 @@
-"""The commands on the model of a checkpoint: evaluate, generate, export, import."""
+"""The commands on a model: evaluate, generate, export, import, arithmetic."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from bamba_data.cli.entry import group
-from bamba_data.cli.options import Data
+from bamba_data.cli.options import AsJson, Data
 from bamba_data.errors import UserError
 
 app = group()
@@ -90,6 +90,48 @@ def import_(
     from ..hf.importing import imported
 
     imported(folder, _one_place(out, run, "URL"))
+
+
+@app.command(rich_help_panel=MODELS)
+def arithmetic(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A recipe, a run, a checkpoint, or a folder with a config.json.")
+    ],
+    gpu: Annotated[str, typer.Option("--gpu", metavar="NAME", help="h100, h200, a100 or l40s.")] = "h100",
+    beside: Annotated[
+        str, typer.Option("--beside", metavar="MODEL", help="The model to compare with.")
+    ] = "llama-3.1-8b",
+    weights: Annotated[str, typer.Option(help="bf16 or fp8, of both models.")] = "bf16",
+    batches: Annotated[
+        list[int] | None, typer.Option("--batch", min=1, help="Sequences at once; may be repeated. 1, 8, 32, 64, 128.")
+    ] = None,
+    contexts: Annotated[
+        list[int] | None,
+        typer.Option("--context", min=1, help="Tokens of each; may be repeated. 1024, 16384, 65536."),
+    ] = None,
+    in_tokens: Annotated[int, typer.Option(min=1, help="Of each prompt, in the table of throughput.")] = 1024,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw the ratio over the context: .png, .svg or .pdf.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What serving a model costs, by arithmetic: parameters, FLOP, bytes, rooflines, throughput beside another model.
+
+    Upper bounds of speed on one GPU: what is counted must be done. docs/arithmetic.md says what is counted.
+    """
+    from bamba_data.terminal import print_json, printable
+
+    from ..arithmetic.ask import question
+    from ..arithmetic.plot import draw_ratios
+    from ..arithmetic.report import answer, tables
+
+    asked = question(model, beside, gpu, weights, batches, contexts, in_tokens)
+    if plot is not None:
+        draw_ratios(asked.ours, asked.theirs, (asked.name, asked.beside), asked.batches, plot)
+    if as_json:
+        print_json(answer(asked))
+    else:
+        typer.echo(printable("\n".join(tables(asked))))
 
 
 def _one_place(option: Place | None, argument: Place | None, metavar: str) -> Place:
