@@ -240,7 +240,7 @@ def test_the_log_of_the_driver_is_that_of_a_container_also_after_the_head_began_
                 link = tmp_path / "fresh"
                 link.symlink_to(logs.parent)
                 link.rename(tmp_path / "session_latest")
-                (logs / f"job-driver-demo-x5k2f.log").write_text(f'{{"attempt": {number}}}\n')
+                (logs / "job-driver-demo-x5k2f.log").write_text(f'{{"attempt": {number}}}\n')
                 until(lambda number=number: f'"attempt": {number}' in (tmp_path / "said").read_text())
         finally:
             process.terminate()
