@@ -5,11 +5,13 @@
     old_names.py           what an option was called before goes on working
     dataset_commands.py    show, stats, verify, diff, sweep
     version_commands.py    versions, withdraw, expire, tag
+    card_command.py        card
 
 In: words that a person typed. Out: text or JSON on stdout; errors go to the process edge (exit_codes.py).
 `bamba-data` itself is put together in pipelines/cli, which may know all rooms.
 """
 
+from .card_command import app as card_app
 from .dataset_commands import app as dataset_app
 from .entry import group
 from .version_commands import app as version_app
@@ -18,4 +20,5 @@ __all__ = ["app"]
 
 app = group()
 app.add_typer(dataset_app)
+app.add_typer(card_app)
 app.add_typer(version_app)

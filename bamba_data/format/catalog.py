@@ -2,13 +2,15 @@
 
 A withdrawn version is whole, and readers get it only by the word `withdrawn:<number>`. An expired one is gone for
 readers, for good, and the next sweep may take what only it needs. A tag keeps its version from expiring. Whoever marks
-or tags looks again afterwards, so that of a tag and an expiry that come at once one is undone.
+or tags looks again afterwards, so that of a tag and an expiry that come at once one is undone. Last of all the folder's
+card is made anew (bamba_data/card).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bamba_data.card.refresh import refresh_and_say
 from bamba_data.errors import CorruptManifest, DatasetNotFound, UserError
 from bamba_data.format import version_marks
 from bamba_data.format.layout import CLOCK, VERSIONS, version_path
@@ -64,13 +66,16 @@ def withdraw(store: Store, number: int, why: str) -> bool:
     """Take a version back: readers of the newest get the one before it. False if it was withdrawn already. Its object
     may be damaged. Raises DatasetNotFound."""
     _check_exists(store, number)
-    return version_marks.mark(store, "withdrawn", number, _manifest(store, number), why)
+    done = version_marks.mark(store, "withdrawn", number, _manifest(store, number), why)
+    refresh_and_say(store)
+    return done
 
 
 def offer_again(store: Store, number: int) -> bool:
     """Undo a withdrawal; False if there was none."""
     known = _check_exists(store, number)
     version_marks.unmark(store, "withdrawn", number)
+    refresh_and_say(store)
     return number in known.withdrawn
 
 
@@ -107,6 +112,7 @@ def expire(store: Store, numbers: Sequence[int], why: str) -> list[int]:
         if tagged := tags.get(number):  # meanwhile
             version_marks.unmark(store, "expired", number)
             raise UserError(_is_tagged(store, number, tagged))
+    refresh_and_say(store)
     return done
 
 
@@ -126,7 +132,9 @@ def tag(store: Store, name: str, number: int, move: bool) -> Tag:
     if number in version_marks.known(store).expired:  # meanwhile
         version_marks.remove_tag(store, name)
         raise UserError(f"{store.url}: version {number} expired this moment; it was not tagged")
-    return version_marks.read_tag(store, name)
+    made = version_marks.read_tag(store, name)
+    refresh_and_say(store)
+    return made
 
 
 def untag(store: Store, name: str) -> None:
@@ -136,6 +144,7 @@ def untag(store: Store, name: str) -> None:
             f"{store.url}: no tag {name!r} (the tags are: {', '.join(version_marks.tags(store)) or 'none'})"
         )
     version_marks.remove_tag(store, name)
+    refresh_and_say(store)
 
 
 def _tags_by_number(store: Store) -> dict[int, list[str]]:

@@ -170,7 +170,11 @@ def open_dataset(url: str | os.PathLike[str], version: int | str | None = None) 
         UserError: `url` or `version` could mean two things.
         CorruptManifest: the version or its manifest is damaged.
     """
-    store, which = _place_and_version(os.fspath(url), version)
+    return open_version(*_place_and_version(os.fspath(url), version))
+
+
+def open_version(store: Store, which: int | str | None = None) -> Dataset:
+    """The same at a place that is open already."""
     chosen = read_version(store, which)
     return Dataset(store, chosen, _manifest(store, chosen.manifest))
 

@@ -1,5 +1,6 @@
 """Where things lie below a dataset's URL. Every path is spelled here, and nowhere else.
 
+    README.md, croissant.json                           for people and other tools (bamba_data/card); nothing reads them
     dataset=<source>/<stem>-<digest>.parquet            shards
     _bamba/
         versions/<number>.json                          what is published; .withdrawn.json, .expired.json beside it
@@ -19,6 +20,8 @@ from typing import Literal
 
 Mark = Literal["withdrawn", "expired"]
 
+README = "README.md"
+CROISSANT = "croissant.json"
 SHARD_PREFIX = "dataset="
 OURS = "_bamba/"
 VERSIONS = "_bamba/versions"

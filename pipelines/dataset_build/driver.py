@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bamba_data.card.refresh import refresh_and_say
 from bamba_data.errors import BambaError, BudgetExceeded
 from bamba_data.format import plan_records
 from bamba_data.format.fence import Fence, shared
@@ -121,6 +122,7 @@ def finish(prepared: Prepared, fence: Fence | None = None) -> tuple[Version, Man
 
     version = publish(store, manifest, prepared.build, prepared.lock_digest, check)
     check_published(store, version, fence)
+    refresh_and_say(store)
     return version, manifest
 
 
