@@ -11,7 +11,7 @@ from transformers import BambaConfig, BambaForCausalLM
 from bamba_data.errors import UserError
 from tests.trainer.small import CONFIG, packed
 from trainer.checkpoint.reader import SavedCheckpoint
-from trainer.hf.config import config_json, config_of
+from trainer.hf.bamba_config import config_json, config_of
 from trainer.hf.importing import imported
 from trainer.model.config import ModelConfig
 
@@ -57,11 +57,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tie_word_embeddings": True}, "tie_word_embeddings is True"),
     ({"model_type": "mamba2"}, "model_type is 'mamba2'"),
     ({"num_experts": 4}, "num_experts is 4"),
-    ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config: not known here"),
+    ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config: its weights are codes"),
     ({"sliding_window": 128, "logit_scale": 2.0}, "logit_scale, sliding_window: not known here"),
     ({"mamba_d_head": 32}, "mamba_n_heads 8 of mamba_d_head 32 are not mamba_expand 2 times hidden_size 64"),
     ({"attn_layer_indices": [9]}, "attention_layers"),
-    ({"hidden_size": "large"}, "hidden_size"),
+    ({"hidden_size": "large"}, "hidden_size is 'large', no whole number above 0"),
     ({"rope_parameters": [1]}, "rope_parameters is no object"),
 ]
 

@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy, softplus
 from transformers import BambaConfig, BambaForCausalLM
 
 from tests.trainer.small import CONFIG, model, packed
-from trainer.hf.config import config_json, config_of
-from trainer.hf.layout import tensor_mappings
+from trainer.hf.bamba_config import config_json, config_of
+from trainer.hf.bamba_tensors import tensor_mappings
 from trainer.loss import _logit_gradients, _logit_gradients_fused, summed_loss
 from trainer.model.bamba import Bamba, vector_parameters
 from trainer.model.config import ModelConfig

@@ -60,7 +60,10 @@ def export(
     checkpoint: Checkpoint,
     folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="As --out.", hidden=True)] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="A new local folder.")] = None,
-    dtype: Annotated[str, typer.Option(help="bfloat16 or float32.")] = "bfloat16",
+    layout: Annotated[
+        str, typer.Option(help="bamba (BambaForCausalLM), or granite (GraniteMoeHybridForCausalLM, for vLLM, SGLang).")
+    ] = "bamba",
+    dtype: Annotated[str | None, typer.Option(help="bfloat16, which it is without it, or float32.")] = None,
     tokenizer: Annotated[
         str | None, typer.Option(metavar="FILE", help="Another tokenizer.json than the dataset's; 'none' writes none.")
     ] = None,
@@ -69,13 +72,14 @@ def export(
     ] = None,
     eos: Annotated[str | None, typer.Option(help="The token that ends a document; as in training without it.")] = None,
 ) -> None:
-    """Write a checkpoint as a Hugging Face folder that opens as BambaForCausalLM.
+    """Write a checkpoint as a Hugging Face folder that opens in transformers, and by --layout granite in vLLM.
 
     It holds config.json, generation_config.json, safetensors, the tokenizer and a model card.
     """
-    from ..hf.export import export_checkpoint
+    from ..hf.layouts import ExportOptions, export_checkpoint
 
-    export_checkpoint(checkpoint, _one_place(out, folder, "FOLDER"), dtype, tokenizer, bos, eos)
+    place = _one_place(out, folder, "FOLDER")
+    export_checkpoint(checkpoint, place, layout, ExportOptions(dtype), tokenizer, bos, eos)
 
 
 @app.command("import", rich_help_panel=MODELS)
@@ -86,7 +90,10 @@ def import_(
         str | None, typer.Option("--out", metavar="URL", help="The new run: a local path or s3://bucket/prefix.")
     ] = None,
 ) -> None:
-    """Make a Hugging Face Bamba the first checkpoint of a run, bit for bit; a recipe begins with it by `start_from`."""
+    """Make a Hugging Face Bamba, or dense Granite hybrid, the first checkpoint of a run, bit for bit.
+
+    A recipe begins with it by `start_from`.
+    """
     from ..hf.importing import imported
 
     imported(folder, _one_place(out, run, "URL"))

@@ -5,6 +5,7 @@ from typing import Any
 from bamba_data.canonical_json import digest
 
 from ..checkpoint.reader import SavedCheckpoint
+from .form import FolderForm
 
 HEAD = """---
 library_name: transformers
@@ -15,7 +16,7 @@ tags: [bamba, mamba2, hybrid]
 # {title}
 
 {parameters:.2f} B parameters in {dtype}: {mamba} Mamba2 layers and {attention} of attention (layers {indices}).
-Opens in `transformers` as `BambaForCausalLM`:
+Opens as `{class_name}` in {opened_by}:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -33,7 +34,7 @@ Batches are padded on the left: a hybrid's state runs through padding on the rig
 """
 
 
-def model_card(saved: SavedCheckpoint, dtype: str) -> str:
+def model_card(saved: SavedCheckpoint, form: FolderForm, dtype: str) -> str:
     """README.md of the folder, in Markdown. Holds no path and no URL of the run: an export is made to be given away."""
     commit, config = saved.commit, saved.config
     recipe = commit["recipe"]
@@ -42,6 +43,8 @@ def model_card(saved: SavedCheckpoint, dtype: str) -> str:
         title=recipe.get("name") or "An imported Bamba",
         parameters=config.parameters / 1e9,
         dtype=dtype,
+        class_name=form.class_name,
+        opened_by=form.opened_by,
         mamba=config.layers - len(indices),
         attention=len(indices),
         indices=", ".join(map(str, indices)) or "none",

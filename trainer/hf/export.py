@@ -1,4 +1,4 @@
-"""A checkpoint as a Hugging Face folder that opens as BambaForCausalLM.
+"""A checkpoint as a Hugging Face folder, in one of its forms (form.py).
 
 Tensors are read, cast and written shard by shard; memory holds one shard of `SHARD_BYTES` and, up to three times, the
 tensor that is being read. A_log, D and dt_bias stay float32 in the file: they are 1.5 kB a layer and the scan is
@@ -18,40 +18,25 @@ from torch import Tensor
 from bamba_data.errors import UserError
 
 from ..checkpoint.reader import SavedCheckpoint
-from ..checkpoint.tokenizer import RunTokenizer, of_checkpoint
+from ..checkpoint.tokenizer import RunTokenizer
 from ..observe.messages import say
 from .card import model_card
-from .config import config_json
-from .layout import TensorMapping, tensor_mappings
+from .form import BAMBA, FolderForm
+from .tensor_mapping import TensorMapping
 
 SHARD_BYTES = 4 << 30
 KEPT_FLOAT32 = (".A_log", ".D", ".dt_bias")
 
 
-def export_checkpoint(
-    checkpoint: str, out: Path, dtype: str, tokenizer: str | None, bos: str | None, eos: str | None
+def export(
+    saved: SavedCheckpoint, out: Path, dtype: torch.dtype, tokenizer: RunTokenizer | None, form: FolderForm = BAMBA
 ) -> None:
-    """`export` of a run's newest checkpoint, or of one checkpoint.
+    """Into `out`, which must not exist yet; it appears whole or not at all.
 
-    Args:
-        dtype: `bfloat16` or `float32`.
-        tokenizer: A tokenizer.json instead of the dataset's; `none` writes none.
-        bos: The token that begins a document, by name; None for that of training. So `eos`, which ends one.
+    Raises:
+        UserError: `out` exists or cannot be made, or the form cannot say this model.
     """
-    if dtype not in ("bfloat16", "float32"):
-        raise UserError(f"--dtype {dtype}: bfloat16 or float32")
-    saved = SavedCheckpoint(checkpoint)
-    if tokenizer == "none":
-        if bos or eos:
-            raise UserError("--bos and --eos name tokens of a tokenizer, and --tokenizer none writes none")
-        export(saved, out, getattr(torch, dtype), None)
-        return
-    chosen = of_checkpoint(saved, Path(tokenizer) if tokenizer else None)
-    export(saved, out, getattr(torch, dtype), chosen.with_tokens(bos, eos))
-
-
-def export(saved: SavedCheckpoint, out: Path, dtype: torch.dtype, tokenizer: RunTokenizer | None) -> None:
-    """Into `out`, which must not exist yet; it appears whole or not at all."""
+    form.refuse_unsayable(saved.config)
     if out.exists() or out.is_symlink():
         raise UserError(f"{out} exists: choose a new folder")
     part = out.with_name(f"{out.name}.part")
@@ -62,13 +47,13 @@ def export(saved: SavedCheckpoint, out: Path, dtype: torch.dtype, tokenizer: Run
         raise UserError(f"{out}: no folder can be made there ({error.strerror})") from None
     bos, eos = (tokenizer.bos, tokenizer.eos) if tokenizer else (None, None)
     max_position = max_position_of(saved)
-    config = config_json(saved.config, max_position, str(dtype).removeprefix("torch."), bos, eos)
+    config = form.config_json(saved.config, max_position, str(dtype).removeprefix("torch."), bos, eos)
     _write_json(part / "config.json", config)
     sampling = {"bos_token_id": bos, "eos_token_id": eos, "use_cache": config["use_cache"]}
     _write_json(part / "generation_config.json", {key: value for key, value in sampling.items() if value is not None})
     if tokenizer:
         _write_tokenizer(tokenizer, max_position, part)
-    shards = list(_shards(saved, dtype))
+    shards = list(_shards(saved, form, dtype))
     where: dict[str, str] = {}
     total = 0
     for number, shard in enumerate(shards, 1):
@@ -76,7 +61,7 @@ def export(saved: SavedCheckpoint, out: Path, dtype: torch.dtype, tokenizer: Run
         total += _write(saved, shard, dtype, part / file)
         where |= dict.fromkeys((piece.theirs for piece in shard), file)
     _write_json(part / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
-    (part / "README.md").write_text(model_card(saved, str(dtype).removeprefix("torch.")), encoding="utf-8")
+    (part / "README.md").write_text(model_card(saved, form, str(dtype).removeprefix("torch.")), encoding="utf-8")
     part.rename(out)
     say(f"{out}: {len(where)} tensors, {total / 1e9:.2f} GB, step {saved.commit['step']} of {saved.store.url}")
 
@@ -92,11 +77,11 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _shards(saved: SavedCheckpoint, dtype: torch.dtype) -> Iterator[list[TensorMapping]]:
+def _shards(saved: SavedCheckpoint, form: FolderForm, dtype: torch.dtype) -> Iterator[list[TensorMapping]]:
     """The tensors in file order, cut before a shard would grow too large."""
     shard: list[TensorMapping] = []
     shard_bytes = 0
-    for piece in tensor_mappings(saved.config):
+    for piece in form.tensors(saved.config):
         shape = saved.index[f"model.{piece.ours}"]["shape"]
         size = (piece.end - piece.start) * (torch.Size(shape[1:]).numel()) * dtype.itemsize
         if shard and shard_bytes + size > SHARD_BYTES:

@@ -1,5 +1,5 @@
-"""A Hugging Face Bamba as a checkpoint of ours, bit for bit; a recipe begins
-with it by `start_from: OUT`. Tensors pass one by one."""
+"""A Hugging Face folder of any of our forms as a checkpoint of ours, bit for bit; a recipe begins with it by
+`start_from: OUT`. Tensors pass one by one."""
 
 import json
 import secrets
@@ -22,21 +22,22 @@ from ..checkpoint.tokenizer import FILE, of_file
 from ..model.bamba import Bamba
 from ..model.config import ModelConfig
 from ..observe.messages import rank_zero_logger, say
-from .config import config_of
-from .layout import TensorMapping, tensor_mappings
+from .form import BY_MODEL_TYPE, FolderForm
+from .tensor_mapping import TensorMapping
 
 
 def imported(folder: Path, out: str) -> None:
     """Commit the model of `folder` as step 0 of a run at `out`; `UserError` where a tensor is missing, too many or of
     another shape."""
     theirs = _config(folder / "config.json")
-    config = config_of(theirs, str(folder / "config.json"))
+    form = _form(theirs, f"{folder / 'config.json'}")
+    config = form.config_of(theirs, str(folder / "config.json"))
     files = _files(folder)
-    wanted = [piece.theirs for piece in tensor_mappings(config)]
+    wanted = [piece.theirs for piece in form.tensors(config)]
     if missing := sorted(set(wanted) - set(files)):
         raise UserError(f"{folder}: {len(missing)} tensors are missing, {missing[0]} among them")
     if extra := sorted(set(files) - set(wanted)):
-        raise UserError(f"{folder}: {len(extra)} tensors are of no Bamba, {extra[0]} among them")
+        raise UserError(f"{folder}: {len(extra)} tensors are of no {form.class_name}, {extra[0]} among them")
     store, name = open_store(f"{out}/checkpoints"), commits.folder_name(0, secrets.token_hex(3))
     lease = Lease(store, rank_zero_logger())
     lease.take()
@@ -49,7 +50,7 @@ def imported(folder: Path, out: str) -> None:
             "imported": True,
             "hf": _kept(theirs, folder, store, name),
         }
-        write(store, name, _tensors(config, files), about)
+        write(store, name, _tensors(config, form, files), about)
     finally:
         lease.release()
     say(f"{out}: the model of {folder}")
@@ -73,6 +74,13 @@ def _config(file: Path) -> Any:
         raise UserError(f"{file}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON ({str(error)[:120]})") from None
+
+
+def _form(theirs: Any, where: str) -> FolderForm:
+    kind = theirs.get("model_type", "bamba") if isinstance(theirs, dict) else "bamba"
+    if kind not in BY_MODEL_TYPE:
+        raise UserError(f"{where}: model_type is {kind!r}, an import reads {', '.join(BY_MODEL_TYPE)}")
+    return BY_MODEL_TYPE[kind]
 
 
 def _kept(theirs: dict[str, Any], folder: Path, store: Store, name: str) -> dict[str, Any]:
@@ -112,12 +120,12 @@ def _files(folder: Path) -> dict[str, Path]:
     return file_of
 
 
-def _tensors(config: ModelConfig, files: dict[str, Path]) -> Iterator[tuple[str, Tensor]]:
+def _tensors(config: ModelConfig, form: FolderForm, files: dict[str, Path]) -> Iterator[tuple[str, Tensor]]:
     """Ours, in float32, each put together of its pieces."""
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in Bamba(config).named_parameters()}
     by_ours: dict[str, list[TensorMapping]] = {}
-    for piece in tensor_mappings(config):
+    for piece in form.tensors(config):
         by_ours.setdefault(piece.ours, []).append(piece)
     for name, parts in by_ours.items():
         whole = torch.empty(shapes[name])

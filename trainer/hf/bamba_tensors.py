@@ -1,0 +1,61 @@
+"""The tensors of a model of ours as `BambaForCausalLM` has them: names and pieces.
+
+Two matrices of ours are several of theirs (gate|up, q|k|v), and their convolution has one dimension more; nothing
+else differs, so both directions keep every bit. config.json is bamba_config.py's.
+"""
+
+from collections.abc import Iterator
+
+from ..model.config import ModelConfig
+from .tensor_mapping import TensorMapping
+
+
+def tensor_mappings(config: ModelConfig) -> Iterator[TensorMapping]:
+    """Every tensor of a `BambaForCausalLM`, and where it lies in ours."""
+    hidden, mlp = config.hidden_size, config.mlp_size
+    yield TensorMapping("embedding.weight", "model.embed_tokens.weight", 0, config.vocab_size)
+    for layer in range(config.layers):
+        ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
+        yield TensorMapping(f"{ours}.mixer_norm.weight", f"{theirs}.input_layernorm.weight", 0, hidden)
+        yield TensorMapping(f"{ours}.mlp_norm.weight", f"{theirs}.pre_ff_layernorm.weight", 0, hidden)
+        feed = f"{theirs}.feed_forward"
+        yield TensorMapping(f"{ours}.mlp.gate_up.weight", f"{feed}.gate_proj.weight", 0, mlp, linear=True)
+        yield TensorMapping(f"{ours}.mlp.gate_up.weight", f"{feed}.up_proj.weight", mlp, 2 * mlp, linear=True)
+        yield TensorMapping(f"{ours}.mlp.down.weight", f"{feed}.down_proj.weight", 0, hidden, linear=True)
+        yield from mixer_tensors(config, layer)
+    yield TensorMapping("head.norm.weight", "model.final_layernorm.weight", 0, hidden)
+    yield TensorMapping("head.weight", "lm_head.weight", 0, config.vocab_size)
+
+
+def mixer_tensors(
+    config: ModelConfig, layer: int, rotary_order: tuple[int, ...] | None = None
+) -> Iterator[TensorMapping]:
+    """Of the attention or the Mamba2 block of a layer. `rotary_order`: as `head_order`, of queries and keys."""
+    ours = f"blocks.{layer}.mixer"
+    if layer in config.attention_indices:
+        return _attention(config, ours, f"model.layers.{layer}.self_attn", rotary_order)
+    return _mamba(config, ours, f"model.layers.{layer}.mamba")
+
+
+def _attention(
+    config: ModelConfig, ours: str, theirs: str, rotary_order: tuple[int, ...] | None
+) -> Iterator[TensorMapping]:
+    start = 0
+    for name, heads in (("q", config.attention_heads), ("k", config.kv_heads), ("v", config.kv_heads)):
+        end = start + heads * config.head_dim
+        order = None if name == "v" else rotary_order
+        qkv = f"{ours}.qkv.weight"
+        yield TensorMapping(qkv, f"{theirs}.{name}_proj.weight", start, end, head_order=order, linear=True)
+        start = end
+    yield TensorMapping(f"{ours}.out.weight", f"{theirs}.o_proj.weight", 0, config.hidden_size, linear=True)
+
+
+def _mamba(config: ModelConfig, ours: str, theirs: str) -> Iterator[TensorMapping]:
+    wide = config.inner_size + config.conv_channels + config.mamba_heads
+    yield TensorMapping(f"{ours}.in_proj.weight", f"{theirs}.in_proj.weight", 0, wide, linear=True)
+    yield TensorMapping(f"{ours}.conv_weight", f"{theirs}.conv1d.weight", 0, config.conv_channels, middle=True)
+    yield TensorMapping(f"{ours}.conv_bias", f"{theirs}.conv1d.bias", 0, config.conv_channels)
+    for name in ("dt_bias", "A_log", "D"):
+        yield TensorMapping(f"{ours}.{name}", f"{theirs}.{name}", 0, config.mamba_heads)
+    yield TensorMapping(f"{ours}.norm_weight", f"{theirs}.norm.weight", 0, config.inner_size)
+    yield TensorMapping(f"{ours}.out_proj.weight", f"{theirs}.out_proj.weight", 0, config.hidden_size, linear=True)

@@ -1,0 +1,59 @@
+"""How a Hugging Face folder says a model of ours: one form each class of `transformers` that computes the same."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..model.config import ModelConfig
+from . import bamba_config, bamba_tensors, granite_config, granite_tensors
+from .tensor_mapping import TensorMapping
+
+
+class WriteConfig(Protocol):
+    """What config.json says of a model. `max_position` is in tokens, `dtype` the name of the type of its matrices."""
+
+    def __call__(
+        self, config: ModelConfig, max_position: int, dtype: str, bos_token_id: int | None, eos_token_id: int | None
+    ) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class FolderForm:
+    """One class of `transformers`.
+
+    Attributes:
+        class_name: The class that opens the folder.
+        opened_by: What else opens it, in words.
+        config_json: What config.json says.
+        config_of: The way back; it raises UserError for a field that our model cannot be, or that it does not know.
+        tensors: Every tensor of theirs, and where it lies in ours.
+        refuse_unsayable: Raises UserError for a model of ours that this form cannot say.
+    """
+
+    class_name: str
+    opened_by: str
+    config_json: WriteConfig
+    config_of: Callable[[Any, str], ModelConfig]
+    tensors: Callable[[ModelConfig], Iterator[TensorMapping]]
+    refuse_unsayable: Callable[[ModelConfig], None] = lambda config: None
+
+
+BAMBA = FolderForm(
+    class_name="BambaForCausalLM",
+    opened_by="transformers 4.57 and 5",
+    config_json=bamba_config.config_json,
+    config_of=bamba_config.config_of,
+    tensors=bamba_tensors.tensor_mappings,
+)
+
+GRANITE = FolderForm(
+    class_name="GraniteMoeHybridForCausalLM",
+    opened_by="vLLM, SGLang, transformers 4.57 and 5",
+    config_json=granite_config.config_json,
+    config_of=granite_config.config_of,
+    tensors=granite_tensors.tensor_mappings,
+    refuse_unsayable=granite_config.refuse_unsayable,
+)
+
+#: By what config.json calls `model_type`: the forms that an import reads.
+BY_MODEL_TYPE = {"bamba": BAMBA, "granitemoehybrid": GRANITE}
