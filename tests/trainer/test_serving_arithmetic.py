@@ -20,7 +20,7 @@ from trainer.arithmetic.report import tables
 from trainer.arithmetic.roofline import decode, max_batch, prefill, seconds
 from trainer.arithmetic.shapes import KNOWN, shape_of
 from trainer.arithmetic.throughput import context_of_ratio, generation, ratio_limit, speed_ratio, step_bytes
-from trainer.hf.config import config_json
+from trainer.hf.bamba_config import config_json
 from trainer.model.attention import Attention
 from trainer.model.bamba import Bamba
 from trainer.model.config import ModelConfig

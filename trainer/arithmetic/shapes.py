@@ -54,7 +54,7 @@ def shape_of(model: str) -> ModelConfig:
 
 
 def _of_config(file: Path) -> ModelConfig:
-    from ..hf.config import config_of
+    from ..hf.bamba_config import config_of
 
     try:
         theirs = json.loads(file.read_text(encoding="utf-8"))
