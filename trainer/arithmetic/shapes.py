@@ -54,10 +54,10 @@ def shape_of(model: str) -> ModelConfig:
 
 
 def _of_config(file: Path) -> ModelConfig:
-    from ..hf.bamba_config import config_of
+    from ..hf.form import form_of
 
     try:
         theirs = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not readable as JSON ({str(error)[:120]})") from None
-    return config_of(theirs, str(file))
+    return form_of(theirs, str(file)).config_of(theirs, str(file))

@@ -64,6 +64,9 @@ def export(
         str, typer.Option(help="bamba (BambaForCausalLM), or granite (GraniteMoeHybridForCausalLM, for vLLM, SGLang).")
     ] = "bamba",
     dtype: Annotated[str | None, typer.Option(help="bfloat16, which it is without it, or float32.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="fp8: the linears in e4m3 with a scale a row, as llm-compressor's FP8_DYNAMIC.")
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(metavar="FILE", help="Another tokenizer.json than the dataset's; 'none' writes none.")
     ] = None,
@@ -79,7 +82,7 @@ def export(
     from ..hf.layouts import ExportOptions, export_checkpoint
 
     place = _one_place(out, folder, "FOLDER")
-    export_checkpoint(checkpoint, place, layout, ExportOptions(dtype), tokenizer, bos, eos)
+    export_checkpoint(checkpoint, place, layout, ExportOptions(dtype, quantize), tokenizer, bos, eos)
 
 
 @app.command("import", rich_help_panel=MODELS)

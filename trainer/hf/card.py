@@ -6,6 +6,7 @@ from bamba_data.canonical_json import digest
 
 from ..checkpoint.reader import SavedCheckpoint
 from .form import FolderForm
+from .storage import Storage
 
 HEAD = """---
 library_name: transformers
@@ -15,7 +16,7 @@ tags: [bamba, mamba2, hybrid]
 
 # {title}
 
-{parameters:.2f} B parameters in {dtype}: {mamba} Mamba2 layers and {attention} of attention (layers {indices}).
+{parameters:.2f} B parameters in {numbers}: {mamba} Mamba2 layers and {attention} of attention (layers {indices}).
 Opens as `{class_name}` in {opened_by}:
 
 ```python
@@ -34,7 +35,7 @@ Batches are padded on the left: a hybrid's state runs through padding on the rig
 """
 
 
-def model_card(saved: SavedCheckpoint, form: FolderForm, dtype: str) -> str:
+def model_card(saved: SavedCheckpoint, form: FolderForm, storage: Storage) -> str:
     """README.md of the folder, in Markdown. Holds no path and no URL of the run: an export is made to be given away."""
     commit, config = saved.commit, saved.config
     recipe = commit["recipe"]
@@ -42,7 +43,7 @@ def model_card(saved: SavedCheckpoint, form: FolderForm, dtype: str) -> str:
     card = HEAD.format(
         title=recipe.get("name") or "An imported Bamba",
         parameters=config.parameters / 1e9,
-        dtype=dtype,
+        numbers="FP8 (e4m3, one scale a row; the rest bfloat16)" if storage.fp8 else storage.dtype_name,
         class_name=form.class_name,
         opened_by=form.opened_by,
         mamba=config.layers - len(indices),

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bamba_data.errors import UserError
+
 from ..model.config import ModelConfig
 from . import bamba_config, bamba_tensors, granite_config, granite_tensors
 from .tensor_mapping import TensorMapping
@@ -57,3 +59,11 @@ GRANITE = FolderForm(
 
 #: By what config.json calls `model_type`: the forms that an import reads.
 BY_MODEL_TYPE = {"bamba": BAMBA, "granitemoehybrid": GRANITE}
+
+
+def form_of(theirs: Any, where: str) -> FolderForm:
+    """The form of this config.json, by its `model_type`; `UserError` where it is none that we read."""
+    kind = theirs.get("model_type", "bamba") if isinstance(theirs, dict) else "bamba"
+    if kind not in BY_MODEL_TYPE:
+        raise UserError(f"{where}: model_type is {kind!r}, known are {', '.join(BY_MODEL_TYPE)}")
+    return BY_MODEL_TYPE[kind]

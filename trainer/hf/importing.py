@@ -22,7 +22,7 @@ from ..checkpoint.tokenizer import FILE, of_file
 from ..model.bamba import Bamba
 from ..model.config import ModelConfig
 from ..observe.messages import rank_zero_logger, say
-from .form import BY_MODEL_TYPE, FolderForm
+from .form import FolderForm, form_of
 from .tensor_mapping import TensorMapping
 
 
@@ -30,7 +30,7 @@ def imported(folder: Path, out: str) -> None:
     """Commit the model of `folder` as step 0 of a run at `out`; `UserError` where a tensor is missing, too many or of
     another shape."""
     theirs = _config(folder / "config.json")
-    form = _form(theirs, f"{folder / 'config.json'}")
+    form = form_of(theirs, str(folder / "config.json"))
     config = form.config_of(theirs, str(folder / "config.json"))
     files = _files(folder)
     wanted = [piece.theirs for piece in form.tensors(config)]
@@ -74,13 +74,6 @@ def _config(file: Path) -> Any:
         raise UserError(f"{file}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON ({str(error)[:120]})") from None
-
-
-def _form(theirs: Any, where: str) -> FolderForm:
-    kind = theirs.get("model_type", "bamba") if isinstance(theirs, dict) else "bamba"
-    if kind not in BY_MODEL_TYPE:
-        raise UserError(f"{where}: model_type is {kind!r}, an import reads {', '.join(BY_MODEL_TYPE)}")
-    return BY_MODEL_TYPE[kind]
 
 
 def _kept(theirs: dict[str, Any], folder: Path, store: Store, name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from bamba_data.errors import UserError
 from ..checkpoint.reader import SavedCheckpoint
 from ..checkpoint.tokenizer import RunTokenizer, of_checkpoint
 from .export import export
-from .form import BAMBA, GRANITE
+from .form import BAMBA, GRANITE, FolderForm
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,25 @@ class Layout:
     write: Callable[[SavedCheckpoint, Path, ExportOptions, RunTokenizer | None], None]
 
 
-def _as_bamba(saved: SavedCheckpoint, out: Path, options: ExportOptions, tokenizer: RunTokenizer | None) -> None:
-    export(saved, out, _dtype(options), tokenizer, BAMBA)
+def _folder_writer(form: FolderForm) -> Callable[[SavedCheckpoint, Path, ExportOptions, RunTokenizer | None], None]:
+    def write(saved: SavedCheckpoint, out: Path, options: ExportOptions, tokenizer: RunTokenizer | None) -> None:
+        fp8 = options.quantize == "fp8"
+        if fp8 and options.dtype == "float32":
+            raise UserError(
+                "--quantize fp8 and --dtype float32 are two things: what is not quantized is bfloat16 beside it. Give "
+                "one of them"
+            )
+        dtype = torch.float32 if options.dtype == "float32" else torch.bfloat16
+        export(saved, out, dtype, tokenizer, form, fp8=fp8)
+
+    return write
 
 
-def _as_granite(saved: SavedCheckpoint, out: Path, options: ExportOptions, tokenizer: RunTokenizer | None) -> None:
-    export(saved, out, _dtype(options), tokenizer, GRANITE)
-
-
-def _dtype(options: ExportOptions) -> torch.dtype:
-    return torch.float32 if options.dtype == "float32" else torch.bfloat16
-
-
-FOLDER_OPTIONS = {"dtype": ("bfloat16", "float32")}
+FOLDER_OPTIONS = {"dtype": ("bfloat16", "float32"), "quantize": ("fp8",)}
 
 LAYOUTS: dict[str, Layout] = {
-    "bamba": Layout(f"{BAMBA.class_name}: {BAMBA.opened_by}", FOLDER_OPTIONS, _as_bamba),
-    "granite": Layout(f"{GRANITE.class_name}: {GRANITE.opened_by}", FOLDER_OPTIONS, _as_granite),
+    "bamba": Layout(f"{BAMBA.class_name}: {BAMBA.opened_by}", FOLDER_OPTIONS, _folder_writer(BAMBA)),
+    "granite": Layout(f"{GRANITE.class_name}: {GRANITE.opened_by}", FOLDER_OPTIONS, _folder_writer(GRANITE)),
 }
 
 
