@@ -3,8 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from bamba_data.errors import UserError
 
 from .collate import FIELDS
@@ -61,7 +59,5 @@ def _location(order: Order, span: Span) -> dict[str, Any]:
         return {"url": url, "url_row": row}
     if not isinstance(blocks, ShardBlocks):
         return {}
-    shard, row_group = blocks.place(span.block)
-    first = span.block - row_group  # the blocks of a shard are neighbours
-    documents_before = int(np.sum(blocks.documents[first : span.block]))
-    return {"shard": str(blocks.dataset.shards["path"][shard]), "shard_row": documents_before + span.document}
+    shard, row = blocks.shard_row(span.block, span.document)
+    return {"shard": shard, "shard_row": row}

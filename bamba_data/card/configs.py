@@ -22,7 +22,12 @@ class Config:
 
 
 def configs(dataset: Dataset) -> list[Config]:
-    """The whole first, then every source in the manifest's order; none for a source without shards."""
+    """The whole first, then every source in the manifest's order; none for a source without shards.
+
+    None at all where documents were dropped that lie in the files still: who reads files would be given them.
+    """
+    if len(dataset.masks):
+        return []
     of_sources = list(_of_sources(dataset))
     if not of_sources:
         return []

@@ -121,6 +121,12 @@ def _body(dataset: Dataset, tags: Sequence[str]) -> Iterator[str]:
     yield from map(_attribution, manifest.sources)
     if found:
         yield from _how_to_load(dataset, found)
+    elif masked := len(dataset.masks):
+        yield (
+            f"\nDocuments in {masked:,} blocks of the shards were dropped and lie in the files still, so this card "
+            "names none: a reader of the files alone would give them back. Loaders of bamba-data leave them out; "
+            "`bamba-data compact` writes the files anew without them.\n"
+        )
     yield "\n## What exactly this is\n"
     yield f"- identity (same documents, same ids): `{dataset.identity}`"
     yield f"- manifest of this version: `{manifest.digest}`"
@@ -161,10 +167,12 @@ rows = load_dataset(folder, {named}split="train")  # one source: load_dataset(fo
 ids = np.frombuffer(rows[0]["tokens"], "{dtype}")
 ```
 """
+    tables = [f'f"{{folder}}/{table_path(table.sha256)}"' for table in dataset.manifest.table_parts("shards")]
+    listed = tables[0] if len(tables) == 1 else f"[{', '.join(tables)}]"
     yield f"""```python
 import duckdb
 
-shards = f"{{folder}}/{table_path(dataset.manifest.tables.shards.sha256)}"
+shards = {listed}
 duckdb.execute("set variable files = (select list(? || '/' || path) from read_parquet(?))", [folder, shards])
 duckdb.sql("select count(*), sum(token_count) from read_parquet(getvariable('files'))").show()
 ```

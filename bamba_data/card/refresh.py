@@ -33,7 +33,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Card:
-    """What the folder is to say: `croissant` is None where no version is offered."""
+    """What the folder is to say: `croissant` is None where there is nothing that files alone give: no version is
+    offered, or documents were dropped that lie in them still."""
 
     readme: str
     croissant: bytes | None
@@ -77,7 +78,7 @@ def refresh_and_say(store: Store) -> None:
 
 def card_of(dataset: Dataset) -> Card:
     """The card of one version, newest or not."""
-    return Card(readme(dataset, _tags(_seen(dataset.store)[1], dataset.version.number)), croissant(dataset))
+    return _card_of(dataset, _seen(dataset.store)[1])
 
 
 _Names = tuple[tuple[str, int], ...]  # tags, each with its version's number
@@ -101,7 +102,12 @@ def _card(store: Store, known: version_marks.Known, names: _Names) -> Card:
     if not known.offered:
         return Card(readme_of_nothing(), None)
     dataset = open_version(store, known.offered[-1])
-    return Card(readme(dataset, _tags(names, dataset.version.number)), croissant(dataset))
+    return _card_of(dataset, names)
+
+
+def _card_of(dataset: Dataset, names: _Names) -> Card:
+    described = None if len(dataset.masks) else croissant(dataset)
+    return Card(readme(dataset, _tags(names, dataset.version.number)), described)
 
 
 def _write(store: Store, card: Card, replace: bool) -> list[str]:

@@ -6,6 +6,7 @@
     dataset_commands.py    show, stats, verify, diff, sweep
     version_commands.py    versions, withdraw, expire, tag
     card_command.py        card
+    derive_commands.py     drop, subset
 
 In: words that a person typed. Out: text or JSON on stdout; errors go to the process edge (exit_codes.py).
 `bamba-data` itself is put together in pipelines/cli, which may know all rooms.
@@ -13,6 +14,7 @@ In: words that a person typed. Out: text or JSON on stdout; errors go to the pro
 
 from .card_command import app as card_app
 from .dataset_commands import app as dataset_app
+from .derive_commands import app as derive_app
 from .entry import group
 from .version_commands import app as version_app
 
@@ -22,3 +24,4 @@ app = group()
 app.add_typer(dataset_app)
 app.add_typer(card_app)
 app.add_typer(version_app)
+app.add_typer(derive_app)

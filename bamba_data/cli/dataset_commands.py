@@ -33,7 +33,7 @@ def show(
     dataset = open_dataset(url, version)
     if as_json:
         fields = {"version": dataset.version, "digest": dataset.manifest.digest}
-        fields["manifest"] = dataset.manifest.model_dump(mode="json")
+        fields["manifest"] = dataset.manifest.to_json()
         if shards:
             fields["shards"] = dataset.shards.to_dicts()
         print_json(fields)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bamba_data.errors import CorruptShard
+from bamba_data.format.masks import Flags
 from bamba_data.format.shard import Footer, ShardReader, Tokens
 from bamba_data.storage.store import Store
 
@@ -22,7 +23,8 @@ class ShardFooter(NamedTuple):
 
 
 class BlockPlace(NamedTuple):
-    """What the table of blocks says of a block: its row group, byte range, counts, and digest in hex."""
+    """What the tables say of a block: its row group and byte range; and counts and digest, in hex, of its documents
+    that are part of the dataset (Dataset.as_read)."""
 
     block: int
     offset: int
@@ -54,9 +56,18 @@ def fetch_block(store: Store, shard: ShardFooter, place: BlockPlace) -> ShardRea
     return ShardReader(FilePiece(place.offset, body), shard.path, shard.metadata)
 
 
-def vouched_tokens(reader: ShardReader, place: BlockPlace) -> Tokens:
-    """The tokens of the block, which are those of the manifest. Raises CorruptShard."""
-    tokens = reader.vouched_tokens(place.block, place.digest, place.documents)
+def vouched_tokens(reader: ShardReader, place: BlockPlace, is_left: Flags | None = None) -> Tokens:
+    """The tokens of the block, which are those of the manifest. Raises CorruptShard.
+
+    Args:
+        reader: of the block's bytes.
+        place: what is to be there.
+        is_left: of a block that has lost documents, which are left: bool [documents as stored] (see masks.py).
+    """
+    if is_left is None:
+        tokens = reader.vouched_tokens(place.block, place.digest, place.documents)
+    else:
+        tokens = reader.tokens_left(place.block, is_left, place.digest)
     if len(tokens.counts) != place.documents or len(tokens.ids) != place.tokens:
         raise CorruptShard(reader.path, f"block {place.block}: documents or tokens are not the manifest's")
     return tokens

@@ -24,6 +24,8 @@ from bamba_data.storage.store import Store, open_store
 if TYPE_CHECKING:
     import polars as pl
 
+    from bamba_data.format.masks import AsRead
+
 MAX_TOKENIZER_BYTES = 256 << 20
 MAX_LOCK_BYTES = 1 << 30
 _BARE_POINTER = re.compile(rb"\s*[0-9a-f]{64}\s*")
@@ -64,41 +66,98 @@ class Dataset:
 
     @cached_property
     def identities_of_tables(self) -> dict[str, SourceIdentity]:
-        return of_tables([source.name for source in self.manifest.sources], self.blocks, self.candidates)
+        return of_tables([source.name for source in self.manifest.sources], *self.as_read)
+
+    @cached_property
+    def as_read(self) -> "AsRead":
+        """The tables of blocks and candidates without what is masked: what readers of rows see."""
+        from bamba_data.format.masks import AsRead, as_read
+
+        if self.manifest.derived is None:
+            return AsRead(self.blocks, self.candidates)
+        return as_read(self.blocks, self.candidates, self.masks)
 
     @cached_property
     def files(self) -> "pl.DataFrame":
         """One row an input; the columns of all tables are described in tables.py."""
-        return self._table("files", self.manifest.tables.files)
+        return self._table("files")
 
     @cached_property
     def shards(self) -> "pl.DataFrame":
         """The first format says `file` by its place in the source: from 0."""
         import polars as pl
 
-        frame = _safe(self._table("shards", self.manifest.tables.shards))
+        frame = _safe(self._table("shards"))
         return frame if "first_file" in frame.columns else frame.with_columns(first_file=pl.lit(0, pl.UInt32))
 
     @cached_property
     def blocks(self) -> "pl.DataFrame":
         """One row a block, in the order of the shards and of the blocks in them."""
-        return self._table("blocks", self.manifest.tables.blocks)
+        return self._table("blocks")
 
     @cached_property
     def candidates(self) -> "pl.DataFrame":
         """One row a document that may be held out of training."""
-        return self._table("candidates", self.manifest.tables.candidates)
+        return self._table("candidates")
 
     @cached_property
     def dead_letters(self) -> "pl.DataFrame":
         """One row a file of records that could not become documents, with their raw bytes."""
-        return _safe(self._table("dead_letters", self.manifest.tables.dead_letters))
+        return _safe(self._table("dead_letters"))
 
-    def shard_urls(self, source: str | None = None) -> list[str]:
+    @cached_property
+    def masks(self) -> "pl.DataFrame":
+        """One row a block that has lost documents (see masks.py); none in what a build published."""
+        import polars as pl
+
+        from bamba_data.format.tables import MASKS
+
+        if self.manifest.derived is None:
+            empty = pl.from_arrow(MASKS.empty_table())
+            assert isinstance(empty, pl.DataFrame)
+            return empty
+        return self._read_table("masks", self.manifest.derived.masks)
+
+    def shard_urls(self, source: str | None = None, *, with_dropped: bool = False) -> list[str]:
         """Where the shards lie: what to give to Polars, DuckDB, datasets or pandas. (Not `dataset=*/*.parquet`: that
-        also finds the shards of other versions, and what a killed build left.)"""
+        also finds the shards of other versions, and what a killed build left.)
+
+        Args:
+            source: the shards of this one alone.
+            with_dropped: although documents of these files were dropped, which whoever reads the files sees.
+
+        Raises:
+            UserError: documents of these files were dropped, and `with_dropped` does not say that it is known.
+        """
+        masked = self.masks if source is None else self.masks.filter(self.masks["source"] == source)
+        if len(masked) and not with_dropped:
+            raise UserError(
+                f"{self.store.url}: documents in {len(masked):,} blocks of these files were dropped, and a reader of "
+                "the files alone would see them: write the files anew (bamba-data compact), leave out what "
+                "Dataset.dropped_rows() lists, or say with_dropped=True"
+            )
         frame = self.shards if source is None else self.shards.filter(self.shards["source"] == source)
         return [f"{self.store.url}/{path}" for path in frame["path"]]
+
+    def dropped_rows(self) -> "pl.DataFrame":
+        """The rows of shards that are no longer part of the dataset: `path` of the shard, and `row` in it, from 0."""
+        import numpy as np
+        import polars as pl
+
+        from bamba_data.format.masks import removed_in
+
+        first = self.blocks.select(
+            "shard", "block", (pl.col("documents").cum_sum() - pl.col("documents")).over("shard").alias("first")
+        )
+        starts = {(shard, block): row for shard, block, row in first.iter_rows()}
+        shards: list[int] = []
+        rows: list[int] = []
+        for place, removed in removed_in(self.masks, self.blocks).items():
+            gone = np.flatnonzero(removed) + starts[place]
+            rows += gone.tolist()
+            shards += [place[0]] * len(gone)
+        paths = self.shards["path"].gather(shards) if shards else pl.Series([], dtype=pl.String)
+        return pl.DataFrame({"path": paths, "row": pl.Series(rows, dtype=pl.UInt64)}).sort("path", "row")
 
     def tokenizer_json(self) -> bytes:
         """The tokenizer file itself: a dataset carries its own."""
@@ -109,15 +168,25 @@ class Dataset:
         """The lock of the build that published this version."""
         return read_named(self.store, lock_path(self.version.lock), self.version.lock, MAX_LOCK_BYTES)
 
-    def _table(self, name: str, entry: TableEntry) -> "pl.DataFrame":
+    def table_parts(self, name: str) -> "list[tuple[TableEntry, pl.DataFrame]]":
+        """The files that a table is made of, with their rows; its rows are theirs, one after the other."""
+        return [(entry, self._read_table(name, entry)) for entry in self.manifest.table_parts(name)]
+
+    def _table(self, name: str) -> "pl.DataFrame":
         import polars as pl
 
-        from bamba_data.format.tables import read_bounded, schemas_of
+        return pl.concat([frame for _, frame in self.table_parts(name)])
+
+    def _read_table(self, name: str, entry: TableEntry) -> "pl.DataFrame":
+        import polars as pl
+
+        from bamba_data.format.tables import MASKS, read_bounded, schemas_of
 
         path = table_path(entry.sha256)
         data = read_named(self.store, path, entry.sha256, entry.size_bytes)
+        schema = MASKS if name == "masks" else schemas_of(self.manifest.format)[name]
         try:
-            frame = pl.from_arrow(read_bounded(data, schemas_of(self.manifest.format)[name], name, entry.rows, path))
+            frame = pl.from_arrow(read_bounded(data, schema, name, entry.rows, path))
         except pl.exceptions.PolarsError as error:
             raise CorruptManifest(path, f"the table of {name} is not readable ({error})") from None
         assert isinstance(frame, pl.DataFrame)

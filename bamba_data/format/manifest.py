@@ -4,7 +4,8 @@ It holds the identity (see identity.py), the recipe, the tokenizer and the certi
 source with its licence and account, the software that wrote the shards, and the sha256s of the tables (parquet, one
 row an input, a shard, a block, a file of dead letters). Nothing in it depends on the cluster, the time, or the machine.
 Read strictly: an unknown field, a wrong type or sum is a CorruptManifest. The first format is read, too
-(manifest_v1.py); it states no identity.
+(manifest_v1.py); it states no identity. What is derived from other versions is of the third format, with the field
+`derived`: who knows only the second refuses it, rather than serve documents that were dropped.
 """
 
 from collections import Counter
@@ -16,20 +17,31 @@ from pydantic import PrivateAttr, ValidationError
 from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest, first_fault
 from bamba_data.format.identity import SourceIdentity, of_dataset
-from bamba_data.format.manifest_entries import Account, BackendEntry, Entry, Sha256, SourceEntry, TokenizerEntry
+from bamba_data.format.manifest_entries import (
+    Account,
+    BackendEntry,
+    DerivedEntry,
+    Entry,
+    Sha256,
+    SourceEntry,
+    TableEntry,
+    TokenizerEntry,
+)
 from bamba_data.format.manifest_entries import SoftwareEntry as SoftwareEntry
 from bamba_data.format.manifest_entries import Tables as Tables
 from bamba_data.format.manifest_v1 import First
 
 FORMAT: Literal["bamba-data/2"] = "bamba-data/2"
 FIRST_FORMAT: Literal["bamba-data/1"] = "bamba-data/1"
+DERIVED_FORMAT: Literal["bamba-data/3"] = "bamba-data/3"
+FORMATS = (FIRST_FORMAT, FORMAT, DERIVED_FORMAT)
 MAX_BYTES = 64 << 20
 
 
 class Manifest(Entry):
     """A publication: all that it says, and the sha256s of the tables that say the rest."""
 
-    format: Literal["bamba-data/1", "bamba-data/2"]
+    format: Literal["bamba-data/1", "bamba-data/2", "bamba-data/3"]
     identity: Sha256 | None = None
     name: str
     recipe: dict[str, Any]
@@ -39,13 +51,18 @@ class Manifest(Entry):
     sources: list[SourceEntry]
     totals: Account
     tables: Tables
+    derived: DerivedEntry | None = None
 
     _written: bytes | None = PrivateAttr(None)
 
     @cached_property
     def data(self) -> bytes:
         """Its JSON; of the first format, as it was written."""
-        return self._written or canonical_json.dumps(self.model_dump(mode="json"))
+        return self._written or canonical_json.dumps(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields; `derived` only where it is."""
+        return self.model_dump(mode="json", exclude=None if self.derived else {"derived"})
 
     @cached_property
     def digest(self) -> str:
@@ -58,9 +75,28 @@ class Manifest(Entry):
         version of pyarrow writes of the same rows is no other publication. None in the first format."""
         if self.format == FIRST_FORMAT:
             return None
-        said = self.model_dump(mode="json")
-        said["tables"] = {name: [table["rows"], table["content"]] for name, table in said["tables"].items()}
+        said = self.to_json()
+
+        def rows_of(tables: dict[str, Any]) -> dict[str, Any]:
+            return {name: [table["rows"], table["content"]] for name, table in tables.items()}
+
+        said["tables"] = rows_of(said["tables"])
+        if self.derived:
+            derived = said["derived"]
+            derived |= {"joined": [rows_of(part) for part in derived["joined"]]}
+            derived |= {"masks": [derived["masks"]["rows"], derived["masks"]["content"]]}
         return canonical_json.digest(said)
+
+    def table_parts(self, name: str) -> list[TableEntry]:
+        """The files whose rows, one after the other, are the table of this name."""
+        parts = [self.tables, *(self.derived.joined if self.derived else [])]
+        return [getattr(part, name) for part in parts]
+
+    @property
+    def all_tables(self) -> list[TableEntry]:
+        """All files of all tables, that of the masks too."""
+        entries = [entry for name in Tables.model_fields for entry in self.table_parts(name)]
+        return [*entries, *([self.derived.masks] if self.derived else [])]
 
     def source(self, name: str) -> SourceEntry | None:
         return next((source for source in self.sources if source.name == name), None)
@@ -70,16 +106,16 @@ def loads(data: bytes, where: str) -> Manifest:
     """Parse and check a manifest that somebody else may have written.
 
     Args:
-        data: canonical JSON, of `bamba-data/2` or `bamba-data/1`.
+        data: canonical JSON, of one of FORMATS.
         where: what errors call it: a path or a URL.
 
     Raises:
         CorruptManifest: names the first field that is wrong, of an unknown format, or whose sum is another.
     """
     raw = canonical_json.loads(data, where, MAX_BYTES)
-    if isinstance(raw, dict) and raw.get("format") not in (FORMAT, FIRST_FORMAT):
+    if isinstance(raw, dict) and raw.get("format") not in FORMATS:
         form = str(raw.get("format"))[:40]
-        raise CorruptManifest(where, f"format is {form!r}, this version reads {FIRST_FORMAT!r} and {FORMAT!r}")
+        raise CorruptManifest(where, f"format is {form!r}, this version reads {', '.join(map(repr, FORMATS))}")
     try:
         if isinstance(raw, dict) and raw.get("format") == FIRST_FORMAT:
             manifest = _converted(raw)
@@ -90,7 +126,7 @@ def loads(data: bytes, where: str) -> Manifest:
     if not _is_canonical(raw, data):
         raise CorruptManifest(where, "is not written in canonical form")
     _check_sums(manifest, where)
-    if manifest.format == FORMAT:
+    if manifest.format != FIRST_FORMAT:
         _check_identity(manifest, where)
     return manifest
 
@@ -125,12 +161,19 @@ def _is_canonical(raw: Any, data: bytes) -> bool:
 
 
 def _check_identity(manifest: Manifest, where: str) -> None:
-    """What stands in one format alone."""
-    tables = manifest.tables
+    """What stands in some formats alone."""
+    if (manifest.derived is not None) != (manifest.format == DERIVED_FORMAT):
+        fault = "is missing" if manifest.derived is None else f"is no field of {manifest.format!r}"
+        raise CorruptManifest(where, f"field derived: {fault}")
     for field, value in [
         ("identity", manifest.identity),
         *((f"sources.{source.name}.identity", source.identity) for source in manifest.sources),
-        *((f"tables.{name}.content", getattr(tables, name).content) for name in Tables.model_fields),
+        *(
+            (f"tables.{name}.content", table.content)
+            for name in Tables.model_fields
+            for table in manifest.table_parts(name)
+        ),
+        *([("derived.masks.content", manifest.derived.masks.content)] if manifest.derived else []),
     ]:
         if value is None:
             raise CorruptManifest(where, f"field {field}: is missing")
@@ -141,7 +184,7 @@ def _check_identity(manifest: Manifest, where: str) -> None:
     }
     if manifest.identity != of_dataset(manifest.tokenizer.sha256, manifest.tokenizer.token_dtype, named):
         raise CorruptManifest(where, "field identity: is not that of the tokenizer and the sources")
-    if sum(written.shards for written in manifest.software) != tables.shards.rows:
+    if sum(written.shards for written in manifest.software) != rows_of(manifest, "shards"):
         raise CorruptManifest(where, "field software: its shards do not sum to those of the dataset")
 
 
@@ -161,5 +204,10 @@ def _check_sums(manifest: Manifest, where: str) -> None:
         if Counter(getattr(manifest.totals, field)) != counted:
             raise CorruptManifest(where, f"field totals.{field}: is not the sum over the sources, {dict(counted)}")
     for label in ("files", "shards", "blocks"):
-        if getattr(manifest.tables, label).rows != sum(getattr(source, label) for source in manifest.sources):
+        if rows_of(manifest, label) != sum(getattr(source, label) for source in manifest.sources):
             raise CorruptManifest(where, f"field tables.{label}.rows: is not the sum over the sources")
+
+
+def rows_of(manifest: Manifest, table: str) -> int:
+    """How many rows a table has in all its parts."""
+    return sum(entry.rows for entry in manifest.table_parts(table))

@@ -1,5 +1,6 @@
-"""What a manifest is made of: what each of its objects says, in both formats of it."""
+"""What a manifest is made of: what each of its objects says, in all formats of it."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -131,3 +132,30 @@ class Tables(Entry):
     blocks: TableEntry
     candidates: TableEntry
     dead_letters: TableEntry
+
+
+class ParentEntry(Entry):
+    """A version that another was derived from: the digest of its manifest, and its identity."""
+
+    manifest: Sha256
+    identity: Sha256
+
+
+class DerivedEntry(Entry):
+    """How a version came of others, without a shard being made again (format 3 alone).
+
+    `arguments` are all that decided the result. `masks` lists the documents that are no longer part of the dataset,
+    though their shards are (see masks.py). `joined` are further parts of the tables, in order: their rows follow those
+    of `Manifest.tables`, and their numbers count on from them.
+    """
+
+    command: Literal["append", "drop", "subset", "merge", "compact"]
+    arguments: dict[str, str]
+    parents: Annotated[list[ParentEntry], Field(min_length=1)]
+    masks: TableEntry
+    joined: list[Tables]
+
+
+def software_line(versions: Mapping[str, str]) -> str:
+    """Versions by library as the tables say them of a shard."""
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))

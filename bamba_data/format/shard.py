@@ -252,6 +252,10 @@ class Tokens(NamedTuple):
     def documents(self) -> list[npt.NDArray[Any]]:
         return np.split(self.ids, np.cumsum(self.counts[:-1], dtype=np.int64))
 
+    def left(self, is_left: npt.NDArray[np.bool_]) -> "Tokens":
+        """Those of the documents for which `is_left`, bool [documents], is true."""
+        return Tokens(self.ids[np.repeat(is_left, self.counts)], self.counts[is_left])
+
 
 class ShardReader:
     """Random access to the blocks of one shard. Nothing is yielded that its digest does not vouch for."""
@@ -311,6 +315,11 @@ class ShardReader:
         """As `tokens`, from their column alone, an eighth less work: the digest vouches for the counts, too."""
         self._expect(index, documents)
         return self._vouched(index, self._decoded(index, self.table(index, ["tokens"])), digest)
+
+    def tokens_left(self, index: int, is_left: npt.NDArray[np.bool_], digest: str) -> Tokens:
+        """The tokens of a block without the documents that are masked; `digest` is of these alone."""
+        self._expect(index, len(is_left))
+        return self._vouched(index, self._decoded(index, self.table(index, ["tokens"])).left(is_left), digest)
 
     def _expect(self, index: int, documents: int | None) -> None:
         if documents is not None and self.documents(index) != documents:

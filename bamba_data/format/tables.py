@@ -6,6 +6,7 @@ shards        one row a shard; what it says of a row's `file` counts from `first
 blocks        one row a block (row group): byte range, counts, digests; `shard` is a row of `shards`
 candidates    one row a document that may be held out (see holdout_candidates.py); `shard` is a row of `shards`
 dead_letters  one row a file of dead letters
+masks         one row a block that has lost documents (see masks.py); in manifests of the third format alone
 
 In the first format of the manifest `first_file`, `ids_digest` and `software` are missing.
 """
@@ -116,6 +117,17 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         software=pa.string(),
     ),
 }
+#: Of derived versions: not in SCHEMAS, for what a build writes has none.
+MASKS = _schema(
+    source=pa.string(),
+    shard=pa.uint32(),
+    block=pa.uint32(),
+    removed=pa.binary(),
+    documents=pa.uint32(),
+    tokens=pa.uint64(),
+    digest=pa.binary(16),
+    ids_digest=pa.binary(16),
+)
 _LATER = {"first_file", "ids_digest", "software"}
 
 
@@ -183,7 +195,7 @@ class TableWriter:
 
     def __init__(self, name: str) -> None:
         self.rows = 0
-        self._schema = SCHEMAS[name]
+        self._schema = MASKS if name == "masks" else SCHEMAS[name]
         self._held: list[Mapping[str, Any]] = []
         self._content = hashlib.sha256()
         self._folder = tempfile.TemporaryDirectory(prefix="bamba-table-")

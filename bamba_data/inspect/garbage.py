@@ -1,6 +1,8 @@
 """Orphans: objects below a dataset's URL that nothing needs. Found first, removed only when asked, under the fence.
 
-Needed is what a version names that has not expired, with the records of the units that it was made of. Nothing is
+Needed is what a version names that has not expired, with the records of the units that it was made of, and the
+manifests and tables (not the shards) of the versions that it was derived from: a run that began with one of those goes
+on by them. Nothing is
 removed that is young by the store's own clock, nor what a young record of an unpublished unit names: a build that
 goes on will publish it. Removing has the fence for itself (format/fence.py): no build writes meanwhile. It
 looks at everything again, and removes what was an orphan both times, asking before every batch whether the fence is
@@ -26,6 +28,7 @@ from bamba_data.errors import (
 )
 from bamba_data.format import fence, layout, plan_records, version_marks
 from bamba_data.format.dataset import Dataset, open_dataset, pointed_at
+from bamba_data.format.lineage import ancestors
 from bamba_data.format.unit_records import PartRecord, UnitRecord
 from bamba_data.format.version_marks import ALSO_WITHDRAWN
 from bamba_data.format.versions import versions
@@ -192,13 +195,15 @@ class _Needed:
     def add(self, dataset: Dataset) -> None:
         manifest = dataset.manifest
         self._paths |= {layout.version_path(dataset.version.number), layout.manifest_path(manifest.digest)}
-        tables = manifest.tables.model_dump()
-        self._paths |= {layout.table_path(table["sha256"]) for table in tables.values() if table}
+        self._paths |= {layout.table_path(table.sha256) for table in manifest.all_tables}
         self._paths |= {layout.tokenizer_path(manifest.tokenizer.sha256), layout.lock_path(dataset.version.lock)}
         self._paths.update(dataset.shards["path"])
         self._paths.update(dataset.dead_letters["path"])
         self._paths |= {path for path, lock in self._all_pointers().items() if lock == dataset.version.lock}
         self._add_plan(manifest.digest)
+        for parent in ancestors(dataset):
+            self._paths.add(layout.manifest_path(parent.manifest.digest))
+            self._paths |= {layout.table_path(table.sha256) for table in parent.manifest.all_tables}
 
     def _add_plan(self, manifest: str) -> None:
         """Its units' records: run again, the build finds that there is nothing to do."""

@@ -46,7 +46,7 @@ def stats(dataset: Dataset) -> list[SourceStats]:
                 tokens=account.tokens,
                 share=account.tokens / total,
                 text_bytes=account.text_bytes,
-                bytes_per_token=account.text_bytes / max(1, account.tokens),
+                bytes_per_token=account.text_bytes / max(1, _tokens_built(dataset, source.name)),
                 stored_bytes_per_token=source.size_bytes / max(1, account.tokens),
                 shortest=lengths["shortest"] or 0,
                 longest=lengths["longest"] or 0,
@@ -68,11 +68,25 @@ def _lengths(dataset: Dataset, source: str) -> dict[str, Any]:
     return _collect(_counts(dataset, source).select(asked), source).row(0, named=True)
 
 
+def _tokens_built(dataset: Dataset, source: str) -> int:
+    """Those that the text bytes are of: dropped ones, too."""
+    if dataset.manifest.derived is not None:
+        return int(dataset.files.filter(pl.col("source") == source)["tokens"].sum())
+    return sum(entry.account.tokens for entry in dataset.manifest.sources if entry.name == source)
+
+
 def _counts(dataset: Dataset, source: str) -> pl.LazyFrame:
-    urls = dataset.shard_urls(source)
+    urls = dataset.shard_urls(source, with_dropped=True)
     if not urls:
         return pl.LazyFrame(schema={"token_count": pl.UInt32})
-    return pl.scan_parquet(urls, glob=False, hive_partitioning=False).select("token_count")
+    if not len(dataset.masks.filter(pl.col("source") == source)):
+        return pl.scan_parquet(urls, glob=False, hive_partitioning=False).select("token_count")
+    dropped = dict(dataset.dropped_rows().group_by("path").agg("row").iter_rows())
+    frames = []
+    for url, path in zip(urls, dataset.shards.filter(pl.col("source") == source)["path"], strict=True):
+        counts = pl.scan_parquet(url, glob=False, hive_partitioning=False).select("token_count").with_row_index("row")
+        frames.append(counts.filter(~pl.col("row").is_in(dropped.get(path, []))).select("token_count"))
+    return pl.concat(frames)
 
 
 def _collect(frame: pl.LazyFrame, source: str) -> pl.DataFrame:

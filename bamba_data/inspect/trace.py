@@ -14,6 +14,7 @@ from bamba_data.document import Document
 from bamba_data.errors import BambaError, CorruptManifest, CorruptShard, UserError
 from bamba_data.format.dataset import Dataset
 from bamba_data.format.layout import lock_path
+from bamba_data.format.masks import unpack
 from bamba_data.format.shard import ShardReader
 from bamba_data.locking import lock as locks
 from bamba_data.recipe import BadInput
@@ -30,7 +31,8 @@ Row = tuple[str, int]  # shard path, row in it
 @dataclass(frozen=True)
 class Trace:
     """`text` is what the upstream file has, None where it cannot be read; `same`, whether its ids are those stored,
-    None where that cannot be told. `why` says why not."""
+    None where that cannot be told. `why` says why not. `dropped` says that the document lies in the shard, but is no
+    longer part of this version."""
 
     source: str
     shard: str
@@ -46,6 +48,7 @@ class Trace:
     text: str | None
     same: bool | None
     why: str
+    dropped: bool = False
 
 
 def locate(dataset: Dataset, place: str) -> Row:
@@ -115,7 +118,21 @@ def trace(dataset: Dataset, row: Row, fetcher: Fetcher, moved: Mapping[str, str]
         text=text,
         same=same,
         why=why,
+        dropped=_is_dropped(dataset, path, number),
     )
+
+
+def _is_dropped(dataset: Dataset, path: str, row: int) -> bool:
+    """Whether a row of a shard is masked."""
+    shard = dataset.shards["path"].to_list().index(path)
+    before = 0
+    for block, documents in dataset.blocks.filter(pl.col("shard") == shard).select("block", "documents").iter_rows():
+        if row < before + documents:
+            here = (pl.col("shard") == shard) & (pl.col("block") == block)
+            masks = dataset.masks.filter(here)["removed"].to_list()
+            return bool(masks) and bool(unpack(masks[0], documents)[row - before])
+        before += documents
+    return False
 
 
 def _only(frame: pl.DataFrame, missing: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +27,10 @@ from bamba_data.format.holdout_candidates import LIMIT, Candidate, id_hash
 from bamba_data.format.identity import IdsDigest
 from bamba_data.format.layout import DEAD_LETTERS, shard_folder
 from bamba_data.format.manifest import FIRST_FORMAT
+from bamba_data.format.masks import REMOVED
 from bamba_data.format.shard import Footer, ShardReader, row_group_range
 from bamba_data.format.tables import SCHEMAS, row_digest
+from bamba_data.inspect.verify_masks import masks_fit, what_is_left
 from bamba_data.storage.store import Entry, Store
 from bamba_data.tokenization.tokenizer import Tokenizer
 
@@ -79,23 +81,30 @@ def verify(
     return check(open_dataset(url, version), full, tick)
 
 
-def check(dataset: Dataset, full: bool = False, tick: Callable[[int, int], None] = lambda done, total: None) -> Report:
-    """The same of a dataset that is open, be it published yet or not."""
+def check(
+    dataset: Dataset,
+    full: bool = False,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+    only: Collection[str] | None = None,
+) -> Report:
+    """The same of a dataset that is open, be it published yet or not. With `only`, no other shards than these, by their
+    paths, are looked at: the others were verified when they were published."""
     report = Report(dataset.manifest.digest, dataset.version.number, full)
     are_readable = _check_tables_readable(dataset, report)
     _check_lock(dataset, report)
     tokenizer = _check_tokenizer(dataset, report)
     if are_readable:
         _check_tables(dataset, report)
-        _check_objects(dataset, report)
-        _check_shards(dataset, report, tokenizer, tick)
+        if only is None:
+            _check_objects(dataset, report)
+        _check_shards(dataset, report, tokenizer, tick, only)
         if full:
             _check_dead_letters(dataset, report)
     return report
 
 
 def _check_tables_readable(dataset: Dataset, report: Report) -> bool:
-    for name in SCHEMAS:
+    for name in (*SCHEMAS, "masks"):
         try:
             getattr(dataset, name)
         except CorruptManifest as error:
@@ -112,6 +121,9 @@ def _check_tables(dataset: Dataset, report: Report) -> None:
     if not blocks["shard"].is_sorted() or not blocks.select(_BLOCKS_IN_ORDER).item():
         report.fault("table blocks", "its rows are not in the order of the shards and their blocks")
     _check_candidates(dataset, report)
+    if mask_faults := list(masks_fit(dataset)):
+        report.faults += [Fault("table masks", fault) for fault in mask_faults]
+        return
     _check_identity(dataset, report)
     if files.select("source", "file").is_duplicated().any():
         report.fault("table files", "two inputs of a source have one number")
@@ -126,6 +138,15 @@ def _check_tables(dataset: Dataset, report: Report) -> None:
         sizes = {"tokens": account.tokens, "text_bytes": account.text_bytes, "quarantined": source.quarantined}
         kept = {"documents": account.kept, "tokens": account.tokens}
         where = f"source {source.name}"
+        if dataset.manifest.derived is not None:  # inputs are accounted for as they were read
+            removed = account.dropped.get(REMOVED, 0)
+            counts |= {"kept": account.kept + removed, "dropped": dropped - removed}
+            sizes.pop("tokens")
+            _sums(report, where, "blocks as read", dataset.as_read.blocks.filter(mine), **kept)
+            _sums(report, where, "inputs", files.filter(mine), **counts, **sizes)
+            _sums(report, where, "shards", shards.filter(mine), size_bytes=source.size_bytes, blocks=source.blocks)
+            _sums(report, where, "dead letters", dataset.dead_letters.filter(mine), records=bad)
+            continue
         _sums(report, where, "inputs", files.filter(mine), **counts, **sizes)
         _sums(report, where, "shards", shards.filter(mine), **kept, size_bytes=source.size_bytes, blocks=source.blocks)
         _sums(report, where, "blocks", blocks.filter(mine), **kept)
@@ -149,11 +170,14 @@ def _check_identity(dataset: Dataset, report: Report) -> None:
             if there != said:
                 report.fault(f"source {name}", f"{kind} is {there[:16]} by its tables, the manifest says {said[:16]}")
     if report.full:
-        for name in SCHEMAS:
+        parts = [(name, *part) for name in SCHEMAS for part in dataset.table_parts(name)]
+        if derived := dataset.manifest.derived:
+            parts.append(("masks", derived.masks, dataset.masks))
+        for name, entry, rows in parts:
             content = hashlib.sha256()
-            for row in getattr(dataset, name).iter_rows(named=True):
+            for row in rows.iter_rows(named=True):
                 content.update(row_digest(row))
-            if content.hexdigest() != getattr(dataset.manifest.tables, name).content:
+            if content.hexdigest() != entry.content:
                 report.fault(f"table {name}", "its rows do not have the manifest's digest (content)")
 
 
@@ -235,23 +259,36 @@ def _check_tokenizer(dataset: Dataset, report: Report) -> Tokenizer | None:
 
 
 def _check_shards(
-    dataset: Dataset, report: Report, tokenizer: Tokenizer | None, tick: Callable[[int, int], None]
+    dataset: Dataset,
+    report: Report,
+    tokenizer: Tokenizer | None,
+    tick: Callable[[int, int], None],
+    only: Collection[str] | None,
 ) -> None:
     shards = list(dataset.shards.iter_rows(named=True))
     blocks = dataset.blocks.partition_by("shard", as_dict=True) if len(dataset.blocks) else {}
     candidates = dataset.candidates.partition_by("shard", as_dict=True) if len(dataset.candidates) else {}
+    masks = dataset.masks.partition_by("shard", as_dict=True) if len(dataset.masks) else {}
     missing = {fault.where for fault in report.faults}
     kept: Counter[tuple[str, int]] = Counter()
     if not all(certificate.round_trips for certificate in dataset.manifest.backend.certificates):
         tokenizer = None
-    numbered = [(number, row) for number, row in enumerate(shards) if row["path"] not in missing]
+    numbered = [
+        (number, row)
+        for number, row in enumerate(shards)
+        if row["path"] not in missing and (only is None or row["path"] in only)
+    ]
 
     def check(job: tuple[int, dict[str, Any]]) -> "_ShardResult":
         number, row = job
         expected = list(blocks[(number,)].sort("block").iter_rows(named=True)) if (number,) in blocks else []
         if report.full:
             mine = candidates[(number,)].select(Candidate._fields).rows() if (number,) in candidates else []
-            return _check_body(dataset.store, row, expected, mine, dataset.manifest.tokenizer.vocab_size, tokenizer)
+            result = _check_body(dataset.store, row, expected, mine, dataset.manifest.tokenizer.vocab_size, tokenizer)
+            if (number,) in masks and not result.faults:
+                left = what_is_left(dataset.store, row["path"], masks[(number,)])
+                result.faults += [Fault(row["path"], fault) for fault in left]
+            return result
         return _check_footer(dataset.store, row, expected)
 
     with ThreadPoolExecutor(THREADS if not report.full else 4) as pool:
@@ -267,8 +304,9 @@ def _check_shards(
             tick(done, len(numbered))
     if report.full and not report.faults:
         for row in dataset.files.iter_rows(named=True):
-            if kept[(row["source"], row["file"])] != row["kept"]:
-                found_rows = kept[(row["source"], row["file"])]
+            found_rows = kept[(row["source"], row["file"])]
+            # What was dropped may be gone from the shards, too.
+            if found_rows > row["kept"] if dataset.manifest.derived else found_rows != row["kept"]:
                 report.fault(
                     f"input {row['source']}/{row['path']}",
                     f"{found_rows:,} documents in shards, kept {row['kept']:,}",

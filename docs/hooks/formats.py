@@ -205,10 +205,11 @@ RECORDS: Mapping[str, Callable[[], Names]] = {
         name: typed(f"{FORMAT}.manifest{'' if name == 'Manifest' else '_entries'}:{name}")
         for name in (
             *("Manifest", "TokenizerEntry", "BackendEntry", "CertificateEntry", "SoftwareEntry", "SourceEntry"),
-            *("IdentityEntry", "Account", "Tables", "TableEntry"),
+            *("IdentityEntry", "Account", "Tables", "TableEntry", "DerivedEntry", "ParentEntry"),
         )
     },
     **{name: columns(f"{TABLES}.{name}") for name in ("files", "shards", "blocks", "candidates", "dead_letters")},
+    "masks": columns("bamba_data.format.tables:MASKS"),
     "letters": columns("pipelines.dataset_build.part_writer:LETTERS"),
     "lock": written("bamba_data/locking/lock.py", "Lock.to_json"),
     "pointer": sealed(f"{FORMAT}.dataset:Pointer"),

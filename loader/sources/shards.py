@@ -1,5 +1,6 @@
 """The blocks of a published source: what is in each is known at once (shard_index.py), its tokens verified when read.
 
+Documents that were dropped (bamba_data.format.masks) are not there: counts, digests and places are of what is left.
 A read fetches the bytes of one row group and nothing else of its shard; the footer, which says how to decode them, is
 fetched once a shard. What does not have its digest is read again, then it is a CorruptShard.
 """
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from bamba_data.errors import CorruptShard
 from bamba_data.format.block_reading import BlockPlace, FilePiece, ShardFooter, fetch_block, read_footer, vouched_tokens
 from bamba_data.format.dataset import Dataset, open_dataset
+from bamba_data.format.masks import unpack
 from bamba_data.format.shard import ShardReader, Tokens
 from bamba_data.format.version_marks import ALSO_WITHDRAWN
 
@@ -70,7 +72,7 @@ class ShardBlocks(Indexed):
             int(self.tokens[block]),
             self.digest(block).hex(),
         )
-        return vouched_tokens(fetch_block(self.dataset.store, shard, place), place)
+        return vouched_tokens(fetch_block(self.dataset.store, shard, place), place, self._is_left(block))
 
     def counts(self, block: int) -> NDArray[np.uint32]:
         """Tokens of each document, uint32 [documents], from their column alone.
@@ -87,7 +89,35 @@ class ShardBlocks(Indexed):
         start, size = column.data_page_offset, column.total_compressed_size
         body = self.dataset.store.read_range(shard.path, start, start + size)
         reader = ShardReader(FilePiece(start, body), shard.path, shard.metadata)
-        return reader.table(row_group, ["token_count"]).column("token_count").to_numpy()  # type: ignore[no-any-return]
+        counts: NDArray[np.uint32] = reader.table(row_group, ["token_count"]).column("token_count").to_numpy()
+        is_left = self._is_left(block)
+        if is_left is None:
+            return counts
+        if len(counts) != len(is_left):
+            raise CorruptShard(shard.path, f"block {row_group}: its documents are not those of the manifest's mask")
+        return counts[is_left]
+
+    def shard_row(self, block: int, document: int) -> tuple[str, int]:
+        """The path of the shard and the row in it, from 0, that a document of a block lies at."""
+        import polars as pl
+
+        number, row_group = self.place(block)
+        is_before = (pl.col("shard") == number) & (pl.col("block") < row_group)
+        stored_before = int(self.dataset.blocks.filter(is_before)["documents"].cast(pl.UInt64).sum())
+        is_left = self._is_left(block)
+        place = document if is_left is None else int(np.flatnonzero(is_left)[document])
+        return str(self.dataset.shards["path"][number]), stored_before + place
+
+    def _is_left(self, block: int) -> NDArray[np.bool_] | None:
+        """Which of the documents that a block has as it is stored are part of the dataset; None if all are."""
+        masked = self.arrays.get("masked_block")
+        if masked is None:
+            return None
+        number = int(np.searchsorted(masked, block))
+        if number == len(masked) or masked[number] != block:
+            return None
+        documents, begin = int(self.arrays["stored_documents"][number]), int(self.arrays["mask_begin"][number])
+        return ~unpack(self.arrays["mask_bits"][begin : begin - (-documents // 8)], documents)
 
 
 def content_name(content: str, dataset: Dataset) -> str:

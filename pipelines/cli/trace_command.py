@@ -85,6 +85,8 @@ def _print_trace(lineage: Any) -> None:
     }[lineage.same]
     out.print(f"[bold]{escape(lineage.shard)}[/]:{lineage.shard_row}  (block {lineage.block})")
     out.print(f"  document  {lineage.document_id}  of source {lineage.source}", markup=False)
+    if lineage.dropped:
+        out.print("  [red]dropped[/]   it lies in the shard, but is no longer part of this version")
     out.print(f"  upstream  {lineage.url}", markup=False)
     out.print(f"  sha256    {lineage.sha256 or 'not known: the file was not read to its end'}")
     out.print(f"  row       {lineage.row}")

@@ -33,7 +33,7 @@ from . import plan_history
 from .assemble import assemble
 from .frozen_lock import frozen_lock
 from .plan import Job, Plan, Unit
-from .publishing import check_published, check_unpublished
+from .publishing import check_published, check_unpublished, refuse_over_derived
 from .reuse import taken_over
 from .staged_records import Staging
 from .unit import Tools, run, unheard
@@ -80,11 +80,13 @@ def prepare(
         tick: Is told of every name that is looked up: (done, total).
 
     Raises:
-        UserError: The recipe cannot be built as it is, or the mirror is another recipe's.
+        UserError: The recipe cannot be built as it is, the mirror is another recipe's, or the newest version there was
+            derived from others.
         CorruptManifest: The lock or the mirror's record is damaged.
         InputChanged: An input is not what an earlier build learned of it.
     """
     store = open_store(out)
+    refuse_over_derived(store)
     tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
     inputs = frozen_lock(recipe, folder, store, fetcher, mirror, relock, tick)
     plan = taken_over(plans.make(recipe, inputs.lock, tokenizer.sha256), store)

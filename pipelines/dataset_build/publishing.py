@@ -1,9 +1,9 @@
 """Publishing comes after verifying: what a manifest names is looked at as a reader would, before it is a version."""
 
-from bamba_data.errors import IntegrityError
+from bamba_data.errors import CorruptManifest, DatasetNotFound, IntegrityError, UserError
 from bamba_data.format import manifest as manifests
 from bamba_data.format import version_marks
-from bamba_data.format.dataset import Dataset
+from bamba_data.format.dataset import Dataset, open_dataset
 from bamba_data.format.fence import Fence, FenceLost
 from bamba_data.format.layout import manifest_path, part_path, unit_path
 from bamba_data.format.manifest import Manifest
@@ -33,6 +33,21 @@ def check_unpublished(plan: Plan, store: Store, manifest: Manifest, lock: str) -
         raise UnitsLost(lost)
     faults = "; ".join(map(str, report.faults[:SHOWN]))
     raise IntegrityError(f"{faults}. Nothing was published; run the same command again to write it anew")
+
+
+def refuse_over_derived(store: Store) -> None:
+    """Raises UserError where a build would bring back what was dropped since: the newest version is a derived one."""
+    try:
+        newest = open_dataset(store.url)
+    except (DatasetNotFound, CorruptManifest):  # told elsewhere: to build again may be what repairs it
+        return
+    if newest.manifest.derived is not None:
+        raise UserError(
+            f"{store.url}: its newest version, {newest.version.number}, was made by "
+            f"`{newest.manifest.derived.command}`, and a build would publish what the recipe gives without that. Build "
+            "at another place, or take the version "
+            f"back first: bamba-data withdraw {store.url} {newest.version.number}"
+        )
 
 
 def check_published(store: Store, version: Version, fence: Fence) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from bamba_data.document import Ledger
 from bamba_data.errors import CorruptInput
 from bamba_data.format.identity import Identifying
-from bamba_data.format.manifest_entries import Account, IdentityEntry, SourceEntry
+from bamba_data.format.manifest_entries import Account, IdentityEntry, SourceEntry, software_line
 from bamba_data.format.tables import TableWriter
 from bamba_data.format.unit_records import Part, StagedShard, UnitRecord
 
@@ -43,7 +43,11 @@ class SourceTotals:
             if letters := part.letters:
                 self.letters = max(self.letters or (0, ""), (letters.records, letters.path))
                 row = {"path": letters.path, "sha256": letters.sha256, "size_bytes": letters.size_bytes}
-                row |= {"source": unit.source, "records": letters.records, "software": software_line(part)}
+                row |= {
+                    "source": unit.source,
+                    "records": letters.records,
+                    "software": software_line(part.made_by.software),
+                }
                 tables["dead_letters"].add([row])
 
     def _add_shard(self, unit: Unit, part: Part, shard: StagedShard, tables: dict[str, TableWriter]) -> None:
@@ -62,7 +66,7 @@ class SourceTotals:
             "footer_bytes": shard.footer.size_bytes,
             "footer_digest": bytes.fromhex(shard.footer.digest),
             "first_file": unit.files[0].number,
-            "software": software_line(part),
+            "software": software_line(part.made_by.software),
         }
         tables["shards"].add([row])
         digests = [bytes.fromhex(block.digest) for block in blocks]
@@ -107,10 +111,6 @@ class SourceTotals:
             size_bytes=self.size_bytes,
             account=Account.of(self.ledger),
         )
-
-
-def software_line(part: Part) -> str:
-    return ", ".join(f"{name} {version}" for name, version in sorted(part.made_by.software.items()))
 
 
 def _file_rows(unit: Unit, record: UnitRecord, plan: Plan) -> Iterator[dict[str, Any]]:
