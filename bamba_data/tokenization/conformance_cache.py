@@ -1,8 +1,9 @@
 """Certificates that this host has proven, so that a proof costs its seconds once and not in every process.
 
-A certificate is believed only if everything that its proof rests on is the same: the tokenizer's bytes, the corpus, the
-files of both libraries (pip's record of their digests, so a rebuilt wheel of the same version counts as another), our
-own code that makes the ids, the Python and the machine. All of it stands in a sealed record. Whatever differs, is
+A certificate is believed only if everything that its proof rests on is the same: the tokenizer's bytes, the files of
+both libraries (pip's record of their digests, so a rebuilt wheel of the same version counts as another), our own code
+that makes the ids and the corpus, the Python and the machine. All of it stands in a sealed record. The corpus follows
+from code, tokenizer and Python: to make it again, only to compare it, would cost most of a second. Whatever differs, is
 damaged or cannot be read is proven anew; a folder that cannot be used costs only the seconds.
 """
 
@@ -37,7 +38,7 @@ class Proof:
         return f"{canonical_json.digest(self.premises)[:32]}.json"
 
 
-def proof_of(tokenizer: Tokenizer, backend: Backend, corpus_sha256: str, proving_code: Path) -> Proof | None:
+def proof_of(tokenizer: Tokenizer, backend: Backend, proving_code: Path) -> Proof | None:
     """The premises of a certificate of `backend`, or None where a library's files are not known (a backend that was
     not installed by pip): its certificate is never kept."""
     files = {}
@@ -56,7 +57,6 @@ def proof_of(tokenizer: Tokenizer, backend: Backend, corpus_sha256: str, proving
             "tokenizer": tokenizer.sha256,
             "backend": f"{backend.name} {backend.version}",
             "reference": f"{REFERENCE} {tokenizer.reference.version}",
-            "corpus": corpus_sha256,
             "code": canonical_json.sha256(code),
             "python": platform.python_version(),
             "machine": f"{platform.node()} {platform.machine()}",

@@ -181,16 +181,18 @@ def build(
 ) -> None:
     """Make a dataset: lock, plan, tokenize on Ray, publish, verify. Killed or stopped, the same command goes on."""
     from bamba_data.format.fence import shared
+    from bamba_data.no_pandas import spare_pandas
     from bamba_data.storage.store import open_store
 
     from ..dataset_build import run as tokenize
     from ..dataset_build.driver import prepare
     from ..observe.display import display
-    from ..observe.prometheus import Exporting
+    from ..observe.prometheus import exported
     from ..observe.run_log import recorded
     from ..observe.runs import Run
     from ..ray_jobs.executor import Options
 
+    spare_pandas()
     is_terminal = sys.stdout.isatty()
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
     run = Run.of("build", loaded, mirror, relock)
@@ -204,8 +206,10 @@ def build(
         journal.planned(prepared.plan.digest, len(prepared.plan.units), done, prepared.plan.input_bytes)
         _say_prepared(prepared, done, is_terminal)
         options = Options(address, workers, fail_fast)
-        shown = journal.watching(Exporting(display("tokenize", is_terminal, interval), loaded.name, "tokenize"))
-        version, manifest = tokenize.build(prepared, options, shown, held)
+        shown = journal.watching(
+            exported(display("tokenize", is_terminal, interval), loaded.name, "tokenize", options.cluster)
+        )
+        version, manifest = tokenize.build(prepared, options, journal.watching(shown), held)
         journal.published(manifest.digest, version.number, sum(source.size_bytes for source in manifest.sources))
     _say_published(prepared.store.url, version, manifest, version.build == prepared.build, is_terminal)
 
@@ -289,7 +293,7 @@ def download(
     from ..dataset_build.frozen_lock import frozen_lock
     from ..observe.display import display
     from ..observe.logs import json_log
-    from ..observe.prometheus import Exporting
+    from ..observe.prometheus import exported
     from ..observe.run_log import recorded
     from ..observe.runs import Run
     from ..ray_jobs.executor import Options
@@ -301,8 +305,10 @@ def download(
         with shared(store, say=say), lock_progress.shown(interval) as tick:
             frozen = frozen_lock(loaded, folder, store, _fetcher(loaded), relock=relock, tick=tick)
         options = Options(address, workers, fail_fast)
-        shown = journal.watching(Exporting(display("download", is_terminal, interval), loaded.name, "download"))
-        lock = mirroring.download(loaded, folder, frozen.lock, out, options, shown)
+        shown = journal.watching(
+            exported(display("download", is_terminal, interval), loaded.name, "download", options.cluster)
+        )
+        lock = mirroring.download(loaded, folder, frozen.lock, out, options, journal.watching(shown))
     total = sum(file.facts.size_bytes or 0 for file in lock.files)
     if is_terminal:
         console().print(

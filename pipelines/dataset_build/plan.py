@@ -6,7 +6,7 @@ its files stand among those of the source is no part of it, and where neighbours
 file that comes or goes changes the unit that it is in, or one or two around it, and no other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Rough arithmetic for people, never used for decisions."""
+    """Rough arithmetic for people; it decides no more than how many workers a small build starts."""
 
     text_bytes: float
     tokens: float
@@ -107,11 +107,7 @@ class Plan:
         return canonical_json.digest([unit.key for unit in self.units])
 
     def estimate(self) -> Estimate:
-        text = sum(
-            (file.locked.facts.size_bytes or 0) * _inflated(file.locked.path)
-            for unit in self.units
-            for file in unit.files
-        )
+        text = text_bytes(self.units)
         tokens = text / TEXT_BYTES_A_TOKEN
         return Estimate(text, tokens, tokens * SHARD_BYTES_A_TOKEN, text / TEXT_BYTES_A_CORE_SECOND)
 
@@ -202,6 +198,18 @@ def unit_base(recipe: Recipe, source: Source, tokenizer: str, files: tuple[UnitF
 def _identity(file: LockedFile) -> str | None:
     """The etag where there is one: a sha256 that is learned later must not make finished work unknown."""
     return file.facts.etag or file.facts.sha256
+
+
+def text_bytes(units: Iterable[Unit]) -> float:
+    """About how much text the inputs of these units hold."""
+    return sum(
+        (file.locked.facts.size_bytes or 0) * _inflated(file.locked.path) for unit in units for file in unit.files
+    )
+
+
+def core_seconds(units: Iterable[Unit]) -> float:
+    """About how long they take on one core."""
+    return text_bytes(units) / TEXT_BYTES_A_CORE_SECOND
 
 
 def _inflated(path: str) -> float:

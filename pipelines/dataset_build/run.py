@@ -8,6 +8,7 @@ arguments, 3 error budget exceeded, 4 incomplete but resumable, 5 integrity fail
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,11 +21,12 @@ from ..observe.counters import Counters
 from ..observe.display import Display
 from ..observe.logs import people_log
 from ..ray_jobs.executor import Failed, Fault, Options
+from ..ray_jobs.local_ray import useful_workers
 from ..ray_jobs.session import task_runner
 from . import unit_task
 from .driver import Prepared, finish
 from .finished_units import UnitsLost
-from .plan import Unit
+from .plan import Unit, core_seconds
 
 ROUNDS = 3  # of units whose finished work turns out to be damaged
 
@@ -60,7 +62,7 @@ def _run(prepared: Prepared, remaining: list[Unit], options: Options, display: D
     planned = Counters(input_bytes=plan.input_bytes, units=len(plan.units))
     left = Counters(input_bytes=sum(unit.size_bytes for unit in remaining), units=len(remaining))
     memory = unit_memory_bytes(plan.recipe)
-    with task_runner(options, plan.recipe.network, memory) as runner, display:
+    with task_runner(options, plan.recipe.network, memory, _useful_workers(remaining)) as runner, display:
         import ray
 
         job = ray.put(prepared.job)
@@ -73,3 +75,9 @@ def _run(prepared: Prepared, remaining: list[Unit], options: Options, display: D
             return placed.remote(unit, job, runner.rate_limit, progress)
 
         return runner.run(remaining, submit, display, planned, planned - left, options.fail_fast)
+
+
+def _useful_workers(units: list[Unit]) -> int:
+    """Of a Ray that is started for these units. What comes over a network waits more than it computes: it gets all."""
+    seconds = math.inf if any(unit.is_remote for unit in units) else core_seconds(units)
+    return useful_workers(seconds, len(units))

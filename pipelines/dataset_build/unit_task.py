@@ -6,6 +6,7 @@ from typing import Any
 from bamba_data.canonical_json import sha256
 from bamba_data.errors import CorruptManifest
 from bamba_data.format.layout import tokenizer_path
+from bamba_data.no_pandas import spare_pandas
 from bamba_data.storage.local_disk import scratch_folder
 from bamba_data.storage.store import Store, open_store
 from bamba_data.tokenization.tokenizer import Backend, Tokenizer
@@ -19,6 +20,7 @@ from .unit import Tools, run
 def run_unit(unit: Unit, job: Job, rate_limit: Any, progress: Any) -> Counters:
     """Run the unit to its end and return what it came to; its results are in the store. `rate_limit` and `progress` are
     the handles of the actors that all tasks share. Raises as `unit.run`."""
+    spare_pandas()
     report = Reporter(unit.name, progress)
     tokenizer, backend = _tokenizer(job.out, job.tokenizer_sha256, job.backend)
     fetcher = make_fetcher(job.recipe.network, rate_limit, progress)

@@ -29,6 +29,12 @@ GAUGES = {
 }
 
 
+def exported(display: Display, recipe: str, phase: str, cluster: str | None) -> Display:
+    """The display of a job, which also exports what it is shown if a `cluster` is joined: nobody asks a Ray that lives
+    for one job, and its first metric costs the imports of OpenTelemetry."""
+    return Exporting(display, recipe, phase) if cluster else display
+
+
 class Exporting(DisplayAround):
     """Also exports what it is shown. To be entered when Ray is connected."""
 

@@ -4,6 +4,7 @@ A task may run zero, one or several times, at once: workers are killed, nodes va
 that run here leave their results in the store, under names made of their content; what they return is only news.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,11 @@ class Options:
     fail_fast: bool = False
     straggler_seconds: float = STRAGGLER_SECONDS
 
+    @property
+    def cluster(self) -> str | None:
+        """The address of the cluster that the job joins; None where it starts a Ray of its own."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -99,8 +105,8 @@ class _Running:
 
 @dataclass
 class TaskRunner:
-    """A connection to a cluster, with the two actors that all tasks share: `rate_limit` hands out requests to hosts,
-    `progress` keeps count. Made by `session.task_runner`."""
+    """A connection to a cluster, with the actor that all tasks share, under its two roles: `rate_limit` hands out
+    requests to hosts, `progress` keeps count. Made by `session.task_runner`."""
 
     rate_limit: Any
     progress: Any

@@ -1,8 +1,7 @@
-"""A Ray cluster for the time of a job: joined, or started on this machine, with the actors that all tasks share."""
+"""A Ray cluster for the time of a job: joined, or started on this machine, with the actor that all tasks share."""
 
 import contextlib
 import functools
-import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -10,23 +9,27 @@ from typing import Any
 
 from bamba_data.errors import BambaError, Unfinished, UserError
 from bamba_data.recipe import Network
-from bamba_data.resources import cores, memory_bytes
+from bamba_data.resources import cores
 
-from ..observe.progress import ProgressKeeper
 from .connection import join, not_joined, plain_line
 from .executor import Options, TaskRunner
-from .rate_limit_actor import BudgetKeeper
-
-OBJECT_STORE_BYTES = 100 << 20  # bulk data never goes through it
-RAY_BYTES = 1 << 30  # what Ray's own processes and the driver take on a machine
+from .job_keeper import JobKeeper
+from .local_ray import local_arguments, without_services
 
 
 @contextlib.contextmanager
-def task_runner(options: Options, network: Network, task_bytes: int) -> Iterator[TaskRunner]:
-    """Join the cluster of the options (or RAY_ADDRESS), or start Ray on this machine with so many workers as cores, and
-    memory for at least one task.
+def task_runner(
+    options: Options, network: Network, task_bytes: int, useful_workers: int | None = None
+) -> Iterator[TaskRunner]:
+    """Join the cluster of the options (or RAY_ADDRESS), or start Ray on this machine.
 
     While it lasts, SIGTERM and SIGINT end the run cleanly: what is in flight is dropped, what is finished is kept.
+
+    Args:
+        options: Where to run.
+        network: The request budget.
+        task_bytes: Memory of a task; a Ray that is started here has it for at least one.
+        useful_workers: Of a Ray that is started here, where the options do not say; as many as cores without it.
 
     Raises:
         UserError: Ray is not installed; or the cluster refuses us (ClusterRefused).
@@ -39,16 +42,16 @@ def task_runner(options: Options, network: Network, task_bytes: int) -> Iterator
     except ModuleNotFoundError:
         raise UserError("Ray is not installed, which builds run on: pip install 'bamba-data[ray]'") from None
 
-    joined = options.address or os.environ.get("RAY_ADDRESS")
-    _connect(joined, options.workers, task_bytes)
+    _connect(options.cluster, options.workers or useful_workers or cores(), task_bytes)
     try:
         # Beside the driver: workers are evicted, and an actor that starts anew has forgotten what it kept.
         beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=beside)
+        keeper = actor(JobKeeper).remote(network)
         runner = TaskRunner(
-            rate_limit=actor(BudgetKeeper).remote(network),
-            progress=actor(ProgressKeeper).remote(),
-            max_in_flight=options.workers if joined else None,
+            rate_limit=keeper,
+            progress=keeper,
+            max_in_flight=options.workers if options.cluster else None,
             retry_seconds=network.retry_seconds,
             straggler_seconds=options.straggler_seconds,
         )
@@ -62,23 +65,18 @@ def task_runner(options: Options, network: Network, task_bytes: int) -> Iterator
         ray.shutdown()
 
 
-def _connect(joined: str | None, workers: int | None, task_bytes: int) -> None:
+def _connect(joined: str | None, workers: int, task_bytes: int) -> None:
     import ray
 
-    if joined:
-        where: dict[str, Any] = {"address": joined}
-    else:
-        where = {
-            "address": "local",  # without it Ray would join whatever `ray start` left on this machine
-            "num_cpus": workers or cores(),
-            "_memory": max(task_bytes, memory_bytes() - OBJECT_STORE_BYTES - RAY_BYTES),
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-        }
+    where: dict[str, Any] = {"address": joined} if joined else local_arguments(workers, task_bytes)
     on_term = signal.getsignal(signal.SIGTERM)
     start = functools.partial(ray.init, **where, log_to_driver=False, logging_level="error")
     try:
-        join(joined, start) if joined else start()
+        if joined:
+            join(joined, start)
+        else:
+            with without_services():
+                start()
     except SystemExit:  # Ray's own answer to SIGTERM, which would end the process by code 15 and say nothing
         raise KeyboardInterrupt from None
     except BambaError:

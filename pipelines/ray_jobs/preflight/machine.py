@@ -12,7 +12,7 @@ import bamba_data
 from bamba_data import resources
 from bamba_data.recipe import Recipe
 
-from ..session import OBJECT_STORE_BYTES, RAY_BYTES
+from ..local_ray import OBJECT_STORE_BYTES, RAY_BYTES
 from .finding import Finding, judged, missing, ok
 
 SCRATCH_BYTES_A_CORE = 2 << 30  # a staged parquet file of the corpora has up to some 2 GB
