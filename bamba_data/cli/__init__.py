@@ -7,6 +7,7 @@
     version_commands.py    versions, withdraw, expire, tag
     card_command.py        card
     derive_commands.py     drop, subset
+    exchange_commands.py   export
 
 In: words that a person typed. Out: text or JSON on stdout; errors go to the process edge (exit_codes.py).
 `bamba-data` itself is put together in pipelines/cli, which may know all rooms.
@@ -16,6 +17,7 @@ from .card_command import app as card_app
 from .dataset_commands import app as dataset_app
 from .derive_commands import app as derive_app
 from .entry import group
+from .exchange_commands import app as exchange_app
 from .version_commands import app as version_app
 
 __all__ = ["app"]
@@ -25,3 +27,4 @@ app.add_typer(dataset_app)
 app.add_typer(card_app)
 app.add_typer(version_app)
 app.add_typer(derive_app)
+app.add_typer(exchange_app)

@@ -229,6 +229,7 @@ RECORDS: Mapping[str, Callable[[], Names]] = {
     "mirror": written("pipelines/dataset_build/mirror_file.py", "write_mirror"),
     "mirrored": sealed("pipelines.dataset_build.mirror_file:MirroredFile"),
     "Learned": typed("pipelines.dataset_build.mirror_file:Learned"),
+    "export": sealed("bamba_data.exchange.export_record:ExportRecord"),
     "state": written("loader/order/resume.py", "Cursor.to_json"),
     "MixPlan": typed("loader.order.plan:MixPlan"),
     **{

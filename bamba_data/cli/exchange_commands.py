@@ -1,0 +1,47 @@
+"""The commands that hand a dataset on: export."""
+
+from typing import Annotated
+
+import typer
+
+from bamba_data.terminal import console, print_json, progress_bar
+
+from .entry import group
+from .options import AsJson, Url, Version
+
+app = group()
+HAND_ON = "Hand a dataset on"
+
+
+@app.command(rich_help_panel=HAND_ON)
+def export(
+    url: Url,
+    form: Annotated[str, typer.Option("--to", metavar="FORM", help="megatron.")],
+    out: Annotated[str, typer.Option("--out", metavar="FOLDER", help="A folder of this machine.")],
+    source: Annotated[
+        list[str] | None, typer.Option("--source", metavar="NAME", help="Only this one; may be given several times.")
+    ] = None,
+    delimiters: Annotated[
+        str | None, typer.Option(help="Around every document: eos, bos, both, none. Megatron has no default.")
+    ] = None,
+    bos_id: Annotated[int | None, typer.Option(help="The id of bos, where the tokenizer does not say it.")] = None,
+    eos_id: Annotated[int | None, typer.Option(help="The id of eos, where the tokenizer does not say it.")] = None,
+    version: Version = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a dataset in the files of another trainer. The same command again goes on after a kill."""
+    from bamba_data.exchange.export import export as write
+    from bamba_data.format.dataset import open_dataset
+
+    dataset = open_dataset(url, version)
+    with progress_bar("export", not as_json) as tick:
+        exported = write(dataset, form, out, source or (), delimiters, bos_id, eos_id, tick)
+    if as_json:
+        print_json(exported)
+        return
+    for one in exported:
+        console().print(
+            f"{one.source}: {one.documents:,} documents, {one.tokens:,} ids"
+            f"{' (was there already)' if one.was_there else ''}: {', '.join(one.results)}",
+            markup=False,
+        )

@@ -1,0 +1,170 @@
+"""An export holds every document of the dataset, in its order, with the chosen delimiters, and nothing else."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bamba_data.errors import BambaError, CorruptManifest, Unfinished, UserError
+from bamba_data.exchange.appended_file import held
+from bamba_data.exchange.export import FORMS, export
+from bamba_data.exchange.export_record import read_record
+from bamba_data.format.dataset import open_dataset
+from pipelines.cli import app, run
+from tests.exports import documents_of, read_megatron
+
+ROOT = Path(__file__).parents[2]
+EOS = 50279  # <|endoftext|> of the tokenizer that ships with us
+
+#: How the documents of a source are read back.
+READERS: dict[str, Callable[[Path, str], list[list[int]]]] = {
+    "megatron": lambda out, source: read_megatron(out / source),
+}
+
+
+def test_every_form_is_read_back_here() -> None:
+    assert set(READERS) == set(FORMS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after"), [("none", [], []), ("eos", [], [EOS]), ("bos", [3], []), ("both", [3], [EOS])]
+)
+@pytest.mark.parametrize("form", READERS)
+def test_every_document_is_there_once_in_order_with_its_delimiters(
+    tiny: Path, tmp_path: Path, form: str, kind: str, before: list[int], after: list[int]
+) -> None:
+    dataset = open_dataset(tiny)
+    exported = export(dataset, form, str(tmp_path), delimiters=kind, bos_id=3 if before else None)
+    assert [one.source for one in exported] == [source.name for source in dataset.manifest.sources]
+    for one in exported:
+        wanted = documents_of(tiny, one.source, before, after)
+        assert READERS[form](tmp_path, one.source) == wanted
+        assert (one.documents, one.tokens) == (len(wanted), sum(map(len, wanted)))
+        assert all(Path(result).exists() for result in one.results)
+
+
+@pytest.mark.parametrize("form", READERS)
+def test_one_source_alone_is_exported_and_the_other_added_later(tiny: Path, tmp_path: Path, form: str) -> None:
+    first, second = (source.name for source in open_dataset(tiny).manifest.sources)
+    export(open_dataset(tiny), form, str(tmp_path), [second], "none")
+    with pytest.raises((FileNotFoundError, AssertionError)):
+        READERS[form](tmp_path, first)
+    again = export(open_dataset(tiny), form, str(tmp_path), delimiters="none")
+    assert [one.was_there for one in again] == [False, True]
+    for source in (first, second):
+        assert READERS[form](tmp_path, source) == documents_of(tiny, source, [], [])
+
+
+@pytest.mark.parametrize("form", READERS)
+def test_an_export_from_s3_is_the_one_from_the_disk(tiny: Path, tmp_path: Path, bucket: str, form: str) -> None:
+    import s3fs
+
+    s3fs.S3FileSystem().put(f"{tiny}/", f"{bucket}/d", recursive=True)
+    export(open_dataset(f"{bucket}/d"), form, str(tmp_path), delimiters="eos")
+    for source in open_dataset(tiny).manifest.sources:
+        assert READERS[form](tmp_path, source.name) == documents_of(tiny, source.name, [], [EOS])
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no such form": ({"form": "numpy"}, "--to numpy: it can be megatron"),
+    "no such source": ({"sources": ["lines", "nix"]}, "--source nix: .* it has lines, rows"),
+    "a source twice": ({"sources": ["lines", "lines"]}, "stands twice"),
+    "megatron without a word on delimiters": ({"delimiters": None}, "--delimiters eos is what its trainer expects"),
+    "unknown delimiters": ({"delimiters": "sep"}, "'sep'.*eos, bos, both, none"),
+    "an id that is not used": ({"eos_id": 5, "delimiters": "none"}, "--eos-id 5 .* delimiters are none"),
+    "another id that is not used": ({"bos_id": 5}, "--bos-id 5 .* delimiters are eos: say --delimiters bos"),
+    "an id beyond the vocabulary": ({"eos_id": 1 << 20}, "beyond the vocabulary"),
+    "no bos in the tokenizer": ({"delimiters": "both"}, "give --bos-id"),
+    "an object store": ({"out": "s3://bucket/x"}, "give a folder"),
+}
+
+
+@pytest.mark.parametrize(("changes", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_contradicts_itself_is_refused_before_anything_is_written(
+    tiny: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    asked = {"form": "megatron", "out": str(tmp_path / "out"), "delimiters": "eos", **changes}
+    with pytest.raises(UserError, match=said):
+        export(open_dataset(tiny), **asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_inside_the_dataset_is_refused(tiny_copy: Path) -> None:
+    with pytest.raises(UserError, match="lies in the dataset"):
+        export(open_dataset(tiny_copy), "megatron", str(tiny_copy / "out"), delimiters="eos")
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.bin").write_bytes(b"mine")
+    with pytest.raises(UserError, match="is there already, and no export of ours"):
+        export(open_dataset(tiny), "megatron", str(tmp_path), delimiters="eos")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.bin"]
+
+
+def test_another_export_in_the_same_folder_is_refused_and_both_are_named(tiny: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(tiny)
+    export(dataset, "megatron", str(tmp_path), delimiters="eos")
+    with pytest.raises(UserError, match=rf"before every document and \[{EOS}\] after.*\[\] and \[\] are asked for"):
+        export(dataset, "megatron", str(tmp_path), delimiters="none")
+    record = read_record(tmp_path, "lines")
+    assert record is not None
+    (tmp_path / record.path).write_bytes(replace(record, manifest="f" * 64).sealed())
+    with pytest.raises(UserError, match=r"from manifest ffff.* add --version ffffffffffffffff to go on"):
+        export(dataset, "megatron", str(tmp_path), delimiters="eos")
+
+
+def test_a_damaged_record_is_not_believed(tiny: Path, tmp_path: Path) -> None:
+    export(open_dataset(tiny), "megatron", str(tmp_path), delimiters="eos")
+    path = tmp_path / "meta" / "export-lines.json"
+    path.write_bytes(path.read_bytes().replace(b'"finished":true', b'"finished":false'))
+    with pytest.raises(CorruptManifest, match=r"damaged, or was edited; remove .* and export again"):
+        export(open_dataset(tiny), "megatron", str(tmp_path), delimiters="eos")
+
+
+def test_two_exports_of_one_source_at_once_do_not_mix(tiny: Path, tmp_path: Path) -> None:
+    with held(tmp_path / "meta" / "export-lines.lock"), pytest.raises(Unfinished, match="another export is writing"):
+        export(open_dataset(tiny), "megatron", str(tmp_path), delimiters="eos")
+    export(open_dataset(tiny), "megatron", str(tmp_path), delimiters="eos")
+    assert not list(tmp_path.glob("meta/*.lock"))
+
+
+def test_a_damaged_shard_ends_the_export_and_nothing_is_called_finished(tiny_copy: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(tiny_copy)
+    shard = tiny_copy / dataset.shards["path"][0]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 4
+    shard.write_bytes(data)
+    with pytest.raises(BambaError) as raised:
+        export(dataset, "megatron", str(tmp_path), delimiters="eos")
+    assert raised.value.exit_code == 5
+    assert not list(tmp_path.glob("*.bin"))
+    data[len(data) // 3] ^= 4
+    shard.write_bytes(data)
+    export(dataset, "megatron", str(tmp_path), delimiters="eos")
+    assert read_megatron(tmp_path / "lines") == documents_of(tiny_copy, "lines", [], [EOS])
+
+
+def test_the_command_says_what_was_written(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", str(tiny), "--to", "megatron", "--out", str(tmp_path), "--delimiters", "eos", "--json"]
+    assert run(app, command) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [one["source"] for one in said] == ["lines", "rows"]
+    assert said[0]["results"] == [str(tmp_path / "lines.bin"), str(tmp_path / "lines.idx")]
+    assert run(app, command[:-3]) == 2
+    assert "--delimiters eos" in capsys.readouterr().err
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("form", READERS)
+def test_killed_at_any_point_an_export_that_is_run_again_is_the_same(tiny: Path, tmp_path: Path, form: str) -> None:
+    command = [sys.executable, "-m", "tests.faults.export_crash_points", str(tiny), form, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["differs"] == {}
+    assert found["points"] > 10
