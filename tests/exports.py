@@ -1,10 +1,12 @@
 """Readers of what exports write, by the formats' own words and none of our code; and what must be in it."""
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from bamba_data.format.dataset import Dataset, open_dataset
 from bamba_data.format.shard import ShardReader
@@ -45,3 +47,19 @@ def read_megatron(prefix: Path) -> list[list[int]]:
         np.frombuffer(ids, kind, int(length), int(start)).tolist()
         for length, start in zip(lengths, starts, strict=True)
     ]
+
+
+def read_arrow(folder: Path) -> list[list[int]]:
+    """The documents of all Arrow files of a source's folder, as fms-fsdp reads them: mapped, a record batch each."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        assert "arrow" in path.suffix
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        found += [reader.get_batch(number)["tokens"] for number in range(reader.num_record_batches)]
+    assert {column.type for column in found} == {pa.uint32()}
+    return [column.to_pylist() for column in found]
+
+
+def read_jsonl(folder: Path) -> list[dict[str, Any]]:
+    """Every line of all files of a source's folder."""
+    return [json.loads(line) for path in sorted(folder.iterdir()) for line in path.read_bytes().split(b"\n")[:-1]]

@@ -16,7 +16,7 @@ HAND_ON = "Hand a dataset on"
 @app.command(rich_help_panel=HAND_ON)
 def export(
     url: Url,
-    form: Annotated[str, typer.Option("--to", metavar="FORM", help="megatron.")],
+    form: Annotated[str, typer.Option("--to", metavar="FORM", help="megatron, arrow, jsonl.")],
     out: Annotated[str, typer.Option("--out", metavar="FOLDER", help="A folder of this machine.")],
     source: Annotated[
         list[str] | None, typer.Option("--source", metavar="NAME", help="Only this one; may be given several times.")

@@ -58,14 +58,15 @@ class AppendedFile:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
-    """One process at a time: a lock that ends with its process, on a file that is gone afterwards."""
+def held(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """One process at a time: a lock that ends with its process, on a file that is gone afterwards. Raises Unfinished if
+    another has it, unless `wait`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as resources:
         while True:
             file = resources.enter_context(path.open("ab"))
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 raise Unfinished(f"{path.parent}: another export is writing here: wait until it has ended") from None
             # Its last holder may have removed the file after we opened it: then others lock a newer one.

@@ -17,13 +17,19 @@ from bamba_data.storage.store import LocalStore
 from bamba_data.tokenization.delimiters import delimiters_in
 
 from .appended_file import held, write_whole
+from .arrow_export import ArrowExport
 from .export_form import ExportForm
 from .export_record import META, ExportRecord, read_record
+from .jsonl_export import JsonlExport
 from .megatron_export import MegatronExport
 from .token_blocks import BlockReader, SourceShard, delimited, shards_of
 
 #: By the word of the command line.
-FORMS: dict[str, type[ExportForm]] = {"megatron": MegatronExport}
+FORMS: dict[str, type[ExportForm]] = {
+    "megatron": MegatronExport,
+    "arrow": ArrowExport,
+    "jsonl": JsonlExport,
+}
 SYNC_TOKENS = 1 << 27  # a kill costs the work of so many at most, and a shard
 
 
@@ -72,11 +78,11 @@ def export(
     shards = {name: shards_of(dataset, name) for name in names}
     total, done, exported = sum(map(len, shards.values())), 0, []
     for name in names:  # first of all: what cannot be done is refused before anything is
-        _standing(folder, _wanted(dataset, form, name, before, after, len(shards[name])), _dtype(dataset))
+        _standing(folder, _wanted(dataset, form, name, before, after, len(shards[name])), dataset)
     for name in names:
         with held(folder / META / f"export-{name}.lock"):
             wanted = _wanted(dataset, form, name, before, after, len(shards[name]))
-            record = _standing(folder, wanted, _dtype(dataset))
+            record = _standing(folder, wanted, dataset)
             exported.append(_export_source(dataset, folder, record, shards[name], partial(_tick_on, tick, done, total)))
         done += len(shards[name])
     return exported
@@ -90,7 +96,7 @@ def _export_source(
     dataset: Dataset, folder: Path, record: ExportRecord, shards: Sequence[SourceShard], tick: Callable[[int], None]
 ) -> Exported:
     """The rest of one source, from where `record` says."""
-    writer = FORMS[record.form](folder, record, _dtype(dataset))
+    writer = FORMS[record.form](folder, record, dataset)
     was_there = record.finished
     if record.shards_done < record.shards:
         with ExitStack() as resources:
@@ -118,12 +124,8 @@ def _export_source(
         writer.finish(record)
         record = replace(record, finished=True)
         _write_record(folder, record)
-    writer.clean()
+    writer.tidy()
     return Exported(record.source, record.documents, record.tokens, [str(path) for path in writer.results], was_there)
-
-
-def _dtype(dataset: Dataset) -> str:
-    return dataset.manifest.tokenizer.token_dtype
 
 
 def _wanted(dataset: Dataset, form: str, source: str, before: list[int], after: list[int], shards: int) -> ExportRecord:
@@ -135,13 +137,13 @@ def _write_record(folder: Path, record: ExportRecord) -> None:
     write_whole(folder / record.path, record.sealed())
 
 
-def _standing(folder: Path, wanted: ExportRecord, token_dtype: str) -> ExportRecord:
+def _standing(folder: Path, wanted: ExportRecord, dataset: Dataset) -> ExportRecord:
     """The record to go on from: that of an earlier run, if it was of the same export, else the wanted one."""
     standing = read_record(folder, wanted.source)
     if standing is not None:
         standing.check_same(wanted, folder)
         return standing
-    for result in FORMS[wanted.form](folder, wanted, token_dtype).results:
+    for result in FORMS[wanted.form](folder, wanted, dataset).results:
         if result.exists():
             raise UserError(f"{result}: is there already, and no export of ours: give another --out, or remove it")
     return wanted

@@ -5,6 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from bamba_data.format.dataset import Dataset
+
 from .export_record import ExportRecord
 from .token_blocks import SourceShard, TokenBlock
 
@@ -26,7 +28,7 @@ class ExportForm(Protocol):
     with_lineage: bool
     default_delimiters: str | None
 
-    def __init__(self, out: Path, record: ExportRecord, token_dtype: str) -> None: ...
+    def __init__(self, out: Path, record: ExportRecord, dataset: Dataset) -> None: ...
 
     @property
     def results(self) -> list[Path]:
@@ -44,5 +46,5 @@ class ExportForm(Protocol):
     def finish(self, record: ExportRecord) -> None:
         """Put all in place, once every shard is written; called again after a kill."""
 
-    def clean(self) -> None:
-        """Remove what only an unfinished export needs."""
+    def tidy(self) -> None:
+        """What is left to do when the record says that it is finished; called again by every later run."""

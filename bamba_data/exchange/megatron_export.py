@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bamba_data.errors import UserError
+from bamba_data.format.dataset import Dataset
 
 from .appended_file import AppendedFile, DamagedExport, put_in_place
 from .export_form import Written
@@ -31,9 +32,9 @@ class MegatronExport:
     #: Without an end after every document Megatron would train across them, and not say so.
     default_delimiters: str | None = None
 
-    def __init__(self, out: Path, record: ExportRecord, token_dtype: str) -> None:
+    def __init__(self, out: Path, record: ExportRecord, dataset: Dataset) -> None:
         self._out, self._source = out, record.source
-        self._code, self._dtype = stored_dtype(token_dtype)
+        self._code, self._dtype = stored_dtype(dataset.manifest.tokenizer.token_dtype)
         self._bin, self._idx = out / f"{record.source}.bin", out / f"{record.source}.idx"
         self._bin_part, self._lengths = f"{record.source}.bin.part", f"{META}/lengths-{record.source}.part"
 
@@ -70,7 +71,7 @@ class MegatronExport:
         if part.exists():
             put_in_place(part, self._bin)
 
-    def clean(self) -> None:
+    def tidy(self) -> None:
         (self._out / self._lengths).unlink(missing_ok=True)
 
     def _write_index(self, lengths: Path, documents: int) -> None:

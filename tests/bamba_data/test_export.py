@@ -1,5 +1,7 @@
 """An export holds every document of the dataset, in its order, with the chosen delimiters, and nothing else."""
 
+import csv
+import gzip
 import json
 import subprocess
 import sys
@@ -8,15 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from bamba_data.errors import BambaError, CorruptManifest, Unfinished, UserError
 from bamba_data.exchange.appended_file import held
 from bamba_data.exchange.export import FORMS, export
 from bamba_data.exchange.export_record import read_record
+from bamba_data.exchange.jsonl_export import texts_of
 from bamba_data.format.dataset import open_dataset
+from bamba_data.tokenization.tokenizer import Tokenizer
 from pipelines.cli import app, run
-from tests.exports import documents_of, read_megatron
+from tests.exports import documents_of, read_arrow, read_jsonl, read_megatron
 
 ROOT = Path(__file__).parents[2]
 EOS = 50279  # <|endoftext|> of the tokenizer that ships with us
@@ -24,6 +29,8 @@ EOS = 50279  # <|endoftext|> of the tokenizer that ships with us
 #: How the documents of a source are read back.
 READERS: dict[str, Callable[[Path, str], list[list[int]]]] = {
     "megatron": lambda out, source: read_megatron(out / source),
+    "arrow": lambda out, source: read_arrow(out / f"dataset={source}"),
+    "jsonl": lambda out, source: [line["tokens"] for line in read_jsonl(out / f"dataset={source}")],
 }
 
 
@@ -70,8 +77,47 @@ def test_an_export_from_s3_is_the_one_from_the_disk(tiny: Path, tmp_path: Path, 
         assert READERS[form](tmp_path, source.name) == documents_of(tiny, source.name, [], [EOS])
 
 
+def test_the_counts_of_arrow_files_list_every_file_of_every_source(tiny: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(tiny)
+    for source in ("rows", "lines"):
+        export(dataset, "arrow", str(tmp_path), [source])
+    with (tmp_path / "meta" / "counts.csv").open() as file:
+        rows = {row["dataset/filename"]: row for row in csv.DictReader(file)}
+    files = [path.relative_to(tmp_path) for path in tmp_path.glob("dataset=*/*")]
+    assert set(rows) == {f"/{path}" for path in files}
+    assert len(files) == len(dataset.shards)
+    for path in files:
+        batches = pa.ipc.open_file(pa.memory_map(str(tmp_path / path)))
+        row = rows[f"/{path}"]
+        assert (int(row["documents"]), int(row["tokens"])) == (batches.num_record_batches, batches.read_all().num_rows)
+    assert [path.name for path in (tmp_path / "meta").iterdir() if "counts" in path.name] == ["counts.csv"]
+
+
+def test_a_line_says_where_its_document_comes_from(tiny: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(tiny)
+    export(dataset, "jsonl", str(tmp_path))
+    texts = {
+        name: [json.loads(line) for line in gzip.decompress((tiny.parent / "inputs" / name).read_bytes()).splitlines()]
+        for name in ("0.json.gz", "2.json.gz")
+    }
+    tokenizer = Tokenizer(dataset.tokenizer_json())
+    lines = [line for line in read_jsonl(tmp_path / "dataset=lines") if line["file"] in texts]
+    assert len(lines) == sum(map(len, texts.values()))
+    for line in lines:
+        record = texts[line["file"]][line["row"]]
+        assert (line["source"], line["document_id"]) == ("lines", record["id"])
+        assert tokenizer.reference.encode([record["text"]]).ids.tolist() == line["tokens"]
+
+
+def test_ids_of_any_width_are_text_that_json_reads(tmp_path: Path) -> None:
+    for vocab_size in (1, 9, 10, 11, 1000, 70_000):
+        texts = texts_of(vocab_size)
+        ids = [0, vocab_size - 1, vocab_size // 2]
+        assert json.loads(f"[{texts.take(ids).tobytes().decode().rstrip()[:-1]}]") == ids
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no such form": ({"form": "numpy"}, "--to numpy: it can be megatron"),
+    "no such form": ({"form": "numpy"}, "--to numpy: it can be megatron, arrow, jsonl"),
     "no such source": ({"sources": ["lines", "nix"]}, "--source nix: .* it has lines, rows"),
     "a source twice": ({"sources": ["lines", "lines"]}, "stands twice"),
     "megatron without a word on delimiters": ({"delimiters": None}, "--delimiters eos is what its trainer expects"),
