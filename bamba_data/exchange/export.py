@@ -14,7 +14,7 @@ from bamba_data.errors import UserError
 from bamba_data.format.dataset import Dataset
 from bamba_data.storage.addresses import shown
 from bamba_data.storage.store import LocalStore
-from bamba_data.tokenization.delimiters import delimiters_in
+from bamba_data.tokenization.delimiters import delimiters_in, refuse_unused_ids
 
 from .appended_file import held, write_whole
 from .arrow_export import ArrowExport
@@ -100,8 +100,8 @@ def _export_source(
     was_there = record.finished
     if record.shards_done < record.shards:
         with ExitStack() as resources:
+            _write_record(folder, record)  # first: what is there is ours then
             writer.open(record, resources)
-            _write_record(folder, record)
             reader = resources.enter_context(BlockReader(dataset, with_lineage=writer.with_lineage))
             unsafe_tokens = 0
             for shard in shards[record.shards_done :]:
@@ -180,9 +180,7 @@ def _delimiters(
             f"--to {form.name}: say what goes around every document: --delimiters eos is what its trainer expects, "
             "bos, both or none are others"
         )
-    for name, given, kinds in (("bos", bos_id, ("bos", "both")), ("eos", eos_id, ("eos", "both"))):
-        if given is not None and chosen not in kinds:
-            raise UserError(f"--{name}-id {given} is given, but delimiters are {chosen}: say --delimiters {kinds[0]}")
+    refuse_unused_ids(chosen, bos_id, eos_id)
     tokenizer = dataset.tokenizer_json() if chosen != "none" else b""
     try:
         return delimiters_in(tokenizer, dataset.manifest.tokenizer.vocab_size, chosen, bos_id, eos_id)

@@ -66,14 +66,16 @@ class JsonlExport:
     def tidy(self) -> None:
         """Nothing is left to do."""
 
-    def _lines(self, shard: SourceShard, block: TokenBlock) -> Iterator[bytes]:
+    def _lines(self, shard: SourceShard, block: TokenBlock) -> Iterator[bytes | memoryview]:
         width = self._texts.dtype.itemsize
-        text = self._texts.take(block.ids).tobytes()
-        ends = (np.cumsum(block.counts) * width).tolist()
+        text = self._texts.take(block.ids).view(np.uint8).data  # pieces of it, not copies: it is most of a file
+        ends = np.cumsum(block.counts)
+        last_ids = block.ids[ends - 1].tolist()
         assert block.lineage is not None
         lineage = block.lineage.to_pydict()
         columns = (lineage["document_id"], lineage["file"], lineage["row"])
-        for document_id, file, row, start, end in zip(*columns, [0, *ends[:-1]], ends, strict=True):
+        bounds = (ends * width).tolist()
+        for document_id, file, row, start, end, last in zip(*columns, [0, *bounds[:-1]], bounds, last_ids, strict=True):
             fields = {
                 "source": self._source,
                 "document_id": document_id,
@@ -82,7 +84,7 @@ class JsonlExport:
             }
             yield json.dumps(fields, ensure_ascii=False)[:-1].encode("utf-8", "surrogatepass")
             yield b', "tokens": ['
-            yield text[start:end].rstrip()[:-1]  # the last comma
+            yield text[start : end - width + len(str(last))]  # without the last comma
             yield b"]}\n"
 
 

@@ -194,6 +194,8 @@ def _upstream_text(
         if source.name in moved:
             facts = facts._replace(etag=None)
         described = lock.sources[source.name]
+        if described.form == "megatron":
+            return None, f"it was imported from token files, which hold no text: document {row:,} of their index"
         here = LockedFile(source.name, file["path"], url, facts)
         item = _read_upstream(here, described, row, dataset, fetcher)
     except (BambaError, OSError) as error:

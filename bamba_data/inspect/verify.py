@@ -271,7 +271,8 @@ def _check_shards(
     masks = dataset.masks.partition_by("shard", as_dict=True) if len(dataset.masks) else {}
     missing = {fault.where for fault in report.faults}
     kept: Counter[tuple[str, int]] = Counter()
-    if not all(certificate.round_trips for certificate in dataset.manifest.backend.certificates):
+    certificates = dataset.manifest.backend.certificates
+    if not certificates or not all(certificate.round_trips for certificate in certificates):  # none of imported ids
         tokenizer = None
     numbered = [
         (number, row)

@@ -36,6 +36,13 @@ def delimiters_in(
     return before, after
 
 
+def refuse_unused_ids(kind: str, bos_id: int | None, eos_id: int | None) -> None:
+    """Raise UserError, in words of the command line, for an id that is given and that `kind` does not use."""
+    for name, given, kinds in (("bos", bos_id, ("bos", "both")), ("eos", eos_id, ("eos", "both"))):
+        if given is not None and kind not in kinds:
+            raise UserError(f"--{name}-id {given} is given, but delimiters are {kind}: say --delimiters {kinds[0]}")
+
+
 def special_tokens(tokenizer_json: bytes) -> dict[str, int]:
     """The id of every token that the tokenizer's file calls special."""
     added = json.loads(tokenizer_json).get("added_tokens", [])

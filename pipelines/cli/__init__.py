@@ -5,6 +5,7 @@
     cluster_commands.py    preflight, submit, status, logs, stop, report
     trace_command.py       trace
     index_command.py       index-on-ray
+    import_command.py      import
     model_commands.py      model: the trainer's commands, and pretrain
     options.py             options of those that make a dataset
 
@@ -23,13 +24,20 @@ from bamba_data import __version__, exit_codes
 from bamba_data.cli import app as data_app
 from bamba_data.cli.entry import group
 
-from . import build_commands, cluster_commands, index_command, model_commands, trace_command
+from . import build_commands, cluster_commands, import_command, index_command, model_commands, trace_command
 from .options import RECIPES, load_recipe
 
 __all__ = ["RECIPES", "app", "load_recipe", "main", "run"]
 
 app = group()
-for commands in (build_commands.app, index_command.app, data_app, trace_command.app, cluster_commands.app):
+for commands in (
+    build_commands.app,
+    import_command.app,
+    index_command.app,
+    data_app,
+    trace_command.app,
+    cluster_commands.app,
+):
     app.add_typer(commands)
 GROUPS = "Groups of commands"
 app.add_typer(model_commands.app, name="model", rich_help_panel=GROUPS)

@@ -71,7 +71,7 @@ def assemble(plan: Plan, store: Store, tokenizer: Tokenizer) -> Manifest:
             parts_redone=sampled.redone,
         ),
         software=[SoftwareEntry(versions=dict(used), shards=software[used]) for used in sorted(software)],
-        sources=[source.entry(name, plan) for name, source in sources.items()],
+        sources=[source.entry(name, plan.lock) for name, source in sources.items()],
         totals=Account.of(totals),
         tables=Tables(**saved),
     )

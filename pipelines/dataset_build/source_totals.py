@@ -1,6 +1,6 @@
 """What a source comes to: its units' records added up, and its rows in the tables of the manifest."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,8 @@ from bamba_data.errors import CorruptInput
 from bamba_data.format.identity import Identifying
 from bamba_data.format.manifest_entries import Account, IdentityEntry, SourceEntry, software_line
 from bamba_data.format.tables import TableWriter
-from bamba_data.format.unit_records import Part, StagedShard, UnitRecord
+from bamba_data.format.unit_records import StagedShard, UnitRecord
+from bamba_data.locking.lock import Lock
 
 from .plan import Plan, Unit
 
@@ -39,7 +40,10 @@ class SourceTotals:
         tables["files"].add(list(_file_rows(unit, record, plan)))
         for part in record.parts:
             if part.shard:
-                self._add_shard(unit, part, part.shard, tables)
+                used = part.made_by.software
+                self.add_shard(
+                    unit.source, unit.number, part.number, unit.files[0].number, part.backend, used, part.shard, tables
+                )
             if letters := part.letters:
                 self.letters = max(self.letters or (0, ""), (letters.records, letters.path))
                 row = {"path": letters.path, "sha256": letters.sha256, "size_bytes": letters.size_bytes}
@@ -50,28 +54,50 @@ class SourceTotals:
                 }
                 tables["dead_letters"].add([row])
 
-    def _add_shard(self, unit: Unit, part: Part, shard: StagedShard, tables: dict[str, TableWriter]) -> None:
+    def add_shard(
+        self,
+        source: str,
+        unit: int,
+        part: int,
+        first_file: int,
+        backend: str,
+        software: Mapping[str, str],
+        shard: StagedShard,
+        tables: dict[str, TableWriter],
+    ) -> None:
+        """Take up the next shard, and write its rows in the tables of shards, blocks and candidates.
+
+        Args:
+            source: Its source.
+            unit: Number of its unit in the source.
+            part: Number of its part in the unit.
+            first_file: Number of the unit's first input in the source.
+            backend: What made the ids.
+            software: What wrote it, with versions.
+            shard: Itself.
+            tables: By name.
+        """
         shard_row, blocks, candidates = tables["shards"].rows, shard.blocks, shard.candidates
         row = {
-            "source": unit.source,
+            "source": source,
             "path": shard.path,
             "sha256": shard.sha256,
             "size_bytes": shard.size_bytes,
             "documents": shard.documents,
             "tokens": shard.tokens,
             "blocks": len(blocks),
-            "unit": unit.number,
-            "part": part.number,
-            "backend": part.backend,
+            "unit": unit,
+            "part": part,
+            "backend": backend,
             "footer_bytes": shard.footer.size_bytes,
             "footer_digest": bytes.fromhex(shard.footer.digest),
-            "first_file": unit.files[0].number,
-            "software": software_line(part.made_by.software),
+            "first_file": first_file,
+            "software": software_line(software),
         }
         tables["shards"].add([row])
         digests = [bytes.fromhex(block.digest) for block in blocks]
         ids_digests = [bytes.fromhex(block.ids_digest) for block in blocks]
-        own = {"source": unit.source, "shard": shard_row}
+        own = {"source": source, "shard": shard_row}
         tables["blocks"].add(
             [
                 {**own, "block": number, **block.to_json(), "digest": digest, "ids_digest": ids_digest}
@@ -92,15 +118,15 @@ class SourceTotals:
         self.shards += 1
         self.size_bytes += shard.size_bytes
 
-    def entry(self, name: str, plan: Plan) -> SourceEntry:
+    def entry(self, name: str, lock: Lock) -> SourceEntry:
         """Of the source `name` in the manifest."""
-        source, identity = plan.lock.sources[name], self.identifying.done()
+        source, identity = lock.sources[name], self.identifying.done()
         return SourceEntry(
             name=name,
             identity=IdentityEntry(content=identity.content, document_ids=str(identity.document_ids)),
             corpus=source.corpus,
             base=source.location.base,
-            revision=plan.lock.revisions.get(name),
+            revision=lock.revisions.get(name),
             license=source.license,
             attribution=source.attribution,
             homepage=source.homepage,

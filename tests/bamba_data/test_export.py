@@ -205,12 +205,25 @@ def test_the_command_says_what_was_written(tiny: Path, tmp_path: Path, capsys: p
     assert "--delimiters eos" in capsys.readouterr().err
 
 
-@pytest.mark.costly
-@pytest.mark.parametrize("form", READERS)
-def test_killed_at_any_point_an_export_that_is_run_again_is_the_same(tiny: Path, tmp_path: Path, form: str) -> None:
-    command = [sys.executable, "-m", "tests.faults.export_crash_points", str(tiny), form, str(tmp_path)]
+def killed(url: Path, form: str, folder: Path, step: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.faults.export_crash_points", str(url), form, str(folder), str(step)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize(("form", "step"), [("megatron", 11), ("arrow", 31), ("jsonl", 29)])
+def test_killed_at_points_all_along_an_export_that_is_run_again_is_the_same(
+    tiny: Path, tmp_path: Path, form: str, step: int
+) -> None:
+    found = killed(tiny, form, tmp_path, step)
     assert found["differs"] == {}
-    assert found["points"] > 10
+    assert found["tried"] > 3
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("form", READERS)
+def test_killed_at_every_point_an_export_that_is_run_again_is_the_same(tiny: Path, tmp_path: Path, form: str) -> None:
+    assert killed(tiny, form, tmp_path, 1)["differs"] == {}

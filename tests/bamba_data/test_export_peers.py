@@ -11,6 +11,8 @@ import pytest
 
 from bamba_data.exchange.export import export
 from bamba_data.format.dataset import open_dataset
+from pipelines import cli
+from tests.corpora import TOKENIZER
 from tests.exports import documents_of
 from tests.peers import environment, run
 
@@ -41,3 +43,25 @@ def test_megatron_core_reads_every_document(demo: Path, tmp_path: Path, delimite
         kind, found = json.loads(run(python, READ_MEGATRON, tmp_path / one.source).splitlines()[-1])
         assert kind == "uint16"
         assert found == documents_of(demo, one.source, [], after)
+
+
+WRITE_MEGATRON = """
+import sys
+import numpy, torch
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+builder = IndexedDatasetBuilder(sys.argv[1] + ".bin", dtype=numpy.uint16)
+for number in range(30):
+    for length in range(number % 3 + 1):
+        builder.add_item(torch.arange(number, number + length + 1))
+    builder.end_document()
+builder.finalize(sys.argv[1] + ".idx")
+"""
+
+
+def test_what_megatron_core_writes_is_imported(tmp_path: Path) -> None:
+    run(environment("megatron", MEGATRON), WRITE_MEGATRON, tmp_path / "theirs")
+    command = ["import", str(tmp_path / "out"), str(tmp_path / "theirs"), "--from", "megatron"]
+    assert cli.run(cli.app, [*command, "--delimiters", "none", "--tokenizer", str(TOKENIZER)]) == 0
+    wanted = [[*range(n, n + 1), *range(n, n + 2), *range(n, n + 3)][: (1, 3, 6)[n % 3]] for n in range(30)]
+    assert documents_of(tmp_path / "out", "theirs", [], []) == wanted

@@ -1,0 +1,127 @@
+"""Exports, in tokens a second of processor time, beside what writes the same form without us, in one run.
+
+    python -m benchmarks.export [--tokens N] [--rounds N] [--megatron PYTHON]
+
+Made-up documents (lengths log-normal, mean some 800, as of web text; ids by Zipf's law) become a dataset once, which is
+then exported in every form, read and verified from its shards. The others are given the same documents in memory, and
+have nothing to read: megatron-core's `IndexedDatasetBuilder` (--megatron: a Python that has it), a record batch of
+pyarrow a document, `json.dumps` a document. Processor time of all threads, the kernel's part too, best of the rounds:
+on a machine with other work the clock on the wall says little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bamba_data.exchange.export import FORMS, export
+from bamba_data.exchange.megatron_index import CODES, IndexHeader
+from bamba_data.format.dataset import open_dataset
+from bamba_data.storage.store import open_store
+from bamba_data.tokenization.tokenizer import Tokenizer
+from benchmarks.measure import machine
+from pipelines.dataset_build.token_import import TokenImport, import_tokens
+
+TOKENIZER = Path(__file__).parent.parent / "bamba_data" / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
+EOS = 50279
+FIRST_ID = 10  # below are special tokens
+
+BUILDER = """
+import sys, time
+import numpy, torch
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+ids = numpy.fromfile(sys.argv[1] + ".bin", numpy.uint16)
+index = open(sys.argv[1] + ".idx", "rb").read()
+n = int.from_bytes(index[18:26], "little")
+ends = numpy.cumsum(numpy.frombuffer(index, "<i4", n, 34)).tolist()
+documents = [torch.from_numpy(ids[s:e].astype(numpy.int64)) for s, e in zip([0, *ends], ends)]
+start = time.process_time()
+builder = IndexedDatasetBuilder(sys.argv[2] + ".bin", dtype=numpy.uint16)
+for document in documents:
+    builder.add_document(document, [len(document)])
+builder.finalize(sys.argv[2] + ".idx")
+print(time.process_time() - start)
+"""
+
+
+def make_files(prefix: Path, tokens: int) -> list[np.ndarray[Any, np.dtype[np.uint16]]]:
+    """Token files of Megatron, without delimiters; their documents."""
+    rng = np.random.default_rng(0)
+    counts = np.maximum(1, rng.lognormal(6.2, 1.0, tokens // 800 + 1).astype(np.int64))
+    ids = ((rng.zipf(1.2, int(counts.sum())) - 1) % (EOS - FIRST_ID) + FIRST_ID).astype(np.uint16)
+    ids.tofile(prefix.with_suffix(".bin"))
+    ends = np.cumsum(counts)
+    index = IndexHeader(1, CODES["uint16"], len(counts), len(counts) + 1).packed()
+    index += counts.astype("<i4").tobytes() + ((ends - counts) * 2).astype("<i8").tobytes()
+    prefix.with_suffix(".idx").write_bytes(index + np.arange(len(counts) + 1, dtype="<i8").tobytes())
+    return np.split(ids, ends[:-1])
+
+
+def with_pyarrow(documents: list[Any], out: Path) -> None:
+    schema = pa.schema([pa.field("tokens", pa.uint32())])
+    with pa.OSFile(str(out), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for document in documents:
+            writer.write_batch(pa.record_batch([pa.array(document, pa.uint32())], schema))
+
+
+def with_json(documents: list[Any], out: Path) -> None:
+    with out.open("w") as file:
+        for number, document in enumerate(documents):
+            line = {"source": "made", "document_id": str(number), "file": "made", "row": number}
+            file.write(json.dumps({**line, "tokens": document.tolist()}) + "\n")
+
+
+def processor_seconds(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=40_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--megatron", metavar="PYTHON")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-export-") as folder:
+        work = Path(folder)
+        documents = make_files(work / "made", chosen.tokens)
+        tokens = sum(map(len, documents))
+        wanted = TokenImport("made", {"made": work / "made"}, Tokenizer(TOKENIZER.read_bytes()), "package")
+        seconds: dict[str, list[float]] = {}
+        imported = processor_seconds(lambda: import_tokens(wanted, open_store(work / "data")))
+        dataset = open_dataset(work / "data")
+        for number in range(chosen.rounds):
+            runs: dict[str, Callable[[], object]] = {}
+            for form in FORMS:
+                for kind in ("none", "eos"):
+                    out = str(work / f"{form}-{kind}-{number}")
+                    runs[f"export {form}, {kind}"] = lambda f=form, o=out, k=kind: export(dataset, f, o, delimiters=k)  # type: ignore[misc]
+            runs["pyarrow, a batch a document"] = lambda: with_pyarrow(documents, work / "theirs.arrow")
+            runs["json.dumps a document"] = lambda: with_json(documents[: len(documents) // 10], work / "theirs.jsonl")
+            for name, run in runs.items():
+                seconds.setdefault(name, []).append(processor_seconds(run))
+            if chosen.megatron:
+                command = [chosen.megatron, "-c", BUILDER, str(work / "made"), str(work / "theirs")]
+                said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                seconds.setdefault("megatron-core's builder", []).append(float(said.split()[-1]))
+        seconds["json.dumps a document"] = [10 * value for value in seconds["json.dumps a document"]]
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}; {tokens:,} tokens in {len(documents):,} documents")
+    print(f"{'import from Megatron (once)':<32}{tokens / imported / 1e6:8.0f} M tokens/s of one core")
+    for name, values in seconds.items():
+        print(f"{name:<32}{tokens / min(values) / 1e6:8.0f}   (rounds: {', '.join(f'{v:.2f} s' for v in values)})")
+
+
+if __name__ == "__main__":
+    main()

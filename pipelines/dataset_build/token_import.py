@@ -1,0 +1,360 @@
+"""Token files of another trainer become a published dataset: the same shards, tables, manifest and fence as a build's.
+
+A pair of files is a source and its one unit. Its rows say which document of the file's index they are; the inputs of a
+source are the two files, with the sha256 of what was read. No text is at hand: nothing certifies the ids but the
+vocabulary, and the manifest says so by having no certificate of it.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+import bamba_data
+from bamba_data import canonical_json
+from bamba_data.card.refresh import refresh_and_say
+from bamba_data.document import Ledger
+from bamba_data.errors import IntegrityError, NoDocuments, UserError, WrongForm
+from bamba_data.exchange.megatron_reader import TokenFile, open_token_file
+from bamba_data.format import manifest as manifests
+from bamba_data.format.dataset import Dataset
+from bamba_data.format.fence import shared
+from bamba_data.format.identity import of_dataset
+from bamba_data.format.layout import lock_path, shard_folder, tokenizer_path
+from bamba_data.format.manifest import FORMAT, Manifest
+from bamba_data.format.manifest_entries import Account, BackendEntry, SoftwareEntry, Tables, TokenizerEntry
+from bamba_data.format.shard import ShardWriter
+from bamba_data.format.tables import SCHEMAS, TableWriter
+from bamba_data.format.unit_records import StagedShard
+from bamba_data.format.versions import Version, publish
+from bamba_data.inspect.verify import check
+from bamba_data.locking.lock import Lock
+from bamba_data.recipe import ShardRule
+from bamba_data.sources.base import Location, Name, Source, TextRule
+from bamba_data.storage.locked_file import Facts, LockedFile
+from bamba_data.storage.store import Store
+from bamba_data.tokenization.delimiters import BOS_NAMES, EOS_NAMES, delimiters_in, refuse_unused_ids, special_tokens
+from bamba_data.tokenization.purity import check_pure
+from bamba_data.tokenization.tokenizer import Tokenizer
+
+from .publishing import check_published
+from .source_totals import SourceTotals
+
+BACKEND = "imported"  # what shards say made their ids
+EMPTY = "empty_text"
+NAMES = {*BOS_NAMES, *EOS_NAMES}
+
+
+@dataclass(frozen=True)
+class TokenImport:
+    """What to import, and as what.
+
+    Attributes:
+        name: of the dataset.
+        prefixes: of the files of each source, without `.bin` and `.idx`.
+        tokenizer: that made the ids.
+        tokenizer_url: where its file was, for people.
+        before: ids that begin every document in the files, and are taken away: shards hold no delimiters.
+        after: those that end it.
+        license: of all sources, in words.
+        attribution: likewise.
+        shards: how they are cut.
+    """
+
+    name: str
+    prefixes: Mapping[str, Path]
+    tokenizer: Tokenizer
+    tokenizer_url: str
+    before: Sequence[int] = ()
+    after: Sequence[int] = ()
+    license: str = "unstated"
+    attribution: str = "unstated"
+    shards: ShardRule = field(default_factory=ShardRule)
+
+
+def import_tokens(
+    wanted: TokenImport, store: Store, tick: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[Version, Manifest]:
+    """Read the files, write shards, verify and publish.
+
+    Args:
+        wanted: what to import.
+        store: where the dataset goes.
+        tick: called with (ids done, ids in all).
+
+    Raises:
+        WrongForm: a file is no token file, or of another tokenizer or other delimiters.
+        CorruptInput: a file is cut short or damaged; nothing was published.
+        NoDocuments: a source has no document.
+        FenceLost: a sweep took the fence meanwhile.
+    """
+    files = {name: open_token_file(prefix) for name, prefix in wanted.prefixes.items()}  # all, before any is read
+    _check_first(wanted, files)
+    total = sum(file.tokens for file in files.values())
+    with shared(store) as fence:
+        store.put(tokenizer_path(wanted.tokenizer.sha256), wanted.tokenizer.data)
+        totals: dict[str, SourceTotals] = {}
+        locked: list[LockedFile] = []
+        with ExitStack() as stack:
+            tables = {name: stack.enter_context(TableWriter(name)) for name in SCHEMAS}
+            done = 0
+            for name, file in files.items():
+                totals[name], inputs = _import_source(wanted, name, file, store, tables)
+                locked += inputs
+                done += file.tokens
+                tick(done, total)
+            saved = {name: table.save(store) for name, table in tables.items()}
+        lock = Lock({name: _source(wanted, name, file) for name, file in files.items()}, {}, tuple(locked))
+        store.put(lock_path(lock.digest), canonical_json.dumps(lock.to_json()))
+        manifest = _manifest(wanted, totals, lock, Tables(**saved))
+
+        def verified() -> None:
+            fence.check()
+            draft = Dataset(store, Version(0, manifest.digest, "", lock.digest, ""), manifest)
+            if faults := check(draft).faults:
+                said = "; ".join(map(str, faults[:5]))
+                raise IntegrityError(f"{said}. Nothing was published; run the same command again to write it anew")
+            fence.check()  # a sweep that came between would have deposed us
+
+        manifests.loads(manifest.data, "the manifest")
+        version = publish(store, manifest, secrets.token_hex(8), lock.digest, verified)
+        check_published(store, version, fence)
+    refresh_and_say(store)
+    return version, manifest
+
+
+def _check_first(wanted: TokenImport, files: Mapping[str, TokenFile]) -> None:
+    """Raise, before anything is written, where the first document of a source shows other delimiters than were said."""
+    special = {token_id: text for text, token_id in special_tokens(wanted.tokenizer.data).items() if text in NAMES}
+    for name, file in files.items():
+        first = next((ids for ids in file.read(hashlib.sha256(), wanted.tokenizer.vocab_size) if len(ids)), None)
+        if first is None:
+            raise NoDocuments(f"{file.bin}: has no document with an id in it: leave source {name} out")
+        (bare,) = _bare(wanted, file, iter([first]))
+        for word, kind, ids in (("begins", "bos", bare[:1]), ("ends", "eos", bare[-1:])):
+            if len(ids) and int(ids[0]) in special:
+                raise WrongForm(
+                    str(file.bin),
+                    f"its first document {word} with {special[int(ids[0])]} (id {ids[0]}), which is no text",
+                    f"shards hold no delimiters: say --delimiters {kind}, or both, and they are taken away",
+                )
+
+
+def _import_source(
+    wanted: TokenImport, name: str, file: TokenFile, store: Store, tables: dict[str, TableWriter]
+) -> tuple[SourceTotals, list[LockedFile]]:
+    """All shards of a source, and its rows in the tables."""
+    totals, ledger, digest = SourceTotals(), Ledger(), hashlib.sha256()
+    totals.files = 2
+    rule, dtype = wanted.shards, wanted.tokenizer.dtype
+    number = 0
+    writer = ShardWriter(dtype, rule.block_tokens, rule.blocks_per_shard)
+    for document, ids in enumerate(_bare(wanted, file, file.read(digest, wanted.tokenizer.vocab_size))):
+        ledger.read += 1
+        if not len(ids):
+            ledger.dropped[EMPTY] = ledger.dropped.get(EMPTY, 0) + 1
+            continue
+        ledger.kept += 1
+        ledger.tokens += len(ids)
+        writer.add(ids.astype(dtype, copy=False), f"{file.prefix.name}:{document}", 0, document)
+        if writer.full:
+            _save(writer, name, number, file, totals, store, tables)
+            number += 1
+            writer = ShardWriter(dtype, rule.block_tokens, rule.blocks_per_shard)
+    if writer.documents:
+        _save(writer, name, number, file, totals, store, tables)
+    if not ledger.kept:
+        raise NoDocuments(f"{file.bin}: has nothing but empty documents: leave source {name} out")
+    totals.ledger.add(ledger)
+    inputs = [
+        LockedFile(name, path.name, str(path), Facts(path.stat().st_size, None, sha256))
+        for path, sha256 in ((file.bin, digest.hexdigest()), (file.idx, file.index_sha256))
+    ]
+    accounts = (ledger, Ledger())  # all rows are counted from the .bin file; the other says where they begin
+    tables["files"].add(
+        [_file_row(place, locked, own) for place, (locked, own) in enumerate(zip(inputs, accounts, strict=True))]
+    )
+    return totals, inputs
+
+
+def _bare(wanted: TokenImport, file: TokenFile, documents: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """The documents without their delimiters. Raises WrongForm for one that does not have them."""
+    before, after = list(wanted.before), list(wanted.after)
+    for number, ids in enumerate(documents):
+        if not len(ids):
+            yield ids
+            continue
+        end = len(ids) - len(after)
+        if ids[: len(before)].tolist() != before or ids[max(end, 0) :].tolist() != after or end < len(before):
+            ends = f"begins with {ids[:1].tolist()} and ends with {ids[-1:].tolist()}"
+            raise WrongForm(
+                str(file.bin),
+                f"document {number:,} {ends}, not with {before} and {after}",
+                "say which --delimiters the files have: eos, bos, both or none",
+            )
+        yield ids[len(before) : end]
+
+
+def _save(
+    writer: ShardWriter,
+    source: str,
+    number: int,
+    file: TokenFile,
+    totals: SourceTotals,
+    store: Store,
+    tables: dict[str, TableWriter],
+) -> None:
+    finished = writer.finish()
+    label = hashlib.sha256(f"{source}/{file.prefix.name}".encode()).hexdigest()[:12]
+    shard = StagedShard(
+        path=f"{shard_folder(source)}/{label}-{number:03d}-{finished.sha256[:16]}.parquet",
+        sha256=finished.sha256,
+        size_bytes=len(finished.data),
+        documents=finished.documents,
+        tokens=finished.tokens,
+        blocks=finished.blocks,
+        candidates=finished.candidates,
+        footer=finished.footer,
+    )
+    store.put(shard.path, finished.data)
+    totals.add_shard(source, 0, number, 0, BACKEND, software(), shard, tables)
+
+
+def software() -> dict[str, str]:
+    """The versions of all that can change the bytes of a shard, in this process."""
+    return {"bamba-data": bamba_data.__version__, "pyarrow": pa.__version__, "numpy": np.__version__}
+
+
+def _file_row(place: int, locked: LockedFile, ledger: Ledger) -> dict[str, Any]:
+    return {
+        "source": locked.source,
+        "file": place,
+        "path": locked.path,
+        "url": locked.url,
+        "size_bytes": locked.facts.size_bytes,
+        "sha256": locked.facts.sha256,
+        "complete": True,
+        "quarantined": False,
+        "read": ledger.read,
+        "kept": ledger.kept,
+        "dropped": sum(ledger.dropped.values()),
+        "dead_lettered": 0,
+        "tokens": ledger.tokens,
+        "text_bytes": 0,
+        "reasons": [
+            {"action": "dropped", "reason": reason, "count": count} for reason, count in sorted(ledger.dropped.items())
+        ],
+    }
+
+
+def _source(wanted: TokenImport, name: str, file: TokenFile) -> Source:
+    return Source(
+        name=name,
+        corpus="megatron",
+        form="megatron",
+        text=TextRule(),
+        location=Location(base=str(file.prefix.parent), files=[file.bin.name, file.idx.name]),
+        license=wanted.license,
+        attribution=wanted.attribution,
+        homepage="",
+    )
+
+
+def _manifest(wanted: TokenImport, totals: Mapping[str, SourceTotals], lock: Lock, tables: Tables) -> Manifest:
+    identities = {name: source.identifying.done() for name, source in totals.items()}
+    whole = Ledger()
+    for source in totals.values():
+        whole.add(source.ledger)
+    tokenizer = wanted.tokenizer
+    return Manifest(
+        format=FORMAT,
+        identity=of_dataset(tokenizer.sha256, tokenizer.dtype.str, identities),
+        name=wanted.name,
+        recipe={
+            "import": {
+                "from": "megatron",
+                "sources": list(wanted.prefixes),
+                "before": list(wanted.before),
+                "after": list(wanted.after),
+                "shards": wanted.shards.model_dump(mode="json"),
+            }
+        },
+        tokenizer=TokenizerEntry(
+            url=wanted.tokenizer_url,
+            sha256=tokenizer.sha256,
+            vocab_size=tokenizer.vocab_size,
+            token_dtype=tokenizer.dtype.str,  # type: ignore[arg-type]
+        ),
+        backend=BackendEntry(certificates=[], sampled_documents=0, sampled_tokens=0, parts_redone=0),
+        software=[SoftwareEntry(versions=software(), shards=tables.shards.rows)],
+        sources=[source.entry(name, lock) for name, source in totals.items()],
+        totals=Account.of(whole),
+        tables=tables,
+    )
+
+
+def token_import(
+    form: str,
+    prefixes: Sequence[str],
+    tokenizer: Path,
+    delimiters: str,
+    bos_id: int | None,
+    eos_id: int | None,
+    name: str,
+    license: str,
+    attribution: str,
+) -> TokenImport:
+    """What a command line asks for, checked.
+
+    Args:
+        form: of the files; there is one.
+        prefixes: `PREFIX` or `NAME=PREFIX`; the name of a source is that of its files if none is said.
+        tokenizer: a tokenizer.json.
+        delimiters: one of delimiters.KINDS.
+        bos_id: where the tokenizer does not say it.
+        eos_id: likewise.
+        name: of the dataset.
+        license: of all sources.
+        attribution: likewise.
+
+    Raises:
+        UserError: arguments that contradict each other, or names that cannot be names of sources.
+        TokenizerError: the tokenizer is none, or encodes at random.
+    """
+    if form != "megatron":
+        raise UserError(f"--from {form}: it can be megatron")
+    named: dict[str, Path] = {}
+    for text in prefixes:
+        said, equals, rest = text.partition("=")
+        prefix = Path(rest if equals else text)
+        prefix = prefix.with_suffix("") if prefix.suffix in (".bin", ".idx") else prefix
+        source = said if equals else prefix.name
+        for what in (source, name):
+            _check_name(what)
+        if source.casefold() in {known.casefold() for known in named}:
+            raise UserError(f"{text}: two sources would be called {source}: say NAME=PREFIX")
+        named[source] = prefix.absolute()
+    data = tokenizer.read_bytes()
+    check_pure(data)
+    read = Tokenizer(data)
+    refuse_unused_ids(delimiters, bos_id, eos_id)
+    before, after = delimiters_in(data, read.vocab_size, delimiters, bos_id, eos_id)
+    return TokenImport(name, named, read, str(tokenizer), before, after, license, attribution)
+
+
+def _check_name(name: str) -> None:
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise UserError(
+            f"{name!r} cannot be the name of a source or dataset: letters, digits, '.', '_' and '-', 64 at most; "
+            "say NAME=PREFIX"
+        ) from None
