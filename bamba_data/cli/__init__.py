@@ -7,7 +7,7 @@
     version_commands.py    versions, withdraw, expire, tag
     card_command.py        card
     derive_commands.py     drop, subset
-    exchange_commands.py   export
+    exchange_commands.py   export, push
 
 In: words that a person typed. Out: text or JSON on stdout; errors go to the process edge (exit_codes.py).
 `bamba-data` itself is put together in pipelines/cli, which may know all rooms.

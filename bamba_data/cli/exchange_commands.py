@@ -1,4 +1,4 @@
-"""The commands that hand a dataset on: export."""
+"""The commands that hand a dataset on: export, push."""
 
 from typing import Annotated
 
@@ -45,3 +45,31 @@ def export(
             f"{' (was there already)' if one.was_there else ''}: {', '.join(one.results)}",
             markup=False,
         )
+
+
+@app.command(rich_help_panel=HAND_ON)
+def push(
+    url: Url,
+    to: Annotated[str, typer.Argument(metavar="HUB", help="hf://datasets/ORG/NAME.")],
+    version: Version = None,
+    private: Annotated[bool, typer.Option("--private", help="If the repository is made now.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a version of a dataset on a hub, with its card, tagged v<number>. The same command again goes on."""
+    from bamba_data.exchange.hub_push import push as send
+    from bamba_data.exchange.hub_repo import HubRepo
+    from bamba_data.format.dataset import open_dataset
+    from bamba_data.terminal import say
+
+    repo = HubRepo.at(to, "dataset")
+    pushed = send(open_dataset(url, version), repo, private, say)
+    if as_json:
+        print_json(pushed)
+        return
+    console().print(
+        f"{pushed.url} has version {pushed.version} at {pushed.commit[:12]}, tagged {', '.join(pushed.tags)}: "
+        f"{pushed.files:,} files of {pushed.size_bytes:,} bytes sent, {pushed.files_there:,} were there",
+        markup=False,
+    )
+    if pushed.readme_left_alone:
+        say("its README.md is not ours: it was left as it is")

@@ -4,7 +4,8 @@
     root/models/<org>/<name>/...     model repos, and spaces the same
     root/files/...                   plain files at /files/..., served as they are now; no listing
 
-The real clients work against it with HF_ENDPOINT=server.url, set before huggingface_hub is imported.
+The real clients work against it with HF_ENDPOINT=server.url, set before huggingface_hub is imported. They may
+write, too (hub_writes.py).
 It answers as the public one does: LFS files redirect to a CDN of another origin, under a signature that expires;
 regular files to a cache address of its own, which is relative, and the redirect has a length of its own and tells
 no size; what is asked for by a former name redirects to the same under the new name.
@@ -24,9 +25,10 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
+from . import hub_writes
 from .faults import Action, FaultPlan, RateWindow, Replace, Reset, Stall, Status
 from .repos import Blob, HubError, Repos, is_lfs, listing, sibling, tree_entry
-from .wire import Answer, Exchange, LoopbackServer, conditional
+from .wire import Answer, Exchange, LoopbackServer, conditional, unchunked
 
 SIGNING_KEY = b"known to the hub and its CDN"
 
@@ -81,10 +83,16 @@ class HubServer:
     renamed: Mapping[str, str] = field(default_factory=dict)
     redirect_status: int = 307
     is_mirror: bool = False
+    writer: str | None = None
 
     url: str = field(init=False)
     cdn_url: str = field(init=False)
     requests: list[Request] = field(default_factory=list, init=False)
+    objects: dict[str, Blob] = field(default_factory=dict, init=False)  # of LFS, that came
+    commits: list[tuple[str, str, list[str]]] = field(
+        default_factory=list, init=False
+    )  # that came: (repo, id, new files)
+    visibility: dict[str, str] = field(default_factory=dict, init=False)  # of repos that were made
     faults: FaultPlan = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,6 +118,9 @@ class HubServer:
         """The commit that `main` points at."""
         return self._repos[kind].head(repo)
 
+    def repos(self, kind: str) -> Repos:
+        return self._repos[kind]
+
     def push(self, repo: str, kind: str = "datasets") -> str:
         """Moves `main` to a new commit of the repo's folder as it is now; earlier commits stay."""
         return self._repos[kind].push(repo)
@@ -121,10 +132,10 @@ class HubServer:
     @property
     def leaks(self) -> list[Request]:
         """Requests that carried an Authorization header to the CDN."""
-        return [line for line in self.requests if line.path.startswith("/lfs/") and line.authorized]
+        return [line for line in self.requests if line.path.startswith(("/lfs/", "/upload/")) and line.authorized]
 
     def _respond(self, exchange: Exchange, routes: Routes) -> None:
-        form = exchange.read_body()
+        form = unchunked(exchange.read_body()) if "Transfer-Encoding" in exchange.headers else exchange.read_body()
         action = self._fault(exchange, routes)
         if isinstance(action, Stall) and action.after_bytes is None:
             exchange.stall(action.seconds)
@@ -290,10 +301,21 @@ REPO, REVISION, PATH = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>[^/]+)", r"(?P<p
 KIND = r"(?P<kind>datasets|models|spaces)"
 HUB_ROUTES: Routes = (
     (rf"/files/{PATH}", HubServer.plain_file),
+    (r"/api/repos/create", hub_writes.create),
+    (r"/api/validate-yaml", hub_writes.validate_yaml),
+    (r"/api/lfs/verify", hub_writes.verify),
+    (rf"/api/{KIND}/{REPO}/preupload/{REVISION}", hub_writes.preupload),
+    (rf"/api/{KIND}/{REPO}/commit/{REVISION}", hub_writes.commit),
+    (rf"/api/{KIND}/{REPO}/tag/{REVISION}", hub_writes.tag),
+    (rf"/api/{KIND}/{REPO}/refs", hub_writes.refs),
+    (rf"/(?:{KIND}/)?{REPO}\.git/info/lfs/objects/batch", hub_writes.batch),
     (rf"/api/{KIND}/{REPO}(?:/revision/{REVISION})?", HubServer.info),
     (rf"/api/{KIND}/{REPO}/tree/{REVISION}(?:/{PATH})?", HubServer.list_tree),
     (rf"/api/{KIND}/{REPO}/paths-info/{REVISION}", HubServer.paths_info),
     (rf"/api/resolve-cache/{KIND}/{REPO}/{REVISION}/{PATH}", HubServer.cached),
     (rf"/(?:{KIND}/)?{REPO}/resolve/{REVISION}/{PATH}", HubServer.resolve),
 )
-CDN_ROUTES: Routes = ((rf"/lfs/{REPO}/(?P<sha256>\w+)/{PATH}", HubServer.cdn_file),)
+CDN_ROUTES: Routes = (
+    (rf"/lfs/{REPO}/(?P<sha256>\w+)/{PATH}", HubServer.cdn_file),
+    (r"/upload/(?P<sha256>\w+)", hub_writes.put_object),
+)

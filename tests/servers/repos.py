@@ -58,6 +58,7 @@ class Repos:
     folder: Path
     _heads: dict[str, str] = field(default_factory=dict)
     _commits: dict[tuple[str, str], Tree] = field(default_factory=dict)
+    _tags: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def head(self, repo: str) -> str:
         """The commit of `main`; the first call makes it."""
@@ -69,17 +70,45 @@ class Repos:
         if not folder.is_dir():
             raise HubError(404, "RepoNotFound", f"Repository {repo} not found")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        tree = {path.relative_to(folder).as_posix(): Blob(path.read_bytes()) for path in files}
+        return self._head(repo, {path.relative_to(folder).as_posix(): Blob(path.read_bytes()) for path in files})
+
+    def _head(self, repo: str, tree: Tree) -> str:
         names = "".join(f"{path}\0{blob.sha256}\n" for path, blob in tree.items())
         commit = hashlib.sha1(names.encode()).hexdigest()
         self._commits[repo, commit] = tree
         self._heads[repo] = commit
         return commit
 
+    def make(self, repo: str) -> bool:
+        """A new repo, with the one file that a hub puts into it; False if it is there."""
+        folder = self.folder / repo
+        if folder.exists():
+            return False
+        folder.mkdir(parents=True)
+        (folder / ".gitattributes").write_text("*.parquet filter=lfs diff=lfs merge=lfs -text\n")
+        return True
+
+    def commit(self, repo: str, tree: Tree) -> str:
+        """Moves `main` to a commit of these files, and makes the folder so."""
+        folder = self.folder / repo
+        for gone in self._commits[repo, self.head(repo)].keys() - tree.keys():
+            (folder / gone).unlink()
+        for path, blob in tree.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(blob.content)
+        return self._head(repo, dict(sorted(tree.items())))
+
+    def tag(self, repo: str, name: str, commit: str) -> bool:
+        """Names a commit; False if the name is taken."""
+        return self._tags.setdefault(repo, {}).setdefault(name, commit) == commit
+
+    def tags(self, repo: str) -> dict[str, str]:
+        return self._tags.get(repo, {})
+
     def at(self, repo: str, revision: str) -> tuple[str, Tree]:
         """The commit that a revision means, and its files."""
         head = self.head(repo)
-        commit = head if revision == "main" else revision
+        commit = head if revision == "main" else self.tags(repo).get(revision, revision)
         if (repo, commit) not in self._commits:
             raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return commit, self._commits[repo, commit]

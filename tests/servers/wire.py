@@ -104,6 +104,19 @@ class Exchange(BaseHTTPRequestHandler):
             self.wfile.write(body[cut:])
 
 
+def unchunked(raw: bytes) -> bytes:
+    """The content of a body that came in chunks, as `read_body` keeps it."""
+    content, rest = bytearray(), raw
+    while rest:
+        head, _, rest = rest.partition(b"\r\n")
+        size = int(head.split(b";")[0], 16)
+        if not size:
+            break
+        content += rest[:size]
+        rest = rest[size + 2 :]
+    return bytes(content)
+
+
 def conditional(whole: Answer, request: Message, action: Action | None = None) -> Answer:
     """The part of a file that If-Match, Range and If-Range ask for; `whole` carries its ETag."""
     etag, size = whole.headers["ETag"], len(whole.body)
