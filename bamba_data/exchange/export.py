@@ -18,7 +18,7 @@ from bamba_data.tokenization.delimiters import delimiters_in, refuse_unused_ids
 
 from .appended_file import held, write_whole
 from .arrow_export import ArrowExport
-from .export_form import ExportForm
+from .export_form import ExportForm, Written
 from .export_record import META, ExportRecord, read_record
 from .jsonl_export import JsonlExport
 from .megatron_export import MegatronExport
@@ -105,8 +105,10 @@ def _export_source(
             reader = resources.enter_context(BlockReader(dataset, with_lineage=writer.with_lineage))
             unsafe_tokens = 0
             for shard in shards[record.shards_done :]:
-                blocks = (delimited(block, record.before, record.after) for block in reader.read(shard))
-                written = writer.write(shard, blocks)
+                written = Written(0, 0)
+                if not reader.is_empty(shard):
+                    blocks = (delimited(block, record.before, record.after) for block in reader.read(shard))
+                    written = writer.write(shard, blocks)
                 unsafe_tokens += written.tokens
                 record = replace(
                     record,

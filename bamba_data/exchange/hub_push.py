@@ -28,7 +28,6 @@ from bamba_data.format.layout import (
     tokenizer_path,
     version_path,
 )
-from bamba_data.format.manifest_entries import Tables
 from bamba_data.format.version_marks import Tag
 from bamba_data.format.versions import Version
 from bamba_data.storage.local_disk import scratch_folder
@@ -116,9 +115,7 @@ def files_of(dataset: Dataset) -> list[DatasetFile]:
         for frame in (dataset.shards, dataset.dead_letters)
         for row in frame.select(*DatasetFile._fields).iter_rows()
     ]
-    for name in Tables.model_fields:
-        table = getattr(manifest.tables, name)
-        files.append(DatasetFile(table_path(table.sha256), table.size_bytes, table.sha256))
+    files += [DatasetFile(table_path(table.sha256), table.size_bytes, table.sha256) for table in manifest.all_tables]
     for path, digest in (
         (manifest_path(manifest.digest), manifest.digest),
         (tokenizer_path(manifest.tokenizer.sha256), manifest.tokenizer.sha256),

@@ -8,17 +8,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from bamba_data.errors import CorruptShard
 from bamba_data.format.block_reading import BlockPlace, ShardFooter, fetch_block, read_footer, vouched_tokens
 from bamba_data.format.dataset import Dataset
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from bamba_data.format.masks import removed_in
 
 FETCHES = 4  # blocks on their way at once; each is some hundred thousand tokens
 READS = 3  # of what does not have its digest: bits may flip on the way, too
@@ -32,7 +31,7 @@ class TokenBlock(NamedTuple):
 
     ids: npt.NDArray[Any]
     counts: npt.NDArray[np.int64]
-    lineage: "pa.Table | None"
+    lineage: pa.Table | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ class BlockReader:
     def __init__(self, dataset: Dataset, *, with_lineage: bool) -> None:
         self._dataset, self._with_lineage = dataset, with_lineage
         self._pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="export")
-        frame = dataset.blocks.select("shard", *BlockPlace._fields)
+        self._removed = removed_in(dataset.masks, dataset.blocks)
+        frame = dataset.as_read.blocks.select("shard", *BlockPlace._fields)
         self._places = frame.partition_by("shard", as_dict=True, include_key=False) if len(frame) else {}
 
     def __enter__(self) -> "BlockReader":
@@ -68,21 +68,29 @@ class BlockReader:
     def __exit__(self, *exc: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
+    def is_empty(self, shard: SourceShard) -> bool:
+        """Whether the manifest masks all documents of a shard."""
+        return (shard.number,) not in self._places
+
     def read(self, shard: SourceShard) -> Iterator[TokenBlock]:
-        """The blocks of a shard, in order.
+        """The blocks of a shard that is not empty, in order, without the documents that the manifest masks.
 
         Raises:
             CorruptShard: what lies there is missing, or is not what the manifest says.
         """
         footer = _again(lambda: read_footer(self._dataset.store, shard.row))
         places = [BlockPlace._make((*row[:-1], row[-1].hex())) for row in self._places[(shard.number,)].iter_rows()]
-        yield from _ahead(self._pool, lambda place: self._block(footer, place), places)
+        yield from _ahead(self._pool, lambda place: self._block(shard.number, footer, place), places)
 
-    def _block(self, footer: ShardFooter, place: BlockPlace) -> TokenBlock:
+    def _block(self, shard: int, footer: ShardFooter, place: BlockPlace) -> TokenBlock:
+        removed = self._removed.get((shard, place.block))
+
         def block() -> TokenBlock:
             reader = fetch_block(self._dataset.store, footer, place)
-            tokens = vouched_tokens(reader, place)
+            tokens = vouched_tokens(reader, place, None if removed is None else ~removed)
             lineage = reader.table(place.block, LINEAGE) if self._with_lineage else None
+            if lineage is not None and removed is not None:
+                lineage = lineage.filter(pa.array(~removed))
             return TokenBlock(tokens.ids, tokens.counts.astype(np.int64), lineage)
 
         return _again(block)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bamba_data.errors import BambaError, CorruptManifest, Unfinished, UserError
@@ -114,6 +115,25 @@ def test_ids_of_any_width_are_text_that_json_reads(tmp_path: Path) -> None:
         texts = texts_of(vocab_size)
         ids = [0, vocab_size - 1, vocab_size // 2]
         assert json.loads(f"[{texts.take(ids).tobytes().decode().rstrip()[:-1]}]") == ids
+
+
+@pytest.mark.parametrize("form", READERS)
+def test_what_was_dropped_is_not_exported(tiny_copy: Path, tmp_path: Path, form: str) -> None:
+    dataset = open_dataset(tiny_copy)
+    first, *others = dataset.shards.filter(dataset.shards["source"] == "rows")["path"]
+    table = pq.read_table(tiny_copy / first, partitioning=None)  # a whole shard, and one document of another
+    dropped = {*table["document_id"].to_pylist(), pq.read_table(tiny_copy / others[0])["document_id"][1].as_py()}
+    (tmp_path / "ids.txt").write_text("\n".join(dropped))
+    assert run(app, ["drop", str(tiny_copy), "--list", str(tmp_path / "ids.txt")]) == 0
+    export(open_dataset(tiny_copy), "jsonl", str(tmp_path / "lines"), ["rows"])
+    left = read_jsonl(tmp_path / "lines" / "dataset=rows")
+    assert {line["document_id"] for line in left} & dropped == set()
+    whole = documents_of(tiny_copy, "rows", [], [])
+    assert len(left) == len(whole) - len(dropped)
+    export(open_dataset(tiny_copy), form, str(tmp_path / "out"), ["rows"], "eos")
+    found = READERS[form](tmp_path / "out", "rows")
+    assert found == [[*line["tokens"], EOS] for line in left]
+    assert [document[:-1] for document in found] == [ids for ids in whole if [*ids, EOS] in found]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -40,7 +40,7 @@ COMMANDS = {
     *("submit", "logs", "stop", "status", "preflight", "report"),
 }
 #: Since then.
-NEW_COMMANDS = {"card", "export", "import", "index-on-ray", "loader", "model", "push"}
+NEW_COMMANDS = {"card", "drop", "export", "import", "index-on-ray", "loader", "model", "push", "subset"}
 #: `python -m MODULE`, each with a page of help.
 MODULES = [
     *("pipelines.tokenize", "pipelines.download", "pipelines.pretrain", "pipelines.index"),

@@ -84,6 +84,22 @@ def test_a_pushed_version_is_whole_tagged_and_pushed_again_sends_nothing(
 
 
 @pytest.mark.costly
+def test_a_derived_version_is_pushed_beside_the_one_that_it_came_of(
+    hub: HubServer, tiny_copy: Path, tmp_path: Path
+) -> None:
+    first = push(hub, tiny_copy, tmp_path / "home")
+    (tmp_path / "ids.txt").write_text("doc-0\ndoc-101\n")
+    assert run(app, ["drop", str(tiny_copy), "--list", str(tmp_path / "ids.txt")]) == 0
+    second = push(hub, tiny_copy, tmp_path / "home")
+    assert (second["version"], second["files"]) == (2, 4)  # a manifest, masks, and the tables that changed
+    assert second["files_there"] > 10
+    copy = pulled(hub, tmp_path / "copy")
+    for version in ("1", "2"):
+        assert verify(str(copy), version, full=True).faults == []
+    assert set(hub.repos("datasets").tags(REPO).values()) == {first["commit"], second["commit"]}
+
+
+@pytest.mark.costly
 def test_a_push_that_fails_half_way_names_no_version_and_goes_on(hub: HubServer, tiny: Path, tmp_path: Path) -> None:
     hub.faults.append(Fault(r"POST /api/datasets/acme/tiny/commit/main", Status(500), skip=1, times=1))
     done = command(hub, tmp_path / "home", "push", str(tiny), f"hf://datasets/{REPO}")
