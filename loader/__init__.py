@@ -24,6 +24,7 @@ A tour, in the order in which a row comes about; each file opens with what it pr
  1. open_data       the URLs and text sources that are given, as blocks by source name
     sources/        a dataset's blocks of documents, verified; the held-out documents as a source
     text/           parquet files of text as blocks, tokenized when they are read
+    chat/           conversations as blocks, tokenized once, with what is not to be learned marked
  2. order_spec      what decides the order, checked; a plan is made of it
     special_tokens  the ids that go around documents
  3. order/          plan: which sources in which shares from which row on, as an append-only log
@@ -53,6 +54,7 @@ bamba.unite(__name__)
 
 if TYPE_CHECKING:
     from .build import build_loader as build_loader
+    from .chat.spec import ConversationSource as ConversationSource
     from .dataloader import Loader as Loader
     from .global_order import Order as Order
     from .integrations.transformers import for_transformers as for_transformers
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "PACKERS": "packing.registry",
     "TRANSFORMS": "packing.document_transforms",
+    "ConversationSource": "chat.spec",
     "CursorMismatch": "order.resume",
     "Loader": "dataloader",
     "MixPlan": "order.plan",

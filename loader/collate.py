@@ -8,8 +8,9 @@
     source        int64 [rows]      number of the source in the plan (`source_names`); -1 likewise
     cu_seqlens    int32 [n + 1]     where documents begin in the rows laid end to end, and the end
 
-Masked tokens have label -100, torch's own `ignore_index`: fill, and documents in quarantine. Rows come here with T + 1
-ids each, so that the last token has its label; ids alone need no look-ahead and come with T.
+Masked tokens have label -100, torch's own `ignore_index`: fill, documents in quarantine, and what is marked as no
+target. Rows come here with T + 1 ids each, so that the last token has its label; ids alone need no look-ahead and come
+with T.
 """
 
 from collections.abc import Sequence
@@ -66,18 +67,18 @@ def document_starts(rows: Sequence[FilledRow], row_tokens: int) -> Longs:
     return starts[is_first]  # a document without tokens begins where the next does
 
 
-def labels_of(ids: NDArray[Any], starts: Longs, rows: Sequence[FilledRow], transformed: bool) -> Longs:
+def labels_of(ids: NDArray[Any], starts: Longs, rows: Sequence[FilledRow], marked: bool) -> Longs:
     """The label of every token: the id after it, where that is of the same document.
 
     Args:
         ids: [rows, T + 1], with the token of look-ahead.
         starts: `document_starts` of the rows.
         rows: What they were filled with.
-        transformed: The ids carry a document transform's mask in the bits above IDS.
+        marked: The ids carry a mask in the bits above IDS, of a document transform or of conversations.
     """
     width = ids.shape[1]
     labels = ids[:, 1:].astype(np.int64)
-    if transformed:
+    if marked:
         labels[labels > int(IDS)] = MASKED
     ends = starts[starts % width > 0]  # the token before each of these is the last of its document
     labels[ends // width, ends % width - 1] = MASKED

@@ -9,13 +9,15 @@ from bamba_data.format.dataset import Dataset, open_dataset
 from bamba_data.format.manifest_entries import TokenizerEntry
 
 from .cache.location import default_cache
+from .chat.blocks import check_alone, open_conversations
+from .chat.spec import ConversationSource
 from .sources.base import Blocks
 from .sources.shards import open_blocks
 from .text.open import open_text
 from .text.spec import TextSource
 
-#: The URL of a dataset, a dataset that is open, or text to be tokenized on the fly.
-Data = str | Dataset | TextSource
+#: The URL of a dataset, a dataset that is open, text to be tokenized on the fly, or conversations.
+Data = str | Dataset | TextSource | ConversationSource
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,25 @@ class OpenData:
         blocks: Its sources by name.
         tokenizer: What its ids mean.
         tokenizer_json: Gives the tokenizer's file; it is read only where it is needed.
+        is_delimited: Its documents begin and end as they are to: the loader puts no ids around them.
     """
 
     blocks: Mapping[str, Blocks]
     tokenizer: TokenizerEntry
     tokenizer_json: Callable[[], bytes]
+    is_delimited: bool = False
 
 
 def open_data(data: Data | Path | Sequence[Data | Path], cache: Path) -> list[OpenData]:
     """Open each of `data`. Raises UserError where their ids do not mean the same."""
     if not isinstance(data, Data | Path | Sequence):
-        raise UserError(f"the data is {data!r}: it can be a URL, a path, a Dataset, a TextSource, or a list of these")
+        raise UserError(
+            f"the data is {data!r}: it can be a URL, a path, a Dataset, a TextSource, a ConversationSource, or a list"
+        )
     listed: Sequence[Data | Path] = [data] if isinstance(data, Data | Path) else data
     opened = [_open(str(item) if isinstance(item, Path) else item, cache) for item in listed]
+    if any(item.is_delimited for item in opened):
+        check_alone(sorted(name for item in opened if not item.is_delimited for name in item.blocks))
     by_tokenizer: dict[str, OpenData] = {}
     for item in opened:
         by_tokenizer.setdefault(item.tokenizer.sha256, item)
@@ -54,6 +62,9 @@ def _open(data: Data, cache: Path) -> OpenData:
     if isinstance(data, TextSource):
         text = open_text(data, cache)
         return OpenData({text.name: text}, text.index.tokenizer, lambda: text.tokenizer.data)
+    if isinstance(data, ConversationSource):
+        chat = open_conversations(data, cache)
+        return OpenData({chat.name: chat}, chat.entry, lambda: chat.tokenizer.data, is_delimited=True)
     dataset = open_dataset(data) if isinstance(data, str) else data
     return OpenData(open_blocks(dataset, cache), dataset.manifest.tokenizer, dataset.tokenizer_json)
 

@@ -35,7 +35,8 @@ class OrderSpec:
             none that fits into a row and fills 99.6 %; or a name of your own (`loader.packing.registry`).
         window_rows: Rows of a source that are permuted together. More spreads the rows of a block further.
         shuffle: False reads blocks and documents in the order stored, still mixed.
-        delimiters: "eos" (the default), "bos", "both" or "none": the ids that go around every document.
+        delimiters: "eos" (the default), "bos", "both" or "none" (of conversations, whose template has its own): the ids
+            that go around every document.
         bos_id: The id of "bos", where the tokenizer does not say which it is.
         eos_id: The same of "eos".
         holdout: Share of documents held out of training, at most 0.005; 0.0005 unless told.
@@ -88,6 +89,8 @@ class OrderSpec:
         weights = tokens if self.weights is None else self.weights
         if unknown := sorted(set(weights) - set(tokens)):
             raise UserError(f"weights name {unknown}, the data has {sorted(tokens)}")
+        if self.document_transform is not None and any(item.is_delimited for item in data):
+            raise UserError(f"document_transform is {self.document_transform!r}: conversations cannot be transformed")
         packing = "chunk" if self.packing is None else self.packing
         return MixPlan.create(
             weights,
@@ -129,7 +132,10 @@ class OrderSpec:
                 raise _contradiction("delimiters", f"{before} before and {after} after", planned)
 
     def _delimiters(self, data: Sequence[OpenData]) -> tuple[list[int], list[int]]:
-        return delimiters_of(data, "eos" if self.delimiters is None else self.delimiters, self.bos_id, self.eos_id)
+        usual = "none" if any(item.is_delimited for item in data) else "eos"
+        if usual == "none" and self.delimiters not in (None, "none"):
+            raise UserError(f"delimiters are {self.delimiters!r}: conversations begin and end as their template says")
+        return delimiters_of(data, usual if self.delimiters is None else self.delimiters, self.bos_id, self.eos_id)
 
     @property
     def _holdout_ppm(self) -> int:

@@ -28,7 +28,7 @@ from .order.mixture import Rows
 from .order.rank_split import rows_of_rank
 from .order.stretches import Batch
 from .packing.base import RowPiece, RowStart
-from .packing.document_transforms import IDS
+from .packing.document_transforms import IDS, has_marks
 from .packing.segment import Segment
 from .packing.segments import Layout, SegmentCache
 from .packing.shared_segments import epochs_together
@@ -80,7 +80,7 @@ class RowReader:
         self._names = list(order.plan.source_names)
         self._sources = [order.source(name) for name in self._names]
         self._row_tokens = order.plan.header.row_tokens
-        self._is_transformed = order.plan.header.transform is not None
+        self._is_marked = any(has_marks(source.served) for source in self._sources)
         self._ahead_rows = ahead_rows
         self._ahead: dict[int, RowLocations] = {}
         self._ahead_lock = threading.Lock()
@@ -249,13 +249,13 @@ class RowReader:
         arrays: Arrays = {name: column for name, column in (("row", rows), ("source", sources)) if name in self._fields}
         if "input_ids" in self._fields:
             arrays["input_ids"] = ids[:, :row_tokens].astype(np.int64) if ahead else ids
-            if self._is_transformed:
+            if self._is_marked:
                 arrays["input_ids"] &= int(IDS)
         if not ahead:
             return arrays
         starts = document_starts(filled, row_tokens)
         if "labels" in self._fields:
-            arrays["labels"] = labels_of(ids, starts, filled, self._is_transformed)
+            arrays["labels"] = labels_of(ids, starts, filled, self._is_marked)
             for place, (row, source) in enumerate(zip(rows.tolist(), sources.tolist(), strict=True)):
                 if filled[place].pieces and self._sources[source].masked_from:
                     self._mask(arrays["labels"][place], row, source, filled[place])

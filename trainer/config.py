@@ -20,13 +20,28 @@ from .model.config import ModelConfig
 RECIPES = Path(__file__).parent / "recipes"
 
 
+class Conversations(Strict):
+    """Conversations to learn from, instead of datasets: what an assistant says in them is the target, and nothing else.
+    `tokenizer` is a folder of Hugging Face's, whose chat template counts unless `template` names a file with another.
+    See `loader.chat.spec.ConversationSource` for each field; the longest that fits is a row."""
+
+    files: list[str] = Field(default_factory=list)
+    tokenizer: str = ""
+    template: str | None = None
+    column: str = "messages"
+    form: Literal["role-content", "from-value"] = "role-content"
+    too_long: Literal["leave_out", "cut", "refuse"] = "leave_out"
+    bad: Literal["refuse", "leave_out"] = "refuse"
+
+
 class Data(Strict):
     """What a step reads: `batch_rows` rows of `row_tokens` tokens, mixed from the sources of the datasets at `urls` by
-    `weights` (in any unit; without them every source by its tokens). The share `holdout` of the documents is never
-    trained on. `packing`: `chunk` fills every row and cuts documents, `best-fit` cuts none that fits into a row.
-    `workers` are threads that read ahead."""
+    `weights` (in any unit; without them every source by its tokens), or packed of `conversations` (docs/finetuning.md).
+    The share `holdout` of the documents is never trained on. `packing`: `chunk` fills every row and cuts documents,
+    `best-fit` cuts none that fits into a row. `workers` are threads that read ahead."""
 
     urls: list[str] = Field(default_factory=list)
+    conversations: Conversations = Conversations()
     weights: dict[str, float] | None = None
     row_tokens: int = Field(default=4096, ge=2)
     batch_rows: int = Field(default=384, ge=1)
@@ -34,6 +49,15 @@ class Data(Strict):
     holdout: float = Field(default=0.0005, ge=0, le=0.005)
     packing: str = "chunk"
     workers: int = Field(default=1, ge=0)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Data":
+        chat = self.conversations
+        if chat.files and self.urls:
+            raise ValueError("urls and conversations.files: give one of them, a run reads datasets or conversations")
+        if chat.files and not chat.tokenizer:
+            raise ValueError("conversations.tokenizer: needed, a folder of Hugging Face's with tokenizer.json")
+        return self
 
 
 class Schedule(Strict):
@@ -173,7 +197,9 @@ class Recipe(Strict):
         kept = {"model", "data", "schedule", "optimizer", "seed", "start_from"}
         plain = self.model_dump(mode="json", include=kept)
         plain["data"].pop("workers")
-        plain["data"].pop("urls")  # where a dataset lies; the loader's state holds its digest
+        # Where data lies, and how it is made into ids: the loader's state holds the digest of what came of it.
+        plain["data"].pop("urls")
+        plain["data"].pop("conversations")
         return plain
 
     def learned_digest(self) -> str:

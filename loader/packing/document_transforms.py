@@ -151,6 +151,11 @@ def read_in(blocks: Blocks, block: int, epoch: int, key: int | None) -> Tokens:
     return tokens
 
 
+def has_marks(blocks: Blocks) -> bool:
+    """Whether ids of these blocks may carry NO_TARGET: they were transformed, or came so (loader/chat)."""
+    return isinstance(blocks, Transformed) or bool(getattr(blocks, "has_marks", False))
+
+
 def fim(
     document: Document, prefix: int, middle: int, suffix: int, rate: float = 0.5, suffix_first: float = 0.5
 ) -> Changed:

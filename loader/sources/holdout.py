@@ -40,6 +40,10 @@ class HeldoutBlocks:
         return self.source.blocks.dtype
 
     @property
+    def has_marks(self) -> bool:
+        return bool(getattr(self.source.blocks, "has_marks", False))
+
+    @property
     def documents(self) -> NDArray[np.int64]:
         return self._counts[1]
 

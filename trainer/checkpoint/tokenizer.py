@@ -13,6 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from bamba.loader.chat.template import template_of, tokenizer_file
 from bamba_data import canonical_json
 from bamba_data.errors import BambaError, CorruptCheckpoint, UserError
 from bamba_data.format.dataset import open_dataset
@@ -24,12 +25,14 @@ FILE = "tokenizer.json"
 
 @dataclass(frozen=True)
 class RunTokenizer:
-    """`data` is a tokenizer.json; `bos` and `eos` are the ids that begin and end a document, `where` its origin."""
+    """`data` is a tokenizer.json; `bos` and `eos` are the ids that begin and end a document, `where` its origin;
+    `chat_template` is how conversations were written in training."""
 
     data: bytes
     bos: int | None
     eos: int | None
     where: str
+    chat_template: str | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -71,7 +74,7 @@ def of_checkpoint(saved: SavedCheckpoint, given: Path | None = None) -> RunToken
 
     Raises UserError where there is none to be had (the dataset is elsewhere now), and names the way out.
     """
-    chosen = of_file(given) if given else _of_import(saved) or _of_datasets(saved)
+    chosen = of_file(given) if given else _of_import(saved) or _of_conversations(saved) or _of_datasets(saved)
     if (count := chosen.tokenizer.get_vocab_size(with_added_tokens=True)) > saved.config.vocab_size:
         raise UserError(
             f"{chosen.where} has {count:,} tokens, the model {saved.config.vocab_size:,}: "
@@ -92,6 +95,18 @@ def _of_import(saved: SavedCheckpoint) -> RunTokenizer | None:
     if canonical_json.sha256(data) != digest:
         raise CorruptCheckpoint(f"{saved.store.url}/{path}", "is not the tokenizer that was imported with the model")
     return RunTokenizer(data, about.get("bos_token_id"), about.get("eos_token_id"), f"{saved.store.url}/{path}")
+
+
+def _of_conversations(saved: SavedCheckpoint) -> RunTokenizer | None:
+    """The one that made the conversations into ids, and its chat template, which an export hands on."""
+    data = saved.commit["recipe"].get("data") or {}
+    asked = data.get("conversations") or {}
+    if not asked.get("files"):
+        return None
+    template = template_of(asked["tokenizer"], asked["template"])
+    chosen = of_file(tokenizer_file(asked["tokenizer"]))
+    ids = {name: chosen.tokenizer.token_to_id(text) for name, text in template.special_tokens}
+    return replace(chosen, bos=ids.get("bos_token"), eos=ids.get("eos_token"), chat_template=template.text)
 
 
 def _of_datasets(saved: SavedCheckpoint) -> RunTokenizer:

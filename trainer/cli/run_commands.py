@@ -35,6 +35,10 @@ def train(
     ] = None,
     data: Data = None,
     overrides: Set = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Begin with the model of this run or checkpoint, in its shape."),
+    ] = None,
     metrics: Annotated[
         Path | None, typer.Option(help="A local folder for metrics; the run's folder without it.")
     ] = None,
@@ -52,7 +56,12 @@ def train(
     from ..config_help import resolved
 
     urls = [f"data.urls=[{', '.join(map(repr, data))}]"] if data else []
-    loaded = load_recipe(recipe, [*(overrides or []), *urls])
+    begun: list[str] = []
+    if start_from is not None:
+        from ..warm_start import overrides_of_start
+
+        begun = overrides_of_start(start_from, overrides or [])
+    loaded = load_recipe(recipe, [*(overrides or []), *urls, *begun])
     if show:
         sys.stdout.write(resolved(loaded))
         return
@@ -73,6 +82,8 @@ def _train(recipe: Any, out: str, metrics: Path | None, accept_changes: bool) ->
     with joined() as world:
         feed = LoaderFeed(recipe.data, world)
         if (note := vocabulary_note(recipe.model.vocab_size, feed.vocab_size())) and world.leads:
+            say(note)
+        if (note := feed.epoch_note()) and world.leads:
             say(note)
         train(recipe, feed, world, out, folder, accept_changes=accept_changes)
 

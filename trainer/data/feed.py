@@ -5,29 +5,38 @@ from typing import Any
 
 from torch import Tensor
 
-from bamba.loader import Loader, MixPlan, OrderSpec, Reading, build_loader
+from bamba.loader import ConversationSource, Loader, MixPlan, OrderSpec, Reading, build_loader
+from bamba.loader.chat.blocks import ConversationBlocks
+from bamba.loader.chat.template import tokenizer_file
 from bamba.loader.order.format1_names import renamed
 from bamba.loader.order.plan import loads
 from bamba.loader.order.plan_entries import Skip
 from bamba_data.canonical_json import dumps
 from bamba_data.errors import UserError
 from bamba_data.format.dataset import open_dataset
+from bamba_data.tokenization.tokenizer import Tokenizer
 
 from ..config import Data
 from ..distributed.fsdp import World
+
+CHAT = "conversations"  # what they are called among the sources of a run
 
 
 class LoaderFeed:
     """Rows of the recipe's datasets for this rank. See `trainer.data.protocol.Feed`.
 
     Raises:
-        UserError: The recipe names no dataset.
+        UserError: The recipe names neither datasets nor conversations.
     """
 
     def __init__(self, config: Data, world: World) -> None:
-        if not config.urls:
-            raise UserError("no dataset: give one with --data, or as data.urls in the recipe")
+        if not config.urls and not config.conversations.files:
+            raise UserError(
+                "no dataset: give one with --data, or as data.urls in the recipe; or conversations, as "
+                "data.conversations.files and .tokenizer"
+            )
         self.config, self.world = config, world
+        self._data = _conversations(config) if config.conversations.files else config.urls
         self.loader = self._open_loader(None)
         self._fresh = self.loader.plan
 
@@ -49,11 +58,23 @@ class LoaderFeed:
             num_workers=config.workers if split == "train" else 0,
             pad_rows=True,
         )
-        return build_loader(config.urls, order if plan is None else None, reading, plan=plan, split=split)
+        return build_loader(self._data, order if plan is None else None, reading, plan=plan, split=split)
 
     def vocab_size(self) -> int:
         """Ids that the datasets' tokenizer has."""
+        if isinstance(self._data, ConversationSource):
+            return Tokenizer(tokenizer_file(self._data.tokenizer).read_bytes()).vocab_size
         return open_dataset(self.config.urls[0]).manifest.tokenizer.vocab_size
+
+    def epoch_note(self) -> str | None:
+        """Of conversations, what there is to read and how many steps that are: such sets are read a few times."""
+        if not isinstance(self._data, ConversationSource):
+            return None
+        source = self.loader.order.source(CHAT)
+        assert isinstance(source.blocks, ConversationBlocks)
+        rows = source.stream.first_row(1)
+        steps = rows / self.config.batch_rows
+        return f"{source.blocks.account}; one epoch is {rows:,} rows, {steps:,.1f} steps of {self.config.batch_rows:,}"
 
     @property
     def sources(self) -> list[str]:
@@ -116,3 +137,13 @@ class LoaderFeed:
 
     def close(self) -> None:
         self.loader.close()
+
+
+def _conversations(config: Data) -> ConversationSource:
+    """The recipe's conversations, of which the longest may fill a row."""
+    return ConversationSource(
+        CHAT,
+        **config.conversations.model_dump(exclude={"files"}),
+        files=config.conversations.files,
+        max_tokens=config.row_tokens,
+    )

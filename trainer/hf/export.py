@@ -131,3 +131,5 @@ def _write_tokenizer(tokenizer: RunTokenizer, max_position: int, out: Path) -> N
         **names,
     }
     _write_json(out / "tokenizer_config.json", config)
+    if tokenizer.chat_template is not None:
+        (out / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
