@@ -81,8 +81,11 @@ def offer_again(store: Store, number: int) -> bool:
 
 def to_expire(store: Store, keep: int | None, older_than_days: float | None) -> list[int]:
     """The versions that a rule lets expire: not the `keep` newest that are offered, only those published so long ago by
-    the store's clock, and never the newest that is offered nor one that is tagged."""
+    the store's clock, and never the newest that is offered nor one that is tagged. Raises DatasetNotFound where there
+    is none at all."""
     known = version_marks.known(store)
+    if not known.numbers:
+        raise DatasetNotFound(f"{store.url}: no dataset has been published here")
     kept = {*known.offered[-max(1, keep or 1) :], *_tags_by_number(store)}
     chosen = [number for number in known.unexpired if number not in kept]
     if older_than_days is not None:

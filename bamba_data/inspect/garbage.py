@@ -66,12 +66,13 @@ def find(url: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> Sweep:
         grace_seconds: what is younger, by the store's clock, is kept.
 
     Raises:
-        DatasetNotFound: the place is empty.
+        DatasetNotFound: neither a dataset nor what a build left is here.
         CorruptManifest: what a version needs cannot be known; the message says how to give it up.
     """
     store = open_store(url)
-    if next(store.list(), None) is None:
-        raise DatasetNotFound(f"{store.url}: there is nothing here")
+    # Before anything is written: the store's clock is read off an object, which is not to lie in somebody's own folder.
+    if next(store.list(layout.OURS.rstrip("/")), None) is None:
+        raise DatasetNotFound(f"{store.url}: no dataset is here, nor what a build left")
     clock = now(store, layout.CLOCK)
     listed = list(store.list())  # before the versions: what was published meanwhile is then known to be in use
     known = versions(store)

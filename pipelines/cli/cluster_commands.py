@@ -131,6 +131,8 @@ def status(
     """How the runs of a dataset stand, by their record in the store, and the jobs of a cluster."""
     if not url and not address:
         raise UserError("status takes the URL of a dataset, or --address ADDRESS, or both")
+    if events and not url:
+        raise UserError("--events are those of a dataset's newest attempt: give the URL of the dataset, too")
     from bamba_data.storage.store import open_store
 
     from ..observe import runs
@@ -139,6 +141,8 @@ def status(
     known = list(runs.attempts(store)) if store else []
     happened = list(runs.events(store, known[-1])) if store and events and known else []
     jobs = _jobs(address) if address else []
+    if store and not jobs:  # a job that has just begun has nothing in the store yet
+        runs.check_found(store, known)
     if as_json:
         import msgspec
 
@@ -149,6 +153,8 @@ def status(
         _print_attempt(attempt)
     if url and not known:
         console().print(f"{url}: no run is on record here", markup=False)
+    if address and not jobs:
+        console().print(f"{address}: no job of ours is known here", markup=False)
     for event in happened:
         facts = "  ".join(f"{name}={value}" for name, value in event.items() if name not in ("at", "event"))
         console().print(f"  {event['at']}  {event['event']}  {facts}", markup=False)

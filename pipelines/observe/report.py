@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import bamba_data
-from bamba_data.errors import DatasetNotFound, UserError
+from bamba_data.errors import DatasetNotFound
 from bamba_data.format.dataset import Dataset, open_dataset
 from bamba_data.inspect.show import size
 from bamba_data.storage.store import Store, open_store
@@ -73,13 +73,12 @@ def page(url: str, price_per_core_hour: float | None = None, currency: str = "$"
         A page of HTML.
 
     Raises:
-        UserError: Neither a run nor a dataset is there.
+        DatasetNotFound: Neither a run nor a dataset is there.
     """
     store = open_store(url)
     attempts = list(runs.attempts(store))
     dataset = _published(store)
-    if not attempts and dataset is None:
-        raise UserError(f"{url}: neither a dataset nor the record of a run is here")
+    runs.check_found(store, attempts)
     by_run: dict[str, list[Status]] = {}
     for attempt in attempts:
         by_run.setdefault(attempt.run, []).append(attempt)

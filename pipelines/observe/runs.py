@@ -13,14 +13,22 @@ event are sealed; of a status that is damaged the events tell how it ended.
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
 from bamba_data import canonical_json
-from bamba_data.errors import BambaError, BudgetExceeded, CorruptManifest, IntegrityError, UserError
+from bamba_data.errors import (
+    BambaError,
+    BudgetExceeded,
+    CorruptManifest,
+    DatasetNotFound,
+    IntegrityError,
+    UserError,
+)
+from bamba_data.format import version_marks
 from bamba_data.format.layout import RUNS, run_folder
 from bamba_data.recipe import Recipe
 from bamba_data.records import SEAL, seal, unseal
@@ -218,6 +226,12 @@ def events(store: Store, status: Status) -> Iterator[dict[str, Any]]:
                 yield unseal(line, path, MAX_BYTES) if SEAL in raw else dict(raw)
             except (CorruptManifest, TypeError, ValueError):
                 yield {"at": "", "event": "damaged", "where": path}
+
+
+def check_found(store: Store, attempts: Sequence[Status]) -> None:
+    """Raises DatasetNotFound where neither an attempt nor a version is on record: another place is meant, mostly."""
+    if not attempts and not version_marks.known(store).numbers:
+        raise DatasetNotFound(f"{store.url}: neither a dataset nor the record of a run is here")
 
 
 def newest(store: Store, run: str) -> Status | None:
