@@ -109,8 +109,11 @@ def verify(
             f"{report.shards:,} shards, {report.blocks:,} blocks, {report.documents:,} documents, "
             f"{report.tokens:,} tokens; checked {depth}"
             + (f"; {report.reencoded:,} documents encoded again" if full else "")
+            + (f", {report.from_upstream:,} of them from their upstream text" if report.from_upstream else "")
             + (f"; {report.unlisted:,} objects of other versions, or of none" if report.unlisted else "")
         )
+        for why, count in report.unproven.items():
+            console().print(f"[yellow]not proven[/]: the ids of {count:,} sampled documents: {escape(why)}")
         if report.faults:
             console().print(
                 "to repair it: remove the damaged files that are named, then run the build that made it again, which "

@@ -86,13 +86,20 @@ def find_document(dataset: Dataset, place: str) -> list[Row]:
     return rows
 
 
-def trace(dataset: Dataset, row: Row, fetcher: Fetcher, moved: Mapping[str, str] | None = None) -> Trace:
-    """Everything about one row. `moved` maps a source to the base URL where its files lie now."""
+def trace(
+    dataset: Dataset,
+    row: Row,
+    fetcher: Fetcher,
+    moved: Mapping[str, str] | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> Trace:
+    """Everything about one row. `moved` maps a source to the base URL where its files lie now; `tokenizer` is the
+    dataset's, where it is loaded already."""
     path, number = row
     if unknown := [name for name in moved or {} if dataset.manifest.source(name) is None]:
         raise UserError(f"--base: {unknown} are no sources of this dataset")
     entry = _only(dataset.shards.filter(pl.col("path") == path), f"the table of shards has no {path}")
-    tokenizer = Tokenizer(dataset.tokenizer_json())
+    tokenizer = tokenizer or Tokenizer(dataset.tokenizer_json())
     block, ids, values = _read_row(dataset, path, number)
     file = _file_of(dataset, entry, values["file"], number)
     decoded = tokenizer.decode(ids)

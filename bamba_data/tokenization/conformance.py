@@ -34,7 +34,7 @@ class Certificate:
     texts: int
     tokens: int
     round_trips: bool
-    """decode gives text whose ids are the same again: what `verify` needs to re-encode without the source."""
+    """Decoding gives text whose ids are the same again, for a sample of the corpus."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,8 +107,9 @@ def certify(tokenizer: Tokenizer, backend: Backend) -> Certificate | Difference:
         for text, ours, theirs in zip(texts, reference.split(), encoded.split(), strict=True):
             if not np.array_equal(ours, theirs):
                 return Difference(backend.name, text, ours.tolist(), theirs.tolist())
-    decoded = [tokenizer.decode(ids.tolist()) for ids in reference.split()[:400]]
-    again = tokenizer.reference.encode(decoded)
+    # Spread over the corpus: it begins with white space, which no tokenizer loses ids of.
+    sample = [ids for ids in reference.split()[:: max(1, len(texts) // 400)] if len(ids) <= 4096]
+    again = tokenizer.reference.encode([tokenizer.decode(ids.tolist()) for ids in sample])
     return Certificate(
         backend=backend.name,
         version=backend.version,
@@ -116,7 +117,7 @@ def certify(tokenizer: Tokenizer, backend: Backend) -> Certificate | Difference:
         corpus_sha256=digest(texts),
         texts=len(texts),
         tokens=len(reference.ids),
-        round_trips=np.array_equal(again.ids, np.concatenate(reference.split()[:400])),
+        round_trips=np.array_equal(again.ids, np.concatenate(sample)),
     )
 
 
