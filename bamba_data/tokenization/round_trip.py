@@ -16,7 +16,7 @@ BATCH_TEXTS = 64
 
 def same_again(tokenizer: Tokenizer, ids: Sequence[int]) -> bool:
     """Whether these ids, decoded and encoded, are the same: then they are the reference's, of that text at least."""
-    return tokenizer.reference.encode([tokenizer.decode(ids)]).ids.tolist() == list(ids)
+    return bool(tokenizer.reference.encode([tokenizer.decode(ids)]).ids.tolist() == list(ids))
 
 
 def lost_text(tokenizer: Tokenizer) -> str | None:
