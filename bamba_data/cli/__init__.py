@@ -6,7 +6,7 @@
     dataset_commands.py    show, stats, verify, diff, sweep
     version_commands.py    versions, withdraw, expire, tag
     card_command.py        card
-    derive_commands.py     drop, subset
+    derive_commands.py     drop, subset, merge, compact
     exchange_commands.py   export, push
 
 In: words that a person typed. Out: text or JSON on stdout; errors go to the process edge (exit_codes.py).

@@ -1,14 +1,14 @@
-"""The commands that make a version of others: drop, subset."""
+"""The commands that make a version of others: drop, subset, merge, compact. (append builds: pipelines/cli.)"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bamba_data.terminal import console, print_json
+from bamba_data.terminal import console, print_json, progress_bar
 
 from .entry import group
-from .options import AsJson, Url, Version
+from .options import AsJson, Out, Url, Version
 
 if TYPE_CHECKING:
     from bamba_data.derive.dropping import Derived
@@ -59,6 +59,49 @@ def subset(
     from bamba_data.derive.subsetting import subset as restrict
 
     _say(restrict(url, sources or [], where, version), "everything stays", as_json)
+
+
+@app.command(rich_help_panel=DERIVE)
+def merge(
+    urls: Annotated[list[str], typer.Argument(metavar="URL URL...", help="The datasets; URL@VERSION for a version.")],
+    out: Out,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the shards that lie at another place than --out.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Publish datasets of one tokenizer as one, at the place of one of them or at an empty one."""
+    from bamba_data.derive.merging import merge as join
+
+    with progress_bar("copy", not as_json) as tick:
+        made = join(urls, out, copy, tick)
+    _say(made, "", as_json)
+
+
+@app.command(rich_help_panel=DERIVE)
+def compact(
+    url: Url,
+    lost: Annotated[
+        float, typer.Option(min=0, max=1, help="Write a shard anew if this share of its tokens was dropped; 0: if any.")
+    ] = 0.2,
+    version: Version = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the shards anew that have lost much. Content and identity stay; the old files go with their versions."""
+    from bamba_data.derive.compacting import compact as write_anew
+
+    with progress_bar("compact", not as_json) as tick:
+        made = write_anew(url, lost, version, tick)
+    if made is None or as_json:
+        _say(made, f"no shard has lost {lost:.0%} of its tokens", as_json)
+        return
+    console().print(
+        f"version {made.version.number} ({made.manifest.digest[:16]}): the same content in {_count_shards(made):,} "
+        f"shards; {made.documents:,} dropped documents with {made.tokens:,} tokens are in them no longer",
+        markup=False,
+    )
+
+
+def _count_shards(made: "Derived") -> int:
+    return sum(source.shards for source in made.manifest.sources)
 
 
 def _say(made: "Derived | None", nothing: str, as_json: bool) -> None:

@@ -181,10 +181,14 @@ class ShardWriter:
         if block.tokens >= self._block_tokens:
             self._end_block()
 
-    def finish(self) -> Finished:
-        """The whole shard; the last block may be small."""
+    def end_block(self) -> None:
+        """End the block here, though it is not full; without documents there is none to end."""
         if self._open.rows:
             self._end_block()
+
+    def finish(self) -> Finished:
+        """The whole shard; the last block may be small."""
+        self.end_block()
         self._writer.close()
         data = self._out.getvalue()
         meta = pq.read_metadata(io.BytesIO(data))

@@ -2,6 +2,7 @@
 `bamba-data loader VERB` on how rows are served.
 
     build_commands.py      recipes, lock, plan, build, download
+    append_command.py      append
     cluster_commands.py    preflight, submit, status, logs, stop, report
     trace_command.py       trace
     index_command.py       index-on-ray
@@ -24,7 +25,15 @@ from bamba_data import __version__, exit_codes
 from bamba_data.cli import app as data_app
 from bamba_data.cli.entry import group
 
-from . import build_commands, cluster_commands, import_command, index_command, model_commands, trace_command
+from . import (
+    append_command,
+    build_commands,
+    cluster_commands,
+    import_command,
+    index_command,
+    model_commands,
+    trace_command,
+)
 from .options import RECIPES, load_recipe
 
 __all__ = ["RECIPES", "app", "load_recipe", "main", "run"]
@@ -35,6 +44,7 @@ for commands in (
     import_command.app,
     index_command.app,
     data_app,
+    append_command.app,
     trace_command.app,
     cluster_commands.app,
 ):

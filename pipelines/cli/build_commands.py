@@ -85,7 +85,7 @@ def lock(
     loaded, folder = load_recipe(recipe, overrides, limit_files)
     store = open_store(out)
     with shared(store, say=say), lock_progress.shown() as tick:
-        frozen = frozen_lock(loaded, folder, store, _fetcher(loaded), mirror, relock, tick)
+        frozen = frozen_lock(loaded, folder, store, fetcher_of(loaded), mirror, relock, tick)
     if as_json:
         print_json(frozen.lock.to_json())
         return
@@ -124,7 +124,7 @@ def plan(
     from ..dataset_build.staged_records import Staging
 
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
-    fetcher, store = _fetcher(loaded), open_store(out)
+    fetcher, store = fetcher_of(loaded), open_store(out)
     tokenizer = load_tokenizer(loaded, folder, fetcher)
     tokenizer.check(loaded.tokenizer.backend)
     with shared(store, say=say), lock_progress.shown() as tick:
@@ -201,20 +201,20 @@ def build(
         shared(open_store(out), say=say) as held,
     ):
         with lock_progress.shown(interval) as tick:
-            prepared = prepare(loaded, folder, out, _fetcher(loaded), mirror, relock, tick)
+            prepared = prepare(loaded, folder, out, fetcher_of(loaded), mirror, relock, tick)
         done = len(prepared.plan.units) - len(prepared.remaining())
         journal.planned(prepared.plan.digest, len(prepared.plan.units), done, prepared.plan.input_bytes)
-        _say_prepared(prepared, done, is_terminal)
+        say_prepared(prepared, done, is_terminal)
         options = Options(address, workers, fail_fast)
         shown = journal.watching(
             exported(display("tokenize", is_terminal, interval), loaded.name, "tokenize", options.cluster)
         )
         version, manifest = tokenize.build(prepared, options, journal.watching(shown), held)
         journal.published(manifest.digest, version.number, sum(source.size_bytes for source in manifest.sources))
-    _say_published(prepared.store.url, version, manifest, version.build == prepared.build, is_terminal)
+    say_published(prepared.store.url, version, manifest, version.build == prepared.build, is_terminal)
 
 
-def _say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
+def say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
     from rich.markup import escape
 
     from ..observe.logs import json_log
@@ -240,7 +240,7 @@ def _say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
         )
 
 
-def _say_published(url: str, version: "Version", manifest: "Manifest", is_new: bool, is_terminal: bool) -> None:
+def say_published(url: str, version: "Version", manifest: "Manifest", is_new: bool, is_terminal: bool) -> None:
     from rich.markup import escape
 
     from bamba_data.inspect.show import size
@@ -303,7 +303,7 @@ def download(
     with recorded(Run.of("download", loaded, None, relock), out, retry_stopped, is_terminal, interval) as journal:
         store = open_store(out)
         with shared(store, say=say), lock_progress.shown(interval) as tick:
-            frozen = frozen_lock(loaded, folder, store, _fetcher(loaded), relock=relock, tick=tick)
+            frozen = frozen_lock(loaded, folder, store, fetcher_of(loaded), relock=relock, tick=tick)
         options = Options(address, workers, fail_fast)
         shown = journal.watching(
             exported(display("download", is_terminal, interval), loaded.name, "download", options.cluster)
@@ -321,7 +321,7 @@ def download(
 app.command(cls=Command, rich_help_panel=MAKE)(index)
 
 
-def _fetcher(recipe: "Recipe") -> Any:
+def fetcher_of(recipe: "Recipe") -> Any:
     from bamba_data.storage.fetch import Fetcher
     from bamba_data.storage.rate_limit import LocalBudget
 

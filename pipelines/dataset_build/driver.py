@@ -31,7 +31,7 @@ from ..observe.lock_progress import Tick, silent
 from . import plan as plans
 from . import plan_history
 from .assemble import assemble
-from .frozen_lock import frozen_lock
+from .frozen_lock import Frozen, frozen_lock
 from .plan import Job, Plan, Unit
 from .publishing import check_published, check_unpublished, refuse_over_derived
 from .reuse import taken_over
@@ -89,6 +89,12 @@ def prepare(
     refuse_over_derived(store)
     tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
     inputs = frozen_lock(recipe, folder, store, fetcher, mirror, relock, tick)
+    return prepared_for(recipe, out, tokenizer, inputs)
+
+
+def prepared_for(recipe: Recipe, out: str, tokenizer: Tokenizer, inputs: Frozen) -> Prepared:
+    """Plan, choose and certify the backend, for inputs that are locked."""
+    store = open_store(out)
     plan = taken_over(plans.make(recipe, inputs.lock, tokenizer.sha256), store)
     _, certificate, passed_over = choose(tokenizer, recipe.tokenizer.backend)
     store.put(tokenizer_path(tokenizer.sha256), tokenizer.data)

@@ -44,8 +44,8 @@ def refuse_over_derived(store: Store) -> None:
     if newest.manifest.derived is not None:
         raise UserError(
             f"{store.url}: its newest version, {newest.version.number}, was made by "
-            f"`{newest.manifest.derived.command}`, and a build would publish what the recipe gives without that. Build "
-            "at another place, or take the version "
+            f"`{newest.manifest.derived.command}`, and a build would publish what the recipe gives without that. To "
+            "add inputs: bamba-data append. Or build at another place, or take the version "
             f"back first: bamba-data withdraw {store.url} {newest.version.number}"
         )
 

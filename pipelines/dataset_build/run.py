@@ -9,7 +9,7 @@ arguments, 3 error budget exceeded, 4 incomplete but resumable, 5 integrity fail
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bamba_data.format.fence import Fence
@@ -31,7 +31,13 @@ from .plan import Unit, core_seconds
 ROUNDS = 3  # of units whose finished work turns out to be damaged
 
 
-def build(prepared: Prepared, options: Options, display: Display, fence: Fence) -> tuple[Version, Manifest]:
+def build(
+    prepared: Prepared,
+    options: Options,
+    display: Display,
+    fence: Fence,
+    end: Callable[[Prepared, Fence], tuple[Version, Manifest]] = finish,
+) -> tuple[Version, Manifest]:
     """Run what remains on Ray, verify (without bodies) and publish; and again, should finished work turn out to be
     damaged.
 
@@ -40,6 +46,7 @@ def build(prepared: Prepared, options: Options, display: Display, fence: Fence) 
         options: Where to run.
         display: Shows how far it is.
         fence: Taken before `prepare`.
+        end: Publishes what the units left.
 
     Raises:
         Failed: Units failed for good; the others are done and kept.
@@ -49,7 +56,7 @@ def build(prepared: Prepared, options: Options, display: Display, fence: Fence) 
         if (remaining := prepared.remaining()) and (faults := _run(prepared, remaining, options, display)):
             raise Failed(faults)
         try:
-            return finish(prepared, fence)
+            return end(prepared, fence)
         except UnitsLost as lost:
             if rounds == ROUNDS:
                 raise
