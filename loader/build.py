@@ -23,6 +23,7 @@ from .open_data import Data, blocks_by_source, open_data
 from .order.plan import MixPlan, read_plan
 from .order_spec import OrderSpec
 from .reading import Reading
+from .sources.descent import with_ancestors
 from .sources.holdout import holdout_order
 from .token_dataset import Transform
 
@@ -69,6 +70,7 @@ def build_loader(
     opened = open_data(data, folder)
     sources = blocks_by_source(opened)
     if given is not None:
+        sources = with_ancestors(given, sources, folder)
         spec.check_agrees(given, opened)
     else:
         tokens = {name: int(blocks.tokens.sum()) for name, blocks in sources.items()}

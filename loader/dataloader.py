@@ -8,12 +8,15 @@ sequence with processes, and one over `loader.rows` any rows in any order.
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from bamba_data.errors import UserError
+from bamba_data.format.dataset import Dataset, open_dataset
 
+from .cache.location import default_cache
 from .global_order import Order
 from .integrations import accelerate
 from .order import resume
@@ -24,6 +27,7 @@ from .rank_batches import START, Place, Walk
 from .read_ahead import process
 from .reading import Reading
 from .row_dataset import RowDataset
+from .sources.descent import follow
 from .token_dataset import PieceReader, TokenDataset, Transform, length, tensors, walk_of
 
 LOG = logging.getLogger(__name__)
@@ -47,6 +51,7 @@ class Loader(DataLoader[Any]):
                                     read ahead
         loader.load_state_dict(s)   go on there, with any world size and number of workers
         loader.with_plan(plan)      this loader where it is, under a plan that adds to its own
+        loader.with_dataset(url)    this loader where it is, with a version derived from the one that it reads
 
     There is one place in a loader: two iterators of it share it. It may be pickled, and used after a fork: the copy
     goes on from the same place on its own. Its threads are no DataLoader's workers, so its `num_workers` is 0.
@@ -266,6 +271,27 @@ class Loader(DataLoader[Any]):
         """This loader where it is, under a plan that adds to its own. Raises CursorMismatch if it changes the past."""
         order = Order(read_plan(plan), self.order.available, self.reading.folder)
         other = Loader(order, self.reading, self.dataset.transform)
+        other.load_state_dict(self.cursor())
+        return other
+
+    def with_dataset(self, data: str | Dataset | Path) -> "Loader":
+        """This loader where it is, with a version that was derived from the one that it reads.
+
+        What was served stays as it is. Documents that left are no targets from here on, and in no later epoch; what
+        came to a source is a source of its own that shares its weight by tokens (see sources.descent).
+
+        Args:
+            data: The derived version. To go on later: `build_loader(data, plan=state["plan"])`.
+
+        Raises:
+            UserError: It was not derived from this data, or the loader is inside a batch.
+        """
+        if self._at.micro:
+            raise UserError("the loader is inside a batch: take its other micro-batches first")
+        newer = data if isinstance(data, Dataset) else open_dataset(data)
+        folder = self.reading.folder or default_cache()
+        plan, available = follow(self.plan, self.order.available, newer, self._at.row, folder)
+        other = Loader(Order(plan, available, self.reading.folder), self.reading, self.dataset.transform)
         other.load_state_dict(self.cursor())
         return other
 

@@ -113,7 +113,7 @@ class MixPlan(Record):
         entry = validated(
             Mix,
             row=row,
-            weights=integers(weights) if weights is not None else self._weights_at(row),
+            weights=integers(weights) if weights is not None else self.weights_at(row),
             batch_rows=last.batch_rows if batch_rows is None else batch_rows,
         )
         return self._with(entry, self._joined(entry.weights, sources))
@@ -176,8 +176,8 @@ class MixPlan(Record):
     def _mix_at(self, row: int) -> Mix:
         return next(entry for entry in reversed(self.entries) if isinstance(entry, Mix) and entry.row <= row)
 
-    def _weights_at(self, row: int) -> Mapping[str, int]:
-        """What was asked for, caps aside: in the middle of a ramp, the shares there."""
+    def weights_at(self, row: int) -> Mapping[str, int]:
+        """What was asked for, caps aside: in the middle of a ramp, the shares there. `row` is not before an entry."""
         folded = self._timeline
         return (folded.timeline if row >= self.entries[-1].row else folded.settled).holding(row).weights
 

@@ -94,7 +94,7 @@ def open_index(dataset: Dataset, cache: Path) -> list[tuple[str, Arrays]]:
     return index
 
 
-def _content_of(arrays: Arrays) -> str:
+def content_of(arrays: Arrays) -> str:
     """Of the arrays of a source: what is served is then what the plan and the caches are named for."""
     identifying = Identifying()
     identifying.add_blocks(arrays["documents"], arrays["tokens"], [arrays["digest"].tobytes()], None)
@@ -140,7 +140,7 @@ def _write(dataset: Dataset, path: Path, key: bytes, fields: Mapping[str, str]) 
                 raise CorruptManifest(
                     dataset.store.url, f"source {name} has candidates in blocks that it does not have"
                 )
-            yield [np.array([_content_of(arrays)], CONTENT).tobytes()]
+            yield [np.array([content_of(arrays)], CONTENT).tobytes()]
             yield from ([np.ascontiguousarray(arrays[field], dtype).tobytes()] for field, dtype in fields.items())
 
     write_parts(path, key, shapes, parts())

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from bamba_data.errors import CorruptShard
 from bamba_data.format.block_reading import BlockPlace, FilePiece, ShardFooter, fetch_block, read_footer, vouched_tokens
-from bamba_data.format.dataset import Dataset, open_dataset
+from bamba_data.format.dataset import Dataset, dataset_of, open_dataset
 from bamba_data.format.masks import unpack
 from bamba_data.format.shard import ShardReader, Tokens
 from bamba_data.format.version_marks import ALSO_WITHDRAWN
+from bamba_data.storage.store import open_store
 
 from .base import Indexed
-from .shard_index import open_index
+from .shard_index import content_of, open_index
 
 FOOTERS = 64  # parsed ones in memory
 READS = 3  # of what does not have its digest: bits may flip on the way, too
@@ -44,7 +45,7 @@ class ShardBlocks(Indexed):
     content: str  # see bamba_data.format.identity
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.dataset.store.url, self.dataset.version.number, self.name, self.cache)
+        return _reopened, (*address_of(self.dataset), self.name, self.cache)
 
     @property
     def identity(self) -> str:
@@ -129,13 +130,53 @@ def content_name(content: str, dataset: Dataset) -> str:
     return f"content:{content}/{dataset.manifest.tokenizer.sha256[:16]}"
 
 
-def _reopened(url: str, version: int, name: str, cache: Path) -> ShardBlocks:
+@dataclass(frozen=True)
+class AddedBlocks(ShardBlocks):
+    """The blocks of a source from number `first` on, as a source of another name: what a derived version added."""
+
+    source: str = ""
+    first: int = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened_added, (*address_of(self.dataset), self.source, self.cache, self.first, self.name)
+
+    @classmethod
+    def behind(cls, blocks: ShardBlocks, first: int, name: str) -> "AddedBlocks":
+        """The blocks [first:) of a source."""
+        arrays = {field: array for field, array in blocks.arrays.items() if not field.startswith(("mask", "stored"))}
+        candidate = int(np.searchsorted(arrays["candidate_block"], first))
+        for field, array in arrays.items():
+            if field.startswith("candidate_"):
+                arrays[field] = array[candidate:]
+            else:
+                arrays[field] = array[2 * first :] if field == "digest" else array[first:]
+        arrays["candidate_block"] = arrays["candidate_block"] - first
+        if "masked_block" in blocks.arrays:
+            masked = int(np.searchsorted(blocks.arrays["masked_block"], first))
+            arrays |= {field: blocks.arrays[field][masked:] for field in ("stored_documents", "mask_begin")}
+            arrays |= {"masked_block": blocks.arrays["masked_block"][masked:] - first}
+            arrays |= {"mask_bits": blocks.arrays["mask_bits"]}
+        return cls(blocks.dataset, name, arrays, blocks.cache, content_of(arrays), blocks.name, first)
+
+
+def address_of(dataset: Dataset) -> tuple[str, int | str]:
+    """Its place, and the version's number, or the digest of a manifest that was opened as an ancestor."""
+    return dataset.store.url, dataset.version.number or dataset.manifest.digest
+
+
+def _reopened(url: str, version: int | str, name: str, cache: Path) -> ShardBlocks:
     """In another process. Whether it is the same data, the order checks."""
     return open_blocks(_opened(url, version), cache)[name]
 
 
+def _reopened_added(url: str, version: int | str, source: str, cache: Path, first: int, name: str) -> AddedBlocks:
+    return AddedBlocks.behind(_reopened(url, version, source, cache), first, name)
+
+
 @lru_cache(maxsize=8)
-def _opened(url: str, version: int) -> Dataset:
+def _opened(url: str, version: int | str) -> Dataset:
+    if isinstance(version, str):
+        return dataset_of(open_store(url), version)
     return open_dataset(url, f"{ALSO_WITHDRAWN}{version}")  # what is read already is not taken away from its reader
 
 
