@@ -152,8 +152,8 @@ def what_left(older: ShardBlocks, newest: ShardBlocks) -> Iterator[Left]:
     removed_before = removed_in(older.dataset.masks, older.dataset.blocks)
     removed_now = removed_in(newest.dataset.masks, newest.dataset.blocks)
     of_shard: dict[int, list[int]] = {}
-    for number, shard in enumerate(older.arrays["shard"].tolist()):
-        of_shard.setdefault(shard, []).append(number)
+    for block, shard in enumerate(older.arrays["shard"].tolist()):
+        of_shard.setdefault(shard, []).append(block)
     for key, shard in _shard_keys(older).items():
         number = shards.get(key)
         same = number is not None and older.dataset.shards["path"][shard] == newest.dataset.shards["path"][number]

@@ -133,7 +133,7 @@ def _check_unchanged(
         if size is not None and facts.size_bytes not in (None, size):
             changed.append(f"{file.key} has {facts.size_bytes:,} bytes, it had {size:,}")
         elif digest is not None and facts.sha256 not in (None, digest):
-            changed.append(f"{file.key} has sha256 {facts.sha256[:16]}, it had {digest[:16]}")  # type: ignore[index]
+            changed.append(f"{file.key} has sha256 {facts.sha256[:16]}, it had {digest[:16]}")
     if changed:
         more = f" and {len(changed) - SHOWN:,} more" if len(changed) > SHOWN else ""
         raise UserError(

@@ -14,6 +14,7 @@ from bamba_data.inspect.trace import find_document, trace
 from bamba_data.inspect.verify import verify
 from bamba_data.storage.fetch import Fetcher
 from pipelines.dataset_build import unit as units
+from pipelines.dataset_build.readers import open_input
 from tests.corpora import TOKENIZER, records, write_jsonl, write_parquet
 from tests.derive.appended import append
 from tests.derive.content import dropped, objects, read, served, stored, tokens_of, without
@@ -32,11 +33,10 @@ def test_new_inputs_come_behind_what_is_there(
 ) -> None:
     before, shards = stored(tiny_copy), objects(tiny_copy)
     opened: list[str] = []
-    real = units.open_input
 
     def watched(stack: object, locked: object, *rest: object) -> object:
         opened.append(locked.path)  # type: ignore[attr-defined]
-        return real(stack, locked, *rest)  # type: ignore[arg-type]
+        return open_input(stack, locked, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(units, "open_input", watched)
     appending, manifest = append(tiny_copy, recipe)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bamba_data import canonical_json
 from bamba_data.card.refresh import refresh
+from bamba_data.derive.choosing import choose
 from bamba_data.derive.document_list import read_list
 from bamba_data.derive.dropping import drop
 from bamba_data.derive.restating import restated, source_as_left
@@ -61,6 +62,7 @@ def test_the_account_says_what_left_and_still_balances(tiny_copy: Path) -> None:
     assert after.identity != before.identity
 
 
+@pytest.mark.costly
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sets(st.integers(0, 41).map("doc-{}".format), min_size=1, max_size=20), min_size=1, max_size=3))
 def test_any_sequence_of_drops_comes_to_the_same_as_one(tiny: Path, tmp_path: Path, drops: list[set[str]]) -> None:
@@ -193,12 +195,10 @@ def test_stats_and_trace_know_what_was_dropped(tiny_copy: Path) -> None:
 def test_a_version_that_was_published_meanwhile_is_not_undone(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bamba_data.derive import dropping
 
-    real = dropping.choose
-
     def meanwhile(*arguments: object) -> object:
-        monkeypatch.setattr(dropping, "choose", real)
+        monkeypatch.setattr(dropping, "choose", choose)
         dropped(tiny_copy, {"doc-5"})
-        return real(*arguments)  # type: ignore[arg-type]
+        return choose(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(dropping, "choose", meanwhile)
     with pytest.raises(PublishConflict):

@@ -38,6 +38,7 @@ def documents_at(loader: Loader, row: int) -> list[tuple[str, str, int, bool]]:
     return found
 
 
+@pytest.mark.costly
 def test_what_was_served_stays_and_what_left_is_no_target_any_more(tiny_copy: Path, tmp_path: Path) -> None:
     loader = loader_of(tiny_copy, tmp_path / "cache")
     before = [next(loader)["input_ids"].tolist() for _ in range(5)]
@@ -67,6 +68,7 @@ def test_a_later_epoch_has_what_is_left_and_no_more(tiny_copy: Path, tmp_path: P
         assert int(stream.lengths_in(3).sum()) == left
 
 
+@pytest.mark.costly
 def test_what_came_is_served_in_the_share_of_its_source(tiny_copy: Path, tmp_path: Path) -> None:
     loader = loader_of(tiny_copy, tmp_path / "cache")
     rows = [next(loader)["input_ids"].tolist() for _ in range(3)]
@@ -111,6 +113,7 @@ def test_three_versions_later_the_state_goes_on_from_the_newest_alone(tiny_copy:
     assert [next(copy)["input_ids"].tolist() for _ in range(4)] == wanted
 
 
+@pytest.mark.costly
 def test_other_files_of_the_same_content_change_nothing(tiny_copy: Path, tmp_path: Path) -> None:
     dropped(tiny_copy, {"doc-1", "doc-3"})
     loader = loader_of(tiny_copy, tmp_path / "cache")
@@ -121,6 +124,7 @@ def test_other_files_of_the_same_content_change_nothing(tiny_copy: Path, tmp_pat
     assert next(after)["input_ids"].tolist() == next(loader)["input_ids"].tolist()
 
 
+@pytest.mark.costly
 def test_what_left_is_found_in_files_that_were_written_anew(tiny_copy: Path, tmp_path: Path) -> None:
     loader = loader_of(tiny_copy, tmp_path / "cache")
     next(loader)

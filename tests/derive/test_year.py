@@ -1,0 +1,117 @@
+"""A year in the life of a dataset: at every point it holds exactly the documents that it should, and no shard is made
+without need; a run that began with the first version ends with the last."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bamba_data.derive.compacting import compact
+from bamba_data.derive.merging import merge
+from bamba_data.derive.subsetting import subset
+from bamba_data.format.catalog import expire, offer_again, withdraw
+from bamba_data.format.dataset import open_dataset
+from bamba_data.format.lineage import ancestors
+from bamba_data.inspect import garbage
+from bamba_data.inspect.verify import verify
+from bamba_data.storage.store import open_store
+from loader import Loader, OrderSpec, Reading, build_loader
+from tests.corpora import TOKENIZER, records, write_jsonl
+from tests.derive.appended import append
+from tests.derive.content import Contents, dropped, objects, read, stored, tokens_of, without
+
+
+class Year:
+    """What the dataset should hold, and all shards that were ever there."""
+
+    def __init__(self, url: Path, cache: Path) -> None:
+        self.url, self.cache = url, cache
+        self.contents: Contents = stored(url)
+        self.shards = objects(url)
+
+    def check(self, new_shards: int) -> None:
+        assert read(self.url, self.cache) == tokens_of(self.contents)
+        assert verify(str(self.url), full=True).faults == []
+        manifest = open_dataset(self.url).manifest
+        assert manifest.totals.kept == self.contents.total() and manifest.totals.balanced
+        now = objects(self.url)
+        assert all(now[name] == data for name, data in self.shards.items() if name in now)
+        assert len(set(now) - set(self.shards)) == new_shards
+        self.shards |= now
+
+
+@pytest.mark.costly
+def test_a_year(tiny_copy: Path, tmp_path: Path) -> None:
+    url, inputs, recipe = tiny_copy, tiny_copy.parent / "inputs", tiny_copy.parent / "tiny.yaml"
+    year = Year(url, tmp_path / "cache")
+    year.check(0)
+    spec, reading = OrderSpec(row_tokens=48, batch_rows=6, seed=9, holdout=0), Reading(cache=year.cache, num_workers=0)
+    loader: Loader = build_loader(str(url), spec, reading)
+    ledger = [next(loader)["input_ids"].tolist() for _ in range(3)]
+
+    # February: a month of new text.
+    write_jsonl(inputs / "+february.json.gz", records(9, 200, text_chars=500))
+    append(url, recipe)
+    year.contents = stored(url)
+    year.check(len(objects(url)) - len(year.shards))
+    assert {f"doc-{n}" for n in range(200, 209)} <= {name for _, name, _ in year.contents}
+    loader = loader.with_dataset(str(url))
+    ledger += [next(loader)["input_ids"].tolist() for _ in range(3)]
+
+    # March: somebody asks for documents to be taken out.
+    gone = {"doc-1", "doc-104", "doc-203", *(f"doc-{n}" for n in range(28, 42))}
+    dropped(url, gone)
+    year.contents = without(year.contents, gone)
+    year.check(0)
+    loader = loader.with_dataset(str(url))
+    ledger += [next(loader)["input_ids"].tolist() for _ in range(3)]
+    state = loader.state_dict()
+
+    # May: another team's dataset joins.
+    write_jsonl(tmp_path / "team" / "inputs" / "code.jsonl", records(11, 700, text_chars=400))
+    other = tmp_path / "team" / "recipe.yaml"
+    other.write_text(
+        f"name: team\ntokenizer: {{url: package:{TOKENIZER.name}}}\ncorpora:\n"
+        '  - {corpus: folder, name: code, base: inputs, form: jsonl, files: ["*.jsonl"]}\n'
+    )
+    theirs = Path(shutil.copytree(url, tmp_path / "theirs"))
+    append(theirs, other)
+    subset(str(theirs), ["code"], None)
+    coded = stored(theirs)
+    merge([str(url), str(theirs)], str(url), copy=True)
+    year.contents = year.contents + coded
+    year.check(1)
+
+    # June: a version that should not be, taken back.
+    dropped(url, {name for source, name, _ in year.contents if source == "code" and name != "doc-700"})
+    withdraw(open_store(str(url)), open_dataset(url).version.number, "a mistake")
+    year.check(0)
+    assert not offer_again(open_store(str(url)), 1)
+
+    # September: the shards that lost much are written anew, old versions go.
+    identity = open_dataset(url).identity
+    lost = len(open_dataset(url).masks.unique("shard"))
+    whole = len(open_dataset(url).shards)
+    compact(str(url), 0)
+    assert open_dataset(url).identity == identity
+    emptied = whole - len(open_dataset(url).shards)
+    year.check(lost - emptied)
+    newest = open_dataset(url).version.number
+    expire(open_store(str(url)), list(range(3, newest)), "")  # the run reads the first two
+    garbage.remove(str(url), garbage.find(str(url), 0))
+    year.check(0)
+
+    # December: on another machine the run goes on, and ends with the last version.
+    moved = Path(shutil.copytree(url, tmp_path / "elsewhere"))
+    assert len(list(ancestors(open_dataset(moved)))) >= 4
+    again = build_loader(str(moved), None, Reading(cache=tmp_path / "cache2", num_workers=0), plan=state["plan"])
+    again.load_state_dict(state)
+    assert [again.rows[g]["input_ids"].tolist() for g in range(len(ledger) * 6)] == [r for b in ledger for r in b]
+    after = again.with_dataset(str(moved))
+    assert len(after.plan.quarantines) == len(again.plan.quarantines)  # nothing more left of what it reads
+    served: Counter[str] = Counter()
+    for _ in range(3):
+        batch = next(after)
+        served.update(map(str, batch["row"].tolist()))
+    assert set(served.values()) == {1}
