@@ -61,7 +61,7 @@ def export(
     folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="As --out.", hidden=True)] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="A new local folder.")] = None,
     layout: Annotated[
-        str, typer.Option(help="bamba (BambaForCausalLM), or granite (GraniteMoeHybridForCausalLM, for vLLM, SGLang).")
+        str, typer.Option(help="bamba (BambaForCausalLM), or granite (GraniteMoeHybridForCausalLM, for vLLM).")
     ] = "bamba",
     dtype: Annotated[str | None, typer.Option(help="bfloat16, which it is without it, or float32.")] = None,
     quantize: Annotated[

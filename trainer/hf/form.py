@@ -50,7 +50,7 @@ BAMBA = FolderForm(
 
 GRANITE = FolderForm(
     class_name="GraniteMoeHybridForCausalLM",
-    opened_by="vLLM, SGLang, transformers 4.57 and 5",
+    opened_by="vLLM, transformers 4.57 and 5",
     config_json=granite_config.config_json,
     config_of=granite_config.config_of,
     tensors=granite_tensors.tensor_mappings,

@@ -2,7 +2,7 @@
 
     layout       opens in                                   can be told
     bamba        transformers                               --dtype, --quantize
-    granite      vLLM, SGLang, transformers                 --dtype, --quantize
+    granite      vLLM, transformers                         --dtype, --quantize
 
 A layout is a value with a writer. Another one is another line of `LAYOUTS`: the command, its help and the refusal of
 options that a layout does not have follow from it.
