@@ -26,6 +26,8 @@ FOLDER = Path(os.environ.get("BAMBA_PEERS") or ROOT / ".peers")
 #: torchtitan's own needs; its list asks for a torchvision that does not import beside a CPU build of torch.
 TORCHTITAN = ["--no-deps", "torchtitan==0.3.0", "torch_checkpointing", "tyro", "einops", "spmd_types==0.2.3"]
 TORCHTITAN += ["docstring_parser", "shtab", "typeguard"]
+#: What they need is among what the tests need: torch, transformers, accelerate, datasets.
+TRL = ["--no-deps", "trl==1.16.0", "peft==0.21.2"]
 
 
 #: transformers opens folders of FP8 with it; the rest of its needs is ours.
