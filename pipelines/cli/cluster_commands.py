@@ -167,6 +167,10 @@ def preflight(
     recipe: RecipeArgument,
     out: Out,
     overrides: Set = None,
+    limit_files: LimitFiles = None,
+    limit_documents: LimitDocuments = None,
+    quarantine: Quarantine = None,
+    mirror: Mirror = None,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
@@ -175,10 +179,14 @@ def preflight(
 
     from rich.markup import escape
 
+    from ..dataset_build.mirror_file import mirrored_lock
     from ..ray_jobs import preflight as checking
 
-    loaded, folder = load_recipe(recipe, overrides)
-    results = checking.check(loaded, folder.absolute(), out, address or os.environ.get("RAY_ADDRESS"))
+    if mirror is not None and not mirror.strip():
+        raise UserError("--mirror is empty: give the place of a mirror, or leave it out")
+    loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
+    read = checking.Mirror(mirror, mirrored_lock) if mirror else None
+    results = checking.check(loaded, folder.absolute(), out, address or os.environ.get("RAY_ADDRESS"), read)
     missing = sum(result.verdict == "missing" for result in results)
     if as_json:
         print_json(results)

@@ -1,12 +1,10 @@
 """The image runs as OpenShift runs it: a random uid with group 0, no home, a read-only system, no capabilities."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from bamba_data.inspect.verify import verify
 from tests.clusters import free_port
 
 ROOT = Path(__file__).parents[2]
-CONTAINERFILE = (ROOT / "k8s" / "Containerfile").read_text()
 RANDOM_UID = "1000660000"
 
 #: Root's part: what a container engine does with the image. /mnt gets the layout, /tmp is an empty volume, all else is
@@ -120,60 +117,3 @@ def test_the_main_job_is_submitted_and_published_by_a_random_uid_on_a_read_only_
     assert "Missing authentication token" in done.stderr
     assert verify(str(volume / "demo"), full=True).faults == []
     assert {path.stat().st_uid for path in (volume / "demo").rglob("*")} == {int(RANDOM_UID)}
-
-
-# ---- the Containerfile
-
-
-def test_the_image_runs_as_a_number_that_is_not_root() -> None:
-    users = re.findall(r"^USER (\S+)$", CONTAINERFILE, re.MULTILINE)
-    assert users[-1].isdecimal() and int(users[-1]) > 0
-
-
-def test_what_is_installed_is_what_the_constraints_say_and_nothing_is_fetched_at_the_start() -> None:
-    installs = re.findall(r"pip install[^&\n]*", CONTAINERFILE)
-    assert installs
-    for install in installs:
-        assert "-c constraints.txt" in install or "--no-deps" in install or "cyclonedx-bom" in install, install
-    last_stage = CONTAINERFILE[CONTAINERFILE.rindex("\nFROM ") :]
-    assert "pip" not in last_stage and "ENTRYPOINT" not in last_stage
-
-
-def test_the_images_that_the_guides_build_have_an_extra_that_there_is() -> None:
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    texts = [CONTAINERFILE, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))]
-    asked = {extra for text in texts for names in re.findall(r"EXTRAS=([\w,]+)", text) for extra in names.split(",")}
-    assert {"ray", "pretrain"} <= asked <= known.keys()
-    assert "bamba-data[ray,trainer]" in known["pretrain"]
-
-
-def test_the_environment_of_the_image_is_that_of_the_manifests() -> None:
-    assert "HOME=/tmp/home" in CONTAINERFILE and "USER=ray" in CONTAINERFILE
-
-
-def test_the_context_holds_what_is_copied_and_nothing_that_is_not() -> None:
-    lines = (ROOT / ".containerignore").read_text().splitlines()
-    allowed = {line[1:] for line in lines if line.startswith("!")}
-    copied = {
-        name for line in re.findall(r"^COPY (?!--from)(.*)$", CONTAINERFILE, re.MULTILINE) for name in line.split()[:-1]
-    }
-    assert "*" in lines and copied == allowed
-    assert all((ROOT / name).exists() for name in copied)
-
-
-@pytest.mark.costly
-def test_what_the_first_stage_copies_can_be_installed(tmp_path: Path) -> None:
-    """The dependencies are installed before our code is copied, over a stub that the Containerfile makes."""
-    before = CONTAINERFILE[: CONTAINERFILE.index("COPY bamba_data bamba_data")]
-    for name in " ".join(re.findall(r"^COPY (?!--from)(.*) \S+$", before, re.MULTILINE)).split():
-        source, target = ROOT / name, tmp_path / name
-        if source.is_dir():
-            shutil.copytree(source, target, symlinks=True)
-        else:
-            shutil.copy(source, target)
-    stub = re.search(r"^RUN (mkdir bamba_data && .*?) \\$", before, re.MULTILINE)
-    assert stub
-    subprocess.run(["sh", "-ec", stub[1]], cwd=tmp_path, check=True)
-    wheel = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path / "out", tmp_path]
-    done = subprocess.run(wheel, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]

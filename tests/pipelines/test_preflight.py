@@ -1,18 +1,39 @@
 """A preflight finds what would be missed after an hour, and leaves nothing behind."""
 
+import hashlib
 import json
+import multiprocessing
 import socket
+import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import ray
 import s3fs
 
 from bamba_data import resources
+from bamba_data.locking import lock as locks
+from bamba_data.locking.lock import Lock
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.locked_file import Facts
+from bamba_data.storage.paths import stored_name
 from bamba_data.storage.store import LocalStore, open_store
+from pipelines.cli import app, run
 from pipelines.cli.options import load_recipe
-from pipelines.ray_jobs.preflight import Finding, findings_here, machine, store_verbs
+from pipelines.dataset_build.mirror_file import mirrored_lock, write_mirror
+from pipelines.ray_jobs.preflight import Finding, Mirror, create_race, findings_here, machine, store_verbs
+from tests.clusters import ray_cluster
 from tests.running import bamba
+from tests.servers.faults import Status
+from tests.servers.proxy import FlakyProxy, planned
+from tests.servers.seaweed import SeaweedServer
+from tests.servers.wire import Answer, Exchange
 
 RECIPE = load_recipe("demo", None)[0]
 
@@ -25,9 +46,10 @@ def fresh_clients() -> Iterator[None]:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def found(out: str, *overrides: str, recipe: str = "demo") -> dict[str, Finding]:
+def found(out: str, *overrides: str, recipe: str = "demo", mirror: str | None = None) -> dict[str, Finding]:
     loaded, folder = load_recipe(recipe, list(overrides))
-    return {one.check: one for one in findings_here("here", loaded, folder, out)}
+    read = Mirror(mirror, mirrored_lock) if mirror else None
+    return {one.check: one for one in findings_here("here", loaded, folder, out, read)}
 
 
 def missing(findings: dict[str, Finding]) -> set[str]:
@@ -37,7 +59,9 @@ def missing(findings: dict[str, Finding]) -> set[str]:
 def test_where_all_is_there_nothing_is_missing_and_nothing_is_left(tmp_path: Path) -> None:
     findings = found(str(tmp_path / "out"))
     assert missing(findings) == set()
-    assert {"store: create if absent", "tokenizer", "inputs of dolma-v1_7", "inputs of cosmopedia"} <= set(findings)
+    asked = {"store: create if absent", "store: create if absent, at once", "tokenizer", "ray"}
+    assert asked | {"inputs of dolma-v1_7", "inputs of cosmopedia"} <= set(findings)
+    assert findings["ray"].detail == f"Ray {ray.__version__}"
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
@@ -86,8 +110,97 @@ def test_a_store_where_two_publishers_could_overwrite_each_other_is_refused(
 ) -> None:
     monkeypatch.setattr(store_verbs, "open_store", lambda url: Forgetful(tmp_path))
     findings = found(str(tmp_path))
-    assert missing(findings) == {"store: create if absent"}
+    assert missing(findings) == {"store: create if absent", "store: create if absent, at once"}
     assert "If-None-Match" in findings["store: create if absent"].way_out
+
+
+class LooksThenWrites(FlakyProxy):
+    """A store that looks whether an object is there, and writes: as if nobody could come in between."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._seen: set[str] = set()
+
+    def _respond(self, exchange: Exchange) -> None:
+        if exchange.command != "PUT" or "If-None-Match" not in exchange.headers:
+            super()._respond(exchange)
+        elif exchange.path in self._seen:
+            exchange.read_body()
+            exchange.send(planned(Status(412, code="PreconditionFailed")))
+        else:
+            body = exchange.read_body()
+            time.sleep(0.3)
+            self._seen.add(exchange.path)
+            upstream = HTTPConnection(urlsplit(self.target_endpoint).netloc)
+            upstream.request("PUT", exchange.path, body, dict(exchange.headers))
+            upstream.getresponse().read()  # SeaweedFS itself refuses the later ones: nobody hears of it
+            upstream.close()
+            exchange.send(Answer(200, {"ETag": '"0"'}, b""))
+
+
+@pytest.mark.s3
+def test_a_store_that_keeps_the_condition_only_for_writers_one_after_the_other_is_refused(
+    s3: SeaweedServer, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LooksThenWrites(s3.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        findings = found(f"{bucket}/data")
+        assert list(open_store(f"{bucket}/data").list()) == []
+    assert missing(findings) == {"store: create if absent, at once"}
+    assert "were told that they created one object" in findings["store: create if absent, at once"].detail
+
+
+def raced(place: LocalStore, heard: dict[str, list[bool]], contents: list[str]) -> tuple[bool, str]:
+    for number, content in enumerate(contents):
+        place.put(f"race/round-{number}", content.encode())
+    return create_race.judged(place, "race", heard)
+
+
+def test_a_round_with_one_winner_or_with_a_lost_reply_is_well_and_any_other_is_not(tmp_path: Path) -> None:
+    place, lost, won = LocalStore(tmp_path), [False] * 4, [True] * 4
+    assert raced(place, {"a": won, "b": lost}, ["a"] * 4)[0]
+    assert raced(place, {"a": lost, "b": lost}, ["a"] * 4)[0]  # the reply to `a` was lost
+    assert not raced(place, {"a": [False, False, True, False], "b": won}, ["b"] * 4)[0]
+    assert not raced(place, {"a": won, "b": lost}, ["a", "a", "a", "b"])[0]  # overwritten
+    assert not raced(place, {"a": lost, "b": lost}, ["a", "a", "a", "c"])[0]
+
+
+@pytest.mark.process
+def test_machines_wait_for_each_other_at_the_store_and_one_of_them_wins(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        racers = {name: pool.submit(create_race.race_on_node, str(tmp_path), "race", name, 2) for name in "ab"}
+        heard = {name: racer.result() for name, racer in racers.items()}
+    assert create_race.judged_race_of_nodes(str(tmp_path), "race", heard)[0]
+    assert all(a != b for a, b in zip(*heard.values(), strict=True))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+# ---- a mirror
+
+
+def test_a_mirror_is_read_and_no_host_is_asked_for_inputs(tmp_path: Path) -> None:
+    mirror = str(tmp_path / "mirror")
+    unfinished = found(str(tmp_path / "out"), mirror=mirror)
+    assert missing(unfinished) == {"mirror"} and "no finished mirror" in unfinished["mirror"].detail
+    assert "bamba-data download demo" in unfinished["mirror"].way_out
+    recipe, folder = load_recipe("demo", None)
+    lock = locks.resolve(recipe, folder, Fetcher())
+    place, files = open_store(mirror), []
+    for file in lock.files:
+        with Fetcher().open(file) as opened:
+            data = opened.read()
+        place.put(stored_name(file.key), data)
+        files.append(replace(file, facts=Facts(len(data), None, hashlib.sha256(data).hexdigest())))
+    whole = Lock(lock.sources, lock.revisions, tuple(files))
+    write_mirror(place, locks.request_key(recipe, folder), whole)
+    findings = found(str(tmp_path / "out"), mirror=mirror)
+    assert missing(findings) == set()
+    assert f"{len(whole.files)} files" in findings["mirror"].detail
+    Path(mirror, stored_name(whole.files[0].key)).unlink()
+    corpus = next(one.corpus for one in recipe.corpora if whole.files[0].source in {s.name for s in one.sources()})
+    assert missing(found(str(tmp_path / "out"), mirror=mirror)) == {f"inputs of {corpus}"}
+    other = found(str(tmp_path / "out"), "limits.files=1", mirror=mirror)
+    assert "the mirror of other inputs" in other["mirror"].detail
 
 
 # ---- the network
@@ -145,13 +258,31 @@ def test_a_memory_limit_is_told_in_units_at_once(monkeypatch: pytest.MonkeyPatch
 # ---- the command
 
 
+def test_a_cluster_that_does_not_answer_and_a_ray_that_does_not_load_are_findings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        arguments = ["preflight", "demo", "--out", str(tmp_path), "--address", f"127.0.0.1:{closed.getsockname()[1]}"]
+        assert run(app, arguments) == 2
+    assert "cluster: cluster: the Ray cluster at 127.0.0.1" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    assert missing(found(str(tmp_path))) == {"ray"}
+
+
 @pytest.mark.costly
 @pytest.mark.ray
-def test_with_a_cluster_every_node_is_asked_and_the_exit_code_tells(tmp_path: Path) -> None:
-    done = bamba("preflight", "demo", "--out", tmp_path / "out", "--address", "local", "--json")
+def test_with_a_cluster_every_node_is_asked_they_race_and_the_exit_code_tells(tmp_path: Path) -> None:
+    with ray_cluster(tmp_path / "home") as cluster:
+        cluster.add_node(ip="127.0.0.2")
+        command = ["preflight", "demo", "--out", tmp_path / "out", "--address", cluster.gcs, "--json"]
+        done = bamba(*command, env=cluster.env)
     findings = json.loads(done.stdout)
     nodes = {one["where"] for one in findings} - {"here", "cluster"}
-    assert done.returncode == 0 and len(nodes) == 1
-    assert sum(one["check"] == "store: create if absent" for one in findings) == 2
+    assert done.returncode == 0 and len(nodes) == 2
+    assert sum(one["check"] == "store: create if absent" for one in findings) == 3
+    race = next(one for one in findings if one["check"] == "store: create if absent, on every node at once")
+    assert race["verdict"] == "ok" and "of 2 writers" in race["detail"]
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     done = bamba("preflight", "demo", "--out", tmp_path / "out", "--set", "corpora.0.base=/nowhere")
     assert done.returncode == 2 and "1 missing" in done.stdout

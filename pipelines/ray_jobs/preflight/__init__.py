@@ -7,5 +7,6 @@ invariant runs as the workers run; it writes and removes a few objects below `_b
 """
 
 from .finding import Finding as Finding
+from .inputs import Mirror as Mirror
 from .nodes import check as check
 from .nodes import findings_here as findings_here

@@ -1,13 +1,16 @@
 """Whether the tokenizer, and the first bytes of one input of every corpus, can be read."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from bamba_data.errors import BambaError
 from bamba_data.locking import lock as locks
+from bamba_data.locking.lock import Lock
 from bamba_data.recipe import Recipe
 from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.locked_file import LockedFile
 
 from .finding import Finding, judged, missing, ok
 from .network import host_of, urls_of
@@ -18,10 +21,22 @@ INPUTS_WAY_OUT = "its base, a token for it, or a mirror (bamba-data download, --
 TOKENIZER_WAY_OUT = "tokenizer.url: a place that the cluster reaches"
 
 
-def inputs(recipe: Recipe, folder: Path, silent: set[str]) -> Iterator[Finding]:
-    """`silent` are hosts (`name:port`) that do not answer: they are not asked, for retries would only take time."""
+@dataclass(frozen=True)
+class Mirror:
+    """Where a mirror is, and what reads the lock that it was made under: (recipe, folder, url)."""
+
+    url: str
+    lock: Callable[[Recipe, Path, str], Lock]
+
+
+def inputs(recipe: Recipe, folder: Path, silent: set[str], mirror: Mirror | None = None) -> Iterator[Finding]:
+    """`silent` are hosts (`name:port`) that do not answer: they are not asked, for retries would only take time. With a
+    mirror its files are read, and no host is asked for inputs."""
     fetcher = Fetcher(retry_seconds=RETRY_SECONDS)
     yield _tokenizer(recipe, folder, fetcher, silent)
+    if mirror:
+        yield from _mirrored(recipe, folder, fetcher, mirror)
+        return
     if any(url.startswith("hf://") for url in urls_of(recipe)) and not os.environ.get("HF_TOKEN"):
         detail = "none: 10 requests a second, public repositories only"
         yield judged("hub token", False, detail, "the secret bamba-hub", otherwise="note")
@@ -33,13 +48,34 @@ def inputs(recipe: Recipe, folder: Path, silent: set[str]) -> Iterator[Finding]:
         limits = recipe.limits.model_copy(update={"files": 1})
         try:
             lock = locks.resolve(recipe.model_copy(update={"corpora": [corpus], "limits": limits}), folder, fetcher)
-            file = lock.files[0]
-            with fetcher.open(file) as opened:
-                size_bytes = len(opened.read(FIRST_BYTES))
+            yield ok(check, f"{len(lock.sources)} sources; {_first_bytes(lock.files[0], fetcher)}")
         except (BambaError, OSError) as error:
             yield missing(check, str(error), INPUTS_WAY_OUT)
-        else:
-            yield ok(check, f"{len(lock.sources)} sources; {file.key}: {size_bytes:,} bytes read of it")
+
+
+def _mirrored(recipe: Recipe, folder: Path, fetcher: Fetcher, mirror: Mirror) -> Iterator[Finding]:
+    way_out = (
+        f"a finished mirror of this recipe: bamba-data download {recipe.name} --out {mirror.url}, and rights to read it"
+    )
+    try:
+        lock = mirror.lock(recipe, folder, mirror.url).moved_to(mirror.url)
+    except (BambaError, OSError) as error:
+        yield missing("mirror", str(error), way_out)
+        return
+    files = [file for file in lock.files if file.facts.sha256]
+    yield ok("mirror", f"{len(files):,} files at {mirror.url}, every sha256 known")
+    for corpus in recipe.corpora:
+        check, sources = f"inputs of {corpus.corpus}", {source.name for source in corpus.sources()}
+        first = next((file for file in files if file.source in sources), None)
+        try:
+            yield ok(check, _first_bytes(first, fetcher) if first else "all in quarantine")
+        except (BambaError, OSError) as error:
+            yield missing(check, str(error), way_out)
+
+
+def _first_bytes(file: LockedFile, fetcher: Fetcher) -> str:
+    with fetcher.open(file) as opened:
+        return f"{file.key}: {len(opened.read(FIRST_BYTES)):,} bytes read of it"
 
 
 def _tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher, silent: set[str]) -> Finding:
@@ -48,6 +84,7 @@ def _tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher, silent: set[str])
         return missing("tokenizer", f"{url}: not asked for, {host} was not reached", TOKENIZER_WAY_OUT)
     try:
         tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
+        tokenizer.check(recipe.tokenizer.backend)
     except BambaError as error:
         return missing("tokenizer", str(error), TOKENIZER_WAY_OUT)
     return ok("tokenizer", f"{url}: {tokenizer.vocab_size:,} ids")

@@ -23,6 +23,7 @@ def machine(recipe: Recipe) -> Iterator[Finding]:
     """Findings about this machine, for a build of `recipe`: what Ray and its units will ask of it."""
     python = sys.version.split()[0]
     yield ok("versions", f"bamba-data {bamba_data.__version__}, Python {python}, uid {os.getuid()}, gid {os.getgid()}")
+    yield _ray()
     yield _temporary_files()
     cores = resources.cores()
     free = shutil.disk_usage(tempfile.gettempdir()).free
@@ -43,6 +44,15 @@ def machine(recipe: Recipe) -> Iterator[Finding]:
     # Ray's object store lies there, even where almost nothing goes through it.
     is_usable = Path("/dev/shm").is_dir() and os.access("/dev/shm", os.W_OK)
     yield judged("shared memory", is_usable, "/dev/shm", "mount an emptyDir of medium Memory")
+
+
+def _ray() -> Finding:
+    """Imported, not looked up: a package that is there and does not load would end a build as well."""
+    try:
+        import ray
+    except ImportError as error:
+        return missing("ray", str(error), "pip install 'bamba-data[ray]'")
+    return ok("ray", f"Ray {ray.__version__}")
 
 
 def _temporary_files() -> Finding:

@@ -21,9 +21,9 @@ class Reached:
     finding: Finding
 
 
-def network(recipe: Recipe) -> list[Reached]:
+def network(urls: list[str]) -> list[Reached]:
     proxy = https_proxy()
-    hosts = sorted({host for url in urls_of(recipe) if (host := host_of(url))})
+    hosts = sorted({host for url in urls if (host := host_of(url))})
     behind = [host for host in hosts if proxy and not proxy_bypass(host)]
     reached = []
     if proxy and behind:
@@ -37,8 +37,10 @@ def https_proxy() -> str | None:
     return os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
 
 
-def urls_of(recipe: Recipe) -> list[str]:
-    return [recipe.tokenizer.url, *(source.location.base for source in recipe.sources())]
+def urls_of(recipe: Recipe, has_mirror: bool = False) -> list[str]:
+    """What a build of it reads; with a mirror no upstream host but the tokenizer's."""
+    bases = [] if has_mirror else [source.location.base for source in recipe.sources()]
+    return [recipe.tokenizer.url, *bases]
 
 
 def host_of(url: str) -> str | None:
@@ -53,6 +55,8 @@ def host_of(url: str) -> str | None:
 
 def reach(check: str, host: str) -> Finding:
     """Whether `host` (`name:port`) takes a connection."""
+    is_inside = host.rpartition(":")[0].endswith((".svc", ".svc.cluster.local"))
+    opened_by = "components/store-odf or store-minio of k8s/" if is_inside else "policy bamba-to-https"
     name, _, port = host.rpartition(":")
     try:
         addresses = socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)
@@ -62,5 +66,5 @@ def reach(check: str, host: str) -> Finding:
     try:
         socket.create_connection((str(addresses[0][4][0]), int(port)), CONNECT_SECONDS).close()
     except OSError as error:
-        return missing(check, f"{host}: {error}", "egress to it (policy bamba-to-https), or a proxy (HTTPS_PROXY)")
+        return missing(check, f"{host}: {error}", f"egress to it ({opened_by}), or a proxy (HTTPS_PROXY)")
     return ok(check, f"{host} answers")

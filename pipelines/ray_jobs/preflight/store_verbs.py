@@ -9,6 +9,7 @@ from bamba_data.errors import BambaError
 from bamba_data.format.layout import PREFLIGHT
 from bamba_data.storage.store import Store, now, open_store
 
+from .create_race import race_here
 from .finding import Finding, judged, missing
 from .network import host_of, https_proxy, reach
 
@@ -64,6 +65,10 @@ def _create(place: Store, path: str) -> tuple[bool, str]:
     return True, "the second writer is refused"
 
 
+def _create_at_once(place: Store, path: str) -> tuple[bool, str]:
+    return race_here(place, f"{path}-race")
+
+
 def _list(place: Store, path: str) -> tuple[bool, str]:
     listed = {entry.path for entry in place.list(path)}
     if listed != {f"{path}/a", f"{path}/b"}:
@@ -90,6 +95,7 @@ VERBS: tuple[tuple[str, Verb, str], ...] = (
     ("write", _write, RIGHTS),
     ("read", _read, RIGHTS),
     ("create if absent", _create, CONDITIONAL),
+    ("create if absent, at once", _create_at_once, CONDITIONAL),
     ("list", _list, RIGHTS),
     ("clock", _clock, "set the clock (NTP): requests are signed with it"),
     ("delete", _delete, RIGHTS),
