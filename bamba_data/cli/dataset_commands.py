@@ -49,11 +49,9 @@ def stats(
     plot: Annotated[Path | None, typer.Option(help="Draw the lengths to this PNG, PDF or SVG.")] = None,
 ) -> None:
     """Token counts and length quantiles of every source."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from bamba_data.format.dataset import open_dataset
     from bamba_data.inspect import stats as measuring
+    from bamba_data.inspect.stats_tables import tables
 
     dataset = open_dataset(url, version)
     sources = measuring.stats(dataset)
@@ -62,24 +60,10 @@ def stats(
     if as_json:
         print_json(sources)
         return
-    table = Table("source", "documents", "tokens", "share", "bytes/token", "stored/token", "mean", *_QUANTILES)
-    for source in sources:
-        table.add_row(
-            escape(source.source),
-            f"{source.documents:,}",
-            f"{source.tokens:,}",
-            f"{source.share:.2%}",
-            f"{source.bytes_per_token:.2f}",
-            f"{source.stored_bytes_per_token:.2f}",
-            f"{source.mean:,.0f}",
-            *(f"{source.quantiles[q]:,.0f}" for q in _QUANTILES),
-        )
-    console().print(table)
+    for table in tables(sources):
+        console().print(table, "")
     if plot:
         console().print(f"drawn to {plot}", markup=False)
-
-
-_QUANTILES = ("0.01", "0.1", "0.25", "0.5", "0.75", "0.9", "0.99")
 
 
 @app.command(rich_help_panel=LOOK)

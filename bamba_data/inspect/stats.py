@@ -3,13 +3,19 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from bamba_data.errors import CorruptShard, UserError, one_line
 from bamba_data.format.dataset import Dataset
 from bamba_data.format.layout import shard_folder
+from bamba_data.inspect.units import axis_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 PLOTS = (".png", ".pdf", ".svg")
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -106,20 +112,38 @@ def plot(dataset: Dataset, path: Path) -> None:
     import matplotlib.pyplot as plt
     import numpy as np
 
-    figure, (lengths_axis, share_axis) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    edges = np.logspace(0, 7, 85)
-    for source in dataset.manifest.sources:
-        counts = _collect(_counts(dataset, source.name), source.name)["token_count"].to_numpy()
-        heights, _ = np.histogram(counts, edges)
-        lengths_axis.stairs(heights / max(1, len(counts)), edges, label=source.name, linewidth=1.4)
-    lengths_axis.set(xscale="log", xlabel="tokens a document", ylabel="share of documents")
+    height = max(4.2, 1.5 + 0.28 * len(dataset.manifest.sources))
+    figure, (lengths_axis, share_axis) = plt.subplots(1, 2, figsize=(11, height), layout="constrained")
+    counts = {
+        source.name: _collect(_counts(dataset, source.name), source.name)["token_count"].to_numpy()
+        for source in dataset.manifest.sources
+    }
+    edges = length_edges([of_source for of_source in counts.values() if len(of_source)])
+    for name, of_source in counts.items():
+        heights, _ = np.histogram(of_source, edges)
+        lengths_axis.stairs(heights / max(1, len(of_source)), edges, label=name, linewidth=1.4)
+    lengths_axis.set(xscale="log", xlim=(edges[0], edges[-1]), xlabel="tokens a document", ylabel="share of documents")
     lengths_axis.legend(fontsize=8)
     names = [source.name for source in dataset.manifest.sources]
-    share_axis.barh(names, [source.account.tokens / 1e6 for source in dataset.manifest.sources])
+    tokens = [source.account.tokens for source in dataset.manifest.sources]
+    unit, word = axis_unit(max(tokens, default=0))
+    share_axis.barh(names, [count / unit for count in tokens])
     share_axis.invert_yaxis()
-    share_axis.set(xlabel="million tokens")
+    share_axis.set(xlabel=f"{word}tokens")
     figure.suptitle(f"{dataset.manifest.name}  {dataset.manifest.digest[:16]}")
     drawn = io.BytesIO()  # not straight to the file: its last bytes are written unseen, and a full disk would be too
     figure.savefig(drawn, dpi=130, format=path.suffix.lstrip(".").lower())
     plt.close(figure)
     path.write_bytes(drawn.getvalue())
+
+
+def length_edges(counts: "Sequence[NDArray[Any]]") -> "NDArray[Any]":
+    """Edges of bins for lengths on a logarithmic axis, from the shortest to the longest: 12 a factor of ten, which are
+    those of every dataset, but no narrower than a token."""
+    import numpy as np
+
+    longest = max((int(of_source.max()) for of_source in counts), default=1)
+    shortest = max(1, min((int(of_source.min()) for of_source in counts), default=1))
+    first, last = int(np.floor(12 * np.log10(shortest))), int(np.floor(12 * np.log10(max(longest, 1)))) + 1
+    # Between whole numbers: of the short lengths, a bin without any would be a gap in the line.
+    return np.unique(np.ceil(np.logspace(first / 12, last / 12, last - first + 1)) - 0.5)

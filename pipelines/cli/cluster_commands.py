@@ -240,6 +240,7 @@ def _print_attempt(attempt: "Status") -> None:
     from rich.markup import escape
 
     from bamba_data.inspect.show import size
+    from bamba_data.inspect.units import significant
 
     out = console()
     colour = {"complete": "green", "stop": "red", "lost": "red", "running": "cyan"}.get(attempt.state, "yellow")
@@ -250,9 +251,9 @@ def _print_attempt(attempt: "Status") -> None:
     )
     out.print(
         f"  {attempt.phase}: units {attempt.units_done:,}/{attempt.units_total:,}, {attempt.units_failed:,} failed, "
-        f"{attempt.in_flight:,} in flight; {size(attempt.input_bytes)} of {size(attempt.input_bytes_total)} read; "
+        f"{attempt.in_flight:,} in flight; {size(attempt.input_bytes_read)} of {size(attempt.input_bytes_total)} read; "
         f"{attempt.documents:,} documents, {attempt.tokens:,} tokens, {attempt.bad:,} bad; "
-        f"{sum(attempt.retries.values()):,} retries; {attempt.core_seconds / 3600:,.2f} core-hours",
+        f"{sum(attempt.retries.values()):,} retries; {significant(attempt.core_seconds / 3600)} core-hours",
         markup=False,
     )
     if attempt.reason:

@@ -7,8 +7,6 @@ running.
 
 import base64
 import html
-import io
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,13 @@ import bamba_data
 from bamba_data.errors import DatasetNotFound
 from bamba_data.format.dataset import Dataset, open_dataset
 from bamba_data.inspect.show import size
+from bamba_data.inspect.units import duration, significant
 from bamba_data.storage.store import Store, open_store
 
-from . import runs
+from . import report_plots, runs
 from .runs import Status
+
+WORDS_CHARS = 24  # a longer cell is no number
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _dataset(dataset: Dataset) -> Iterator[str]:
         for source in manifest.sources
     ]
     yield _table(["source", "tokens", "share", "documents", "shards", "stored", "licence"], rows)
-    yield _figure(_plot_sources([(s.name, s.account.tokens) for s in manifest.sources]), "tokens by source")
+    yield _figure(report_plots.sources([(s.name, s.account.tokens) for s in manifest.sources]), "tokens by source")
 
 
 def _run(run: str, attempts: Sequence[Status], cost: Cost, currency: str) -> Iterator[str]:
@@ -144,21 +145,22 @@ def _run(run: str, attempts: Sequence[Status], cost: Cost, currency: str) -> Ite
         yield f"<p class=reason>{_text(last.reason)}</p>"
     numbers = [
         ("attempts", f"{cost.attempts}"),
-        ("wall time", _hours(cost.wall_hours)),
-        ("core-hours", f"{cost.core_hours:,.2f}"),
+        ("wall time", duration(cost.wall_hours * 3600)),
+        ("core-hours", significant(cost.core_hours)),
         ("of them busy", f"{cost.unit_hours / cost.core_hours:.0%}" if cost.core_hours else "none"),
+        ("input done", _share_of(last.input_bytes_read, last.input_bytes_total)),
         ("read", size(cost.input_bytes)),
         ("written", size(cost.shard_bytes)),
         ("tokens/s a core", f"{cost.tokens_per_core_second:,.0f}"),
     ]
     if cost.money is not None:
-        numbers.append(("cost", f"{_text(currency)}{cost.money:,.2f}"))
-    yield _numbers(numbers)
-    if any(len(attempt.points) > 1 for attempt in attempts):
-        yield _figure(_plot_progress(attempts), "how far, and how fast, by the hours of each attempt")
+        numbers.append(("cost", f"{currency}{significant(cost.money)}"))
+    yield _numbers([(name, value) for name, value in numbers if value])
+    if any(len(attempt.curve) > 1 for attempt in attempts):
+        yield _figure(report_plots.progress(attempts), "how far, and how fast, by the time of each attempt")
     rows = [
         [
-            attempt.started_at,
+            attempt.started_at.replace("T", " ").removesuffix("+00:00"),
             attempt.state,
             "" if attempt.exit_code is None else str(attempt.exit_code),
             f"{attempt.units_done:,}/{attempt.units_total:,}",
@@ -171,16 +173,23 @@ def _run(run: str, attempts: Sequence[Status], cost: Cost, currency: str) -> Ite
         ]
         for attempt in attempts
     ]
-    names = ["started", "state", "exit", "units", "failed", "tokens", "cores", "prepare", "tokenize", "publish"]
-    yield _table([*names, "retries", "throttled"], rows)
+    names = ["started (UTC)", "state", "exit", "units", "failed", "tokens", "cores", "prepare", "tokenize", "publish"]
+    yield _table(*_with_something([*names, "retries", "throttled"], rows))
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:,.1f} min"
+def _with_something(names: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Without the columns in which no attempt has anything to say."""
+    chosen = [n for n in range(len(names)) if any(row[n] not in ("", "0 s") for row in rows)]
+    return [names[n] for n in chosen], [[row[n] for n in chosen] for row in rows]
+
+
+def _share_of(part: int, whole: int) -> str:
+    """Rounded down: what is not finished is not 100%."""
+    return f"{100 * part // whole}%" if whole else ""
 
 
 def _seconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:,.1f} s"
+    return "" if seconds is None else duration(seconds)
 
 
 def _numbers(pairs: Sequence[tuple[str, str]]) -> str:
@@ -189,8 +198,13 @@ def _numbers(pairs: Sequence[tuple[str, str]]) -> str:
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{_text(name)}</th>" for name in names)
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _cell(value: str) -> str:
+    """Words may go on in the next line, a number may not."""
+    return f"<td{' class=words' if len(value) > WORDS_CHARS else ''}>{_text(value)}</td>"
 
 
 def _text(value: str) -> str:
@@ -203,56 +217,6 @@ def _figure(png: bytes, caption: str) -> str:
     return f'<figure><img alt="{_text(caption)}" src="data:image/png;base64,{data}"></figure>'
 
 
-# ---- plots
-
-
-# Figure without pyplot: pyplot keeps every figure in a global list, and chooses a window system when it is imported.
-
-
-def _plot_sources(sources: Sequence[tuple[str, int]]) -> bytes:
-    from matplotlib.figure import Figure
-
-    ordered = sorted(sources, key=lambda pair: pair[1])
-    figure = Figure(figsize=(8, 0.9 + 0.28 * len(ordered)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.barh([name for name, _ in ordered], [tokens / 1e9 for _, tokens in ordered], color="#4477aa")
-    axes.set_xlabel("billions of tokens")
-    axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
-
-
-def _plot_progress(attempts: Sequence[Status]) -> bytes:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.4), layout="constrained")
-    above, below = figure.subplots(2, sharex=True)
-    for number, attempt in enumerate(attempts, start=1):
-        points = attempt.points
-        hours = [point.seconds / 3600 for point in points]
-        total = max(1, attempt.input_bytes_total)
-        above.plot(hours, [100 * point.input_bytes / total for point in points], label=f"attempt {number}")
-        pairs = list(itertools.pairwise(points))
-        # An attempt that takes a unit back (it is tried again) would show a rate below zero.
-        rates = [max(0, b.tokens - a.tokens) / max(1e-9, b.seconds - a.seconds) / 1e6 for a, b in pairs]
-        below.plot(hours[1:], rates)
-    above.set_ylabel("% of the input read")
-    above.set_ylim(0, 100)
-    below.set_ylabel("M tokens/s")
-    below.set_ylim(bottom=0)
-    below.set_xlabel("hours since the attempt began")
-    if len(attempts) > 1:
-        above.legend(frameon=False)
-    for axes in (above, below):
-        axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
-
-
-def _png(figure: object) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=130)  # type: ignore[attr-defined]
-    return out.getvalue()
-
-
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -262,6 +226,7 @@ h1 {{ margin-bottom: 0 }} h2 {{ margin-top: 2.5rem; font-size: 1.15rem }} .where
 dl {{ display: flex; flex-wrap: wrap; gap: .4rem 2rem }} dd {{ margin: 0; font-size: 1.25rem }}
 table {{ border-collapse: collapse; font-size: 13px }} td, th {{ padding: .2rem .7rem; text-align: left;
   border-bottom: 1px solid #ddd; white-space: nowrap }} .wide {{ overflow-x: auto }}
+td.words {{ white-space: normal; overflow-wrap: anywhere }}
 img {{ max-width: 100% }} figure {{ margin: 1rem 0 }} h2 span {{ font-weight: normal; font-size: .9rem; color: #970 }}
 h2 span.complete {{ color: #272 }} h2 span.stop, h2 span.lost {{ color: #b22 }}
 .reason {{ white-space: pre-wrap; background: #fbeeee; padding: .5rem 1rem }} footer {{ margin-top: 3rem }}

@@ -107,6 +107,20 @@ class Status(msgspec.Struct, kw_only=True):
         return self.verdict is None and silent_seconds > SILENT_INTERVALS * max(self.interval_seconds, 10.0)
 
     @property
+    def input_bytes_read(self) -> int:
+        """Of the whole plan, by this attempt and those before it: of a complete one, all."""
+        return self.input_bytes_total if self.verdict == "complete" else self.input_bytes
+
+    @property
+    def curve(self) -> list[Point]:
+        """The points, to where the attempt ended: a short one ends between two of them."""
+        seconds = self.phase_seconds.get("prepare", 0.0) + self.phase_seconds.get("tokenize", 0.0)
+        if self.verdict is None or not self.points or seconds <= self.points[-1].seconds:
+            return self.points
+        end = Point(seconds, self.input_bytes, self.documents, self.tokens, self.units_done, 0, self.cores)
+        return [*self.points, end]
+
+    @property
     def state(self) -> str:
         """For people: `running`, `lost`, or the verdict."""
         return self.verdict or ("lost" if self.is_silent else "running")

@@ -12,7 +12,7 @@ from pipelines.observe.counters import Counters
 from pipelines.observe.progress import Snapshot
 from pipelines.observe.report import cost_of, page
 from pipelines.observe.run_log import RunLog
-from pipelines.observe.runs import Point, Run, Status
+from pipelines.observe.runs import Point, Run, Status, attempts
 from tests.running import bamba
 
 RUN = Run("tiny-0123456789ab", "build", "tiny")
@@ -90,7 +90,7 @@ def test_the_page_has_the_dataset_and_its_runs(tiny_copy: Path) -> None:
     assert f"{manifest.totals.tokens:,}" in text and manifest.digest in text
     assert all(source.name in text for source in manifest.sources)
     assert RUN.name in text and "complete" in text and "stop" in text
-    assert "€0.0" in text
+    assert "€" in text and "€0.00<" not in text, "a small cost is not nothing"
     assert parsed.tags.count("img") == 2
 
 
@@ -111,6 +111,50 @@ def test_no_name_and_no_reason_becomes_part_of_the_page(tmp_path: Path) -> None:
     parsed = Parsed(page(str(tmp_path), 1.0, "<script>"))
     assert "script" not in parsed.tags
     assert all(target.startswith("data:") for target in parsed.targets)
+
+
+def finished_within_one_interval(url: Path) -> None:
+    """As a small build is: its last snapshots came sooner than a point of the curve is due."""
+    with RunLog(LocalStore(url), RUN) as journal:
+        journal.planned("ab" * 32, 2, 0, 100)
+        journal._started -= 5
+        journal.saw(Snapshot(running=2, cores=2))
+        journal.phase("tokenize")
+        journal._phase_started -= 30  # as if it had worked so long
+        journal.saw(Snapshot(cores=2, counts=Counters(input_bytes=100, documents=3, tokens=700, units=2)))
+        journal.phase("publish")
+
+
+def test_the_curve_of_a_short_run_goes_to_its_end(tmp_path: Path) -> None:
+    finished_within_one_interval(tmp_path)
+    (status,) = attempts(LocalStore(tmp_path))
+    assert len(status.points) == 1 and [point.input_bytes for point in status.curve] == [0, 100]
+    assert status.curve[-1].tokens == 700 and status.curve[-1].seconds > status.points[-1].seconds
+    text = page(str(tmp_path))
+    assert "<dd>100%</dd>" in text and Parsed(text).tags.count("img") == 1
+
+
+def test_a_complete_run_that_had_nothing_left_to_do_is_at_its_end(tmp_path: Path) -> None:
+    with RunLog(LocalStore(tmp_path), RUN) as journal:
+        journal.planned("ab" * 32, 2, 2, 100)
+    text = page(str(tmp_path))
+    assert "<dd>100%</dd>" in text and "img" not in Parsed(text).tags
+
+
+def test_a_run_that_was_given_up_is_where_it_was(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), RunLog(LocalStore(tmp_path), RUN) as journal:
+        journal.planned("ab" * 32, 2, 0, 1000)
+        journal.saw(Snapshot(cores=2, counts=Counters(input_bytes=999, units=1)))
+        raise KeyboardInterrupt
+    assert "<dd>99%</dd>" in page(str(tmp_path))
+
+
+def test_a_column_is_there_for_who_has_something_to_say_in_it(tmp_path: Path) -> None:
+    finished_within_one_interval(tmp_path)
+    assert "retries" not in page(str(tmp_path)) and "throttled" not in page(str(tmp_path))
+    with RunLog(LocalStore(tmp_path), RUN) as journal:
+        journal.saw(Snapshot(cores=2, retries={"a host that was away for long": 3}))
+    assert "<td class=words>a host that was away for long 3</td>" in page(str(tmp_path))
 
 
 def test_where_nothing_is_there_is_no_report(tmp_path: Path) -> None:
