@@ -56,6 +56,18 @@ class UserError(BambaError):
     exit_code = 2
 
 
+class MissingPackage(UserError, ModuleNotFoundError):
+    """What was asked for needs packages that are not installed: which, and the extra of ours that installs them. Also a
+    ModuleNotFoundError, for those who import us and expect one."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(package, extra)
+        self.name, self.extra = package, extra
+
+    def __str__(self) -> str:
+        return f"this needs {self.name}, which is not installed: pip install 'bamba-data[{self.extra}]'"
+
+
 class RecipeError(UserError):
     """A recipe, or a `--set` on it, is invalid; the message names the field."""
 

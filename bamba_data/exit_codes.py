@@ -12,16 +12,12 @@ from typing import Any
 import typer
 
 from bamba_data.errors import BambaError, Unfinished, UserError
+from bamba_data.extras import telling_extras
 from bamba_data.intruders import intruders
 from bamba_data.terminal import printable
 
 CRASHED = 1
 INTERRUPTED = "interrupted; run the same command again to go on"
-#: Which of our extras (pyproject.toml) installs a package.
-EXTRAS = {
-    **dict.fromkeys(("ray", "gigatoken"), "ray"),
-    **dict.fromkeys(("torch", "safetensors", "tensorboard", "torchao", "pynvml"), "trainer"),
-}
 _SILENT = 130  # what typer makes of Ctrl-C; older ones raise Abort
 #: What typer raises for a wrong command line; it has no public name (click's own in older versions of typer).
 _WrongUsage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -45,7 +41,8 @@ def run(commands: typer.Typer, arguments: Sequence[str] | None = None, program: 
         for line in intruders():
             sys.stderr.write(f"note: {printable(line)}\n")
     try:
-        code = commands(None if arguments is None else list(arguments), standalone_mode=False, prog_name=program)
+        with telling_extras():
+            code = commands(None if arguments is None else list(arguments), standalone_mode=False, prog_name=program)
         sys.stdout.flush()  # here, where a reader that went away is no error
         if code == _SILENT:
             raise KeyboardInterrupt
@@ -61,11 +58,6 @@ def run(commands: typer.Typer, arguments: Sequence[str] | None = None, program: 
         if not wrong.format_message():  # no command was named: the help was printed, which says it all
             return UserError.exit_code
         error = UserError(_usage(wrong))
-    except ModuleNotFoundError as missing:
-        package = missing.name or ""  # a part of one that is there, `torch.new`, is another fault: it keeps its name
-        if package not in EXTRAS:
-            raise
-        error = UserError(f"this needs {package}, which is not installed: pip install 'bamba-data[{EXTRAS[package]}]'")
     except (BambaError, OSError) as known:
         error = known
     lines = [str(error), *getattr(error, "__notes__", [])]

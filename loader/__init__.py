@@ -49,6 +49,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import bamba
+from bamba_data.extras import telling_extras
 
 bamba.unite(__name__)
 
@@ -105,7 +106,8 @@ def __getattr__(name: str) -> Any:
         return import_module(".reading", "bamba.loader").settings
     if name not in _MODULES:
         raise AttributeError(f"module 'loader' has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES[name]}", "bamba.loader"), name)
+    with telling_extras():
+        return getattr(import_module(f".{_MODULES[name]}", "bamba.loader"), name)
 
 
 def __dir__() -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.ray_jobs.pretrain import RankCommand
 from tests.peers import environment
+from tests.wheels import built_wheel
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,21 +67,7 @@ def test_files_of_a_user_with_our_names_and_our_packages_work_in_one_process(tin
 @pytest.mark.costly
 def test_a_wheel_has_code_at_our_address_alone(tmp_path: Path) -> None:
     """What another package may overwrite, or delete when it is uninstalled, is a few lines that lead to the code."""
-    sources = tmp_path / "sources"
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if tracked.returncode:
-        pytest.skip("no git checkout: what belongs to the sources is not known")
-    for name in filter(None, tracked.stdout.split("\0")):
-        if name.split("/")[0] in ("bamba", "bamba_data", "loader", "trainer", "pipelines") or "/" not in name:
-            target = sources / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if (ROOT / name).is_symlink():
-                target.symlink_to((ROOT / name).readlink())
-            elif (ROOT / name).exists():
-                target.write_bytes((ROOT / name).read_bytes())
-    command = ["-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-deps", "-w", tmp_path, sources]
-    run(*command, cwd=tmp_path)
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = built_wheel(tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     for package in ("loader", "trainer", "pipelines"):

@@ -20,10 +20,10 @@ from rich.table import Table
 
 from bamba_data import terminal
 from bamba_data.errors import UserError
+from bamba_data.extras import require
 
 from ..order.mixture import Lattice
 from ..order.permutation import derive_key
-from . import plots
 from .battery import MIN_ROWS, Order, sweep
 from .battery import examine as examine_order
 from .dataset_report import OrderSettings, examine_dataset
@@ -60,6 +60,8 @@ def examine(
     Raises:
         UserError: a dataset and an order, too few rows, or something that cannot be read.
     """
+    if out is not None:
+        require("matplotlib")
     if n < MIN_ROWS:
         raise UserError(f"--n {n}: the statistics need {MIN_ROWS:,} rows at least")
     console = terminal.console(160)
@@ -139,6 +141,8 @@ def examine_orders(orders: NDArray[np.int64], console: Console) -> bool:
 
 def draw(examples: dict[str, Order], lattice: Lattice, world_size: int, out: Path) -> None:
     """Write scatter.png, displacement.png and mix.png."""
+    from . import plots
+
     plots.scatter(examples, out / "scatter.png")
     plots.displacement(examples, out / "displacement.png")
     plots.mix(lattice, lattice.step_rows, world_size, MIX_STEPS, out / "mix.png")

@@ -180,6 +180,7 @@ def build(
     interval: Interval = 10.0,
 ) -> None:
     """Make a dataset: lock, plan, tokenize on Ray, publish, verify. Killed or stopped, the same command goes on."""
+    from bamba_data.extras import require
     from bamba_data.format.fence import shared
     from bamba_data.no_pandas import spare_pandas
     from bamba_data.storage.store import open_store
@@ -192,6 +193,7 @@ def build(
     from ..observe.runs import Run
     from ..ray_jobs.executor import Options
 
+    require("ray")  # before anything is on record
     spare_pandas()
     is_terminal = sys.stdout.isatty()
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
@@ -285,6 +287,7 @@ def download(
     """Make a verified raw mirror of a recipe's inputs, from which `build --mirror` needs no other network."""
     from rich.markup import escape
 
+    from bamba_data.extras import require
     from bamba_data.format.fence import shared
     from bamba_data.inspect.show import size
     from bamba_data.storage.store import open_store
@@ -298,6 +301,7 @@ def download(
     from ..observe.runs import Run
     from ..ray_jobs.executor import Options
 
+    require("ray")
     is_terminal = sys.stdout.isatty()
     loaded, folder = load_recipe(recipe, overrides, limit_files)
     with recorded(Run.of("download", loaded, None, relock), out, retry_stopped, is_terminal, interval) as journal:

@@ -26,10 +26,12 @@ def index_on_ray(
     interval: Interval = 10.0,
 ) -> None:
     """Index the text sources of a recipe as a Ray job, where `index` would take one machine too long."""
+    from bamba_data.extras import require
     from bamba_data.recipe import named
 
     from ..ray_jobs.executor import Options
     from ..ray_jobs.text_index import index
 
+    require("ray")
     for name, made in index(named(recipe, RECIPES), out, Options(address, workers, fail_fast), interval):
         typer.echo(f"{name}: {made.summary}")

@@ -34,9 +34,11 @@ def pretrain(
 ) -> None:
     """Train on a Ray cluster, on whatever ranks there are, to the end of the recipe's schedule."""
     from bamba.trainer.config import load_recipe
+    from bamba_data.extras import require
 
     from ..ray_jobs import pretrain as training
 
+    require("ray", "torch", extra="pretrain")
     # What is wrong with the recipe is said before a group is started.
     resolved = load_recipe(recipe, overrides or []).model_dump(mode="json")
     training.pretrain(

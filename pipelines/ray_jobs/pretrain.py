@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bamba_data import canonical_json
-from bamba_data.errors import BambaError, Unfinished, UserError
+from bamba_data.errors import BambaError, MissingPackage, Unfinished, UserError
 from bamba_data.storage.local_disk import private_folder
 
 from ..observe.logs import people_log
@@ -161,7 +161,7 @@ def fit(command: RankCommand, group: RankGroup, address: str | None) -> int:
         The trainer's exit code, when its group has ended for good.
 
     Raises:
-        UserError: Ray Train is not installed.
+        MissingPackage: Ray Train is not installed.
     """
     try:
         import ray
@@ -169,7 +169,7 @@ def fit(command: RankCommand, group: RankGroup, address: str | None) -> int:
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
         from ray.train.v2.api.exceptions import TrainingFailedError
     except ModuleNotFoundError as missing:
-        raise UserError(f"Ray Train needs {missing.name}: pip install 'bamba-data[pretrain]'") from None
+        raise MissingPackage(missing.name or "Ray Train", "pretrain") from None
 
     joined = address or os.environ.get("RAY_ADDRESS")
     start = functools.partial(ray.init, address=joined, logging_level="error")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from bamba_data.errors import BambaError, Unfinished, UserError
+from bamba_data.errors import BambaError, Unfinished
+from bamba_data.extras import require
 from bamba_data.recipe import Network
 from bamba_data.resources import cores
 
@@ -32,15 +33,14 @@ def task_runner(
         useful_workers: Of a Ray that is started here, where the options do not say; as many as cores without it.
 
     Raises:
-        UserError: Ray is not installed; or the cluster refuses us (ClusterRefused).
+        MissingPackage: Ray is not installed.
+        ClusterRefused: The cluster refuses us.
         Unfinished: The cluster does not answer, or was lost.
     """
-    try:
-        import ray
-        from ray.exceptions import RayError
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-    except ModuleNotFoundError:
-        raise UserError("Ray is not installed, which builds run on: pip install 'bamba-data[ray]'") from None
+    require("ray")
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     _connect(options.cluster, options.workers or useful_workers or cores(), task_bytes)
     try:

@@ -22,6 +22,7 @@ from typing import Any
 import bamba_data
 from bamba_data import canonical_json
 from bamba_data.errors import BambaError, Unfinished, UserError
+from bamba_data.extras import require
 
 from ..observe.runs import Run
 from .connection import refuse_relative
@@ -80,6 +81,7 @@ class Cluster:
     """The job server of a running cluster at an address such as http://127.0.0.1:8265."""
 
     def __init__(self, address: str) -> None:
+        require("ray")
         from ray.job_submission import JobSubmissionClient
 
         self.address = address
