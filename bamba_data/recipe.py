@@ -19,6 +19,7 @@ from bamba_data.sources.compression import MAX_WINDOW_BYTES
 from bamba_data.sources.registry import AnyCorpus
 
 MiB = 1 << 20
+MAX_SUGGESTIONS = 20  # in one answer
 Spec = TypeVar("Spec", bound=Strict)
 
 
@@ -152,7 +153,22 @@ def load_as(kind: type[Spec], text: str, where: str, overrides: Sequence[str] = 
         raise RecipeError(f"{where}: {error}") from None
     except ValidationError as error:
         lines = [f"{where}: {_place(problem['loc'])}: {_reason(problem)}" for problem in error.errors()]
+        for number, problem in enumerate(error.errors()[:MAX_SUGGESTIONS]):
+            if problem["type"] == "extra_forbidden" and (meant := _meant(kind, problem)):
+                lines[number] += f"; did you mean {meant}?"
         raise RecipeError("\n".join(lines)) from None
+
+
+def _meant(kind: type[Strict], problem: Any) -> str | None:
+    """The field that is nearest to one that there is not; the part, where a part was given."""
+    from bamba_data.recipe_schema import nearest, recipe_fields
+
+    known, location = [field.name for field in recipe_fields(kind)], problem["loc"]
+    if isinstance(problem["input"], dict):
+        known = list(dict.fromkeys(name.rpartition(".")[0] for name in known if "." in name))
+    # After the number of a corpus pydantic says its kind, which is no part of the name.
+    parts = [str(part) for at, part in enumerate(location) if at == 0 or not isinstance(location[at - 1], int)]
+    return nearest(".".join(parts)[:200], known)
 
 
 def load_file(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -65,7 +65,7 @@ REFUSED = {
     "model health": line("trainer", "torch"),
     "loader quality --out pictures": line("plot", "matplotlib"),
 }
-SERVED = ["--version", "--help", "recipes", "plan demo --out planned"]
+SERVED = ["--version", "--help", "recipes", "schema", "model schema", "plan demo --out planned"]
 
 
 @pytest.mark.costly

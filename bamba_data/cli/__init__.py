@@ -8,6 +8,8 @@
     card_command.py        card
     derive_commands.py     drop, subset, merge, compact
     exchange_commands.py   export, push
+    derive_commands.py     drop, subset
+    schema_command.py      schema
 
 In: words that a person typed. Out: text or JSON on stdout; errors go to the process edge (exit_codes.py).
 `bamba-data` itself is put together in pipelines/cli, which may know all rooms.
@@ -18,6 +20,7 @@ from .dataset_commands import app as dataset_app
 from .derive_commands import app as derive_app
 from .entry import group
 from .exchange_commands import app as exchange_app
+from .schema_command import app as schema_app
 from .version_commands import app as version_app
 
 __all__ = ["app"]
@@ -28,3 +31,4 @@ app.add_typer(card_app)
 app.add_typer(version_app)
 app.add_typer(derive_app)
 app.add_typer(exchange_app)
+app.add_typer(schema_app)

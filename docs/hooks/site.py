@@ -17,7 +17,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from docs.hooks import commands, formats, rooms
+from docs.hooks import commands, formats, recipes, rooms
 from docs.hooks.excerpts import excerpt, from_root
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +27,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "cli.md": commands.page,
     "formats.md": formats.page,
     "rooms.md": rooms.page,
+    "recipes.md": recipes.page,
     "changelog.md": lambda: from_root("CHANGELOG.md"),
     "contributing.md": lambda: from_root("CONTRIBUTING.md"),
     "security.md": lambda: from_root("SECURITY.md"),

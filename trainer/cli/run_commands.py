@@ -9,6 +9,7 @@ from typer.core import TyperCommand
 
 from bamba_data.cli.entry import group
 from bamba_data.cli.options import AsJson, Data, Set
+from bamba_data.cli.schema_command import FieldArgument, print_schema
 from bamba_data.errors import UserError
 
 app = group()
@@ -101,6 +102,14 @@ def checkpoints(
     from ..checkpoint.listing import print_checkpoints
 
     print_checkpoints(run, verify=verify, lifted=lifted, as_json=as_json)
+
+
+@app.command(rich_help_panel=RUNS)
+def schema(field: FieldArgument = None, as_json: AsJson = False) -> None:
+    """Print what a training recipe can say: every field with its type, default and meaning, as --set takes it."""
+    from .. import config
+
+    print_schema(config.Recipe, Path(config.__file__).parent / "recipe_fields.yaml", field, as_json)
 
 
 @app.command(rich_help_panel=RUNS)
