@@ -43,10 +43,27 @@ def scratch_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where a host keeps what can be made again: $BAMBA_CACHE, else a folder below the system's temporary one that only
-    this user can write."""
-    named = os.environ.get("BAMBA_CACHE")
-    return Path(named) if named else private_folder(Path(tempfile.gettempdir()) / f"bamba-cache-{os.geteuid()}")
+    """Where a host keeps what can be made again: $BAMBA_CACHE, else this user's cache folder on this platform
+    (~/.cache/bamba-data, ~/Library/Caches/bamba-data). Before that came, and where a home cannot be written or others
+    could write there, it lies below the system's temporary folder; one that is there is used on until it goes.
+
+    Raises:
+        AccessDenied: Neither folder is ours alone.
+    """
+    if named := os.environ.get("BAMBA_CACHE"):
+        return Path(named)
+    from platformdirs import user_cache_path
+
+    own = user_cache_path("bamba-data", appauthor=False)
+    temporary = Path(tempfile.gettempdir()) / f"bamba-cache-{os.geteuid()}"
+    is_own = own.is_absolute()  # not so for a user without a home
+    with contextlib.suppress(OSError, AccessDenied):
+        if temporary.lstat().st_uid == os.geteuid() and not (is_own and own.exists()):
+            return private_folder(temporary)
+    with contextlib.suppress(OSError, AccessDenied):
+        if is_own:
+            return private_folder(own)
+    return private_folder(temporary)
 
 
 @contextlib.contextmanager

@@ -242,4 +242,5 @@ def _free_port() -> int:
 
 def _die_with_parent() -> None:
     """A worker that is killed must not leave a rank behind that holds its GPU and its place in the group."""
-    ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
+    if sys.platform == "linux":  # elsewhere it ends at its next word with the group
+        ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)

@@ -58,17 +58,59 @@ def test_a_folder_that_another_user_was_quicker_to_make_is_refused(
 ) -> None:
     monkeypatch.setattr(local_disk.tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("BAMBA_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("no folder can be made below it")
     for name, used in (
         (f"bamba-data-scratch-{os.geteuid()}", local_disk.scratch_folder),
-        (
-            f"bamba-cache-{os.geteuid()}",
-            default_cache,
-        ),
+        (f"bamba-cache-{os.geteuid()}", default_cache),
     ):
         (tmp_path / name).mkdir(mode=0o700)
         os.chown(tmp_path / name, 12345, 12345)
         with pytest.raises(AccessDenied, match="belongs to user 12345"):
             used()
+
+
+@pytest.fixture
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary folder and a user's cache folder of the test's own: `temporary` and `cache` below it."""
+    (tmp_path / "temporary").mkdir(mode=0o700)
+    (tmp_path / "cache").mkdir(mode=0o755)
+    monkeypatch.setattr(local_disk.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.delenv("BAMBA_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="XDG_CACHE_HOME is of Linux")
+
+
+@linux_only
+def test_the_cache_is_the_platform_s_and_a_variable_s_before_it(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_cache() == homes / "cache" / "bamba-data"
+    assert stat.S_IMODE(default_cache().stat().st_mode) == 0o700
+    monkeypatch.setenv("BAMBA_CACHE", str(homes / "named"))
+    assert default_cache() == homes / "named"
+
+
+@linux_only
+def test_a_cache_of_before_is_used_on_until_it_goes(homes: Path) -> None:
+    earlier = homes / "temporary" / f"bamba-cache-{os.geteuid()}"
+    earlier.mkdir(mode=0o700)
+    assert default_cache() == earlier
+    earlier.rmdir()
+    assert default_cache() == homes / "cache" / "bamba-data"
+
+
+@linux_only
+def test_a_home_that_others_can_write_or_that_is_no_folder_has_no_cache(
+    homes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = homes / "temporary" / f"bamba-cache-{os.geteuid()}"
+    (homes / "cache").chmod(0o777)
+    assert default_cache() == temporary
+    monkeypatch.setenv("XDG_CACHE_HOME", str(homes / "file"))
+    (homes / "file").write_text("")
+    assert default_cache() == temporary
 
 
 @pytest.mark.parametrize("locked", [True, False], ids=["its digest is locked", "only its size is locked"])

@@ -41,6 +41,8 @@ def machine(recipe: Recipe) -> Iterator[Finding]:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     is_enough = files >= MIN_OPEN_FILES or files == resource.RLIM_INFINITY
     yield judged("open files", is_enough, f"{files:,}", "ulimit -n 65536")
+    if sys.platform != "linux":
+        return
     # Ray's object store lies there, even where almost nothing goes through it.
     is_usable = Path("/dev/shm").is_dir() and os.access("/dev/shm", os.W_OK)
     yield judged("shared memory", is_usable, "/dev/shm", "mount an emptyDir of medium Memory")
