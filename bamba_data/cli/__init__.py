@@ -8,7 +8,6 @@
     card_command.py        card
     derive_commands.py     drop, subset, merge, compact
     exchange_commands.py   export, push
-    derive_commands.py     drop, subset
     schema_command.py      schema
 
 In: words that a person typed. Out: text or JSON on stdout; errors go to the process edge (exit_codes.py).

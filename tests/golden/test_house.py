@@ -41,12 +41,14 @@ COMMANDS = {
 }
 #: Since then.
 NEW_COMMANDS = {"card", "drop", "export", "import", "index-on-ray", "loader", "model", "push", "subset"}
+NEW_COMMANDS |= {"schema"}
 #: `python -m MODULE`, each with a page of help.
 MODULES = [
     *("pipelines.tokenize", "pipelines.download", "pipelines.pretrain", "pipelines.index"),
     *("loader.index", "loader.pack", "loader.quality", "loader.simulate"),
     *("trainer", "trainer.evaluate", "trainer.generate", "trainer.export_hf", "trainer.import_hf"),
     *("trainer.checkpoints", "trainer.health", "trainer.demo"),
+    *("bamba_data", "pipelines", "loader"),
 ]
 
 
