@@ -1,6 +1,7 @@
 """The options of commands that make a dataset, and what a recipe's name means."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,8 @@ JobServer = Annotated[
 ]
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+LOCAL = "local"  # the recipe that ships with us for the folder where a person stands
+_PLACE = re.compile(r"corpora\.\d+\.base|tokenizer\.url")
 
 
 def load_recipe(
@@ -42,13 +45,22 @@ def load_recipe(
     limit_documents: int | None = None,
     quarantine: list[str] | None = None,
 ) -> "tuple[Recipe, Path]":
-    """The recipe and the folder where its relative paths start."""
+    """The recipe and the folder where its relative paths start: the recipe's own, for LOCAL the current one. What a
+    command line says of a recipe that ships with us starts at the current folder, too: nobody means ours by it."""
     from bamba_data.recipe import load_file, named
 
     path = named(name, RECIPES)
-    changes = list(overrides or [])
+    is_shipped = path.parent == RECIPES
+    changes = [_from_here(change) if is_shipped else change for change in overrides or []]
     changes += [f"limits.files={limit_files}"] if limit_files else []
     changes += [f"limits.documents={limit_documents}"] if limit_documents else []
     if quarantine:
         changes.append(f"bad_input.quarantine={json.dumps(quarantine)}")
-    return load_file(path, changes), path.parent
+    return load_file(path, changes), Path.cwd() if is_shipped and path.stem == LOCAL else path.parent
+
+
+def _from_here(change: str) -> str:
+    """`--set corpora.0.base=texts`, with the folder that is meant."""
+    field, _, value = change.partition("=")
+    is_path = _PLACE.fullmatch(field) and value and "://" not in value and not value.startswith("package:")
+    return f"{field}={json.dumps(str(Path(value).absolute()))}" if is_path else change
