@@ -145,7 +145,7 @@ def test_to_start_from_a_run_takes_its_shape(tmp_path: Path, capsys: pytest.Capt
         assert "both say with which model it begins" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.costly
 def test_a_stranger_tunes_an_imported_model_and_exports_it_with_its_template(
     chat: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -159,7 +159,7 @@ def test_a_stranger_tunes_an_imported_model_and_exports_it_with_its_template(
         *("schedule={steps: 8, peak_lr: 1.0e-2, end_lr: 0.0}", "log.every_steps=1", "checkpoints.every_steps=8"),
     ]
     command = ["trainer", "--recipe", "sft", "--start-from", tmp_path / "imported", "--out", tmp_path / "tuned"]
-    done = typed(*command, *(word for change in changes for word in ("--set", change)))
+    done = typed(*command, *(word for change in changes for word in ("--set", change)), ranks=2)
     assert done.returncode == 0, done.stderr
     assert "10 conversations; " in done.stderr + done.stdout
     lines = [json.loads(line) for line in (tmp_path / "tuned" / "metrics.jsonl").read_text().splitlines()]
