@@ -9,6 +9,7 @@ import torch
 from transformers import GraniteMoeHybridForCausalLM
 
 from bamba_data.errors import UserError
+from pipelines.cli import app, run
 from tests.trainer.proportions import CONFIG, sharp_model
 from tests.trainer.small import packed, saved
 from trainer.checkpoint.reader import SavedCheckpoint
@@ -117,3 +118,19 @@ def test_a_layout_or_a_value_that_is_not_there_is_refused_with_those_that_are() 
         layout_for("ggml", ExportOptions())
     with pytest.raises(UserError, match=r"--dtype float16: bfloat16 or float32"):
         layout_for("granite", ExportOptions(dtype="float16"))
+
+
+def test_the_command_writes_what_it_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(tmp_path / "run", sharp_model())
+    words = ["model", "export", str(tmp_path / "run"), "--tokenizer", "none", "--layout", "granite"]
+    assert run(app, [*words, "--out", str(tmp_path / "plain"), "--dtype", "float32"]) == 0
+    assert run(app, [*words, "--out", str(tmp_path / "fp8"), "--quantize", "fp8"]) == 0
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("plain", "fp8")]
+    assert [config["architectures"] for config in configs] == [["GraniteMoeHybridForCausalLM"]] * 2
+    assert [config["dtype"] for config in configs] == ["float32", "bfloat16"]
+    assert [config.get("quantization_config", {}).get("format") for config in configs] == [None, "float-quantized"]
+    capsys.readouterr()
+    assert run(app, [*words, "--out", str(tmp_path / "both"), "--quantize", "fp8", "--dtype", "float32"]) == 2
+    said = capsys.readouterr().err
+    assert "--quantize fp8 and --dtype float32 are two things" in said and said.count("\n") == 1
+    assert not (tmp_path / "both").exists()
