@@ -110,45 +110,57 @@ class JsonLines(Display):
 
 
 class Bars(Display):
-    """A bar over the input bytes, and the rates beside it."""
+    """A bar over the input bytes with the time that is left, and below it units, documents and tokens with their rates:
+    lines that fit a terminal of 80 columns."""
 
     def __init__(self, phase: str) -> None:
+        from rich.console import Group
+        from rich.live import Live
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.text import Text
 
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=28),
             DownloadColumn(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[rates]}"),
         )
-        self._task = self._progress.add_task(phase, total=None, rates="")
+        self._task = self._progress.add_task(phase, total=None)
+        self._counts = Text("")
+        self._live = Live(Group(self._progress, self._counts), console=self._progress.console, refresh_per_second=4)
         self._meter = Meter()
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._live.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def show(self, snapshot: Snapshot) -> None:
         from rich.markup import escape
 
         for line in snapshot.lines:
-            self._progress.console.print(f"[yellow]{escape(line)}")
-        rates, counts, total_bytes = self._meter.rates(snapshot), snapshot.counts, snapshot.planned.input_bytes
-        parts = [
-            f"units {counts.units}/{snapshot.planned.units}",
+            self._live.console.print(f"[yellow]{escape(line)}")
+        counts, total_bytes = snapshot.counts, snapshot.planned.input_bytes
+        self._counts.plain = f"  {told(snapshot, self._meter.rates(snapshot))}"
+        self._progress.update(self._task, total=total_bytes, completed=min(counts.input_bytes, total_bytes))
+
+
+def told(snapshot: Snapshot, rates: Mapping[str, float]) -> str:
+    """Units, documents and tokens with their rates, in some 70 characters; bad records and retries if there are any."""
+    counts = snapshot.counts
+    parts = [f"units {counts.units:,}/{snapshot.planned.units:,}"]
+    if counts.documents:  # a download has none
+        parts += [
             f"{counts.documents:,} docs ({rates['documents_per_second']:,.0f}/s)",
             f"{counts.tokens / 1e6:,.1f} M tokens ({rates['tokens_per_second'] / 1e6:,.2f} M/s)",
         ]
-        if counts.bad:
-            parts.append(f"[red]{counts.bad:,} bad")
-        if retries := sum(snapshot.retries.values()):
-            parts.append(f"{retries} retries")
-        done_bytes = min(counts.input_bytes, total_bytes)
-        self._progress.update(self._task, total=total_bytes, completed=done_bytes, rates=", ".join(parts))
+    if counts.bad:
+        parts.append(f"{counts.bad:,} bad")
+    if retries := sum(snapshot.retries.values()):
+        parts.append(f"{retries:,} retries")
+    return ", ".join(parts)
 
 
 def display(phase: str, is_terminal: bool, interval_seconds: float) -> Display:
