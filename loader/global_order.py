@@ -134,10 +134,11 @@ def planned_source(plan: MixPlan, name: str, blocks: Blocks, cache: Path | None 
     left_out: dict[tuple[int, int], int] = {}
     masked: dict[tuple[int, int], int] = {}
     delimiters = len(header.before) + len(header.after)
+    known: dict[int, NDArray[np.uint32]] = {}  # counts by block: a plan may have many documents of one
     for entry in plan.quarantines:
         if entry.source != name:
             continue
-        counts = _counts_of_block(entry, blocks)
+        counts = _counts_of_block(entry, blocks, known)
         first_epoch = packing.first_without(plan.rows_served_before(entry.row, name), entry.block)
         for document in range(len(counts)) if entry.document is None else [entry.document]:
             place = (entry.block, document)
@@ -152,11 +153,13 @@ def planned_source(plan: MixPlan, name: str, blocks: Blocks, cache: Path | None 
     return PlannedSource(blocks, packing, heldout, left_out, masked, served)
 
 
-def _counts_of_block(entry: Quarantine, blocks: Blocks) -> NDArray[np.uint32]:
-    """Tokens of each document of a quarantined block. Raises UserError where the source does not have it."""
+def _counts_of_block(entry: Quarantine, blocks: Blocks, known: dict[int, NDArray[np.uint32]]) -> NDArray[np.uint32]:
+    """Tokens of each document of a quarantined block, read once. Raises UserError where the source does not have it."""
     if entry.block >= len(blocks.tokens):
         raise UserError(f"quarantine of block {entry.block:,} of {entry.source!r}, which has {len(blocks.tokens):,}")
-    counts = blocks.read(entry.block).counts
+    if entry.block not in known:
+        known[entry.block] = blocks.read(entry.block).counts
+    counts = known[entry.block]
     if entry.document is not None and entry.document >= len(counts):
         raise UserError(
             f"quarantine of document {entry.document} of block {entry.block} of {entry.source!r}: no such document, "

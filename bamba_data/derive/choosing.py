@@ -70,7 +70,8 @@ def choose(dataset: Dataset, columns: Collection[str], leaves: Choose, shards: C
     rows = dataset.shards.with_row_index("shard")
     if shards is not None:
         rows = rows.filter(pl.col("shard").is_in(list(shards)))
-    blocks = dataset.blocks.partition_by("shard", as_dict=True) if len(dataset.blocks) else {}
+    mine = dataset.blocks.filter(pl.col("shard").is_in(rows["shard"].to_list()))
+    blocks = mine.partition_by("shard", as_dict=True) if len(mine) else {}
 
     def of_shard(row: dict[str, Any]) -> list[dict[str, Any]]:
         number = row["shard"]

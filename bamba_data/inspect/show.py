@@ -16,6 +16,9 @@ def tree(dataset: Dataset, shards: bool = False) -> Tree:
         f"dataset [cyan]{manifest.digest}[/]\n"
         f"identity [cyan]{manifest.identity or 'not stated in this format'}[/]\n{_account(manifest.totals)}"
     )
+    if derived := manifest.derived:
+        parents = ", ".join(parent.manifest[:16] for parent in derived.parents)
+        root.add(f"derived by `{derived.command}` from {parents}; {derived.masks.rows:,} blocks have lost documents")
     tokenizer = manifest.tokenizer
     root.add(
         f"tokenizer {escape(tokenizer.url)}  {tokenizer.vocab_size:,} ids as {tokenizer.token_dtype}\n"

@@ -9,7 +9,6 @@ versions need them, or `sweep` finds them.
 """
 
 import contextlib
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -27,51 +26,19 @@ from bamba_data.format.dataset import Dataset, open_dataset
 from bamba_data.format.holdout_candidates import LIMIT, Candidate, id_hash
 from bamba_data.format.identity import IdsDigest
 from bamba_data.format.layout import DEAD_LETTERS, shard_folder
-from bamba_data.format.manifest import FIRST_FORMAT
-from bamba_data.format.masks import REMOVED
 from bamba_data.format.shard import Footer, ShardReader, row_group_range
-from bamba_data.format.tables import SCHEMAS, row_digest
+from bamba_data.format.tables import SCHEMAS
 from bamba_data.inspect.ids_proof import prove
-from bamba_data.inspect.verify_masks import masks_fit, what_is_left
+from bamba_data.inspect.verify_masks import what_is_left
+from bamba_data.inspect.verify_report import Fault
+from bamba_data.inspect.verify_report import Report as Report
+from bamba_data.inspect.verify_tables import check_tables
 from bamba_data.storage.store import Entry, Store
 from bamba_data.tokenization.round_trip import same_again
 from bamba_data.tokenization.tokenizer import Tokenizer
 
 THREADS = 16
 SAMPLE_TOKENS = 10_000  # a longer document is not encoded again: the reference is slow
-
-
-@dataclass(frozen=True)
-class Fault:
-    where: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.detail}"
-
-
-@dataclass
-class Report:
-    """`faults` empty means sound, as far as `full` went. `reencoded` documents of the sample were encoded again,
-    `from_upstream` of them from their upstream text; of `unproven` ones, by the reason, nothing can be said. `unlisted`
-    objects lie among the shards of this version but belong to others, or to none."""
-
-    dataset: str
-    version: int
-    full: bool
-    shards: int = 0
-    blocks: int = 0
-    documents: int = 0
-    tokens: int = 0
-    bytes_read: int = 0
-    reencoded: int = 0
-    from_upstream: int = 0
-    unproven: dict[str, int] = field(default_factory=dict)
-    unlisted: int = 0
-    faults: list[Fault] = field(default_factory=list)
-
-    def fault(self, where: str, detail: str) -> None:
-        self.faults.append(Fault(where, detail))
 
 
 def verify(
@@ -100,7 +67,7 @@ def check(
     _check_lock(dataset, report)
     tokenizer = _check_tokenizer(dataset, report)
     if are_readable:
-        _check_tables(dataset, report)
+        check_tables(dataset, report)
         if only is None:
             _check_objects(dataset, report)
         _check_shards(dataset, report, tokenizer, tick, only)
@@ -118,100 +85,6 @@ def _check_tables_readable(dataset: Dataset, report: Report) -> bool:
         except UnsafePath as error:
             report.fault(f"table {name}", str(error))
     return not report.faults
-
-
-def _check_tables(dataset: Dataset, report: Report) -> None:
-    files, shards, blocks = dataset.files, dataset.shards, dataset.blocks
-    if any(not p.startswith(f"{shard_folder(s)}/") for p, s in shards.select("path", "source").iter_rows()):
-        report.fault("table shards", "a shard lies outside the folder of its source")
-    if not blocks["shard"].is_sorted() or not blocks.select(_BLOCKS_IN_ORDER).item():
-        report.fault("table blocks", "its rows are not in the order of the shards and their blocks")
-    _check_candidates(dataset, report)
-    if mask_faults := list(masks_fit(dataset)):
-        report.faults += [Fault("table masks", fault) for fault in mask_faults]
-        return
-    _check_identity(dataset, report)
-    if files.select("source", "file").is_duplicated().any():
-        report.fault("table files", "two inputs of a source have one number")
-    unbalanced = files.filter(pl.col("read") != pl.col("kept") + pl.col("dropped") + pl.col("dead_lettered"))
-    for row in unbalanced.iter_rows(named=True):
-        report.fault(f"input {row['source']}/{row['path']}", "its account does not balance")
-    for source in dataset.manifest.sources:
-        mine = pl.col("source") == source.name
-        account = source.account
-        dropped, bad = sum(account.dropped.values()), sum(account.dead_lettered.values())
-        counts = {"read": account.read, "kept": account.kept, "dropped": dropped, "dead_lettered": bad}
-        sizes = {"tokens": account.tokens, "text_bytes": account.text_bytes, "quarantined": source.quarantined}
-        kept = {"documents": account.kept, "tokens": account.tokens}
-        where = f"source {source.name}"
-        if dataset.manifest.derived is not None:  # inputs are accounted for as they were read
-            removed = account.dropped.get(REMOVED, 0)
-            counts |= {"kept": account.kept + removed, "dropped": dropped - removed}
-            sizes.pop("tokens")
-            _sums(report, where, "blocks as read", dataset.as_read.blocks.filter(mine), **kept)
-            _sums(report, where, "inputs", files.filter(mine), **counts, **sizes)
-            _sums(report, where, "shards", shards.filter(mine), size_bytes=source.size_bytes, blocks=source.blocks)
-            _sums(report, where, "dead letters", dataset.dead_letters.filter(mine), records=bad)
-            continue
-        _sums(report, where, "inputs", files.filter(mine), **counts, **sizes)
-        _sums(report, where, "shards", shards.filter(mine), **kept, size_bytes=source.size_bytes, blocks=source.blocks)
-        _sums(report, where, "blocks", blocks.filter(mine), **kept)
-        _sums(report, where, "dead letters", dataset.dead_letters.filter(mine), records=bad)
-    by_shard = blocks.group_by("shard").agg(pl.col("documents").sum(), pl.col("tokens").sum(), pl.len().alias("blocks"))
-    numbered = shards.with_row_index("shard").select("shard", "path", "documents", "tokens", "blocks")
-    joined = numbered.join(by_shard, on="shard", how="full", suffix="_found", coalesce=True)
-    for row in joined.iter_rows(named=True):
-        if any(row[name] != row[f"{name}_found"] for name in ("documents", "tokens", "blocks")):
-            report.fault(str(row["path"]), "the tables of shards and blocks disagree about it")
-
-
-def _check_identity(dataset: Dataset, report: Report) -> None:
-    """What the manifest states of each source is what the tables have; in full, of each row of every table, too."""
-    if dataset.manifest.format == FIRST_FORMAT:
-        return
-    counted, stated = dataset.identities_of_tables, dataset.identities
-    for name, wanted in stated.items():
-        for kind in ("content", "document_ids"):
-            there, said = getattr(counted[name], kind), getattr(wanted, kind)
-            if there != said:
-                report.fault(f"source {name}", f"{kind} is {there[:16]} by its tables, the manifest says {said[:16]}")
-    if report.full:
-        parts = [(name, *part) for name in SCHEMAS for part in dataset.table_parts(name)]
-        if derived := dataset.manifest.derived:
-            parts.append(("masks", derived.masks, dataset.masks))
-        for name, entry, rows in parts:
-            content = hashlib.sha256()
-            for row in rows.iter_rows(named=True):
-                content.update(row_digest(row))
-            if content.hexdigest() != entry.content:
-                report.fault(f"table {name}", "its rows do not have the manifest's digest (content)")
-
-
-_BLOCKS_IN_ORDER = (pl.col("block") == pl.int_range(pl.len()).over("shard")).all()
-
-
-def _check_candidates(dataset: Dataset, report: Report) -> None:
-    """Each lies in a block that has so many documents and tokens. (Whether they are all, only bodies can say.)"""
-    candidates = dataset.candidates
-    joined = candidates.join(dataset.blocks, on=["source", "shard", "block"], how="left", suffix="_block")
-    candidate_tokens = pl.col("tokens").cast(pl.UInt64).sum().over("shard", "block")
-    fits = (
-        (pl.col("document") < pl.col("documents"))
-        & (candidate_tokens <= pl.col("tokens_block"))
-        & (pl.col("hash") < LIMIT)
-    )
-    if not joined.select(fits.fill_null(False).all()).item():
-        report.fault("table candidates", "a document of it is in no block, or should not be in it")
-    places = candidates.select("shard", "block", "document")
-    if not places.equals(places.unique().sort(places.columns)):
-        report.fault("table candidates", "its rows are not in the order of the shards, blocks and documents")
-
-
-def _sums(report: Report, where: str, label: str, frame: pl.DataFrame, **wanted: int) -> None:
-    for column, value in wanted.items():
-        total = int(frame[column].cast(pl.UInt64).sum())
-        if total != value:
-            report.fault(where, f"{column} of its {label} sum to {total:,}, the manifest says {value:,}")
 
 
 def _check_objects(dataset: Dataset, report: Report) -> None:
@@ -271,8 +144,11 @@ def _check_shards(
     tick: Callable[[int, int], None],
     only: Collection[str] | None,
 ) -> None:
-    shards = list(dataset.shards.iter_rows(named=True))
-    blocks = dataset.blocks.partition_by("shard", as_dict=True) if len(dataset.blocks) else {}
+    looked_at = dataset.shards.with_row_index("number")
+    if only is not None:
+        looked_at = looked_at.filter(pl.col("path").is_in(list(only)))
+    mine = dataset.blocks.filter(pl.col("shard").is_in(looked_at["number"].to_list()))
+    blocks = mine.partition_by("shard", as_dict=True) if len(mine) else {}
     candidates = dataset.candidates.partition_by("shard", as_dict=True) if len(dataset.candidates) else {}
     masks = dataset.masks.partition_by("shard", as_dict=True) if len(dataset.masks) else {}
     missing = {fault.where for fault in report.faults}
@@ -280,11 +156,7 @@ def _check_shards(
     if not dataset.manifest.backend.certificates:
         tokenizer = None  # ids that were imported: nobody said that the reference gives them
     undecided: list[str] = []
-    numbered = [
-        (number, row)
-        for number, row in enumerate(shards)
-        if row["path"] not in missing and (only is None or row["path"] in only)
-    ]
+    numbered = [(row.pop("number"), row) for row in looked_at.iter_rows(named=True) if row["path"] not in missing]
 
     def check(job: tuple[int, dict[str, Any]]) -> "_ShardResult":
         number, row = job

@@ -22,7 +22,7 @@ from ..order.plan import MixPlan
 from .base import Blocks
 from .shards import AddedBlocks, ShardBlocks, content_name, open_blocks
 
-MOST = 20_000  # entries of a plan: each is a block that is read when the order is made
+MOST = 2_000  # entries of a plan: of each a block is read whenever an order is made, some milliseconds on a disk
 DIGEST_CHARS = 8  # of a manifest, in the name of a source of what came
 
 

@@ -104,9 +104,11 @@ def _say_row(dataset: "Dataset", row: int, plan: Path, as_json: bool) -> "list[t
     from bamba.loader.global_order import Order
     from bamba.loader.lineage import origins
     from bamba.loader.order.plan import load
+    from bamba.loader.sources.descent import with_ancestors
     from bamba.loader.sources.shards import open_blocks
 
-    order = Order(load(plan), open_blocks(dataset, default_cache()))
+    loaded, cache = load(plan), default_cache()
+    order = Order(loaded, with_ancestors(loaded, open_blocks(dataset, cache), cache))
     parts = origins(order, row)
     if not as_json:
         for origin in parts:

@@ -24,6 +24,7 @@ from bamba_data.format.dataset import open_dataset
 from bamba_data.format.layout import manifest_path
 from bamba_data.format.masks import as_read
 from bamba_data.inspect import garbage
+from bamba_data.inspect.show import tree
 from bamba_data.inspect.stats import stats
 from bamba_data.inspect.trace import find_document, trace
 from bamba_data.inspect.verify import verify
@@ -187,6 +188,7 @@ def test_stats_and_trace_know_what_was_dropped(tiny_copy: Path) -> None:
     dataset = open_dataset(tiny_copy)
     rows = stats(dataset)[1]
     assert (rows.documents, rows.tokens, rows.shortest, rows.longest) == (19, sum(lengths), lengths[0], lengths[-1])
+    assert any("derived by `drop` from" in str(branch.label) for branch in tree(dataset).children)
     traced = trace(dataset, place, Fetcher())
     assert traced.dropped and traced.document_id == "doc-101"
     assert not trace(before, place, Fetcher()).dropped
