@@ -56,6 +56,11 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+def emit(text: str) -> None:
+    """A result as plain text, with a newline at its end, on stdout."""
+    sys.stdout.write(f"{printable(text)}\n")
+
+
 def say(line: str) -> None:
     """A line on stderr, for what is no result: stdout may be read by a program."""
     sys.stderr.write(f"{printable(line)}\n")

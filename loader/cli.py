@@ -11,6 +11,7 @@ import typer
 from bamba_data.cli.entry import group
 from bamba_data.cli.old_names import Command, OldName
 from bamba_data.cli.options import AsJson, Data
+from bamba_data.terminal import emit
 
 app = group(help="How rows are served: index text, pack documents, examine an order, simulate a plan.")
 
@@ -78,7 +79,7 @@ def index(
             )
         ]
     for source, summary in index_sources(sources, workers):
-        typer.echo(f"{source.name}: {summary}")
+        emit(f"{source.name}: {summary}")
 
 
 @app.command(cls=Command)

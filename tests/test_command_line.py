@@ -241,6 +241,46 @@ def test_controls_in_names_are_shown_and_not_obeyed(capsys: pytest.CaptureFixtur
     assert printable("tab\tand\nline") == "tab\tand\nline"
 
 
+#: Where streams are written to: here controls are escaped.
+EDGES = {"bamba_data/terminal.py", "bamba_data/exit_codes.py"}
+
+
+def test_whatever_is_written_to_a_stream_goes_through_the_one_place_that_escapes() -> None:
+    """Every command prints by `bamba_data.terminal`, or names `printable` where it writes itself."""
+    for path in [
+        path for room in ("bamba_data", "loader", "trainer", "pipelines") for path in (ROOT / room).rglob("*.py")
+    ]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            is_stream = called.endswith((".stdout.write", ".stderr.write")) or called == "stream.write"
+            if (is_stream or called in ("typer.echo", "typer.secho", "Console")) and "printable(" not in ast.unparse(
+                node
+            ):
+                where = path.relative_to(ROOT).as_posix()
+                assert where in EDGES or "__version__" in ast.unparse(node), f"{where}:{node.lineno}"
+
+
+EVIL = "x\x1b[2J\x9b1m\u202ey"
+
+
+def test_no_command_obeys_a_control_in_what_it_is_given(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every command, with a hostile word for each argument and each option that takes text."""
+    for words, command in commands():
+        line = words.split()
+        for param in command.params:
+            if param.param_type_name == "argument" and param.required:
+                line.append(f"{tmp_path}/{EVIL}")
+            elif param.required:
+                line += [param.opts[0], f"{tmp_path}/{EVIL}"]
+        run(app, line)
+        said = "".join(capfd.readouterr())
+        assert not set(said) & set("\x1b\x9b\u202e"), words
+        run(app, [*words.split(), f"--{EVIL}"])
+        assert not set("".join(capfd.readouterr())) & set("\x1b\x9b\u202e"), words
+
+
 def fail(text: str) -> None:
     raise UserError(text)
 

@@ -8,7 +8,6 @@ Losses are in nats a token. Under `torchrun` the model is sharded over the ranks
 
 import json
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,6 +21,7 @@ from bamba.loader import Reading, build_loader
 from bamba.loader.order.plan import loads
 from bamba_data.canonical_json import dumps
 from bamba_data.errors import UserError
+from bamba_data.terminal import emit
 
 from .checkpoint.reader import SavedCheckpoint
 from .checkpoint.restore import load
@@ -110,10 +110,10 @@ def print_losses(
         return
     if as_json:
         values = {name: {"loss": loss, "targets": count} for name, (loss, count) in found.items()}
-        sys.stdout.write(json.dumps({"step": saved.commit["step"], "losses": values}) + "\n")
+        emit(json.dumps({"step": saved.commit["step"], "losses": values}))
         return
     for name, (loss, count) in found.items():
-        sys.stdout.write(f"{name}: loss {loss:.4f}, perplexity {math.exp(loss):,.2f}, {count:,} targets\n")
+        emit(f"{name}: loss {loss:.4f}, perplexity {math.exp(loss):,.2f}, {count:,} targets")
 
 
 Rows = tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]

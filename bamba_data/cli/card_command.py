@@ -1,11 +1,10 @@
 """The command on what a dataset's folder says to people and other tools: card."""
 
-import sys
 from typing import Annotated
 
 import typer
 
-from bamba_data.terminal import printable
+from bamba_data.terminal import emit
 
 from .dataset_commands import LOOK
 from .entry import group
@@ -32,7 +31,7 @@ def card(
     dataset = open_dataset(url, version)
     made = refresh.card_of(dataset)
     if not (write or replace):
-        sys.stdout.write(printable(made.croissant.decode() if croissant and made.croissant else made.readme))
+        emit((made.croissant.decode() if croissant and made.croissant else made.readme).rstrip("\n"))
         return
     if version is not None or croissant or dataset.store.url != _place(url):
         raise UserError("--write and --replace put both files there, of the newest version: name neither one of them")

@@ -7,6 +7,7 @@ import typer
 from bamba_data.cli.entry import group
 from bamba_data.cli.old_names import Command, OldName
 from bamba_data.cli.options import Address, FailFast, Interval
+from bamba_data.terminal import emit
 
 from .build_commands import MAKE
 from .options import RECIPES, RecipeArgument, Workers
@@ -34,4 +35,4 @@ def index_on_ray(
 
     require("ray")
     for name, made in index(named(recipe, RECIPES), out, Options(address, workers, fail_fast), interval):
-        typer.echo(f"{name}: {made.summary}")
+        emit(f"{name}: {made.summary}")

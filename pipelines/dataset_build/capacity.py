@@ -5,9 +5,10 @@
 Every rate says where it was measured. With other rates: `rates = replace(MEASURED, line_bytes_per_core_second=…)`.
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from bamba_data.terminal import emit
 
 from .plan import INFLATED
 
@@ -162,4 +163,4 @@ def tables() -> Iterator[str]:
 
 
 def main() -> None:
-    sys.stdout.write("\n".join(tables()) + "\n")
+    emit("\n".join(tables()))

@@ -119,11 +119,14 @@ class Bars(Display):
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.text import Text
 
+        from bamba_data.terminal import console
+
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=28),
             DownloadColumn(),
             TimeRemainingColumn(compact=True),
+            console=console(),
         )
         self._task = self._progress.add_task(phase, total=None)
         self._counts = Text("")

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from bamba_data.terminal import console
+
 from .logs import people_log
 
 Tick = Callable[[int, int], None]
@@ -24,11 +26,10 @@ def shown(interval_seconds: float | None = None) -> Iterator[Tick]:
     if not sys.stderr.isatty():
         yield _lines(INTERVAL_SECONDS if interval_seconds is None else interval_seconds)
         return
-    from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
         task = bar.add_task("lock", total=None)
         # rich's Progress has a lock of its own: the threads that look up names may all call it.
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -13,6 +13,8 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any
 
+from bamba_data.terminal import printable
+
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -36,7 +38,7 @@ class _StreamOfNow(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = getattr(sys, self._stream)
-        stream.write(self.format(record) + "\n")
+        stream.write(printable(self.format(record)) + "\n")
         stream.flush()
 
 

@@ -24,13 +24,17 @@ from bamba_data import canonical_json
 from bamba_data.errors import BambaError, Unfinished, UserError
 from bamba_data.extras import require
 
+from ..observe.run_log import masked
 from ..observe.runs import Run
 from .connection import refuse_relative
 
 POLL_SECONDS = 1.0
 LOST_SECONDS = 120.0  # a cluster that does not answer for so long is gone
 WORKING = ("PENDING", "RUNNING")
-_CREDENTIALS = re.compile(r"://[^/\s]*@")
+#: A password may have a slash in it; a port has digits alone.
+_CREDENTIALS = re.compile(r"://[^/\s]*@|://[^/\s:@]+:(?!\d+(?:/|$))[^\s@'\"]*@")
+_QUERY = re.compile(r"(?:https?|s3)://[^\s'\"]*[?]")
+_SECRET_IN_QUERY = re.compile(r"(?i)[?&][^=&\s'\"]*(?:token|secret|sig|password|key|credential)[^=&\s'\"]*=")
 _STATUS = re.compile(r"status code (\d+)")
 _WRONGLY_ASKED = ("400", "401", "403", "413")  # refused for what was asked, or by whom
 _NO_AGENT_YET = "No available agent"  # a head that has just started; Ray answers 500
@@ -51,8 +55,14 @@ class Submission:
     def __post_init__(self) -> None:
         refuse_relative("--out", self.out)
         recipe = self.recipe_file.read_text(encoding="utf-8") if self.recipe_file else ""
-        if any(_CREDENTIALS.search(text) for text in (self.out, recipe, *self.arguments)):
+        seen = (self.out, *self.arguments)  # in Ray's list of jobs: the entrypoint, and what stands beside it
+        if any(_CREDENTIALS.search(text) or masked(text) != text for text in (recipe, *seen)):
             raise UserError("a URL with credentials in it is refused: the dashboard would show them; use secrets there")
+        if any(_QUERY.search(text) for text in seen) or _SECRET_IN_QUERY.search(recipe):
+            raise UserError(
+                "a URL with a query in it, which may hold credentials, is refused: the dashboard would show it; use "
+                "secrets there"
+            )
 
     @property
     def stem(self) -> str:
@@ -87,7 +97,10 @@ class Cluster:
         self.address = address
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it tells of every socket
         with self._typed_errors():
-            self._client = JobSubmissionClient(address)
+            try:
+                self._client = JobSubmissionClient(address)
+            except ValueError as error:
+                raise UserError(f"{address!r} is no address of a job server, such as http://127.0.0.1:8265") from error
 
     def submit(self, what: Submission) -> tuple[str, bool]:
         """Submit, or join the attempt that works on the same. A cluster that has just started, and takes no jobs yet,

@@ -183,7 +183,17 @@ def test_where_no_cluster_is_nothing_is_started(tmp_path: Path) -> None:
 RUN = Run("demo-0123456789ab", "build", "demo")
 
 
-@pytest.mark.parametrize("url", ["s3://key:canary@bucket/x", "https://canary@host/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:canary@bucket/x",
+        "https://canary@host/x",
+        "https://user:can/ary@host/x",
+        "https://host/x?token=canary",
+        "https://host/x?a=1&X-Amz-Signature=canary",
+        "s3://bucket/x?secret=canary",
+    ],
+)
 def test_credentials_in_a_url_never_reach_the_dashboard(url: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="credentials") as in_out:
         Submission(RUN, url, ())
@@ -193,6 +203,18 @@ def test_credentials_in_a_url_never_reach_the_dashboard(url: str, tmp_path: Path
     with pytest.raises(UserError, match="credentials") as in_file:
         Submission(RUN, "/out", ("mine.yaml",), tmp_path / "mine.yaml")
     assert "canary" not in f"{in_out.value}{in_file.value}"
+
+
+def test_a_secret_of_the_environment_never_reaches_the_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "canary-of-the-hub")
+    with pytest.raises(UserError, match="credentials") as refused:
+        Submission(RUN, "/out", ("demo", "--set", "corpora.0.base=https://host/canary-of-the-hub/x"))
+    assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["https://host:8443/x@v1", "hf://datasets/org/name@main", "s3://bucket/a:b"])
+def test_a_url_without_a_secret_is_no_secret(url: str) -> None:
+    assert url in Submission(RUN, "/out", ("demo", "--set", f"corpora.0.base={url}")).entrypoint
 
 
 def test_a_relative_place_is_refused() -> None:

@@ -4,13 +4,12 @@ With `verify` every byte of them is read. The mark is taken from one that is who
 """
 
 import json
-import sys
 import time
 from typing import Any
 
 from bamba_data.errors import CorruptCheckpoint, UserError
 from bamba_data.storage.store import Store, open_store
-from bamba_data.terminal import printable
+from bamba_data.terminal import emit
 
 from ..observe.messages import say
 from .marks import lift, read_mark
@@ -31,7 +30,7 @@ def print_checkpoints(run: str, *, verify: bool, lifted: str | None, as_json: bo
     for status in statuses(store, read=verify):
         total += 1
         damaged += bool(status.faults)
-        sys.stdout.write(f"{json.dumps(_fields(status)) if as_json else printable(_line(status))}\n")
+        emit(json.dumps(_fields(status)) if as_json else _line(status))
     if not total:
         raise UserError(f"{store.url}: there are no checkpoints here")
     if damaged:

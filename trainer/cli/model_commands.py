@@ -50,9 +50,11 @@ def generate(
     seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 1,
 ) -> None:
     """Continue a text, for a look at what a model writes."""
+    from bamba_data.terminal import emit
+
     from ..sampling import generated
 
-    typer.echo(generated(checkpoint, prompt, tokenizer, tokens, temperature, top, seed))
+    emit(generated(checkpoint, prompt, tokenizer, tokens, temperature, top, seed))
 
 
 @app.command(rich_help_panel=MODELS)
@@ -129,7 +131,7 @@ def arithmetic(
 
     Upper bounds of speed on one GPU: what is counted must be done. docs/arithmetic.md says what is counted.
     """
-    from bamba_data.terminal import print_json, printable
+    from bamba_data.terminal import emit, print_json
 
     from ..arithmetic.ask import question
     from ..arithmetic.plot import draw_ratios
@@ -141,7 +143,7 @@ def arithmetic(
     if as_json:
         print_json(answer(asked))
     else:
-        typer.echo(printable("\n".join(tables(asked))))
+        emit("\n".join(tables(asked)))
 
 
 def _one_place(option: Place | None, argument: Place | None, metavar: str) -> Place:

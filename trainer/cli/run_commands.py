@@ -1,6 +1,5 @@
 """The commands on a training run: train, checkpoints, memory, health."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from bamba_data.cli.entry import group
 from bamba_data.cli.options import AsJson, Data, Set
 from bamba_data.cli.schema_command import FieldArgument, print_schema
 from bamba_data.errors import UserError
+from bamba_data.terminal import emit
 
 app = group()
 RUNS = "Runs"
@@ -64,7 +64,7 @@ def train(
         begun = overrides_of_start(start_from, overrides or [])
     loaded = load_recipe(recipe, [*(overrides or []), *urls, *begun])
     if show:
-        sys.stdout.write(resolved(loaded))
+        emit(resolved(loaded).rstrip("\n"))
         return
     if not out:
         raise UserError("--out is missing or empty: the folder of the run, a local path or s3://bucket/prefix")

@@ -8,6 +8,8 @@ import contextlib
 import logging
 import sys
 
+from bamba_data.terminal import printable
+
 NAME = "bamba.training"  # not `bamba.trainer`: loggers of modules would be below it, and not propagate either
 
 
@@ -17,7 +19,7 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # Nobody may look: a log on a full disk, or a reader that went away, ends no training.
         with contextlib.suppress(OSError):
-            sys.stderr.write(f"{self.format(record)}\n")
+            sys.stderr.write(f"{printable(self.format(record))}\n")
             sys.stderr.flush()
 
 
