@@ -14,6 +14,7 @@ EXTRAS = {
     **dict.fromkeys(("ray", "gigatoken"), "ray"),
     **dict.fromkeys(("torch", "safetensors", "tensorboard", "torchao", "pynvml"), "trainer"),
     "matplotlib": "plot",
+    "gguf": "gguf",
 }
 
 

@@ -61,13 +61,22 @@ def generate(
 def export(
     checkpoint: Checkpoint,
     folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", help="As --out.", hidden=True)] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="A new local folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="A new local folder; of gguf a file, NAME.gguf.")
+    ] = None,
     layout: Annotated[
-        str, typer.Option(help="bamba (BambaForCausalLM), or granite (GraniteMoeHybridForCausalLM, for vLLM).")
+        str,
+        typer.Option(
+            help="bamba (BambaForCausalLM), granite (GraniteMoeHybridForCausalLM, for vLLM), gguf (llama.cpp)."
+        ),
     ] = "bamba",
     dtype: Annotated[str | None, typer.Option(help="bfloat16, which it is without it, or float32.")] = None,
     quantize: Annotated[
         str | None, typer.Option(help="fp8: the linears in e4m3 with a scale a row, as llm-compressor's FP8_DYNAMIC.")
+    ] = None,
+    type_: Annotated[
+        str | None,
+        typer.Option("--type", help="Of gguf: f32, bf16, which it is without it, or q8_0 (8.5 bits a weight)."),
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(metavar="FILE", help="Another tokenizer.json than the dataset's; 'none' writes none.")
@@ -77,14 +86,15 @@ def export(
     ] = None,
     eos: Annotated[str | None, typer.Option(help="The token that ends a document; as in training without it.")] = None,
 ) -> None:
-    """Write a checkpoint as a Hugging Face folder that opens in transformers, and by --layout granite in vLLM.
+    """Write a checkpoint for transformers, by --layout granite for vLLM, by --layout gguf for llama.cpp.
 
-    It holds config.json, generation_config.json, safetensors, the tokenizer and a model card.
+    A Hugging Face folder holds config.json, generation_config.json, safetensors, the tokenizer and a model card; a GGUF
+    file holds all in one.
     """
     from ..hf.layouts import ExportOptions, export_checkpoint
 
     place = _one_place(out, folder, "FOLDER")
-    export_checkpoint(checkpoint, place, layout, ExportOptions(dtype, quantize), tokenizer, bos, eos)
+    export_checkpoint(checkpoint, place, layout, ExportOptions(dtype, quantize, type_), tokenizer, bos, eos)
 
 
 @app.command("import", rich_help_panel=MODELS)

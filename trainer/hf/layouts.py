@@ -3,6 +3,7 @@
     layout       opens in                                   can be told
     bamba        transformers                               --dtype, --quantize
     granite      vLLM, transformers                         --dtype, --quantize
+    gguf         llama.cpp, and what is built on it         --type
 
 A layout is a value with a writer. Another one is another line of `LAYOUTS`: the command, its help and the refusal of
 options that a layout does not have follow from it.
@@ -18,7 +19,8 @@ from bamba_data.errors import UserError
 
 from ..checkpoint.reader import SavedCheckpoint
 from ..checkpoint.tokenizer import RunTokenizer, of_checkpoint
-from .export import export
+from ..gguf.export import TYPES, export_gguf
+from .export import export, max_position_of
 from .form import BAMBA, GRANITE, FolderForm
 
 
@@ -29,10 +31,12 @@ class ExportOptions:
     Attributes:
         dtype: `bfloat16` or `float32`: of the matrices.
         quantize: `fp8`.
+        type: `f32`, `bf16` or `q8_0`: of the matrices in a GGUF file.
     """
 
     dtype: str | None = None
     quantize: str | None = None
+    type: str | None = None
 
     def stated(self) -> dict[str, str]:
         """The options that were given, by name."""
@@ -69,11 +73,18 @@ def _folder_writer(form: FolderForm) -> Callable[[SavedCheckpoint, Path, ExportO
     return write
 
 
+def _write_gguf(saved: SavedCheckpoint, out: Path, options: ExportOptions, tokenizer: RunTokenizer | None) -> None:
+    if tokenizer is None:
+        raise UserError("--tokenizer none: llama.cpp opens no model without its tokenizer, so a GGUF file holds it")
+    export_gguf(saved, out, options.type or "bf16", tokenizer, max_position_of(saved))
+
+
 FOLDER_OPTIONS = {"dtype": ("bfloat16", "float32"), "quantize": ("fp8",)}
 
 LAYOUTS: dict[str, Layout] = {
     "bamba": Layout(f"{BAMBA.class_name}: {BAMBA.opened_by}", FOLDER_OPTIONS, _folder_writer(BAMBA)),
     "granite": Layout(f"{GRANITE.class_name}: {GRANITE.opened_by}", FOLDER_OPTIONS, _folder_writer(GRANITE)),
+    "gguf": Layout("one file: llama.cpp", {"type": TYPES}, _write_gguf),
 }
 
 
