@@ -69,7 +69,7 @@ def test_datasets_have_the_verbs_and_runs_and_models_a_group_of_their_own() -> N
     top = command_of("").commands
     assert {"show", "build", "versions", "submit"} <= set(top)
     assert set(top["model"].commands) == {
-        *("train", "pretrain", "evaluate", "generate", "export", "import", "checkpoints", "health", "memory"),
+        *("train", "pretrain", "evaluate", "generate", "export", "push", "import", "checkpoints", "health", "memory"),
         *("arithmetic", "schema"),
     }
     assert set(top["loader"].commands) == {"index", "pack", "quality", "simulate"}

@@ -6,7 +6,7 @@ The token is that client's business: HF_TOKEN, or what `hf auth login` left. It 
 import contextlib
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -100,12 +100,16 @@ class HubRepo:
             )
         return Path(file).read_bytes()
 
-    def upload(self, folder: Path, message: str) -> None:
+    def upload(self, folder: Path, message: str, delete: Sequence[str] = ()) -> None:
         """All files of a folder, by the client's upload of large folders: in commits of hundreds of files, and what the
-        hub has is not sent again."""
+        hub has is not sent again. What matches a pattern of `delete`, and is not in the folder, goes."""
         with self._faults():
             self._api.upload_folder(
-                repo_id=self.id, folder_path=str(folder), repo_type=self.kind, commit_message=message
+                repo_id=self.id,
+                folder_path=str(folder),
+                repo_type=self.kind,
+                commit_message=message,
+                delete_patterns=list(delete) or None,
             )
 
     def commit(self, files: Mapping[str, bytes], message: str, parent: str) -> str:

@@ -1,11 +1,6 @@
-"""A pushed version lies whole on the hub, as whoever pulls it finds; nothing else of the place does, and no secret.
-
-huggingface_hub reads HF_ENDPOINT when it is imported: every push is a process of its own, by the real client. The hub
-on loopback has no Xet, which clients do without where they are told so.
-"""
+"""A pushed version lies whole on the hub, as whoever pulls it finds; nothing else of the place does, and no secret."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,11 +14,11 @@ from bamba_data.exchange.hub_repo import HubRepo, git_blob_id
 from bamba_data.format.dataset import open_dataset
 from bamba_data.inspect.verify import verify
 from pipelines.cli import app, run
+from tests.pushing import TOKEN, command, environment
 from tests.servers.faults import Fault, Status
 from tests.servers.hub import HubServer
 
 REPO = "acme/tiny"
-TOKEN = "hf_secret_of_these_tests"
 
 
 @pytest.fixture
@@ -31,17 +26,6 @@ def hub(tmp_path: Path) -> Iterator[HubServer]:
     (tmp_path / "hub").mkdir()
     with HubServer(tmp_path / "hub", writer=TOKEN) as server:
         yield server
-
-
-def command(hub: HubServer, home: Path, *words: str, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    env |= {**hub.env(home), "HF_HUB_DISABLE_XET": "1"} | ({"HF_TOKEN": token} if token else {})
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", *words], env=env, capture_output=True, text=True, check=False
-    )
-    assert TOKEN not in done.stdout + done.stderr
-    assert hub.leaks == []
-    return done
 
 
 def push(hub: HubServer, data: Path, home: Path, *words: str) -> dict[str, Any]:
@@ -91,7 +75,7 @@ def test_a_derived_version_is_pushed_beside_the_one_that_it_came_of(
     (tmp_path / "ids.txt").write_text("doc-0\ndoc-101\n")
     assert run(app, ["drop", str(tiny_copy), "--list", str(tmp_path / "ids.txt")]) == 0
     second = push(hub, tiny_copy, tmp_path / "home")
-    assert (second["version"], second["files"]) == (2, 4)  # a manifest, masks, and the tables that changed
+    assert (second["version"], second["files"]) == (2, 2)  # a manifest and the masks
     assert second["files_there"] > 10
     copy = pulled(hub, tmp_path / "copy")
     for version in ("1", "2"):
@@ -177,7 +161,7 @@ print(len(whole), len(rows))
 @pytest.mark.costly
 def test_datasets_loads_it_from_the_hub_as_a_whole_and_by_source(hub: HubServer, tiny: Path, tmp_path: Path) -> None:
     push(hub, tiny, tmp_path / "home")
-    env = {**os.environ, **hub.env(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    env = environment(hub, tmp_path / "home", None)
     done = subprocess.run([sys.executable, "-c", LOAD], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     sources = {source.name: source.account.kept for source in open_dataset(tiny).manifest.sources}

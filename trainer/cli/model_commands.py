@@ -1,4 +1,4 @@
-"""The commands on a model: evaluate, generate, export, import, arithmetic."""
+"""The commands on a model: evaluate, generate, export, push, import, arithmetic."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -95,6 +95,37 @@ def export(
 
     place = _one_place(out, folder, "FOLDER")
     export_checkpoint(checkpoint, place, layout, ExportOptions(dtype, quantize, type_), tokenizer, bos, eos)
+
+
+@app.command(rich_help_panel=MODELS)
+def push(
+    checkpoint: Checkpoint,
+    to: Annotated[str, typer.Argument(metavar="HUB", help="hf://ORG/NAME.")],
+    layout: Annotated[str, typer.Option(help="As of export.")] = "bamba",
+    dtype: Annotated[str | None, typer.Option(help="As of export.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="As of export.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="As of export.")] = None,
+    bos: Annotated[str | None, typer.Option(help="As of export.")] = None,
+    eos: Annotated[str | None, typer.Option(help="As of export.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="If the repository is made now.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Export a checkpoint and put it on a hub, on main and as the revision step<step>-tokens<n>."""
+    from bamba_data.exchange.hub_repo import HubRepo
+    from bamba_data.terminal import print_json, say
+
+    from ..hf.layouts import ExportOptions
+    from ..hf.pushing import push_checkpoint
+
+    repo = HubRepo.at(to, "model")
+    pushed = push_checkpoint(checkpoint, repo, layout, ExportOptions(dtype, quantize), tokenizer, bos, eos, private)
+    if as_json:
+        print_json(pushed)
+    else:
+        done = "was there already" if pushed.was_there else "is pushed"
+        typer.echo(f"{pushed.url}@{pushed.revision} {done} (commit {pushed.commit[:12]})")
+    if pushed.readme_left_alone:
+        say("its README.md is not ours: it was left as it is")
 
 
 @app.command("import", rich_help_panel=MODELS)
