@@ -1,6 +1,7 @@
 """Pushes to a hub on loopback, by the real client, each in a process of its own.
 
-For that client reads HF_ENDPOINT when it is imported. The hub there has no Xet, which clients do without where they are told so.
+For that client reads HF_ENDPOINT when it is imported. The hub there has no Xet, which clients do without where they are
+told so.
 """
 
 import os

@@ -25,6 +25,7 @@ from .token_blocks import SourceShard, TokenBlock
 
 SCHEMA = pa.schema([pa.field("tokens", pa.uint32(), nullable=False)])
 COUNTS = f"{META}/counts.csv"
+BUFFER_BYTES = 4 << 20
 
 
 class ArrowExport:
@@ -46,7 +47,12 @@ class ArrowExport:
 
     def write(self, shard: SourceShard, blocks: Iterator[TokenBlock]) -> Written:
         documents = tokens = 0
-        with self._files.file(shard.stem) as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        with (
+            self._files.file(shard.stem) as path,
+            # Gathered, and not by Python: a batch is half a dozen small writes.
+            pa.output_stream(str(path), buffer_size=BUFFER_BYTES) as file,
+            pa.ipc.new_file(file, SCHEMA) as writer,
+        ):
             for block in blocks:
                 _write_batches(writer, block)
                 documents += len(block.counts)

@@ -46,7 +46,7 @@ class JsonlExport:
 
     def write(self, shard: SourceShard, blocks: Iterator[TokenBlock]) -> Written:
         documents = tokens = 0
-        with self._files.file(shard.stem) as file:
+        with self._files.file(shard.stem) as path, path.open("wb") as file:
             for block in blocks:
                 if len(block.ids) and int(block.ids.max()) >= len(self._texts):
                     raise CorruptShard(shard.row["path"], f"has an id beyond the vocabulary of {len(self._texts):,}")

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from bamba_data.format.layout import shard_folder
 from bamba_data.storage.local_disk import naming
@@ -35,14 +34,13 @@ class ShardFiles:
         self._list = resources.enter_context(AppendedFile(self._out / self._list_name, size))
 
     @contextmanager
-    def file(self, stem: str) -> Iterator[BinaryIO]:
-        """A file to write a shard into; it is there when the block has ended without an exception."""
+    def file(self, stem: str) -> Iterator[Path]:
+        """Where to write a shard; it is in its place when the block has ended without an exception."""
         path = self.folder / f"{stem}{self._ending}"
         part = path.with_name(f"{path.name}.part")
         with naming(path):
-            with part.open("wb") as file:
-                yield file
-                file.flush()
+            yield part
+            with part.open("rb") as file:
                 os.fsync(file.fileno())
             put_in_place(part, path)
 
