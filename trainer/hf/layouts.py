@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from bamba_data.errors import UserError
+from bamba_data.extras import require
 
 from ..checkpoint.reader import SavedCheckpoint
 from ..checkpoint.tokenizer import RunTokenizer, of_checkpoint
@@ -74,6 +75,7 @@ def _folder_writer(form: FolderForm) -> Callable[[SavedCheckpoint, Path, ExportO
 
 
 def _write_gguf(saved: SavedCheckpoint, out: Path, options: ExportOptions, tokenizer: RunTokenizer | None) -> None:
+    require("gguf")
     if tokenizer is None:
         raise UserError("--tokenizer none: llama.cpp opens no model without its tokenizer, so a GGUF file holds it")
     export_gguf(saved, out, options.type or "bf16", tokenizer, max_position_of(saved))

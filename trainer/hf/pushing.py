@@ -62,10 +62,12 @@ def push_checkpoint(
         private: of a repository that is made.
 
     Raises:
-        UserError: the revision is there with another content.
+        UserError: the revision is there with another content; `layout` makes no folder.
         AccessDenied: the token may not write there, or there is none.
         StoreUnavailable: the hub does not answer now; the same command goes on.
     """
+    if layout == "gguf":
+        raise UserError("--layout gguf: what is pushed is a folder that transformers opens: bamba or granite")
     saved = SavedCheckpoint(checkpoint)
     revision = revision_of(saved)
     with tempfile.TemporaryDirectory(prefix="push-", dir=scratch_folder()) as work:
