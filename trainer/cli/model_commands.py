@@ -130,13 +130,13 @@ def push(
 
 @app.command("import", rich_help_panel=MODELS)
 def import_(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A local folder with config.json and safetensors.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A local folder with config.json and weights.")],
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="As --out.", hidden=True)] = None,
     out: Annotated[
         str | None, typer.Option("--out", metavar="URL", help="The new run: a local path or s3://bucket/prefix.")
     ] = None,
 ) -> None:
-    """Make a Hugging Face Bamba, or dense Granite hybrid, the first checkpoint of a run, bit for bit.
+    """Make a Bamba or dense Granite hybrid of Hugging Face, or a hybrid of mamba_ssm, the first checkpoint of a run.
 
     A recipe begins with it by `start_from`.
     """

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from bamba_data.errors import UserError
 
 from ..model.config import ModelConfig
-from . import bamba_config, bamba_tensors, granite_config, granite_tensors
+from . import bamba_config, bamba_tensors, granite_config, granite_tensors, mamba_ssm
 from .tensor_mapping import TensorMapping
 
 
@@ -19,24 +19,33 @@ class WriteConfig(Protocol):
     ) -> dict[str, Any]: ...
 
 
-@dataclass(frozen=True)
-class FolderForm:
-    """One class of `transformers`.
+@dataclass(frozen=True, kw_only=True)
+class ForeignForm:
+    """A class of another library, of which an import reads folders.
 
     Attributes:
         class_name: The class that opens the folder.
-        opened_by: What else opens it, in words.
-        config_json: What config.json says.
-        config_of: The way back; it raises UserError for a field that our model cannot be, or that it does not know.
+        config_of: Our config of theirs; it raises UserError for a field that our model cannot be, or does not know.
         tensors: Every tensor of theirs, and where it lies in ours.
-        refuse_unsayable: Raises UserError for a model of ours that this form cannot say.
     """
 
     class_name: str
-    opened_by: str
-    config_json: WriteConfig
     config_of: Callable[[Any, str], ModelConfig]
     tensors: Callable[[ModelConfig], Iterator[TensorMapping]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderForm(ForeignForm):
+    """A class of `transformers`, of which an export writes folders as well.
+
+    Attributes:
+        opened_by: What else opens it, in words.
+        config_json: What config.json says.
+        refuse_unsayable: Raises UserError for a model of ours that this form cannot say.
+    """
+
+    opened_by: str
+    config_json: WriteConfig
     refuse_unsayable: Callable[[ModelConfig], None] = lambda config: None
 
 
@@ -57,12 +66,20 @@ GRANITE = FolderForm(
     refuse_unsayable=granite_config.refuse_unsayable,
 )
 
-#: By what config.json calls `model_type`: the forms that an import reads.
+MAMBA_SSM = ForeignForm(
+    class_name="MambaLMHeadModel of Mamba2 and MLPs",
+    config_of=mamba_ssm.config_of,
+    tensors=mamba_ssm.tensor_mappings,
+)
+
+#: By what config.json calls `model_type`: the forms that an import reads, beside mamba_ssm's, which has no such field.
 BY_MODEL_TYPE = {"bamba": BAMBA, "granitemoehybrid": GRANITE}
 
 
-def form_of(theirs: Any, where: str) -> FolderForm:
-    """The form of this config.json, by its `model_type`; `UserError` where it is none that we read."""
+def form_of(theirs: Any, where: str) -> ForeignForm:
+    """The form of this config.json; `UserError` where it is none that we read."""
+    if mamba_ssm.is_mamba_ssm(theirs):
+        return MAMBA_SSM
     kind = theirs.get("model_type", "bamba") if isinstance(theirs, dict) else "bamba"
     if kind not in BY_MODEL_TYPE:
         raise UserError(f"{where}: model_type is {kind!r}, known are {', '.join(BY_MODEL_TYPE)}")

@@ -1,4 +1,4 @@
-"""A Hugging Face folder of any of our forms as a checkpoint of ours, bit for bit; a recipe begins with it by
+"""A folder of any form that we read (form.py) as a checkpoint of ours, bit for bit; a recipe begins with it by
 `start_from: OUT`. Tensors pass one by one."""
 
 import json
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bamba_data.canonical_json import sha256
@@ -22,8 +21,9 @@ from ..checkpoint.tokenizer import FILE, of_file
 from ..model.bamba import Bamba
 from ..model.config import ModelConfig
 from ..observe.messages import rank_zero_logger, say
-from .form import FolderForm, form_of
+from .form import ForeignForm, form_of
 from .tensor_mapping import TensorMapping
+from .weights import StoredTensor, stored_tensors
 
 
 def imported(folder: Path, out: str) -> None:
@@ -32,11 +32,11 @@ def imported(folder: Path, out: str) -> None:
     theirs = _config(folder / "config.json")
     form = form_of(theirs, str(folder / "config.json"))
     config = form.config_of(theirs, str(folder / "config.json"))
-    files = _files(folder)
+    stored = stored_tensors(folder)
     wanted = [piece.theirs for piece in form.tensors(config)]
-    if missing := sorted(set(wanted) - set(files)):
+    if missing := sorted(set(wanted) - set(stored)):
         raise UserError(f"{folder}: {len(missing)} tensors are missing, {missing[0]} among them")
-    if extra := sorted(set(files) - set(wanted)):
+    if extra := sorted(set(stored) - set(wanted)):
         raise UserError(f"{folder}: {len(extra)} tensors are of no {form.class_name}, {extra[0]} among them")
     store, name = open_store(f"{out}/checkpoints"), commits.folder_name(0, secrets.token_hex(3))
     lease = Lease(store, rank_zero_logger())
@@ -50,7 +50,7 @@ def imported(folder: Path, out: str) -> None:
             "imported": True,
             "hf": _kept(theirs, folder, store, name),
         }
-        write(store, name, _tensors(config, form, files), about)
+        write(store, name, _tensors(config, form, stored), about)
     finally:
         lease.release()
     say(f"{out}: the model of {folder}")
@@ -96,24 +96,7 @@ def _one(token: Any) -> int | None:
     return first if isinstance(first, int) else None
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Which file holds which tensor."""
-    file_of: dict[str, Path] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                names = list(opened.keys())
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file}: not readable as safetensors ({error})") from None
-        if twice := sorted(file_of.keys() & set(names)):
-            raise UserError(f"{file}: {twice[0]} stands in {file_of[twice[0]].name}, too")
-        file_of |= dict.fromkeys(names, file)
-    if not file_of:
-        raise UserError(f"{folder}: no .safetensors file is there")
-    return file_of
-
-
-def _tensors(config: ModelConfig, form: FolderForm, files: dict[str, Path]) -> Iterator[tuple[str, Tensor]]:
+def _tensors(config: ModelConfig, form: ForeignForm, stored: dict[str, StoredTensor]) -> Iterator[tuple[str, Tensor]]:
     """Ours, in float32, each put together of its pieces."""
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in Bamba(config).named_parameters()}
@@ -123,10 +106,9 @@ def _tensors(config: ModelConfig, form: FolderForm, files: dict[str, Path]) -> I
     for name, parts in by_ours.items():
         whole = torch.empty(shapes[name])
         for piece in parts:
-            with safe_open(files[piece.theirs], framework="pt") as opened:
-                theirs = opened.get_tensor(piece.theirs)
+            theirs = stored[piece.theirs].read()
             expected = [piece.end - piece.start, *([1] if piece.middle else []), *whole.shape[1:]]
             if list(theirs.shape) != expected:
-                raise UserError(f"{files[piece.theirs]}: {piece.theirs} is {list(theirs.shape)}, not {expected}")
+                raise UserError(f"{stored[piece.theirs].file}: {piece.theirs} is {list(theirs.shape)}, not {expected}")
             piece.into(whole, theirs)
         yield f"model.{name}", whole
