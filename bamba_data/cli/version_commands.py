@@ -18,7 +18,7 @@ Why = Annotated[str, typer.Option("--why", help="The reason, which readers are t
 @app.command(rich_help_panel=VERSIONS)
 def versions(url: Place, as_json: AsJson = False) -> None:
     """List the versions of a dataset: which are offered, withdrawn, expired, tagged."""
-    from bamba_data.format.catalog import listed
+    from bamba_data.catalog import listed
     from bamba_data.storage.store import open_store
 
     known = listed(open_store(url))
@@ -43,8 +43,8 @@ def withdraw(
     undo: Annotated[bool, typer.Option("--undo", help="Offer it again.")] = False,
 ) -> None:
     """Take a version back: who asks for the newest gets another, who asks for it is told. Nothing is removed."""
-    from bamba_data.format.catalog import offer_again
-    from bamba_data.format.catalog import withdraw as take_back
+    from bamba_data.catalog import offer_again
+    from bamba_data.catalog import withdraw as take_back
     from bamba_data.storage.store import open_store
 
     store = open_store(url)
@@ -69,8 +69,8 @@ def expire(
 
     By number, or by a rule; no rule takes the newest, or one that is tagged.
     """
+    from bamba_data import catalog
     from bamba_data.errors import UserError
-    from bamba_data.format import catalog
     from bamba_data.storage.store import open_store
 
     has_rule = keep is not None or older_than is not None
@@ -97,8 +97,8 @@ def tag(
     remove: Annotated[bool, typer.Option("--remove", help="Remove the tag, not the version.")] = False,
 ) -> None:
     """Give a version a name, by which it is read and which keeps it from expiring."""
+    from bamba_data import catalog
     from bamba_data.errors import UserError
-    from bamba_data.format import catalog
     from bamba_data.storage.store import open_store
 
     store = open_store(url)

@@ -16,9 +16,9 @@ import yaml
 from bamba_data.card.licences import hub_licences
 from bamba_data.card.readme import tail_of
 from bamba_data.card.refresh import card_of, refresh
+from bamba_data.catalog import expire, offer_again, tag, untag, withdraw
 from bamba_data.cli import app
 from bamba_data.errors import UserError
-from bamba_data.format.catalog import expire, offer_again, tag, untag, withdraw
 from bamba_data.format.dataset import Dataset, open_dataset
 from bamba_data.inspect import garbage
 from bamba_data.inspect.verify import verify

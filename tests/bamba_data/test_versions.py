@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bamba_data import catalog
 from bamba_data.errors import CorruptManifest, DatasetNotFound, UserError, Withdrawn
-from bamba_data.format import catalog, version_marks
+from bamba_data.format import version_marks
 from bamba_data.format.dataset import open_dataset
 from bamba_data.format.layout import mark_path, tag_path
 from bamba_data.format.versions import read_version, versions

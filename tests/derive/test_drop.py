@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bamba_data import canonical_json
 from bamba_data.card.refresh import refresh
+from bamba_data.catalog import expire, withdraw
 from bamba_data.derive.choosing import choose
 from bamba_data.derive.document_list import read_list
 from bamba_data.derive.dropping import drop
@@ -19,7 +20,6 @@ from bamba_data.derive.restating import restated, source_as_left
 from bamba_data.derive.saving import save_table
 from bamba_data.errors import CorruptManifest, PublishConflict, UserError
 from bamba_data.format import manifest as manifests
-from bamba_data.format.catalog import expire, withdraw
 from bamba_data.format.dataset import open_dataset
 from bamba_data.format.layout import manifest_path
 from bamba_data.format.masks import as_read

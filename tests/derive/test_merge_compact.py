@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from bamba_data.catalog import expire
 from bamba_data.derive.compacting import compact
 from bamba_data.derive.merging import merge
 from bamba_data.derive.subsetting import subset
 from bamba_data.errors import UserError
-from bamba_data.format.catalog import expire
 from bamba_data.format.dataset import open_dataset
 from bamba_data.inspect import garbage
 from bamba_data.inspect.trace import find_document, trace

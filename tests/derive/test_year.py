@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bamba_data.catalog import expire, offer_again, withdraw
 from bamba_data.derive.compacting import compact
 from bamba_data.derive.merging import merge
 from bamba_data.derive.subsetting import subset
-from bamba_data.format.catalog import expire, offer_again, withdraw
 from bamba_data.format.dataset import open_dataset
 from bamba_data.format.lineage import ancestors
 from bamba_data.inspect import garbage

@@ -112,7 +112,7 @@ def push(
 ) -> None:
     """Export a checkpoint and put it on a hub, on main and as the revision step<step>-tokens<n>."""
     from bamba_data.exchange.hub_repo import HubRepo
-    from bamba_data.terminal import print_json, say
+    from bamba_data.terminal import emit, print_json, say
 
     from ..hf.layouts import ExportOptions
     from ..hf.pushing import push_checkpoint
@@ -123,7 +123,7 @@ def push(
         print_json(pushed)
     else:
         done = "was there already" if pushed.was_there else "is pushed"
-        typer.echo(f"{pushed.url}@{pushed.revision} {done} (commit {pushed.commit[:12]})")
+        emit(f"{pushed.url}@{pushed.revision} {done} (commit {pushed.commit[:12]})")
     if pushed.readme_left_alone:
         say("its README.md is not ours: it was left as it is")
 
