@@ -28,6 +28,7 @@ LIVES_SECONDS = 900.0
 SWEEP_LIVES_SECONDS = 60.0  # so long a build waits at most for a sweep that was killed; it asks before every batch
 TOUCHES_A_LIFE = 6
 POLL_SECONDS = 1.0
+LOOKS, LOOK_SECONDS = 60, 0.2
 WAIT_SECONDS = 3600.0
 _SWEEP = f"{LEASES}/sweep-"
 _DEPOSED = ".deposed"
@@ -77,6 +78,12 @@ class Fence:
     def check(self) -> None:
         """Return if it is ours, and for the next minutes. Raises FenceLost if we were passed over."""
         against = self._against()
+        for _ in range(LOOKS):
+            if self._is_deposed or not against:
+                break
+            # Who only asks shows its lease for a moment, too, and takes it back when it has seen ours.
+            time.sleep(LOOK_SECONDS)
+            against = self._against()
         if against or self._is_deposed:
             other = ", ".join(against) or f"{self.path}{_DEPOSED}"
             raise FenceLost(

@@ -1,5 +1,6 @@
 """Builds hold the fence together, a sweep alone; who was silent for too long is told so, and nobody waits for ever."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -108,9 +109,30 @@ def test_a_build_waits_for_a_sweep_says_so_once_and_leaves_no_lease_meanwhile(
         thread.start()
         wait_for(lambda: said, what="a word")
         assert not held.wait(0.5)
-        sweep.check()
+        for _ in range(10):  # the build that asks again and again takes nothing from the sweep
+            sweep.check()
     thread.join(30)
     assert held.is_set() and len(said) == 1 and "waiting for a sweep" in said[0]
+
+
+def test_a_sweep_that_is_refused_again_and_again_takes_nothing_from_a_build(store: Store) -> None:
+    done, refused = threading.Event(), []
+
+    def sweeps() -> None:
+        while not done.is_set():
+            with contextlib.suppress(UserError), exclusive(store):
+                raise AssertionError
+            refused.append(1)
+
+    with shared(store) as build:
+        thread = threading.Thread(target=sweeps)
+        thread.start()
+        wait_for(lambda: refused, what="a refusal")
+        for _ in range(10):
+            build.check()
+        done.set()
+        thread.join(30)
+    assert leases(store) == []
 
 
 def test_of_a_build_and_a_sweep_that_come_at_once_never_both_have_it(store: Store) -> None:

@@ -123,7 +123,7 @@ def test_ranks_that_read_different_datasets_refuse_to_start_and_say_which_source
 def test_without_a_dataset_the_way_out_is_said(tmp_path: Path) -> None:
     done = typed("trainer", "--recipe", "tiny-cpu", "--out", tmp_path / "run")
     assert done.returncode == 2
-    assert done.stderr.endswith("error: no dataset: give one with --data, or as data.urls in the recipe\n")
+    assert "error: no dataset: give one with --data, or as data.urls in the recipe; or conversations" in done.stderr
 
 
 def test_every_rank_says_how_well_it_is() -> None:
