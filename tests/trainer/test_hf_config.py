@@ -21,6 +21,12 @@ OURS = config_json(CONFIG, 256, "float32", None, None)
 ROTARY = ("rope_parameters", "rope_theta", "partial_rotary_factor", "attn_rotary_emb")
 PLAIN = {field: value for field, value in OURS.items() if field not in ROTARY}
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+LONGROPE = {
+    **{"rope_type": "longrope", "original_max_position_embeddings": 32},
+    **{"short_factor": [1.0, 1.5, 2.0, 4.0], "long_factor": [1.0, 1.5, 2.0, 4.0]},
+}
+
 #: What others write, and what it means: (base, share of a head that is rotated).
 MEANT: list[tuple[dict[str, Any], tuple[float, float]]] = [
     ({}, (10_000.0, 0.5)),  # the published checkpoints say nothing but attn_rotary_emb
@@ -31,15 +37,28 @@ MEANT: list[tuple[dict[str, Any], tuple[float, float]]] = [
     ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, (5e5, 0.5)),
     ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 1.0}}, (1e4, 1.0)),
     ({"rope_theta": 5e5, "rope_parameters": {"rope_theta": 5e5, "partial_rotary_factor": 0.25}}, (5e5, 0.25)),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, (1e4, 0.5)),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}, (1e4, 0.5)),  # of 256 tokens
+    ({"rope_scaling": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.0}}, (1e4, 0.5)),
+    ({"rope_parameters": {**YARN, "partial_rotary_factor": 1.0, "beta_slow": 0.25}}, (1e4, 1.0)),
+    ({"rope_parameters": LONGROPE}, (1e4, 0.5)),  # the factor is 256 / 32
+    ({"rope_scaling": {**LONGROPE, "factor": 4.0, "attention_factor": 1.2}}, (1e4, 0.5)),
     ({"time_step_limit": [0.0, {"__float__": "Infinity"}]}, (1e4, 0.5)),
     ({"time_step_limit": [0.0, float("inf")]}, (1e4, 0.5)),
 ]
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is of the type 'linear'"),
-    ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'"),
-    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}, "'yarn'"),
-    ({"rope_parameters": {"rope_type": "longrope", "long_factor": [1.0] * 4}}, "'longrope'"),
+    ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic': its frequencies change with the length"),
+    ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "'llama3', known are default, linear, yarn, longrope"),
+    ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: factor is missing, linear needs it"),
+    ({"rope_scaling": {"rope_type": "linear", "factor": "x"}}, "rope_scaling: a value is not a number"),
+    ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "alpha": 1}}, r"rope_scaling\.alpha: not known here"),
+    ({"rope_scaling": {"rope_type": "linear", "type": "yarn"}}, "rope_type is 'linear' and type 'yarn'"),
+    ({"rope_parameters": {**LONGROPE, "long_factor": [9.0] * 4}}, "short_factor and long_factor differ"),
+    ({"rope_parameters": {**LONGROPE, "long_factor": [2.0], "short_factor": [2.0]}}, "1 of them, and 4 pairs"),
+    ({"rope_parameters": {**LONGROPE, "short_mscale": 1.0}}, "short_mscale is 1.0, which vLLM heeds"),
+    ({"rope_parameters": LONGROPE, "rope_scaling": YARN}, "longer texts is stated twice, and differs"),
+    ({"rope_parameters": {"rope_type": "default"}, "rope_scaling": YARN}, "longer texts is stated twice"),
     ({"rope_parameters": {"rope_theta": 1e4, "factor": 4.0}}, r"rope_parameters\.factor: not known"),
     (
         {"rope_theta": 5e5, "rope_parameters": {"rope_theta": 1e4}},

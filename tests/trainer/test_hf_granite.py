@@ -71,6 +71,8 @@ def test_a_folder_that_transformers_saves_of_it_comes_back_as_well(tmp_path: Pat
     assert back.config == CONFIG and bits(back) == bits(first)
 
 
+SHORT = {**OURS["rope_parameters"], "short_factor": [2.0] * 3, "long_factor": [2.0] * 3}
+MIXED = {**SHORT, "short_factor": [1e30] + [2.0] * 31, "long_factor": [1e30] + [2.0] * 31}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_local_experts": 8}, "num_local_experts is 8, this model has 0"),
     ({"num_local_experts": None}, "num_local_experts is None"),
@@ -82,10 +84,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"layer_types": ["mamba"]}, "layer_types names 1 layers, num_hidden_layers is 4"),
     ({"layer_types": ["mamba", "moe", "mamba", "mamba"]}, "layer_types: moe is not known"),
     ({"rope_theta": 5e5}, "the base of the rotary embedding is stated twice"),
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling is of the type 'yarn'"),
-    ({"rope_parameters": {**OURS["rope_parameters"], "long_factor": [2.0] * 32}}, "no plain rotary embedding"),
-    ({"rope_parameters": {**OURS["rope_parameters"], "attention_factor": 1.1}}, "no plain rotary embedding"),
-    ({"rope_parameters": {"rope_type": "default"}}, "how much of a head is rotated is stated twice"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "longer texts is stated twice, and differs"),
+    (
+        {"rope_parameters": {**OURS["rope_parameters"], "long_factor": [2.0] * 32}},
+        "short_factor and long_factor differ",
+    ),
+    ({"rope_parameters": {"rope_type": "default"}}, "longer texts is stated twice"),
+    ({**dict.fromkeys(("rope_parameters", "rope_scaling"), SHORT)}, "3 divisors of which the first 3 are below 1e"),
+    ({**dict.fromkeys(("rope_parameters", "rope_scaling"), MIXED)}, "those that turn come first"),
     ({"rope_parameters": {"partial_rotary_factor": 0.5}, "rope_scaling": None}, "vLLM heeds it and transformers does"),
     ({"router_bias": True}, "router_bias: not known here"),
     ({"quantization_config": {}}, "quantization_config: its weights are codes"),

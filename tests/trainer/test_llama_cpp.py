@@ -1,6 +1,7 @@
 """A GGUF file of ours computes in llama.cpp what the model computes here, and is tokenized for as in training."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,17 @@ from trainer.model.bamba import Bamba
 from trainer.model.config import ModelConfig
 
 pytestmark = [pytest.mark.peers]
+
+#: For texts that are longer than 8 tokens.
+SCALED: dict[str, dict[str, Any]] = {
+    "linear": {"rotary_scale": {"kind": "linear", "factor": 4.0}},
+    "ntk": {"rotary_scale": {"kind": "ntk", "factor": 8.0}},
+    "yarn": {"rotary_scale": {"kind": "yarn", "factor": 8.0, "original_tokens": 8}},
+    "longrope": {
+        "rotary_factors": [1 + 0.3 * pair for pair in range(16)],
+        "rotary_scale": {"kind": "longrope", "factor": 8.0, "original_tokens": 8},
+    },
+}
 
 
 def a_model(**shape: object) -> Bamba:
@@ -63,6 +75,16 @@ def test_each_share_of_a_head_that_is_rotated_is_right(tmp_path: Path, shape: di
     export_gguf(saved(tmp_path / "run", ours), tmp_path / "model.gguf", "f32", a_tokenizer("llama-bpe"), 256)
     apart, same = divergence(ours, tmp_path / "model.gguf", tmp_path)
     assert abs(apart) <= 1e-5 and same == 33, (apart, same)
+
+
+@pytest.mark.parametrize("scale", SCALED)
+def test_frequencies_for_longer_texts_and_their_attention_factor_are_right(tmp_path: Path, scale: str) -> None:
+    ours = a_model(**SCALED[scale])
+    export_gguf(saved(tmp_path / "run", ours), tmp_path / "model.gguf", "f32", a_tokenizer("llama-bpe"), 256)
+    apart, same = divergence(ours, tmp_path / "model.gguf", tmp_path)
+    assert abs(apart) <= 1e-5 and same == 33, (apart, same)
+    plain, _ = divergence(a_model(), tmp_path / "model.gguf", tmp_path)
+    assert plain > 1e-4, "so small a change that a wrong file would not show"
 
 
 def test_a_file_that_is_rotated_as_their_converter_does_it_is_seen(

@@ -32,14 +32,17 @@ def test_what_is_printed_is_the_same_recipe_when_it_is_given_back(
 
 
 def test_every_field_that_is_listed_can_be_set() -> None:
-    plain = load_recipe("tiny-cpu").model_dump(mode="json")
+    plain = load_recipe("tiny-cpu")
+    said = plain.model_dump(mode="json")
     for name, _ in config_help.fields():
-        place = plain
+        place, value = said, plain
+        for part in name.split("."):
+            value = getattr(value, part)
         *parts, last = name.split(".")
         for part in parts:
             place = place[part]
-        assert last in place
-    assert Recipe.model_validate(plain)
+        assert place.setdefault(last, value) is not ...
+    assert Recipe.model_validate(said) == plain
 
 
 @pytest.mark.parametrize("out", [[], ["--out", ""]])

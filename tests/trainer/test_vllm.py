@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +13,23 @@ from tests.trainer.small import saved
 from trainer.hf.export import export
 from trainer.hf.form import GRANITE
 from trainer.model.bamba import Bamba
+from trainer.model.config import ModelConfig
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(3600)]
 
 #: Lengths of prompts, in tokens: in pieces of 16 they are one, three and five pieces.
 PROMPT_TOKENS = (5, 33, 70)
 NEW_TOKENS = 40
+
+#: For texts that are longer than 16 tokens.
+SCALED: list[dict[str, Any]] = [
+    {"rotary_scale": {"kind": "yarn", "factor": 4.0, "original_tokens": 16}},
+    {
+        "rotary_fraction": 1.0,
+        "rotary_factors": [1 + 0.2 * pair for pair in range(32)],
+        "rotary_scale": {"kind": "longrope", "factor": 4.0, "original_tokens": 16},
+    },
+]
 
 SERVED = """
 import json, os, sys
@@ -83,6 +95,23 @@ def test_vllm_computes_what_we_do_and_writes_the_same_40_tokens(tmp_path: Path, 
         theirs = torch.tensor([value for _, value in found["prompt"] + found["new"]])
         assert (mine.gather(1, torch.tensor((prompt + new)[1:])[:, None])[:, 0] - theirs).abs().max() <= 1e-5
         assert mine.argmax(-1)[-NEW_TOKENS:].tolist() == new
+
+
+@pytest.mark.parametrize("scaled", SCALED, ids=["yarn", "longrope of whole heads"])
+def test_vllm_computes_what_we_do_at_longer_texts(tmp_path: Path, scaled: dict[str, Any]) -> None:
+    config = ModelConfig.model_validate({**CONFIG.model_dump(), **scaled})
+    ours = sharp_model(config)
+    export(saved(tmp_path / "run", ours), tmp_path / "hf", torch.float32, None, GRANITE)
+    for prompt, found in zip(prompts(), served(tmp_path / "hf", "float32", 256), strict=True):
+        both = prompt + [int(token) for token, _ in found["new"]]
+        theirs = torch.tensor([value for _, value in found["prompt"] + found["new"]])
+        assert (chosen(ours, both) - theirs).abs().max() <= 1e-5
+        assert (chosen(sharp_model(), both) - theirs).abs().max() > 1e-2, "so little changed that nothing is shown"
+
+
+def chosen(model: Bamba, ids: list[int]) -> torch.Tensor:
+    """The log probability of every token but the first."""
+    return log_probabilities(model, ids)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
 
 
 def test_vllm_opens_fp8(tmp_path: Path) -> None:

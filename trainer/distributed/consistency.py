@@ -12,7 +12,8 @@ from bamba_data.errors import OtherModel, UserError
 from ..config import Recipe
 
 SHOWN = 4  # differences, at most
-NO_SHAPE = {"rotary_fraction", "rotary_base", "norm_eps"}  # fields of the model that its tensors do not depend on
+#: Fields of the model that its tensors do not depend on.
+NO_SHAPE = {"rotary_fraction", "rotary_base", "rotary_factors", "rotary_scale", "norm_eps"}
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 72
 

@@ -18,10 +18,11 @@ from bamba_data.errors import UserError
 
 from ..checkpoint.reader import SavedCheckpoint
 from ..checkpoint.tokenizer import RunTokenizer
+from ..hf.rotary_fields import base_of
 from ..kernels.supported import CONV_WIDTH
 from ..model.config import ModelConfig
 from ..observe.messages import say
-from .tensors import HYBRID, GgufTensor, architecture, gguf_tensors
+from .tensors import HYBRID, GgufTensor, architecture, gguf_tensors, rotary_divisors
 from .vocabulary import Vocabulary, vocabulary_of
 
 if TYPE_CHECKING:
@@ -120,7 +121,9 @@ def _say_model(writer: "GGUFWriter", saved: SavedCheckpoint, kind: str, context_
     writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_head_count(config.attention_heads)
     writer.add_rope_dimension_count(config.rotary_width)
-    writer.add_rope_freq_base(config.rotary_base)
+    writer.add_rope_freq_base(base_of(config))
+    if config.rotary_scale and config.rotary_scale.cos_and_sin_by != 1:
+        writer.add_rope_scaling_attn_factors(config.rotary_scale.cos_and_sin_by)
     writer.add_rope_scaling_finetuned(True)  # of these architectures it says whether positions count at all
     if architecture(config) != HYBRID:
         writer.add_logit_scale(1.0)  # must be there
@@ -153,12 +156,14 @@ def _write_tensors(writer: "GGUFWriter", saved: SavedCheckpoint, kind: str) -> N
     """The index of the file, then the bytes, tensor by tensor and slice by slice."""
     import gguf
 
-    pieces = list(gguf_tensors(saved.config))
+    pieces, made = list(gguf_tensors(saved.config)), rotary_divisors(saved.config)
     types = {
         "f32": gguf.GGMLQuantizationType.F32,
         "bf16": gguf.GGMLQuantizationType.BF16,
         "q8_0": gguf.GGMLQuantizationType.Q8_0,
     }
+    for name, tensor in made.items():
+        writer.add_tensor_info(name, tuple(tensor.shape), np.dtype(np.float32), tensor.nbytes)
     for piece in pieces:
         stored = kind if piece.matrix else "f32"
         row_bytes = gguf.quant_shape_to_byte_shape((piece.shape[-1],), types[stored])[0]
@@ -169,6 +174,9 @@ def _write_tensors(writer: "GGUFWriter", saved: SavedCheckpoint, kind: str) -> N
     writer.write_ti_data_to_file()
     assert writer.fout is not None
     (file,) = writer.fout
+    for tensor in made.values():
+        writer.write_padding(file, file.tell())
+        file.write(tensor.numpy().data)
     for piece in pieces:
         # by the package's own `write_tensor_data` the whole tensor would be in memory once more, in the file's type
         writer.write_padding(file, file.tell())

@@ -17,8 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..hf.rotary_fields import base_of, divisors_of, is_scaled
 from ..kernels.supported import CONV_WIDTH
 from ..model.config import ModelConfig
+from ..model.rotary import frequencies
 
 #: The name of the architecture with Mamba layers, and of the one that has attention only.
 HYBRID, ATTENTION_ONLY = "granitehybrid", "granite"
@@ -49,6 +51,14 @@ class GgufTensor(NamedTuple):
     def in_their_shape(self, rows: Tensor) -> Tensor:
         """Rows [start, end) of ours, as the file has them."""
         return (self.change(rows) if self.change else rows).reshape(self.shape)
+
+
+def rotary_divisors(config: ModelConfig) -> dict[str, Tensor]:
+    """What divides each frequency of the rotation, where they are changed for longer texts; by its name in the file."""
+    if not is_scaled(config):
+        return {}
+    divisors = divisors_of(frequencies(config), base_of(config), config.rotary_width)
+    return {"rope_freqs.weight": torch.tensor(divisors)}
 
 
 def neighbours(rows: Tensor, head_dim: int, rotary_width: int) -> Tensor:

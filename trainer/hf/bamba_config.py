@@ -12,6 +12,7 @@ from bamba_data.errors import UserError
 from ..kernels.supported import CONV_WIDTH
 from ..model.config import ModelConfig
 from .config_fields import Fixed, agreed, checked, mamba_sizes, model_of, same, shape_of
+from .rotary_fields import base_of, is_scaled, scaled_in, stated
 
 #: Fields that have one value in every model of ours.
 FIXED: dict[str, Fixed] = {
@@ -61,6 +62,11 @@ def config_json(
     Their defaults are not Bamba's (a state of 256, a padding row in the embedding, all layers Mamba), so none of the
     fields is left out.
     """
+    rotary = {
+        **stated(config, max_position),
+        "rope_theta": base_of(config),
+        "partial_rotary_factor": config.rotary_fraction,
+    }
     return {
         "architectures": ["BambaForCausalLM"],
         "model_type": "bamba",
@@ -86,13 +92,10 @@ def config_json(
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": False,
         "max_position_embeddings": max_position,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": config.rotary_base,
-            "partial_rotary_factor": config.rotary_fraction,
-        },
-        # transformers 4 reads these two, vLLM the third; none knows `rope_parameters`
-        "rope_theta": config.rotary_base,
+        "rope_parameters": rotary,
+        # transformers 4 reads these, vLLM the last; none knows `rope_parameters`
+        **({"rope_scaling": rotary} if is_scaled(config) else {}),
+        "rope_theta": rotary["rope_theta"],
         "partial_rotary_factor": config.rotary_fraction,
         "attn_rotary_emb": config.rotary_width,
         "z_loss_coefficient": 0.0,
@@ -113,7 +116,7 @@ def config_of(theirs: Any, where: str) -> ModelConfig:
     shape = shape_of(theirs, SHAPE, where)
     try:
         heads = shape["num_attention_heads"]
-        base, fraction = rotary_of(theirs, shape["hidden_size"] // heads, where)
+        base, fraction, scaled = rotary_of(theirs, shape["hidden_size"] // heads, where)
         fields = {
             "vocab_size": shape["vocab_size"],
             "hidden_size": shape["hidden_size"],
@@ -124,6 +127,7 @@ def config_of(theirs: Any, where: str) -> ModelConfig:
             "kv_heads": heads if shape["num_key_value_heads"] is None else shape["num_key_value_heads"],
             "rotary_fraction": fraction,
             "rotary_base": base,
+            **scaled,
             "norm_eps": shape["rms_norm_eps"],
             **mamba_sizes(shape, where),
         }
@@ -132,20 +136,16 @@ def config_of(theirs: Any, where: str) -> ModelConfig:
     return model_of(fields, where)
 
 
-def rotary_of(theirs: dict[str, Any], head_dim: int, where: str) -> tuple[float, float]:
-    """(base, fraction of a head that is rotated), from all the places where a config says them.
+def rotary_of(theirs: dict[str, Any], head_dim: int, where: str) -> tuple[float, float, dict[str, Any]]:
+    """(base, fraction of a head that is rotated, our fields for longer texts), from all the places where a config says
+    them.
 
-    Raises UserError for a scaled rotary embedding (linear, dynamic, yarn, longrope, …) and where two places differ.
+    Raises UserError for a kind of scaling that is not known, and where two places differ.
     """
     new, old = theirs.get("rope_parameters") or {}, theirs.get("rope_scaling") or {}
-    for field, nested in (("rope_parameters", new), ("rope_scaling", old)):
-        if not isinstance(nested, dict):
-            raise UserError(f"{where}: {field} is no object")
-        kind = nested.get("rope_type", nested.get("type", "default"))
-        if kind != "default":
-            raise UserError(f"{where}: {field} is of the type {kind!r}: this model has the plain rotary embedding only")
-        if unknown := sorted(set(nested) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}):
-            raise UserError(f"{where}: {field}.{unknown[0]}: not known here, and may change what the model computes")
+    scaled = scaled_in(
+        {"rope_parameters": new, "rope_scaling": old}, theirs.get("max_position_embeddings", 262_144), where
+    )
     base = agreed(_stated(theirs, new, old, "rope_theta"), "the base of the rotary embedding", 10_000.0, where)
     fractions = _stated(theirs, new, old, "partial_rotary_factor")
     widths = {place: int(head_dim * fraction) for place, fraction in fractions.items()}
@@ -160,7 +160,7 @@ def rotary_of(theirs: dict[str, Any], head_dim: int, where: str) -> tuple[float,
             f"{where}: by {places} {width} features of a head are rotated, transformers 5 would rotate "
             f"{int(head_dim * inside)}: say it in rope_parameters.partial_rotary_factor, too"
         )
-    return base, next(iter(fractions.values()), width / head_dim)
+    return base, next(iter(fractions.values()), width / head_dim), scaled
 
 
 def _stated(theirs: dict[str, Any], new: dict[str, Any], old: dict[str, Any], field: str) -> dict[str, float]:

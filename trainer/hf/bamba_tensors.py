@@ -28,24 +28,32 @@ def tensor_mappings(config: ModelConfig) -> Iterator[TensorMapping]:
 
 
 def mixer_tensors(
-    config: ModelConfig, layer: int, rotary_order: tuple[int, ...] | None = None
+    config: ModelConfig,
+    layer: int,
+    rotary_order: tuple[int, ...] | None = None,
+    query_scale: tuple[float, ...] | None = None,
 ) -> Iterator[TensorMapping]:
-    """Of the attention or the Mamba2 block of a layer. `rotary_order`: as `head_order`, of queries and keys."""
+    """Of the attention or the Mamba2 block of a layer. `rotary_order`: as `head_order`, of queries and keys;
+    `query_scale`: as `head_scale`, of queries."""
     ours = f"blocks.{layer}.mixer"
     if layer in config.attention_indices:
-        return _attention(config, ours, f"model.layers.{layer}.self_attn", rotary_order)
+        return _attention(config, ours, f"model.layers.{layer}.self_attn", rotary_order, query_scale)
     return _mamba(config, ours, f"model.layers.{layer}.mamba")
 
 
 def _attention(
-    config: ModelConfig, ours: str, theirs: str, rotary_order: tuple[int, ...] | None
+    config: ModelConfig,
+    ours: str,
+    theirs: str,
+    rotary_order: tuple[int, ...] | None,
+    query_scale: tuple[float, ...] | None,
 ) -> Iterator[TensorMapping]:
     start = 0
     for name, heads in (("q", config.attention_heads), ("k", config.kv_heads), ("v", config.kv_heads)):
         end = start + heads * config.head_dim
+        piece = TensorMapping(f"{ours}.qkv.weight", f"{theirs}.{name}_proj.weight", start, end, linear=True)
         order = None if name == "v" else rotary_order
-        qkv = f"{ours}.qkv.weight"
-        yield TensorMapping(qkv, f"{theirs}.{name}_proj.weight", start, end, head_order=order, linear=True)
+        yield piece._replace(head_order=order, head_scale=query_scale if name == "q" else None)
         start = end
     yield TensorMapping(f"{ours}.out.weight", f"{theirs}.o_proj.weight", 0, config.hidden_size, linear=True)
 

@@ -9,11 +9,15 @@ that goes with it. transformers 4 reads `rope_theta` and `rope_scaling`, 5 and v
 import math
 from typing import Any
 
+import torch
+
 from bamba_data.errors import UserError
 
 from ..kernels.supported import CONV_WIDTH
 from ..model.config import ModelConfig
+from ..model.rotary import frequencies
 from .config_fields import Fixed, agreed, checked, mamba_sizes, model_of, same, shape_of
+from .rotary_fields import base_of, divisors_of, is_scaled, longrope, scaled_in
 
 #: Divides the frequency of a pair that is not rotated: after 10^20 tokens its angle would still be nothing in float32.
 STILL = 1e30
@@ -107,8 +111,8 @@ def config_json(
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": False,
         "max_position_embeddings": max_position,
-        "rope_parameters": {**(scaling or {"rope_type": "default"}), "rope_theta": config.rotary_base},
-        "rope_theta": config.rotary_base,
+        "rope_parameters": {**(scaling or {"rope_type": "default"}), "rope_theta": base_of(config)},
+        "rope_theta": base_of(config),
         "rope_scaling": scaling,
         "initializer_range": 0.02,
         "bos_token_id": bos_token_id,
@@ -138,7 +142,6 @@ def config_of(theirs: Any, where: str) -> ModelConfig:
         heads = shape["num_attention_heads"]
         head_dim = shape["hidden_size"] // heads
         scale = float(shape["attention_multiplier"])
-        base, fraction = _rotary_of(theirs, head_dim, where)
         fields = {
             "vocab_size": shape["vocab_size"],
             "hidden_size": shape["hidden_size"],
@@ -147,8 +150,7 @@ def config_of(theirs: Any, where: str) -> ModelConfig:
             "attention_layers": _attention_layers(shape["layer_types"], shape["num_hidden_layers"], where),
             "attention_heads": heads,
             "kv_heads": heads if shape["num_key_value_heads"] is None else shape["num_key_value_heads"],
-            "rotary_fraction": fraction,
-            "rotary_base": base,
+            **_rotary_of(theirs, head_dim, where),
             "norm_eps": shape["rms_norm_eps"],
             **mamba_sizes(shape, where),
         }
@@ -170,73 +172,55 @@ def _attention_layers(layer_types: Any, layers: int, where: str) -> list[int]:
 
 
 def _frequencies(config: ModelConfig, max_position: int) -> dict[str, Any] | None:
-    """The frequencies of a partial rotary embedding as longrope states them; None where whole heads are rotated."""
-    if config.rotary_width == config.head_dim:
+    """The frequencies as longrope states them; None where the base says all: whole heads, no other length.
+
+    Every scaled embedding is said so, not by its own name: vLLM takes no notice of yarn's `attention_factor`, and
+    multiplies the longest text by linear's `factor`.
+    """
+    if config.rotary_width == config.head_dim and not is_scaled(config):
         return None
-    divisors = _divisors(config.rotary_base, config.rotary_width, config.head_dim)
-    return {
-        "rope_type": "longrope",
-        "short_factor": divisors,
-        "long_factor": divisors,
-        "factor": 1.0,
-        "attention_factor": 1.0,
-        "original_max_position_embeddings": max_position,
-    }
+    head_dim = config.head_dim
+    turning = divisors_of(frequencies(config), base_of(config), head_dim)
+    still = [STILL] * (head_dim // 2 - config.rotary_width // 2)
+    said = longrope(config, turning + still, max_position)
+    if said["attention_factor"] != 1:
+        # vLLM looks at these, and computes the factor of transformers only from the two lengths
+        said |= dict.fromkeys(("short_mscale", "long_mscale"), said["attention_factor"])
+    return said
 
 
-def _divisors(base: float, width: int, head_dim: int) -> list[float]:
-    """What divides the frequency base^(-2i / head_dim) of pair i, so that it becomes base^(-2i / width), or nothing."""
-    pairs = [base ** (2 * i / width) / base ** (2 * i / head_dim) for i in range(width // 2)]
-    return pairs + [STILL] * (head_dim // 2 - width // 2)
-
-
-def _rotary_of(theirs: dict[str, Any], head_dim: int, where: str) -> tuple[float, float]:
-    """(base, fraction of a head that is rotated); `UserError` for frequencies that are none of ours."""
+def _rotary_of(theirs: dict[str, Any], head_dim: int, where: str) -> dict[str, Any]:
+    """Our fields of the rotary embedding; `UserError` for frequencies that are none of ours."""
     nested = {field: theirs[field] for field in ("rope_parameters", "rope_scaling") if theirs.get(field)}
-    stated = {"rope_theta": theirs}
-    for field, parameters in nested.items():
-        if not isinstance(parameters, dict):
-            raise UserError(f"{where}: {field} is no object")
-        stated[f"{field}.rope_theta"] = parameters
+    scaled = scaled_in(nested, theirs.get("max_position_embeddings", 2048), where)
+    stated = {"rope_theta": theirs, **{f"{field}.rope_theta": parameters for field, parameters in nested.items()}}
     bases = {place: float(held["rope_theta"]) for place, held in stated.items() if held.get("rope_theta") is not None}
     base = agreed(bases, "the base of the rotary embedding", 10_000.0, where)
-    fractions = {field: _fraction(parameters, base, head_dim, field, where) for field, parameters in nested.items()}
-    return base, agreed(fractions, "how much of a head is rotated", 1.0, where)
-
-
-def _fraction(parameters: dict[str, Any], base: float, head_dim: int, field: str, where: str) -> float:
-    """How much of a head one statement of the frequencies rotates."""
-    rest = dict(parameters)
-    kind = rest.pop("rope_type", rest.pop("type", "default"))
-    rest.pop("type", None)
-    rest.pop("rope_theta", None)
-    if kind == "default":
-        if float(rest.pop("partial_rotary_factor", 1.0)) != 1.0:
+    for field, parameters in nested.items():
+        if float(parameters.get("partial_rotary_factor", 1.0)) != 1.0:
             raise UserError(
                 f"{where}: {field}.partial_rotary_factor: vLLM heeds it and transformers does not, so which model it "
                 "is depends on the reader. State the frequencies by longrope, with rows in the order of an export"
             )
-        _refuse_rest(rest, field, where)
-        return 1.0
-    if kind != "longrope":
-        raise UserError(f"{where}: {field} is of the type {kind!r}: this model has the plain rotary embedding only")
-    short, long = rest.pop("short_factor", None), rest.pop("long_factor", None)
-    scale = (rest.pop("factor", 1.0), rest.pop("attention_factor", 1.0))
-    rest.pop("original_max_position_embeddings", None)  # where short changes to long, and both are the same
-    _refuse_rest(rest, field, where)
-    width = 2 * sum(value < STILL for value in short or [])
-    ours = _divisors(base, width, head_dim) if width else []
-    as_ours = len(ours) == len(short or []) and all(
-        math.isclose(one, other, rel_tol=1e-6) for one, other in zip(ours, short or [], strict=True)
-    )
-    if not as_ours or short != long or scale != (1.0, 1.0):
+    divisors = scaled.get("rotary_factors")
+    if divisors is None:
+        return {"rotary_base": base, "rotary_fraction": 1.0, **scaled}
+    return {"rotary_base": base, **scaled, **_of_divisors(divisors, "rotary_scale" in scaled, base, head_dim, where)}
+
+
+def _of_divisors(divisors: list[float], scaled: bool, base: float, head_dim: int, where: str) -> dict[str, Any]:
+    """Our `rotary_fraction` and `rotary_factors`, of what divides base^(-2i / head_dim); `scaled`: a `rotary_scale`
+    goes with them, which wants them even where all are one."""
+    turning = [divisor for divisor in divisors if divisor < STILL]
+    width = 2 * len(turning)
+    if len(divisors) != head_dim // 2 or not turning or divisors[: len(turning)] != turning:
         raise UserError(
-            f"{where}: {field} states frequencies that are no plain rotary embedding of a part of a head: this model "
-            "has no other"
+            f"{where}: long_factor: {len(divisors)} divisors of which the first {len(turning)} are below {STILL:g}: a "
+            f"head of {head_dim} features has {head_dim // 2} pairs, and those that turn come first"
         )
-    return float(width / head_dim)
-
-
-def _refuse_rest(rest: dict[str, Any], field: str, where: str) -> None:
-    if rest:
-        raise UserError(f"{where}: {field}.{min(rest)}: not known here, and may change what the model computes")
+    if width == head_dim:
+        return {"rotary_fraction": 1.0, "rotary_factors": turning}
+    waves = base ** (torch.arange(0, width, 2, dtype=torch.float32) / head_dim)
+    ours = divisors_of(1.0 / (torch.tensor(turning, dtype=torch.float32) * waves), base, width)
+    plain = not scaled and all(math.isclose(divisor, 1.0, rel_tol=1e-6) for divisor in ours)
+    return {"rotary_fraction": width / head_dim, "rotary_factors": None if plain else ours}

@@ -1,27 +1,16 @@
-"""Causal attention within documents: grouped keys and values (arXiv 2305.13245), rotary positions (arXiv 2104.09864) on
-the first part of each head.
+"""Causal attention within documents: grouped keys and values (arXiv 2305.13245), rotary positions (rotary.py) on the
+first part of each head.
 
 By flex_attention, which skips what a mask hides by blocks, or by scaled_dot_product_attention, as the mask says.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from .config import ModelConfig
 from .document_mask import PackedRows
-
-
-def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the first features of each head by the token's angle; x: (batch, tokens, heads, head_dim).
-
-    Feature i goes with feature i + half the rotary width (not with its neighbour): as the Bamba weights were trained.
-    """
-    half = cos.shape[-1]
-    first, second, rest = x[..., :half].float(), x[..., half : 2 * half].float(), x[..., 2 * half :]
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return torch.cat([turned.to(x.dtype), rest], dim=-1)
+from .rotary import apply_rotary
 
 
 class Attention(nn.Module):

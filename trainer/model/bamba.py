@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ..loss import summed_loss
 from .attention import Attention
 from .config import ModelConfig
-from .document_mask import PackedRows, document_block_mask, document_mask, rotary_angles
+from .document_mask import PackedRows, document_block_mask, document_mask
 from .mamba2 import Mamba2
 from .mlp import MLP
 from .norm import RMSNorm
+from .rotary import rotary_angles
 
 Residual = Literal["float32", "compute"]
 
@@ -80,7 +81,7 @@ class Bamba(nn.Module):
 
     def rows(self, documents: Tensor, positions: Tensor) -> PackedRows:
         """What the blocks need to know of the batch; made once, outside of any compiled graph."""
-        cos, sin = rotary_angles(positions, self.config.rotary_width, self.config.rotary_base)
+        cos, sin = rotary_angles(positions, self.config)
         if not self.config.attention_indices:
             mask = None
         else:

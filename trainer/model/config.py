@@ -3,18 +3,25 @@
 Only what changes the function or the parameters stands here; how fast it runs is the recipe's matter.
 """
 
-from typing import Literal
+import math
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from bamba_data.sources.base import Strict
 
 from ..kernels.supported import CONV_WIDTH, unsupported
+from .rotary_scale import RotaryScale
 
 
 class ModelConfig(Strict):
     """Sizes are in numbers of features, heads or layers. `attention_layers` counts layers from 0; `all` makes a plain
-    transformer. The Mamba2 inner width is `mamba_heads * mamba_head_dim`; B and C are shared by all heads."""
+    transformer. The Mamba2 inner width is `mamba_heads * mamba_head_dim`; B and C are shared by all heads.
+
+    The frequencies of the rotary embedding are base^(-2i / rotary_width), changed by `rotary_scale`; or each divided by
+    its own one of `rotary_factors`, the highest first, which a search for longer texts may give (rotary_scale.py)."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"rotary_factors", "rotary_scale"})
 
     vocab_size: int = Field(ge=2)
     hidden_size: int = Field(ge=8)
@@ -25,6 +32,8 @@ class ModelConfig(Strict):
     kv_heads: int = Field(ge=1)
     rotary_fraction: float = Field(default=0.5, gt=0, le=1)
     rotary_base: float = Field(default=10_000.0, gt=1)
+    rotary_factors: list[float] | None = None
+    rotary_scale: RotaryScale | None = None
     mamba_heads: int = Field(ge=1)
     mamba_head_dim: int = Field(default=64, ge=1)
     mamba_state: int = Field(default=128, ge=1)
@@ -40,6 +49,7 @@ class ModelConfig(Strict):
             raise ValueError(
                 f"rotary_fraction: it rotates {self.rotary_width} features of a head, an even number above 0 is needed"
             )
+        self._check_scale()
         if beyond := [layer for layer in self.attention_indices if not 0 <= layer < self.layers]:
             raise ValueError(f"attention_layers: {beyond} are not among the layers 0 to {self.layers - 1}")
         mamba_layers = self.layers - len(self.attention_indices)
@@ -48,6 +58,21 @@ class ModelConfig(Strict):
         if self.inner_size % self.hidden_size:
             raise ValueError(f"mamba_heads * mamba_head_dim: {self.inner_size} is no multiple of {self.hidden_size}")
         return self
+
+    def _check_scale(self) -> None:
+        factors, kind = self.rotary_factors, self.rotary_scale.kind if self.rotary_scale else None
+        if kind == "longrope" and factors is None:
+            raise ValueError("rotary_factors: rotary_scale.kind longrope needs them, one a pair of rotated features")
+        if factors is not None and kind not in ("longrope", None):
+            raise ValueError(f"rotary_factors: rotary_scale.kind {kind} makes its own; they go with longrope, or alone")
+        if factors is not None and len(factors) != self.rotary_width // 2:
+            raise ValueError(
+                f"rotary_factors: {len(factors)} of them, and {self.rotary_width // 2} pairs of features are rotated"
+            )
+        if factors is not None and not all(0 < factor < math.inf for factor in factors):
+            raise ValueError("rotary_factors: one is not above 0")
+        if kind == "ntk" and self.rotary_width == 2:
+            raise ValueError("rotary_scale.kind ntk: one pair of features is rotated, ntk needs two; take linear")
 
     @property
     def attention_indices(self) -> list[int]:

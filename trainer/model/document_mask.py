@@ -6,7 +6,6 @@ and positions start at 0 in each.
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
@@ -20,19 +19,6 @@ class PackedRows(NamedTuple):
     cos: Tensor
     sin: Tensor
     mask: Tensor | BlockMask | None
-
-
-def rotary_angles(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
-    """(cos, sin) of the rotary angles, each (batch, tokens, 1, width / 2) in float32 (arXiv 2104.09864).
-
-    Args:
-        positions: (batch, tokens), of a token in its document.
-        width: Features of a head that are rotated; two have one angle.
-        base: Wavelengths grow from 2 pi to 2 pi base.
-    """
-    powers = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device) / width
-    angles = positions[..., None].float() * (1.0 / base**powers)
-    return angles.cos()[:, :, None], angles.sin()[:, :, None]
 
 
 def document_mask(documents: Tensor) -> Tensor:
