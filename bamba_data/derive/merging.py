@@ -9,9 +9,10 @@ from contextlib import ExitStack
 
 from bamba_data import canonical_json
 from bamba_data.errors import CorruptShard, DatasetNotFound, UserError
-from bamba_data.format.dataset import Dataset, open_dataset
+from bamba_data.format.dataset import MAX_TOKENIZER_BYTES, Dataset, open_dataset, read_named
 from bamba_data.format.fence import Fence, shared
-from bamba_data.format.layout import lock_path, table_path, tokenizer_path
+from bamba_data.format.layout import lock_path, manifest_path, table_path, tokenizer_path
+from bamba_data.format.lineage import files_of_ancestors
 from bamba_data.format.version_marks import known
 from bamba_data.storage.store import Store, open_store
 from bamba_data.terminal import say
@@ -78,12 +79,17 @@ def _check_place(store: Store, parents: Sequence[Dataset]) -> None:
 
 
 def _copy(parent: Dataset, store: Store, tick: Callable[[int, int], None]) -> None:
-    """Everything that a version names but its own record, into another store."""
-    for path in [
-        *(table_path(table.sha256) for table in parent.manifest.all_tables),
-        tokenizer_path(parent.manifest.tokenizer.sha256),
-    ]:
-        store.put(path, parent.store.read(path))
+    """Everything that a version names but its own record, into another store, with the manifests and tables of what it
+    came of: a run that began with one of these goes on with the result."""
+    manifest = parent.manifest
+    small = {
+        (manifest_path(manifest.digest), len(manifest.data), manifest.digest),
+        (tokenizer_path(manifest.tokenizer.sha256), MAX_TOKENIZER_BYTES, manifest.tokenizer.sha256),
+        *((table_path(table.sha256), table.size_bytes, table.sha256) for table in manifest.all_tables),
+        *files_of_ancestors(parent),
+    }
+    for path, max_bytes, digest in sorted(small):
+        store.put(path, read_named(parent.store, path, digest, max_bytes))
     named = [
         (path, digest, size)
         for frame in (parent.shards, parent.dead_letters)

@@ -28,6 +28,7 @@ from bamba_data.format.layout import (
     tokenizer_path,
     version_path,
 )
+from bamba_data.format.lineage import files_of_ancestors
 from bamba_data.format.version_marks import Tag
 from bamba_data.format.versions import Version
 from bamba_data.storage.local_disk import scratch_folder
@@ -108,7 +109,8 @@ def push(
 
 
 def files_of(dataset: Dataset) -> list[DatasetFile]:
-    """All that a version is made of but the object that says so: what a copy needs to be read and verified."""
+    """All that a version is made of but the object that says so: what a copy needs to be read and verified, and for a
+    run to go on there that began with an ancestor."""
     manifest, store = dataset.manifest, dataset.store
     files = [
         DatasetFile(*row)
@@ -116,6 +118,7 @@ def files_of(dataset: Dataset) -> list[DatasetFile]:
         for row in frame.select(*DatasetFile._fields).iter_rows()
     ]
     files += [DatasetFile(table_path(table.sha256), table.size_bytes, table.sha256) for table in manifest.all_tables]
+    files += [DatasetFile(*file) for file in files_of_ancestors(dataset)]
     for path, digest in (
         (manifest_path(manifest.digest), manifest.digest),
         (tokenizer_path(manifest.tokenizer.sha256), manifest.tokenizer.sha256),

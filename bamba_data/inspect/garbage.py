@@ -28,7 +28,7 @@ from bamba_data.errors import (
 )
 from bamba_data.format import fence, layout, plan_records, version_marks
 from bamba_data.format.dataset import Dataset, open_dataset, pointed_at
-from bamba_data.format.lineage import ancestors
+from bamba_data.format.lineage import files_of_ancestors
 from bamba_data.format.unit_records import PartRecord, UnitRecord
 from bamba_data.format.version_marks import ALSO_WITHDRAWN
 from bamba_data.format.versions import versions
@@ -202,9 +202,7 @@ class _Needed:
         self._paths.update(dataset.dead_letters["path"])
         self._paths |= {path for path, lock in self._all_pointers().items() if lock == dataset.version.lock}
         self._add_plan(manifest.digest)
-        for parent in ancestors(dataset):
-            self._paths.add(layout.manifest_path(parent.manifest.digest))
-            self._paths |= {layout.table_path(table.sha256) for table in parent.manifest.all_tables}
+        self._paths |= {file.path for file in files_of_ancestors(dataset)}
 
     def _add_plan(self, manifest: str) -> None:
         """Its units' records: run again, the build finds that there is nothing to do."""

@@ -16,7 +16,7 @@ from bamba_data.inspect.trace import find_document, trace
 from bamba_data.inspect.verify import verify
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.store import open_store
-from loader import build_loader
+from loader import OrderSpec, Reading, build_loader
 from tests.derive.content import dropped, objects, read, stored, tokens_of, without
 
 
@@ -42,6 +42,23 @@ def test_datasets_of_two_places_become_one_at_a_third(halves: tuple[Path, Path],
     dataset = open_dataset(out)
     for place in ("lines:doc-7", "rows:doc-111"):
         assert trace(dataset, find_document(dataset, place)[0], Fetcher()).same is True
+
+
+def test_a_run_goes_on_at_the_place_where_its_dataset_was_copied_to(halves: tuple[Path, Path], tmp_path: Path) -> None:
+    """Whichever version it began with: the manifests and tables of what was merged lie there, too."""
+    left, right = halves
+    reading = Reading(cache=tmp_path / "cache", num_workers=0)
+    spec = OrderSpec(row_tokens=48, batch_rows=4, seed=3, holdout=0, weights={"rows": 1})
+    for version in ("1", "2"):
+        loader = build_loader(f"{right}@{version}", spec, reading)
+        next(loader)
+        out = tmp_path / f"out-{version}"
+        merge([str(left), str(right)], str(out), copy=True)
+        after = loader.with_dataset(str(out))
+        assert next(after)["input_ids"].tolist() == next(loader.with_dataset(str(right)))["input_ids"].tolist()
+        moved = build_loader(str(out), None, reading, plan=after.plan)
+        moved.load_state_dict(loader.state_dict())
+        next(moved)
 
 
 def test_versions_of_one_place_become_one_there(halves: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """A year in the life of a dataset: at every point it holds exactly the documents that it should, and no shard is made
-without need; a run that began with the first version ends with the last."""
+without need; a run that began with the first version ends with the last, on the machine that pulled it from a hub."""
 
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from bamba_data.catalog import expire, offer_again, withdraw
@@ -20,6 +24,10 @@ from loader import Loader, OrderSpec, Reading, build_loader
 from tests.corpora import TOKENIZER, records, write_jsonl
 from tests.derive.appended import append
 from tests.derive.content import Contents, dropped, objects, read, stored, tokens_of, without
+from tests.pushing import TOKEN, command, environment
+from tests.servers.hub import HubServer
+
+Documents = Counter[tuple[str, tuple[int, ...]]]
 
 
 class Year:
@@ -30,6 +38,13 @@ class Year:
         self.contents: Contents = stored(url)
         self.shards = objects(url)
 
+    def of(self, source: str | None = None) -> Documents:
+        """What it should hold, of one source or of all, as readers of files see it: (id, tokens)."""
+        found: Documents = Counter()
+        for (name, document, ids), count in self.contents.items():
+            found[document, ids] += count if source in (None, name) else 0
+        return +found
+
     def check(self, new_shards: int) -> None:
         assert read(self.url, self.cache) == tokens_of(self.contents)
         assert verify(str(self.url), full=True).faults == []
@@ -39,6 +54,31 @@ class Year:
         assert all(now[name] == data for name, data in self.shards.items() if name in now)
         assert len(set(now) - set(self.shards)) == new_shards
         self.shards |= now
+
+
+REPO = "acme/year"
+ELSEWHERE = """
+import datasets, huggingface_hub, sys
+repo, revision, folder = sys.argv[1:]
+huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision, local_dir=folder)
+for name in datasets.get_dataset_config_names(repo, revision=revision):
+    datasets.load_dataset(repo, name, revision=revision)["train"].to_parquet(f"{folder}/../{name}.parquet")
+"""
+
+
+def opened_there(hub: HubServer, home: Path, folder: Path, revision: str) -> dict[str, Documents]:
+    """Pull a revision into `folder` by the hub's own client, and what `datasets` loads from the hub, by config."""
+    subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, REPO, revision, str(folder)], env=environment(hub, home, None), check=True
+    )
+    dtype = open_dataset(folder).manifest.tokenizer.token_dtype
+    found: dict[str, Documents] = {}
+    for file in home.glob("*.parquet"):
+        rows = pq.read_table(file).select(["document_id", "tokens"]).to_pylist()
+        found[file.stem] = Counter(
+            (row["document_id"], tuple(np.frombuffer(row["tokens"], dtype).tolist())) for row in rows
+        )
+    return found
 
 
 @pytest.mark.costly
@@ -102,8 +142,18 @@ def test_a_year(tiny_copy: Path, tmp_path: Path) -> None:
     garbage.remove(str(url), garbage.find(str(url), 0))
     year.check(0)
 
-    # December: on another machine the run goes on, and ends with the last version.
-    moved = Path(shutil.copytree(url, tmp_path / "elsewhere"))
+    # December: it is pushed. On another machine `datasets` opens it, and the run goes on to the last version.
+    (tmp_path / "hub").mkdir()
+    with HubServer(tmp_path / "hub", writer=TOKEN) as hub:
+        for version in ("1", "2", str(newest)):
+            pushed = command(hub, tmp_path / "home", "push", f"{url}@{version}", f"hf://datasets/{REPO}")
+            assert pushed.returncode == 0, pushed.stderr
+        moved = tmp_path / "elsewhere" / "copy"
+        loaded = opened_there(hub, tmp_path / "elsewhere", moved, f"v{newest}")
+    shutil.rmtree(url)
+    assert loaded == {"default": year.of()} | {name: year.of(name) for name in ("lines", "rows", "code")}
+    assert verify(str(moved), full=True).faults == []
+    assert read(moved, tmp_path / "cache2") == tokens_of(year.contents)
     assert len(list(ancestors(open_dataset(moved)))) >= 4
     again = build_loader(str(moved), None, Reading(cache=tmp_path / "cache2", num_workers=0), plan=state["plan"])
     again.load_state_dict(state)

@@ -13,7 +13,9 @@ import pytest
 from bamba_data.exchange.hub_repo import HubRepo, git_blob_id
 from bamba_data.format.dataset import open_dataset
 from bamba_data.inspect.verify import verify
+from loader import OrderSpec, Reading, build_loader
 from pipelines.cli import app, run
+from tests.derive.content import dropped
 from tests.pushing import TOKEN, command, environment
 from tests.servers.faults import Fault, Status
 from tests.servers.hub import HubServer
@@ -81,6 +83,18 @@ def test_a_derived_version_is_pushed_beside_the_one_that_it_came_of(
     for version in ("1", "2"):
         assert verify(str(copy), version, full=True).faults == []
     assert set(hub.repos("datasets").tags(REPO).values()) == {first["commit"], second["commit"]}
+
+
+@pytest.mark.costly
+def test_a_run_goes_on_with_the_one_version_that_was_pushed(hub: HubServer, tiny_copy: Path, tmp_path: Path) -> None:
+    """The version that it began with was not: its manifest and tables go along."""
+    spec = OrderSpec(row_tokens=48, batch_rows=4, seed=3, holdout=0)
+    loader = build_loader(str(tiny_copy), spec, Reading(cache=tmp_path / "cache", num_workers=0))
+    next(loader)
+    dropped(tiny_copy, {"doc-0", "doc-101"})
+    push(hub, tiny_copy, tmp_path / "home")
+    copy = pulled(hub, tmp_path / "copy")
+    assert next(loader.with_dataset(str(copy)))["row"].tolist() == [4, 5, 6, 7]
 
 
 @pytest.mark.costly
