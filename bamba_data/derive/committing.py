@@ -34,6 +34,7 @@ def commit(
     fence: Fence,
     newest: int | None = None,
     fresh_shards: Collection[str] = (),
+    parent: Dataset | None = None,
 ) -> Version:
     """Publish a derived version.
 
@@ -45,6 +46,8 @@ def commit(
         newest: the number of the version that it stands for from now on: if another was published since, what that one
             changed would be lost. None where the caller named the parent's version himself.
         fresh_shards: paths of the shards that no published version has yet: they are looked at.
+        parent: a version of this place, opened under the fence: files of tables that the derived one has of it were
+            checked when they were read, and are not read again.
 
     Raises:
         PublishConflict: another version was published meanwhile.
@@ -54,7 +57,10 @@ def commit(
     def verified() -> None:
         fence.check()
         draft = Dataset(
-            store, Version(0, manifest.digest, "", lock, ""), manifests.loads(manifest.data, "the manifest")
+            store,
+            Version(0, manifest.digest, "", lock, ""),
+            manifests.loads(manifest.data, "the manifest"),
+            dict(parent.frames) if parent and parent.store.url == store.url else {},
         )
         if faults := check(draft, only=frozenset(fresh_shards)).faults:
             raise IntegrityError(f"{'; '.join(map(str, faults[:SHOWN]))}. Nothing was published")

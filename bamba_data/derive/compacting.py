@@ -78,7 +78,8 @@ def compact(
         tables = _tables(parent, anew)
         manifest = _manifest(parent, tables, lost)
         fresh = set(tables["shards"]["path"]) - set(parent.shards["path"])
-        made = commit(parent.store, manifest, parent.version.lock, fence, newest_expected(url, version, parent), fresh)
+        newest = newest_expected(url, version, parent)
+        made = commit(parent.store, manifest, parent.version.lock, fence, newest, fresh, parent)
     documents, tokens = (
         int(parent.shards[name].cast(pl.UInt64).sum()) - int(tables["shards"][name].cast(pl.UInt64).sum())
         for name in ("documents", "tokens")

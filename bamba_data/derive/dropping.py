@@ -71,7 +71,7 @@ def drop(url: str, listed: DocumentList, version: str | None = None, missing: Mi
         arguments = {"list": listed.sha256, "by": ", ".join(listed.entries.columns), "missing": missing}
         manifest = masked(parent, chosen, "drop", arguments)
         newest = newest_expected(url, version, parent)
-        made = commit(parent.store, manifest, parent.version.lock, fence, newest)
+        made = commit(parent.store, manifest, parent.version.lock, fence, newest, parent=parent)
     return Derived(made, manifest, chosen.documents, chosen.tokens, len(unknown))
 
 

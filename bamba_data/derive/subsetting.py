@@ -51,7 +51,8 @@ def subset(url: str, sources: Sequence[str], where: str | None, version: str | N
         documents, tokens = before.kept - manifest.totals.kept, before.tokens - manifest.totals.tokens
         if not documents and len(manifest.sources) == len(parent.manifest.sources):
             return None
-        made = commit(parent.store, manifest, parent.version.lock, fence, newest_expected(url, version, parent))
+        newest = newest_expected(url, version, parent)
+        made = commit(parent.store, manifest, parent.version.lock, fence, newest, parent=parent)
     return Derived(made, manifest, documents, tokens)
 
 

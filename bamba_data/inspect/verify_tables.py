@@ -21,7 +21,9 @@ from bamba_data.inspect.verify_report import Fault, Report
 def check_tables(dataset: Dataset, report: Report) -> None:
     """All faults of the tables go into the report."""
     files, shards, blocks = dataset.files, dataset.shards, dataset.blocks
-    if any(not p.startswith(f"{shard_folder(s)}/") for p, s in shards.select("path", "source").iter_rows()):
+    folders = {name: f"{shard_folder(name)}/" for name in shards["source"].unique()}
+    folder = pl.col("source").replace_strict(folders, return_dtype=pl.String)
+    if not shards.select(pl.col("path").str.starts_with(folder).all()).item():
         report.fault("table shards", "a shard lies outside the folder of its source")
     if not blocks["shard"].is_sorted() or not blocks.select(_BLOCKS_IN_ORDER).item():
         report.fault("table blocks", "its rows are not in the order of the shards and their blocks")

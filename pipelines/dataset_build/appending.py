@@ -108,7 +108,7 @@ def finish_append(appending: Appending, fence: Fence) -> tuple[Version, Manifest
         mine = plan_history.planned_as(prepared.plan, prepared.tokenizer.sha256, prepared.lock_digest)
         plan_records.save(store, prepared.plan.digest, mine)
     fresh = set(draft.shards["path"])
-    version = commit(store, manifest, prepared.lock_digest, fence, parent.version.number, fresh)
+    version = commit(store, manifest, prepared.lock_digest, fence, parent.version.number, fresh, parent)
     return version, manifest
 
 

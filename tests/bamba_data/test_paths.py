@@ -2,11 +2,13 @@
 
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import polars as pl
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bamba_data.errors import UnsafePath
+from bamba_data.format import dataset
 from bamba_data.storage.paths import checked, distinct, input_name, stored_name
 
 UNSAFE = [
@@ -117,3 +119,24 @@ def test_every_input_has_a_safe_name_of_its_own_in_a_mirror(path: str) -> None:
     assert checked(stored) == stored
     assert max(len(part.encode()) for part in stored.split("/")) <= 250
     assert stored_name(f"{path}?") != stored
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (["dataset=a/ab-0-cd.parquet", "dataset=a/ab-0-cd.parquet"], "stands twice"),
+        (["dataset=a/ab-0-cd.parquet", "dataset=A/ab-0-cd.parquet"], "looks like"),
+        (["dataset=a/ab-0-cd.parquet\n"], "character"),
+        (["dataset=a/ab-0-cd.parquet", "../ab-0-cd.parquet"], r"part '\.\.'"),
+        (["dataset=a/x/../../../ab-0-cd.parquet"], r"part '\.\.'"),
+        (["dataset=a/con.parquet"], "not portable"),
+    ],
+)
+def test_a_table_with_a_path_that_is_unsafe_beside_plain_ones_is_refused(paths: list[str], said: str) -> None:
+    with pytest.raises(UnsafePath, match=said):
+        dataset._safe(pl.DataFrame({"path": paths}))
+
+
+def test_a_table_of_plain_paths_is_taken_without_a_look_at_each(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    monkeypatch.setattr(dataset, "checked", None)
+    assert len(dataset.open_dataset(tiny).shards)
