@@ -44,9 +44,9 @@ def packed(lengths: list[int], seed: int = 1) -> tuple[Tensor, Tensor, Tensor, T
     return ids[:, :-1], documents, positions, labels
 
 
-def saved(folder: Path, ours: Bamba) -> SavedCheckpoint:
+def saved(folder: Path, ours: Bamba, row_tokens: int = 256) -> SavedCheckpoint:
     """A checkpoint that holds this model."""
     tensors = ((f"model.{name}", value.detach()) for name, value in ours.named_parameters())
-    about = {"step": 3, "recipe": {"model": ours.config.model_dump(mode="json"), "data": {"row_tokens": 256}}}
+    about = {"step": 3, "recipe": {"model": ours.config.model_dump(mode="json"), "data": {"row_tokens": row_tokens}}}
     write(LocalStore(folder / "checkpoints"), folder_name(3, "0"), tensors, about)
     return SavedCheckpoint(str(folder))

@@ -1,4 +1,4 @@
-"""The commands on a model: evaluate, generate, export, push, import, arithmetic."""
+"""The commands on a model: evaluate, benchmark, phonebook, generate, export, push, import, arithmetic."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -37,6 +37,86 @@ def evaluate(
     if bool(data) == (text is not None):
         raise UserError("give either --data or --text")
     print_losses(checkpoint, data or [], text, tokenizer, rows, as_json=as_json)
+
+
+@app.command(rich_help_panel=MODELS)
+def benchmark(
+    checkpoint: Checkpoint,
+    suite: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="leaderboard-v1, leaderboard-v2, or a file of tasks.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Results by subtask; what is there is not computed again.")
+    ],
+    tokenizer: TokenizerFile = None,
+    batch: Annotated[int, typer.Option(min=1, help="So many sequences at once.")] = 32,
+    questions: Annotated[int | None, typer.Option(min=1, help="So many of each subtask, not all.")] = None,
+    eos: Annotated[str | None, typer.Option(help="The token that ends a document; as in training without it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Numbers on the tasks of lm-evaluation-harness, computed by the trainer's own model."""
+    from bamba_data.extras import require
+    from bamba_data.terminal import emit, print_json
+
+    from ..tasks.suites import suite_of
+
+    asked = suite_of(suite)
+    require("lm_eval")
+    from ..checkpoint.reader import SavedCheckpoint
+    from ..checkpoint.tokenizer import of_checkpoint
+    from ..tasks.benchmark import benchmark as benchmarked
+
+    saved = SavedCheckpoint(checkpoint)
+    found = benchmarked(saved, of_checkpoint(saved, tokenizer).with_tokens(None, eos), asked, out, batch, questions)
+    if as_json:
+        print_json(found)
+        return
+    width = max(len(name) for name in [*found["tasks"], "mean"])
+    lines = [
+        f"{name:{width}}  {100 * value:6.2f}" for name, value in [*found["tasks"].items(), ("mean", found["mean"])]
+    ]
+    emit("\n".join([f"step {found['step']:,}, checkpoint {found['checkpoint'][:12]}", *lines]))
+
+
+@app.command(rich_help_panel=MODELS)
+def phonebook(
+    checkpoint: Checkpoint,
+    tokens: Annotated[
+        list[int] | None, typer.Option("--tokens", min=1, help="Of a prompt; may be repeated. 1024, 2048, 4096.")
+    ] = None,
+    depths: Annotated[
+        list[float] | None,
+        typer.Option("--depth", min=0.0, max=1.0, help="Of the line asked for; may be repeated. 0, 0.25 … 1."),
+    ] = None,
+    is_reversed: Annotated[bool, typer.Option("--reversed", help="The name comes before the book, too.")] = False,
+    shots: Annotated[int, typer.Option(min=0, help="Solved examples.")] = 2,
+    trials: Annotated[int, typer.Option(min=1, help="Books of each length and depth.")] = 20,
+    seed: Annotated[int, typer.Option(help="Another seed, other books.")] = 1,
+    tokenizer: TokenizerFile = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="A heat map: .png, .svg or .pdf.")] = None,
+    table_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="The cells, a line each.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How often a model finds one line of a long phone book, by length and depth."""
+    from bamba_data.extras import require
+    from bamba_data.terminal import emit, print_json
+
+    from ..phonebook.measure import draw_heat_map, refuse_picture, table, write_csv
+
+    if plot is not None:
+        require("matplotlib")
+        refuse_picture(plot)
+    from ..phonebook.ask import asked
+
+    cells = asked(checkpoint, tokenizer, is_reversed, tokens, depths, shots, trials, seed)
+    if plot is not None:
+        draw_heat_map(cells, plot)
+    if table_file is not None:
+        write_csv(cells, table_file)
+    if as_json:
+        print_json(cells)
+    else:
+        emit(table(cells))
 
 
 @app.command(rich_help_panel=MODELS)
