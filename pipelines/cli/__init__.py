@@ -3,6 +3,7 @@
 
     build_commands.py      recipes, lock, plan, build, download
     append_command.py      append
+    clean_commands.py      duplicates
     cluster_commands.py    preflight, submit, status, logs, stop, report
     trace_command.py       trace
     index_command.py       index-on-ray
@@ -28,6 +29,7 @@ from bamba_data.cli.entry import group
 from . import (
     append_command,
     build_commands,
+    clean_commands,
     cluster_commands,
     import_command,
     index_command,
@@ -45,6 +47,7 @@ for commands in (
     index_command.app,
     data_app,
     append_command.app,
+    clean_commands.app,
     trace_command.app,
     cluster_commands.app,
 ):

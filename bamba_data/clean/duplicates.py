@@ -1,0 +1,194 @@
+"""The documents whose token ids another document of the dataset has, too: all of them but the first.
+
+The first is that of the source that comes first (as they are given, else by name), then of the first file (as the table
+of files has them), then of the lowest row. Two steps, each of
+tasks that can run anywhere, in any order, twice:
+
+    scan    a group of shards → its records, cut into ranges by the digest (token_records.py)
+    match   a range of all groups → the documents of it that leave, as a piece of the list
+
+What is finished lies in a folder of work, under a name made of all that decides it; so a killed job goes on.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from bamba_data import canonical_json
+from bamba_data.derive.restating import refuse_first_format
+from bamba_data.errors import Unfinished, UserError
+from bamba_data.format.dataset import Dataset, dataset_of
+from bamba_data.format.masks import removed_in
+from bamba_data.storage.store import open_store
+
+from .token_records import RECORD, later_ones, load, records_of, save
+
+GROUP_DOCUMENTS = 4_000_000  # of a scan: 128 MB of records
+RANGE_BYTES = 128 << 20  # of the records of a match, on average
+TASK_BYTES = 1 << 30  # what a task may need: three times its records, a block, the tables of the dataset
+LISTED = pl.Schema({"source": pl.String, "file": pl.String, "row": pl.UInt64})
+_FORM = "bamba-duplicates/1"
+
+
+@dataclass(frozen=True)
+class DuplicatesJob:
+    """All that decides which documents leave, and where the work lies.
+
+    Attributes:
+        url: place of the dataset.
+        manifest: digest of the version.
+        sources: those that are looked at, the first has precedence.
+        groups: the shards of each scan, by their rows in the table of shards.
+        ranges: how many matches there are.
+        work: URL of a folder that every machine reaches.
+    """
+
+    url: str
+    manifest: str
+    sources: tuple[str, ...]
+    groups: tuple[tuple[int, ...], ...]
+    ranges: int
+    work: str
+
+    @functools.cached_property
+    def folder(self) -> str:
+        """Below `work`."""
+        decides = [_FORM, self.manifest, list(self.sources), [list(group) for group in self.groups], self.ranges]
+        return f"duplicates-{canonical_json.sha256(canonical_json.dumps(decides))[:32]}"
+
+    def scanned(self, group: int) -> str:
+        return f"{self.folder}/scan-{group:06d}"
+
+    def piece(self, number: int) -> str:
+        return f"{self.folder}/range-{number:06d}.parquet"
+
+    def finished(self) -> set[str]:
+        """The paths of what earlier attempts finished."""
+        return {entry.path for entry in open_store(self.work).list(self.folder)}
+
+
+def duplicates_job(
+    dataset: Dataset,
+    sources: Sequence[str],
+    work: str,
+    group_documents: int = GROUP_DOCUMENTS,
+    range_bytes: int = RANGE_BYTES,
+) -> DuplicatesJob:
+    """What is to be done.
+
+    Args:
+        dataset: which version.
+        sources: look at these alone, the first has precedence; without any, at all, by their names.
+        work: URL of a folder for what is finished.
+        group_documents: a scan has more only if a single shard has.
+        range_bytes: of the records of a match.
+
+    Raises:
+        UserError: a source is not of the dataset or named twice; the version is of the first format.
+    """
+    refuse_first_format(dataset)
+    names = [source.name for source in dataset.manifest.sources]
+    if strangers := sorted(set(sources) - set(names)):
+        raise UserError(f"--source names {strangers}; the dataset has {names}")
+    if len(set(sources)) != len(sources):
+        raise UserError("--source names a source twice; the order says which one keeps its documents")
+    wanted = tuple(sources or names)
+    shards = dataset.shards.with_row_index("shard").filter(pl.col("source").is_in(list(wanted)))
+    groups: list[list[int]] = []
+    held = group_documents
+    for shard, documents in shards.select("shard", "documents").iter_rows():
+        if held + documents > group_documents:
+            groups.append([])
+            held = 0
+        groups[-1].append(shard)
+        held += documents
+    ranges = max(1, -(-int(shards["documents"].sum()) * RECORD.itemsize // range_bytes))
+    return DuplicatesJob(
+        dataset.store.url, dataset.manifest.digest, wanted, tuple(map(tuple, groups)), ranges, open_store(work).url
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(url: str, manifest: str) -> Dataset:
+    return dataset_of(open_store(url), manifest)
+
+
+def scan(job: DuplicatesJob, group: int) -> int:
+    """Write the records of a group of shards; how many documents they are. Raises CorruptShard."""
+    dataset = _opened(job.url, job.manifest)
+    removed = removed_in(dataset.masks, dataset.blocks)
+    ranks = {name: rank for rank, name in enumerate(job.sources)}
+    shards = dataset.shards.with_row_index("shard").filter(pl.col("shard").is_in(list(job.groups[group])))
+    parts = [records_of(dataset, row, ranks[row["source"]], removed) for row in shards.iter_rows(named=True)]
+    records = np.concatenate(parts)
+    save(records, job.ranges, open_store(job.work), job.scanned(group))
+    return len(records)
+
+
+def match(job: DuplicatesJob, number: int) -> int:
+    """Write the piece of the list of a range, of all scans; how many documents leave."""
+    store = open_store(job.work)
+    records = [load(number, job.ranges, store, job.scanned(group)) for group in range(len(job.groups))]
+    later = later_ones(np.concatenate([np.empty(0, RECORD), *records]))
+    files = _opened(job.url, job.manifest).files.select("source", "file", pl.col("path"))
+    names = pl.DataFrame({"rank": pl.Series(range(len(job.sources)), dtype=pl.UInt32), "source": job.sources})
+    stands = pl.DataFrame({"rank": later["source"].copy(), "file": later["file"].copy(), "row": later["row"].copy()})
+    named = stands.join(names, on="rank", how="left", maintain_order="left").join(
+        files, on=["source", "file"], how="left", maintain_order="left"
+    )
+    piece = named.select("source", pl.col("path").alias("file"), "row").cast(LISTED)
+    with store.writer(job.piece(number)) as file:
+        piece.write_parquet(file)
+    return len(piece)
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """How many documents each source would lose."""
+
+    by_source: dict[str, int]
+
+    @property
+    def documents(self) -> int:
+        return sum(self.by_source.values())
+
+
+def write_list(job: DuplicatesJob, out: Path) -> Duplicates:
+    """Put the pieces together, one after the other, as one parquet file at `out`, and remove the work.
+
+    Nothing is written where there are no duplicates: a list of nothing is none.
+
+    Raises:
+        Unfinished: a range was not matched yet.
+    """
+    store = open_store(job.work)
+    missing = {job.piece(number) for number in range(job.ranges)} - job.finished()
+    if missing:
+        raise Unfinished(f"{len(missing):,} of {job.ranges:,} ranges are not matched yet; run the same command again")
+    counts = dict.fromkeys(job.sources, 0)
+    part = out.with_name(f"{out.name}.part")
+    writer: pq.ParquetWriter | None = None
+    try:
+        for number in range(job.ranges):
+            with store.open(job.piece(number)) as file:
+                piece = pl.read_parquet(file)
+            if not len(piece):
+                continue
+            for name, documents in piece.group_by("source").len().iter_rows():
+                counts[name] += documents
+            table = piece.to_arrow()
+            writer = writer or pq.ParquetWriter(part, table.schema, compression="zstd")
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    if writer is not None:
+        part.replace(out)
+    for path in sorted(job.finished()):
+        store.delete(path)
+    return Duplicates(counts)
