@@ -1,4 +1,4 @@
-"""What it costs to drop a document and to append two inputs, beside how many shards are there: seconds and requests.
+"""What it costs to drop a document and to append four inputs, beside how many shards are there: seconds and requests.
 
 python -m benchmarks.derive_cost [--shards 1000 10000 100000]
 
