@@ -112,7 +112,7 @@ def draw_heat_map(cells: Sequence[Cell], picture: Path) -> None:
 
     lengths, depths = sorted({cell.tokens for cell in cells}), sorted({cell.depth for cell in cells})
     share = {(cell.tokens, cell.depth): cell.right / cell.trials for cell in cells}
-    figure = Figure(figsize=(1.6 + 0.8 * len(lengths), 1.4 + 0.5 * len(depths)), layout="constrained")
+    figure = Figure(figsize=(max(4.5, 1.6 + 0.8 * len(lengths)), 1.4 + 0.5 * len(depths)), layout="constrained")
     axes: Any = figure.subplots()
     values = [[share[tokens, depth] for tokens in lengths] for depth in depths]
     image = axes.imshow(values, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
