@@ -1,16 +1,18 @@
 """A subset of a dataset: some of its sources, and of these the documents for which an expression is true.
 
-The expression is SQL as Polars has it, over the table of documents (see choosing.py): `tokens >= 64 AND source <>
-'books'`. Documents for which it is unknown (null) leave. Sources leave whole, with their rows in the tables; documents
-by masks. Shards stay as they are.
+The expression is SQL as Polars has it, over the table of documents (see choosing.py; what is taken
+says filtering/condition.py): `tokens >= 64 AND source <> 'books'`. Documents for which it is unknown (null) leave.
+Sources leave whole, with their rows in the tables; documents by masks. Shards stay as they are.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import polars as pl
 
-from bamba_data.errors import UserError, one_line
+from bamba_data.errors import UserError
+from bamba_data.filtering.condition import Condition
 from bamba_data.format.dataset import Dataset
 from bamba_data.format.manifest import Manifest
 from bamba_data.format.manifest_entries import DerivedEntry, Tables
@@ -40,7 +42,7 @@ def subset(url: str, sources: Sequence[str], where: str | None, version: str | N
     """
     if not sources and where is None:
         raise UserError("say what stays: --source NAME, --where EXPRESSION, or both")
-    condition = None if where is None else _Condition(where)
+    condition = None if where is None else _condition(where)
     with parent_held(url, version) as (parent, fence):
         refuse_first_format(parent)
         manifest = _restricted(parent, sources) if sources else parent.manifest
@@ -56,9 +58,11 @@ def subset(url: str, sources: Sequence[str], where: str | None, version: str | N
     return Derived(made, manifest, documents, tokens)
 
 
-def _masked(staying: Dataset, parent: Dataset, condition: "_Condition | None", arguments: dict[str, str]) -> Manifest:
+def _masked(staying: Dataset, parent: Dataset, condition: Condition | None, arguments: dict[str, str]) -> Manifest:
     """The manifest of the sources that stay, without the documents that leave."""
-    masks = staying.masks if condition is None else choose(staying, condition.columns, condition.leaves).masks
+    masks = staying.masks
+    if condition is not None:
+        masks = choose(staying, condition.columns, partial(_leaves, condition)).masks
     left = as_read(staying.blocks, staying.candidates, masks)
     if not len(left.blocks):
         raise nothing_left(parent.store.url)
@@ -108,32 +112,17 @@ def _restricted(parent: Dataset, sources: Sequence[str]) -> Manifest:
     return restated(parent.manifest, entries, derived, tables=Tables(**saved), software=software)
 
 
-class _Condition:
-    """An expression over the table of documents. Raises UserError, before anything is read, for what is none."""
+def _condition(text: str) -> Condition:
+    """Raises UserError, before anything is read, for what is no condition on the table of documents."""
+    try:
+        return Condition(text, DOCUMENTS)
+    except UserError as error:
+        raise UserError(f"--where {error}") from None
 
-    def __init__(self, text: str) -> None:
-        empty = pl.DataFrame(schema=DOCUMENTS)
-        try:
-            self._expression = pl.sql_expr(text)
-            self.columns = set(self._expression.meta.root_names())
-            if unknown := self.columns - set(DOCUMENTS):
-                raise UserError(
-                    f"--where {text!r}: no column {', '.join(sorted(unknown))}; documents have {', '.join(DOCUMENTS)}"
-                )
-            kind = empty.select(self._expression.alias("stays")).schema["stays"]
-        except pl.exceptions.PolarsError as error:
-            raise UserError(
-                f"--where {text!r}: {one_line(error)}; it is SQL over {', '.join(DOCUMENTS)}, with texts in '…'"
-            ) from None
-        if kind != pl.Boolean or not self.columns:
-            raise UserError(f"--where {text!r}: is no condition on {', '.join(DOCUMENTS)} that is true or false")
-        self._text = text
 
-    def leaves(self, documents: pl.DataFrame) -> Flags:
-        try:
-            stays = documents.select(self._expression.alias("stays"))["stays"]
-        except pl.exceptions.PolarsError as error:
-            raise UserError(f"--where {self._text!r}: {one_line(error)}") from None
-        if len(stays) != len(documents):
-            raise UserError(f"--where {self._text!r}: does not say of each document whether it stays")
-        return ~stays.fill_null(False).to_numpy().astype(np.bool_)
+def _leaves(condition: Condition, documents: pl.DataFrame) -> Flags:
+    try:
+        stays = condition.of(documents)
+    except UserError as error:
+        raise UserError(f"--where {error}") from None
+    return ~stays.fill_null(False).to_numpy().astype(np.bool_)
