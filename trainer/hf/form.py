@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from bamba_data.errors import UserError
 
 from ..model.config import ModelConfig
-from . import bamba_config, bamba_tensors, granite_config, granite_tensors, mamba_ssm
+from . import bamba_config, bamba_tensors, granite_config, granite_folded, granite_tensors, mamba_ssm
 from .tensor_mapping import TensorMapping
 
 
@@ -83,4 +83,11 @@ def form_of(theirs: Any, where: str) -> ForeignForm:
     kind = theirs.get("model_type", "bamba") if isinstance(theirs, dict) else "bamba"
     if kind not in BY_MODEL_TYPE:
         raise UserError(f"{where}: model_type is {kind!r}, known are {', '.join(BY_MODEL_TYPE)}")
+    if kind == "granitemoehybrid":
+        # an import also takes what an export of ours never states: multipliers, folded into weights
+        return ForeignForm(
+            class_name=GRANITE.class_name,
+            config_of=granite_folded.config_of,
+            tensors=lambda config: granite_folded.tensor_mappings(theirs, config),
+        )
     return BY_MODEL_TYPE[kind]

@@ -180,7 +180,10 @@ def _frequencies(config: ModelConfig, max_position: int) -> dict[str, Any] | Non
     if config.rotary_width == config.head_dim and not is_scaled(config):
         return None
     head_dim = config.head_dim
-    turning = divisors_of(frequencies(config), base_of(config), head_dim)
+    if config.rotary_width == head_dim and config.rotary_factors is not None:
+        turning = config.rotary_factors
+    else:
+        turning = divisors_of(frequencies(config), base_of(config), head_dim)
     still = [STILL] * (head_dim // 2 - config.rotary_width // 2)
     said = longrope(config, turning + still, max_position)
     if said["attention_factor"] != 1:
@@ -213,6 +216,8 @@ def _of_divisors(divisors: list[float], scaled: bool, base: float, head_dim: int
     goes with them, which wants them even where all are one."""
     turning = [divisor for divisor in divisors if divisor < STILL]
     width = 2 * len(turning)
+    if not turning and len(divisors) == head_dim // 2:  # attention without positions
+        return {"rotary_fraction": 1.0, "rotary_factors": divisors}
     if len(divisors) != head_dim // 2 or not turning or divisors[: len(turning)] != turning:
         raise UserError(
             f"{where}: long_factor: {len(divisors)} divisors of which the first {len(turning)} are below {STILL:g}: a "
