@@ -174,8 +174,8 @@ def _attention_layers(layer_types: Any, layers: int, where: str) -> list[int]:
 def _frequencies(config: ModelConfig, max_position: int) -> dict[str, Any] | None:
     """The frequencies as longrope states them; None where the base says all: whole heads, no other length.
 
-    Every scaled embedding is said so, not by its own name: vLLM takes no notice of yarn's `attention_factor`, and
-    multiplies the longest text by linear's `factor`.
+    Every scaled embedding is said so, not by its own name: one of a part of a head cannot be said otherwise, and the
+    two kinds that could are not worth a second way.
     """
     if config.rotary_width == config.head_dim and not is_scaled(config):
         return None
