@@ -30,7 +30,8 @@ from .token_records import RECORD, later_ones, load, records_of, save
 
 GROUP_DOCUMENTS = 4_000_000  # of a scan: 128 MB of records
 RANGE_BYTES = 128 << 20  # of the records of a match, on average
-TASK_BYTES = 1 << 30  # what a task may need: three times its records, a block, the tables of the dataset
+TASK_BYTES = 1 << 30  # what a task may need beside the tables: measured 808 MiB (docs/log.md)
+BLOCK_ROW_BYTES = 200  # of the table of blocks, 77 as it is stored in memory, while it is read and filtered
 LISTED = pl.Schema({"source": pl.String, "file": pl.String, "row": pl.UInt64})
 _FORM = "bamba-duplicates/1"
 
@@ -46,6 +47,7 @@ class DuplicatesJob:
         groups: the shards of each scan, by their rows in the table of shards.
         ranges: how many matches there are.
         work: URL of a folder that every machine reaches.
+        task_bytes: memory that a task may need, with the tables of the dataset.
     """
 
     url: str
@@ -54,6 +56,7 @@ class DuplicatesJob:
     groups: tuple[tuple[int, ...], ...]
     ranges: int
     work: str
+    task_bytes: int = TASK_BYTES
 
     @functools.cached_property
     def folder(self) -> str:
@@ -109,7 +112,13 @@ def duplicates_job(
         held += documents
     ranges = max(1, -(-int(shards["documents"].sum()) * RECORD.itemsize // range_bytes))
     return DuplicatesJob(
-        dataset.store.url, dataset.manifest.digest, wanted, tuple(map(tuple, groups)), ranges, open_store(work).url
+        dataset.store.url,
+        dataset.manifest.digest,
+        wanted,
+        tuple(map(tuple, groups)),
+        ranges,
+        open_store(work).url,
+        TASK_BYTES + BLOCK_ROW_BYTES * len(dataset.blocks),
     )
 
 

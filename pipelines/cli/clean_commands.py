@@ -66,9 +66,7 @@ def duplicates(
     if options.cluster and work is None:
         raise UserError("--work is missing: name a folder that all machines of the cluster reach")
 
-    def shown(phase: str) -> Display:
-        return Display() if as_json else display(phase, sys.stdout.isatty(), interval)
-
+    shown = Display() if as_json else display("duplicates", sys.stdout.isatty(), interval)
     job = duplicates_job(open_dataset(url, version), sources or [], work or f"{out.absolute()}.work")
     found = find_duplicates(job, out, options, shown)
     if as_json:

@@ -5,12 +5,12 @@
 Every task leaves its result in the folder of work, so the same command goes on where one was killed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bamba_data.clean.duplicates import TASK_BYTES, Duplicates, DuplicatesJob, match, scan, write_list
+from bamba_data.clean.duplicates import Duplicates, DuplicatesJob, match, scan, write_list
 from bamba_data.recipe import Network
 
 from ..observe.counters import Counters
@@ -28,14 +28,14 @@ class Step:
     is_remote: bool = True
 
 
-def find_duplicates(job: DuplicatesJob, out: Path, options: Options, shown: Callable[[str], Display]) -> Duplicates:
+def find_duplicates(job: DuplicatesJob, out: Path, options: Options, shown: Display) -> Duplicates:
     """Run what is not finished of a job, and write its list.
 
     Args:
         job: What is to be done.
         out: The list, a parquet file.
         options: Where to run.
-        shown: The display of a step, by its name.
+        shown: Shows how far it is.
 
     Raises:
         Failed: Some tasks could not be done; the others are done and kept.
@@ -43,34 +43,38 @@ def find_duplicates(job: DuplicatesJob, out: Path, options: Options, shown: Call
     scans = [(Step(f"shards {group}", group), job.scanned(group)) for group in range(len(job.groups))]
     matches = [(Step(f"range {number}", number), job.piece(number)) for number in range(job.ranges)]
     done = job.finished()
-    if all(path in done for _, path in scans + matches):
+    phases = [
+        (work, [step for step, path in steps if path not in done])
+        for work, steps in ((scan_one, scans), (match_one, matches))
+    ]
+    missing = sum(len(steps) for _, steps in phases)
+    if not missing:
         return write_list(job, out)
-    with task_runner(options, Network(), TASK_BYTES, max(len(scans), len(matches))) as runner:
+    planned = Counters(units=len(scans) + len(matches))
+    before = planned - Counters(units=missing)
+    with task_runner(options, Network(), job.task_bytes, max(len(steps) for _, steps in phases)) as runner, shown:
         import ray
 
         once = ray.put(job)
-        # A match reads all scans: it has what it needs only when the last of them is there.
-        for phase, work, steps in (("scan", scan_one, scans), ("match", match_one, matches)):
-            missing = [step for step, path in steps if path not in done]
-            task = runner.task(work, TASK_BYTES)
+        # A match reads all scans: it has what it needs only when the last of them is there. What is counted is
+        # counted over both.
+        for work, steps in phases:
+            task = runner.task(work, job.task_bytes)
 
             def submit(item: Step, where: Mapping[str, Any], progress: Any, task: Any = task) -> Any:
                 return task.options(num_cpus=1, **where).remote(item, once, progress)
 
-            planned, before = Counters(units=len(steps)), Counters(units=len(steps) - len(missing))
-            with shown(phase) as display:
-                faults = runner.run(missing, submit, display, planned, before, options.fail_fast)
-            if faults:
+            if faults := runner.run(steps, submit, shown, planned, before, options.fail_fast):
                 raise Failed(faults)
     return write_list(job, out)
 
 
 def scan_one(step: Step, job: DuplicatesJob, progress: Any) -> Counters:
     """Runs in a worker; its result is in the folder of work."""
-    return Counters(documents=scan(job, step.number), units=1)
+    return Counters(documents=scan(job, step.number))
 
 
 def match_one(step: Step, job: DuplicatesJob, progress: Any) -> Counters:
     """Runs in a worker; its result is in the folder of work."""
     match(job, step.number)
-    return Counters(units=1)
+    return Counters()

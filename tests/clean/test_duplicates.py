@@ -181,6 +181,10 @@ def test_the_command_goes_on_with_what_is_finished(
     assert run(app, line) == 2
     assert "is there already" in capsys.readouterr().err
     out.unlink()
-    assert run(app, line) == 0
-    assert json.loads(capsys.readouterr().out)["documents"] == len(expected(PLANTED))
+    scan(job, 0)
+    assert run(app, line[:-1]) == 0
+    *progress, last = capsys.readouterr().out.splitlines()
+    assert last == f"{out}: 5 documents (books 2, web 3)"
+    told = json.loads(progress[-1])
+    assert told["units_done"] == told["units_total"] == len(job.groups) + job.ranges
     assert run(app, ["drop", str(url), "--list", str(out)]) == 0
