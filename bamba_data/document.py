@@ -5,7 +5,7 @@ A source yields them in file order, one for every record, so that read = documen
 
 from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Action = Literal["keep", "drop", "dead_letter"]
 
@@ -25,6 +25,13 @@ REASONS: dict[str, Action] = {
     "empty_text": "drop",
 }
 
+#: Why a document that is sound left all the same: a recipe's `where` (see filtering/). That it is false is no fault.
+FILTERED: dict[str, Action] = {
+    "where_false": "drop",
+    "where_null": "drop",
+    "where_mismatch": "dead_letter",
+}
+
 #: Reasons whose text could also be kept as it is.
 KEEPABLE = frozenset({"nul", "duplicate_id"})
 
@@ -34,13 +41,15 @@ RAW_BYTES = 1 << 20
 
 class Document(NamedTuple):
     """One text of a file: `row` counts its records (lines, parquet rows) from 0; `line` holds the raw bytes
-    where the form has such (JSON lines), else b"". `notes` are tolerated oddities, to be counted."""
+    where the form has such (JSON lines), else b"". `notes` are tolerated oddities, to be counted; `columns`
+    the values of those that filters asked for."""
 
     row: int
     id: str
     text: str
     line: bytes = b""
     notes: tuple[str, ...] = ()
+    columns: tuple[Any, ...] = ()
 
 
 class Reject(NamedTuple):

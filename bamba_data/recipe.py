@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from bamba_data.document import KEEPABLE, REASONS, Action
+from bamba_data.document import FILTERED, KEEPABLE, REASONS, Action
 from bamba_data.errors import RecipeError
 from bamba_data.plain_yaml import MAX_BYTES, MAX_DEPTH, parse
 from bamba_data.sources.base import Name, Source, Strict
@@ -47,8 +47,8 @@ class ShardRule(Strict):
 class BadInput(Strict):
     """What becomes of records that cannot be documents, and of inputs that expand beyond reason.
 
-    `policy` sets an action for a reason (see `document.REASONS`). `max_bad_rate` is dead letters per record
-    read, over the whole build. `quarantine` lists inputs, as `<source>/<path>`, that are left out, and said so.
+    `policy` sets an action for a reason (see `document.REASONS` and `FILTERED`). `max_bad_rate` is dead letters per
+    record read, over the whole build. `quarantine` lists inputs, as `<source>/<path>`, that are left out, and said so.
     `empty_files` and `empty_sources` say whether an input without a byte, and a source without a document, is an
     error, as a failed copy or a wrong field would give, or kept as it is. `max_window_bytes` is how far back a file
     compressed by zstd or xz may refer, which is memory of every worker.
@@ -73,15 +73,24 @@ class BadInput(Strict):
     @classmethod
     def _known(cls, policy: dict[str, Action]) -> dict[str, Action]:
         for reason, action in policy.items():
-            if reason not in REASONS:
-                raise ValueError(f"{reason!r} is no reason; the reasons are {', '.join(REASONS)}")
+            if reason == "where_false":
+                raise ValueError("'where_false' is what `where` is for: such documents are dropped")
+            if reason not in REASONS and reason not in FILTERED:
+                reasons = [*REASONS, *(name for name in FILTERED if name != "where_false")]
+                raise ValueError(f"{reason!r} is no reason; the reasons are {', '.join(reasons)}")
             if action == "keep" and reason not in KEEPABLE:
-                raise ValueError(f"{reason!r} cannot be kept: such a record has no text to keep")
+                raise ValueError(f"{reason!r} cannot be kept: {_why_not(reason)}")
         return policy
 
     def action(self, reason: str) -> Action:
         """What becomes of a record that is bad for this reason."""
-        return self.policy.get(reason, REASONS[reason])
+        return self.policy.get(reason) or REASONS.get(reason) or FILTERED[reason]
+
+
+def _why_not(reason: str) -> str:
+    if reason in FILTERED:
+        return "say in `where` what is to be kept, such as COALESCE(column, 0) >= 4"
+    return "such a record has no text to keep"
 
 
 class Network(Strict):

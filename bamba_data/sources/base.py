@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -13,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from bamba_data.errors import RecipeError
+from bamba_data.errors import RecipeError, UserError
 from bamba_data.sources.compression import Choice
 
 #: A source's name becomes a folder `dataset=<name>` and a key in mixes, so it is short and plain.
@@ -95,10 +96,25 @@ def hub_location(repo: str, base: str | None, files: list[str], revision: str) -
     return Location(base=base, files=files)
 
 
-class Source(Strict):
-    """One named stream of documents: a folder of the dataset, an entry of a mix."""
+def _is_condition(text: str | None) -> str | None:
+    if text is not None:
+        from bamba_data.filtering.condition import Condition  # here: a recipe without one does not wait for Polars
 
-    later = frozenset({"compression"})
+        try:
+            Condition(text)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+    return text
+
+
+#: SQL as Polars has it, over the columns of the corpus (see filtering/condition.py).
+WhereText = Annotated[str | None, AfterValidator(_is_condition)]
+
+
+class Source(Strict):
+    """One named stream of documents: a folder of the dataset, an entry of a mix. `where` says which are kept."""
+
+    later = frozenset({"compression", "where"})
 
     name: Name
     corpus: str
@@ -106,6 +122,7 @@ class Source(Strict):
     text: TextRule
     location: Location
     compression: Choice = "auto"
+    where: WhereText = None
     license: str
     attribution: str
     homepage: str
@@ -114,14 +131,15 @@ class Source(Strict):
 class Corpus(Strict, ABC):
     """The base of a corpus' config: a discriminator `corpus`, and what a recipe may say otherwise than upstream:
     `base`, to read a copy or other text in the same form, with its own `license` and `attribution`; how its files of
-    lines are compressed, where their first bytes are not to be believed."""
+    lines are compressed, where their first bytes are not to be believed; and `where`, which documents to keep."""
 
-    later = frozenset({"compression"})
+    later = frozenset({"compression", "where"})
 
     base: str | None = None
     license: str | None = None
     attribution: str | None = None
     compression: Choice = "auto"
+    where: WhereText = None
 
     def sources(self) -> list[Source]:
         """The sources of the corpus, with what the recipe says otherwise.
@@ -131,7 +149,7 @@ class Corpus(Strict, ABC):
         """
         said = {"license": self.license, "attribution": self.attribution}
         changes: dict[str, Any] = {field: value for field, value in said.items() if value is not None}
-        changes |= {"compression": self.compression}
+        changes |= {"compression": self.compression, "where": self.where}
         expanded = self.expand()
         if self.compression != "auto" and any(source.form == "parquet" for source in expanded):
             raise RecipeError(

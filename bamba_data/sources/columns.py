@@ -39,14 +39,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Columns:
-    """`texts`: for every text that is joined, the columns that may hold it, the first one first."""
+    """`texts`: for every text that is joined, the columns that may hold it, the first one first. `asked`: what filters
+    asked for."""
 
     texts: tuple[tuple[Column, ...], ...]
     id: Column | None
+    asked: tuple[Column, ...] = ()
 
     @classmethod
-    def of(cls, schema: pa.Schema, rule: TextRule, url: str) -> "Columns":
-        """Raises WrongForm for a file that has not the columns of the rule, or has other than text in them."""
+    def of(cls, schema: pa.Schema, rule: TextRule, url: str, asked: Sequence[str] = ()) -> "Columns":
+        """Raises WrongForm for a file that has not the columns of the rule, or has other than text in them; or has not
+        those that filters `asked` for, or in them other than numbers, texts, and true or false."""
         texts = []
         for names in rule.texts:
             there = [column for name in names if (column := _find(schema, name, url))]
@@ -62,13 +65,13 @@ class Columns:
                 found_id = _find(schema, rule.id_field, url)
         if found_id and not (_is_text(found_id.kind) or pa.types.is_integer(found_id.kind)):
             found_id = None
-        return cls(tuple(texts), found_id)
+        return cls(tuple(texts), found_id, tuple(_asked(schema, name, url) for name in asked))
 
     @property
     def paths(self) -> list[str]:
         """What to read."""
         every = [column for columns in self.texts for column in columns] + ([self.id] if self.id else [])
-        return [column.name for column in every]
+        return list(dict.fromkeys(column.name for column in [*every, *self.asked]))
 
 
 def text_columns(schema: pa.Schema) -> list[str]:
@@ -80,6 +83,24 @@ def _way_out(schema: pa.Schema) -> str:
     return (
         f"its text columns are {text_columns(schema)} of {schema.names}: name one with text.fields or text.text_field"
     )
+
+
+def _asked(schema: pa.Schema, name: str, url: str) -> Column:
+    column = _find(schema, name, url)
+    if column is None:
+        have = ", ".join(leaf for leaf, _ in _leaves(schema))
+        raise WrongForm(url, f"has no column {name!r}, which a filter of the recipe names", f"its columns are {have}")
+    if not (_is_text(column.kind) or _is_plain(column.kind)):
+        raise WrongForm(
+            url,
+            f"column {name!r} is {column.kind}",
+            "filters read numbers (of at most 64 bits), texts, and true or false: name another column",
+        )
+    return column
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
 def _find(schema: pa.Schema, name: str, url: str) -> Column | None:
@@ -141,3 +162,30 @@ def ids(column: pa.Array) -> Sequence[str | int | None]:
         return None
 
     return [text(raw) for raw in plain_bytes(column)]
+
+
+NOT_UTF8 = object()  # in place of a text that is none
+
+
+def values(column: pa.Array) -> list[Any]:
+    """Of a column that filters asked for: numbers, texts, bools, None; NOT_UTF8 where a text is not."""
+    if _is_plain(column.type):
+        plain: list[Any] = column.to_pylist()
+        return plain
+
+    def text(raw: bytes | None) -> Any:
+        try:
+            return None if raw is None else raw.decode()
+        except UnicodeDecodeError:
+            return NOT_UTF8
+
+    return [text(raw) for raw in plain_bytes(column)]
+
+
+def python_type(kind: pa.DataType) -> type | None:
+    """What `values` gives of a column of this type; None where only nulls."""
+    if pa.types.is_null(kind):
+        return None
+    if pa.types.is_boolean(kind):
+        return bool
+    return int if pa.types.is_integer(kind) else float if pa.types.is_floating(kind) else str

@@ -6,7 +6,7 @@ a document after all (a NaN in the metadata, a byte-order mark) or the reason wh
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -44,9 +44,12 @@ def lines(
     yield from read_lines(plain, rules.max_line_bytes)
 
 
-def parser(rule: TextRule, path: str, max_line_bytes: int) -> Callable[[Line], Document | Reject]:
-    """What turns each line of the file `path` into a document, or into the reason why it is none."""
-    read_fields = _plain_reader(rule) if _is_plain(rule) else _general_reader(rule)
+def parser(
+    rule: TextRule, path: str, max_line_bytes: int, asked: Sequence[str] = ()
+) -> Callable[[Line], Document | Reject]:
+    """What turns each line of the file `path` into a document, with the values of the fields that are `asked` for
+    (ABSENT where it has none), or into the reason why it is none."""
+    read_fields = _plain_reader(rule) if _is_plain(rule) and not asked else _general_reader(rule, asked)
 
     def parse(line: Line) -> Document | Reject:
         if line.whole_sha256:
@@ -59,28 +62,34 @@ def parser(rule: TextRule, path: str, max_line_bytes: int) -> Callable[[Line], D
         except (msgspec.MsgspecError, UnicodeDecodeError):
             fields = None
         if fields is None:
-            return _second_look(line, rule, path)
-        parts, found_id, notes = fields
-        return _document(line, rule, path, parts, found_id, notes)
+            return _second_look(line, rule, path, asked)
+        parts, found_id, notes, cells = fields
+        return _document(line, rule, path, parts, found_id, notes, cells)
 
     return parse
 
 
 def _document(
-    line: Line, rule: TextRule, path: str, parts: list[str], found_id: Any, notes: tuple[str, ...]
+    line: Line,
+    rule: TextRule,
+    path: str,
+    parts: list[str],
+    found_id: Any,
+    notes: tuple[str, ...],
+    cells: tuple[Any, ...],
 ) -> Document:
     text = parts[0] if len(parts) == 1 else rule.join.join(parts)
     if isinstance(found_id, str):
-        return Document(line.row, found_id, text, line.data, notes)
+        return Document(line.row, found_id, text, line.data, notes, cells)
     if isinstance(found_id, int) and not isinstance(found_id, bool):
-        return Document(line.row, str(found_id), text, line.data, (*notes, "id_not_string"))
+        return Document(line.row, str(found_id), text, line.data, (*notes, "id_not_string"), cells)
     if rule.id_field is not None:
         notes = (*notes, "id_made")
-    return Document(line.row, f"{path}#{line.row}", text, line.data, notes)
+    return Document(line.row, f"{path}#{line.row}", text, line.data, notes, cells)
 
 
-#: The texts, the id and the notes of a line, or None for one that needs a second look.
-_Found = tuple[list[str], Any, tuple[str, ...]]
+#: The texts, the id, the notes and the fields asked for of a line, or None for one that needs a second look.
+_Found = tuple[list[str], Any, tuple[str, ...], tuple[Any, ...]]
 _Reader = Callable[[bytes], _Found | None]
 
 
@@ -103,19 +112,23 @@ def _plain_reader(rule: TextRule) -> _Reader:
     def read(data: bytes) -> _Found:
         record: Any = decode(data)
         parts = [record.t0] if count == 1 else [getattr(record, f"t{number}") for number in range(count)]
-        return parts, record.id if has_id else None, ()
+        return parts, record.id if has_id else None, (), ()
 
     return read
 
 
-def _general_reader(rule: TextRule) -> _Reader:
+def _general_reader(rule: TextRule, asked_too: Sequence[str] = ()) -> _Reader:
     """With alternatives and nested fields: all that could hold one is decoded."""
     asked = [name for names in rule.texts for name in names] + ([rule.id_field] if rule.id_field else [])
+    asked += asked_too
     tops = sorted({*asked, *(name.partition(".")[0] for name in asked)})
     names = {f"f{number}": name for number, name in enumerate(tops)}
     fields: list[Any] = [(field, Any, ABSENT) for field in names]
     decode = msgspec.json.Decoder(msgspec.defstruct("Record", fields, rename=names, gc=False)).decode
     field_of = {name: field for field, name in names.items()}
+
+    def cells(get: Callable[[str], Any]) -> tuple[Any, ...]:
+        return tuple(look_up(get, name) for name in asked_too)
 
     def read(data: bytes) -> _Found | None:
         record: Any = decode(data)
@@ -130,7 +143,7 @@ def _general_reader(rule: TextRule) -> _Reader:
                 return None
             parts.append(text)
             notes += [_other_name(name)] if name != alternatives[0] else []
-        return parts, look_up(get, rule.id_field) if rule.id_field else None, tuple(notes)
+        return parts, look_up(get, rule.id_field) if rule.id_field else None, tuple(notes), cells(get)
 
     return read
 
@@ -139,7 +152,7 @@ def _other_name(name: str) -> str:
     return f"text_in:{name}"
 
 
-def _second_look(line: Line, rule: TextRule, path: str) -> Document | Reject:
+def _second_look(line: Line, rule: TextRule, path: str, asked: Sequence[str]) -> Document | Reject:
     try:
         record = with_room(lambda data: json.loads(data.decode("utf-8-sig", errors="surrogatepass")), line.data)
     except UnicodeDecodeError as error:
@@ -169,7 +182,8 @@ def _second_look(line: Line, rule: TextRule, path: str) -> Document | Reject:
     found_id = look_up(get, rule.id_field) if rule.id_field is not None else None
     if isinstance(found_id, str) and any("\ud800" <= character <= "\udfff" for character in found_id):
         found_id = None
-    return _document(line, rule, path, parts, found_id, tuple(notes))
+    cells = tuple(look_up(get, name) for name in asked)
+    return _document(line, rule, path, parts, found_id, tuple(notes), cells)
 
 
 def _reject(line: Line, reason: str, detail: str) -> Reject:

@@ -8,7 +8,7 @@ null is text that is missing in every row: what a writer makes of a part that ha
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, BinaryIO
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from bamba_data.document import RAW_BYTES, Document, Reject
 from bamba_data.errors import CorruptInput, InputTooLarge, one_line
 from bamba_data.sources.base import TextRule
-from bamba_data.sources.columns import Columns, ids, plain_bytes
+from bamba_data.sources.columns import Columns, ids, plain_bytes, python_type, values
 from bamba_data.sources.compression import HEAD_BYTES
 from bamba_data.sources.decompress import RATIO_AFTER_BYTES
 from bamba_data.sources.forms import refuse_other_than_parquet
@@ -35,14 +35,17 @@ class ParquetRows:
     """The rows of one opened file. Everything that Arrow finds wrong is a CorruptInput that names `url`; a file that
     is not parquet, or has not the columns of the rule, is a WrongForm."""
 
-    def __init__(self, file: BinaryIO, rule: TextRule, path: str, url: str, metadata: Any = None) -> None:
-        """With `metadata`, the parsed footer, the end of the file is not read."""
+    def __init__(
+        self, file: BinaryIO, rule: TextRule, path: str, url: str, metadata: Any = None, asked: Sequence[str] = ()
+    ) -> None:
+        """With `metadata`, the parsed footer, the end of the file is not read. Documents have the values of the columns
+        that are `asked` for."""
         self._rule, self._path, self._url, self._raw = rule, path, url, file
         with self._named():
             self._file = pq.ParquetFile(
                 file, metadata=metadata, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
             )
-            self._columns = Columns.of(self._file.schema_arrow, rule, url)
+            self._columns = Columns.of(self._file.schema_arrow, rule, url, asked)
         self.rows: int = self._file.metadata.num_rows
 
     def read(self, start_row: int = 0, max_ratio: int = MAX_RATIO) -> Iterator[Document | Reject]:
@@ -62,6 +65,11 @@ class ParquetRows:
             row += rows
         if row != self.rows:
             raise CorruptInput(self._url, f"its row groups have {row:,} rows, its footer says {self.rows:,}")
+
+    @property
+    def asked_types(self) -> list[type | None]:
+        """The Python types of the columns that were asked for; None of one that has only nulls."""
+        return [python_type(column.kind) for column in self._columns.asked]
 
     @cached_property
     def groups(self) -> list[int]:
@@ -119,6 +127,7 @@ def _documents(
 ) -> Iterator[Document | Reject]:
     texts = [[(column.name, plain_bytes(column.of(batch))) for column in names] for names in columns.texts]
     document_ids = ids(columns.id.of(batch)) if columns.id else None
+    others = [values(column.of(batch)) for column in columns.asked]
     id_notes = () if rule.id_field is None else ("id_made",)
     for index in range(batch.num_rows):
         row = first_row + index
@@ -138,14 +147,15 @@ def _documents(
             if len(alternatives) > 1 and name != alternatives[0][0]:
                 notes = (*notes, f"text_in:{name}")
         else:
+            cells = tuple(column[index] for column in others)
             document_id = document_ids[index] if document_ids is not None else None
             text = parts[0] if len(parts) == 1 else rule.join.join(parts)
             if isinstance(document_id, str):
-                yield Document(row, document_id, text, notes=notes)
+                yield Document(row, document_id, text, notes=notes, columns=cells)
             elif isinstance(document_id, int):
-                yield Document(row, str(document_id), text, notes=(*notes, "id_not_string"))
+                yield Document(row, str(document_id), text, notes=(*notes, "id_not_string"), columns=cells)
             else:
-                yield Document(row, f"{path}#{row}", text, notes=(*notes, *id_notes))
+                yield Document(row, f"{path}#{row}", text, notes=(*notes, *id_notes), columns=cells)
 
 
 def _reject(row: int, reason: str, detail: str, raw: bytes) -> Reject:

@@ -38,7 +38,7 @@ from .frozen_lock import Frozen, frozen_lock
 
 SHOWN = 3
 #: What of a source decides the bytes of its shards, or what may be done with them.
-_DECISIVE = ("corpus", "form", "text", "compression", "license", "attribution")
+_DECISIVE = ("corpus", "form", "text", "compression", "where", "license", "attribution")
 
 
 @dataclass(frozen=True)

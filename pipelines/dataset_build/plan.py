@@ -13,7 +13,7 @@ from typing import Any
 import xxhash
 
 from bamba_data import canonical_json
-from bamba_data.document import REASONS
+from bamba_data.document import FILTERED, REASONS
 from bamba_data.locking.exclusions import quarantined, refuse_empty, refuse_unasked
 from bamba_data.locking.lock import Lock
 from bamba_data.recipe import BadInput, Recipe
@@ -179,6 +179,7 @@ def unit_key(base: str, rules: BadInput) -> str:
     some record may meet; whether one did is known only afterwards."""
     matters = rules.model_dump(mode="json", exclude={"quarantine", "policy", *BadInput.verdict_only})
     actions = {reason: rules.action(reason) for reason in sorted(REASONS)}
+    actions |= {reason: action for reason, action in rules.policy.items() if reason in FILTERED}
     return canonical_json.digest([base, matters, actions])[:32]  # 128 bits: two of 10**9 units meet at odds of 10**-21
 
 
@@ -186,7 +187,7 @@ def unit_base(recipe: Recipe, source: Source, tokenizer: str, files: tuple[UnitF
     """The same without the rules for bad input."""
     depends_on: list[Any] = [
         UNIT_VERSION,
-        source.model_dump(mode="json", include={"name", "form", "text", "compression"}),
+        source.model_dump(mode="json", include={"name", "form", "text", "compression", "where"}),
         tokenizer,
         recipe.shards.model_dump(mode="json"),
         recipe.limits.documents,

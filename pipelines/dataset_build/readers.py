@@ -13,6 +13,7 @@ import xxhash
 
 from bamba_data.document import Document, Reject
 from bamba_data.errors import CorruptInput
+from bamba_data.filtering.sieve import FIRST_ROWS, Sieve
 from bamba_data.format.unit_records import Place, ReadInput
 from bamba_data.recipe import Recipe
 from bamba_data.sources import jsonl
@@ -104,11 +105,17 @@ class LinesInput:
 
     def items(self) -> Iterator[Document | Reject]:
         path, url = self._stream.file.path, self._stream.file.url
-        parse = jsonl.parser(self._source.text, path, self._rules.max_line_bytes)
+        sieve = Sieve(self._source.where, url)
+        yield from sieve.sift(self._items(path, url, sieve))
+
+    def _items(self, path: str, url: str, sieve: Sieve) -> Iterator[Document | Reject]:
+        parse = jsonl.parser(self._source.text, path, self._rules.max_line_bytes, sieve.columns)
         skipping = self._begin.row > 0
         for line in jsonl.lines(self._stream.chunks(), url, self._source, self._rules, self.notes.append):
             if line.row < self._begin.row:
                 self.prefix.update(line.key)
+                if sieve.columns and line.row < FIRST_ROWS:
+                    sieve.look(parse(line))
                 continue
             if skipping:
                 self._check()
@@ -145,17 +152,23 @@ class ParquetInput:
         if begin.row and str(self.prefix) != begin.prefix:
             raise PrefixDiffers(f"{file.key} is not what it was when its first parts were made")
         self._row, self.notes = 0, list[str]()
+        self._sieve = Sieve(source.where, file.url)
         self._rows = self._opened(opened, source, recipe)
 
     def _opened(self, file: BinaryIO, source: Source, recipe: Recipe) -> ParquetRows | None:
         if self._proof.size_bytes != 0:
-            return ParquetRows(file, source.text, self._file.path, self._file.url)
+            rows = ParquetRows(file, source.text, self._file.path, self._file.url, asked=self._sieve.columns)
+            self._sieve.refuse_types(rows.asked_types)
+            return rows
         if recipe.bad_input.empty_files != "keep":
             raise CorruptInput(self._file.url, EMPTY, 0)
         self.notes.append(EMPTY_FILE)
         return None
 
     def items(self) -> Iterator[Document | Reject]:
+        yield from self._sieve.sift(self._items())
+
+    def _items(self) -> Iterator[Document | Reject]:
         if self._rows is None:
             return
         for item in self._rows.read(self._begin.row, self._max_ratio):

@@ -9,7 +9,7 @@ under other rules takes over the units whose notes fit, by one listing; the othe
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from bamba_data.document import REASONS, Ledger
+from bamba_data.document import FILTERED, REASONS, Ledger
 from bamba_data.format.layout import UNIT_NAME, UNITS, unit_folder
 from bamba_data.recipe import BadInput
 from bamba_data.records import seal
@@ -38,7 +38,7 @@ class Met:
     @classmethod
     def of(cls, rules: BadInput, ledger: Ledger) -> "Met":
         counted = {*ledger.dropped, *ledger.dead_lettered, *ledger.notes}
-        met = sorted(reason for reason in REASONS if reason in counted)
+        met = sorted(reason for reason in (*REASONS, *FILTERED) if reason in counted)
         limits = tuple(int(getattr(rules, limit)) for limit in LIMITS)
         return cls(limits, tuple((reason, rules.action(reason)) for reason in met))
 
@@ -61,7 +61,7 @@ class Met:
         numbers, pairs = words[: len(LIMITS)], [word.partition("=") for word in words[len(LIMITS) :]]
         if len(numbers) < len(LIMITS) or not all(word.isdecimal() for word in numbers):
             return None
-        if not all(reason in REASONS for reason, _, _ in pairs):
+        if not all(reason in REASONS or reason in FILTERED for reason, _, _ in pairs):
             return None
         return cls(tuple(map(int, numbers)), tuple((reason, action) for reason, _, action in pairs))
 

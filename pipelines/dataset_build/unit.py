@@ -115,9 +115,11 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
             encoder = Encoder(backend, tools.tokenizer.vocab_size, recipe.bad_input, seen)
             bytes_told = 0
             for batch in batches(opened.items()):
+                bad = 0
                 outcomes = encoder.encode(batch)
                 for item, outcome in zip(batch, outcomes, strict=True):
                     is_bad = part.take(position, item, outcome)
+                    bad += is_bad
                     if watch.took(position, is_bad):
                         raise watch.fault(position, part.letters, part.save_letters(tools.store).path)
                     # After the verdict, before the part's end: the prefix covers just what the part has taken.
@@ -127,7 +129,7 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
                         number += 1
                         part = new_part()
                         part.ledger(position)
-                tools.report(_counters(batch, outcomes, opened.bytes_read() - bytes_told))
+                tools.report(_counters(batch, outcomes, bad, opened.bytes_read() - bytes_told))
                 bytes_told = opened.bytes_read()
             part.note(position, opened.notes)
             part.inputs.append(opened.end())
@@ -142,14 +144,14 @@ def _with_later_faults(position: int, unit: Unit, job: Job, tools: Tools) -> Ite
         raise with_later_faults(fault, position, unit, job, tools.fetcher, tools.scratch) from None
 
 
-def _counters(batch: list[Document | Reject], outcomes: list[Ids | Reject], input_bytes: int) -> Counters:
+def _counters(batch: list[Document | Reject], outcomes: list[Ids | Reject], bad: int, input_bytes: int) -> Counters:
     kept = [ids for ids in outcomes if not isinstance(ids, Reject)]
     return Counters(
         input_bytes=input_bytes,
         text_bytes=sum(len(item.text) for item in batch if isinstance(item, Document)),
         documents=len(kept),
         tokens=sum(map(len, kept)),
-        bad=len(batch) - len(kept),
+        bad=bad,
     )
 
 

@@ -39,7 +39,7 @@ def test_every_recipe_that_ships_with_us_loads_and_pins_its_tokenizer(path: Path
 
 def test_the_recipes_that_the_readme_promises_are_there() -> None:
     assert {path.stem for path in RECIPES.glob("*.yaml")} >= {
-        *("demo", "dolma-v1_7", "fineweb-edu", "cosmopedia", "smollm-corpus"),
+        *("demo", "dolma-v1_7", "fineweb-edu", "cosmopedia", "smollm-corpus", "long-documents"),
     }
 
 
