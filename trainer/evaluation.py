@@ -2,6 +2,7 @@
 
     bamba-data model evaluate CHECKPOINT --data URL                     the dataset's held-out documents, once
     bamba-data model evaluate CHECKPOINT --text FILE --tokenizer JSON        a text, in rows of the recipe's length
+    bamba-data model evaluate CHECKPOINT --text FILE --by-position           by the tokens of context
 
 Losses are in nats a token. Under `torchrun` the model is sharded over the ranks, and the rows are shared out.
 """
@@ -9,6 +10,7 @@ Losses are in nats a token. Under `torchrun` the model is sharded over the ranks
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from .data.batch import Batch, SourceSums
 from .distributed.fsdp import World, distribute, joined
 from .loss import IGNORED
 from .model.bamba import Bamba
+from .positions import draw, losses_by_position, table, write_csv
 
 
 @torch.no_grad()
@@ -89,22 +92,44 @@ def load_model(saved: SavedCheckpoint, world: World) -> Bamba:
     return model
 
 
-def print_losses(
-    checkpoint: str, data: list[str], text: Path | None, tokenizer: Path | None, rows: int | None, *, as_json: bool
-) -> None:
-    """Print the loss of a text, or of the held-out documents of `data`, by source: on rank 0, one call on all ranks.
+Rows = tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]
 
-    Args:
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What to judge, and on what: `data` or `text`.
+
+    Attributes:
         checkpoint: A run, or one of its checkpoints: a path or URL.
+        data: Datasets, of which the held-out documents are taken.
         tokenizer: Another tokenizer.json than the dataset's.
         rows: So many rows of the held-out part; None for all.
+        row_tokens: Of a text; None for those of the run's recipe.
     """
-    saved = SavedCheckpoint(checkpoint)
+
+    checkpoint: str
+    data: Sequence[str]
+    text: Path | None = None
+    tokenizer: Path | None = None
+    rows: int | None = None
+    row_tokens: int | None = None
+
+    def tokens_of_a_row(self, saved: SavedCheckpoint) -> int:
+        trained: int = saved.commit["recipe"].get("data", {}).get("row_tokens", 4096)
+        return self.row_tokens or trained
+
+    def of(self, saved: SavedCheckpoint, world: World) -> Rows:
+        """(the sources' names, this rank's batches)."""
+        if self.text is None:
+            return _held_out(saved, list(self.data), self.rows, world)
+        return _of_text(saved, self.text, self.tokenizer, self.tokens_of_a_row(saved), world)
+
+
+def print_losses(asked: Asked, *, as_json: bool) -> None:
+    """Print the loss of a text, or of held-out documents by source: on rank 0, one call on all ranks."""
+    saved = SavedCheckpoint(asked.checkpoint)
     with joined() as world:
-        if text is not None:
-            sources, batches = _of_text(saved, text, tokenizer, world)
-        else:
-            sources, batches = _held_out(saved, data, rows, world)
+        sources, batches = asked.of(saved, world)
         found = losses_by_source(load_model(saved, world), batches, sources, world.device, micro_rows=2)
     if not world.leads:
         return
@@ -116,10 +141,24 @@ def print_losses(
         emit(f"{name}: loss {loss:.4f}, perplexity {math.exp(loss):,.2f}, {count:,} targets")
 
 
-Rows = tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]
+def print_positions(asked: Asked, plot: Path | None, table_file: Path | None, *, as_json: bool) -> None:
+    """Print, and write, the loss by position in the context, over all sources: on rank 0, one call on all ranks."""
+    saved = SavedCheckpoint(asked.checkpoint)
+    with joined() as world:
+        sources, batches = asked.of(saved, world)
+        row_tokens = asked.tokens_of_a_row(saved)
+        bands = losses_by_position(load_model(saved, world), batches, row_tokens, world.device, micro_rows=2)
+    if not world.leads:
+        return
+    step = saved.commit["step"]
+    if plot is not None:
+        draw(bands, f"step {step:,}: {', '.join(sources)}"[:90], plot)
+    if table_file is not None:
+        write_csv(bands, table_file)
+    emit(json.dumps({"step": step, "bands": [asdict(band) for band in bands]}) if as_json else table(bands))
 
 
-def _of_text(saved: SavedCheckpoint, text: Path, tokenizer: Path | None, world: World) -> Rows:
+def _of_text(saved: SavedCheckpoint, text: Path, tokenizer: Path | None, row_tokens: int, world: World) -> Rows:
     try:
         words = text.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -127,7 +166,6 @@ def _of_text(saved: SavedCheckpoint, text: Path, tokenizer: Path | None, world: 
     ids = of_checkpoint(saved, tokenizer).tokenizer.encode(words).ids
     if len(ids) < 2:
         raise UserError(f"{text} is {len(ids)} tokens: there is nothing to predict")
-    row_tokens = saved.commit["recipe"].get("data", {}).get("row_tokens", 4096)
     return [str(text)], text_rows(ids, row_tokens, world.rank, world.size)
 
 

@@ -2,21 +2,16 @@
 
 from pathlib import Path
 
-from bamba_data.errors import UserError
-
+from ..pictures import refuse_picture
 from .model_parts import ModelCost
 from .throughput import context_of_ratio, speed_ratio
 
 MARKED_RATIOS = (2.5, 5.0)
-FORMATS = (".png", ".svg", ".pdf")
 
 
 def draw_ratios(ours: ModelCost, theirs: ModelCost, names: tuple[str, str], batches: list[int], picture: Path) -> None:
     """Write the picture, in the format that the file's name says."""
-    if picture.suffix not in FORMATS:
-        raise UserError(f"--plot {picture}: the name must end in {', '.join(FORMATS)}")
-    if not picture.parent.is_dir():
-        raise UserError(f"--plot {picture}: the folder {picture.parent} is not there")
+    refuse_picture(picture)
     from matplotlib.figure import Figure
 
     contexts = [2 ** (power / 4) for power in range(40, 81)]  # 1K to 1M

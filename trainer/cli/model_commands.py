@@ -26,17 +26,47 @@ def evaluate(
     text: Annotated[Path | None, typer.Option(metavar="FILE", help="A text file.")] = None,
     tokenizer: TokenizerFile = None,
     rows: Annotated[int | None, typer.Option(min=1, help="So many rows of the held-out part, not all.")] = None,
+    row_tokens: Annotated[
+        int | None, typer.Option("--row-tokens", min=1, help="Of --text: tokens of a row; as in training without it.")
+    ] = None,
+    by_position: Annotated[
+        bool, typer.Option("--by-position", help="By the tokens of context that a target has, not by source.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The curve of --by-position: .png, .svg or .pdf.")
+    ] = None,
+    table_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="The table of --by-position, a line each.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Loss on the held-out documents of datasets, by source, or perplexity of a text, in nats a token.
 
     Under `torchrun` the model is sharded over the ranks, and the rows are shared out.
     """
-    from ..evaluation import print_losses
+    from bamba_data.extras import require
+
+    from ..pictures import refuse_picture
 
     if bool(data) == (text is not None):
         raise UserError("give either --data or --text")
-    print_losses(checkpoint, data or [], text, tokenizer, rows, as_json=as_json)
+    if text is not None and rows is not None:
+        raise UserError("--rows is of the held-out part (--data), and a text is taken whole: leave --rows out")
+    if data and row_tokens is not None:
+        raise UserError("--row-tokens is of --text: the rows of --data are those of the run's own plan")
+    for option, file in (("--plot", plot), ("--csv", table_file)):
+        if file is not None and not by_position:
+            raise UserError(f"{option} shows the loss by position: add --by-position")
+    if plot is not None:
+        require("matplotlib")
+        refuse_picture(plot)
+    from ..evaluation import Asked, print_losses, print_positions
+
+    asked = Asked(checkpoint, data or [], text, tokenizer, rows, row_tokens)
+    if by_position:
+        print_positions(asked, plot, table_file, as_json=as_json)
+    else:
+        print_losses(asked, as_json=as_json)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -101,7 +131,8 @@ def phonebook(
     from bamba_data.extras import require
     from bamba_data.terminal import emit, print_json
 
-    from ..phonebook.measure import draw_heat_map, refuse_picture, table, write_csv
+    from ..phonebook.measure import draw_heat_map, table, write_csv
+    from ..pictures import refuse_picture
 
     if plot is not None:
         require("matplotlib")

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..model.bamba import Bamba
 
 ROW_TOKENS = 8192  # of one packed row
-PICTURES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +122,3 @@ def draw_heat_map(cells: Sequence[Cell], picture: Path) -> None:
     axes.set_title(f"PhoneBook, {cells[0].form}: share right", fontsize=10)
     figure.colorbar(image)
     figure.savefig(picture, dpi=120)
-
-
-def refuse_picture(picture: Path) -> None:
-    """`UserError` before anything is computed for a name that cannot be drawn to."""
-    if picture.suffix not in PICTURES:
-        raise UserError(f"--plot {picture}: the name must end in {', '.join(PICTURES)}")
-    if not picture.parent.is_dir():
-        raise UserError(f"--plot {picture}: the folder {picture.parent} is not there")

@@ -1,0 +1,15 @@
+"""Where a picture may go: asked before anything is computed."""
+
+from pathlib import Path
+
+from bamba_data.errors import UserError
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def refuse_picture(picture: Path) -> None:
+    """`UserError` for a name that says no format of ours, and for a folder that is not there."""
+    if picture.suffix not in FORMATS:
+        raise UserError(f"--plot {picture}: the name must end in {', '.join(FORMATS)}")
+    if not picture.parent.is_dir():
+        raise UserError(f"--plot {picture}: the folder {picture.parent} is not there")
