@@ -25,15 +25,16 @@ class Between:
 
     swiglu_backward = staticmethod(reference.swiglu_backward)
     norm_forward = staticmethod(reference.norm_forward)
+    passing = staticmethod(reference.passing)
 
     @staticmethod
     def conv_forward(*given: Tensor) -> Tensor:
         return coarse(reference.conv_forward(*given))
 
     @staticmethod
-    def scan_forward(inputs: ScanInputs, keep: bool = False) -> tuple[Tensor, Tensor]:
-        y, states = reference.scan_forward(inputs, keep)
-        return coarse(y), states
+    def scan_forward(inputs: ScanInputs, keep: bool = False, hand_on: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        y, states, last = reference.scan_forward(inputs, keep, hand_on)
+        return coarse(y), states, last
 
     @staticmethod
     def norm_backward(*given: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,8 +42,10 @@ class Between:
         return coarse(dy), dweight
 
     @staticmethod
-    def scan_backward(inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]:
-        small = reference.scan_backward(inputs, kept, grad, out)
+    def scan_backward(
+        inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads, *of_state: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        small = reference.scan_backward(inputs, kept, grad, out, *of_state)
         for tensor in (out.x, out.B, out.C):
             tensor.copy_(coarse(tensor))
         return small

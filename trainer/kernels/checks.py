@@ -4,14 +4,14 @@ Shapes, strides, dtypes and devices are known without asking the device. That do
 numbers lie on the host: a CPU here, and the trainer's batches before they leave it (trainer/data/batch.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from bamba_data.errors import UserError
 
-from .shapes import MixInputs, ScanInputs
+from .shapes import MIX_TENSORS, SCAN_TENSORS, MixInputs, ScanInputs, wide_dtype
 from .supported import CONV_WIDTH, DTYPES, unsupported
 
 _DTYPES = tuple(getattr(torch, name) for name in DTYPES)
@@ -23,39 +23,59 @@ def check_mix(given: MixInputs) -> None:
         _check_dimensions("mix", name, getattr(given, name), 1)
     _check_dimensions("mix", "zxbcdt", given.zxbcdt, 3)
     batch, tokens, width = given.zxbcdt.shape
-    inner, heads, channels = given.inner, given.heads, given.channels
+    inner, heads, channels, groups = given.inner, given.heads, given.channels, given.groups
     if not heads or inner % heads:
         raise UserError(f"mix: norm_weight has {inner} channels, which {heads} heads (A_log) do not divide")
-    if channels <= inner or (channels - inner) % 2:
-        raise UserError(f"mix: conv_bias has {channels} channels, not {inner} (norm_weight) and twice a state")
+    _check_groups("mix", groups, heads)
+    if given.norm_groups < 1 or inner % given.norm_groups:
+        raise UserError(f"mix: norm_groups: {given.norm_groups} do not divide {inner} channels")
+    if channels <= inner or (channels - inner) % (2 * groups):
+        twice = "twice a state" if groups == 1 else f"twice {groups} states"
+        raise UserError(f"mix: conv_bias has {channels} channels, not {inner} (norm_weight) and {twice}")
     _check_supported("mix", given.head_dim, given.state, heads, given.zxbcdt)
     if width != inner + channels + heads:
         parts = f"z {inner} | x, B and C {channels} | dt {heads}"
         raise UserError(f"mix: zxbcdt is {width} wide, not {inner + channels + heads}: {parts}")
     for name, shape in {"conv_weight": (channels, CONV_WIDTH), "D": (heads,), "dt_bias": (heads,)}.items():
         _check_shape("mix", name, getattr(given, name), shape)
-    _check_devices_and_dtypes("mix", given)
+    tensors = {name: getattr(given, name) for name in MIX_TENSORS}
+    _check_devices_and_dtypes("mix", tensors)
     _check_tokens("mix", batch, tokens, given.documents)
-    for name, tensor in zip(given._fields[:-1], given, strict=False):
-        _check_strides("mix", name, tensor, whole=name != "zxbcdt")
+    for name in MIX_TENSORS[:-1]:
+        _check_strides("mix", name, tensors[name], whole=name != "zxbcdt")
+    if (entering := given.entering) is not None:
+        _check_state("mix", entering.state, (batch, heads, given.head_dim, given.state), given.zxbcdt)
+        _check_entering("mix", "halo_in", entering.halo, (batch, CONV_WIDTH - 1, channels), given.zxbcdt.dtype)
+        _check_entering("mix", "documents_in", entering.documents, (batch, CONV_WIDTH - 1), torch.int32)
+        _check_order("mix", entering.documents, given.documents)
+    elif any(one is not None for one in (given.state_in, given.halo_in, given.documents_in)):
+        raise UserError("mix: a state, a halo and their documents enter together, or none of them does")
 
 
 def check_scan(given: ScanInputs) -> None:
     """Raises `UserError` naming the tensor, what it is and what it must be. Strides are the op's matter: it copies."""
     _check_dimensions("scan", "x", given.x, 4)
-    _check_dimensions("scan", "B", given.B, 3)
+    _check_dimensions("scan", "B", given.B, 4)
     batch, tokens, heads, head_dim = given.x.shape
-    state = given.B.shape[-1]
+    groups, state = given.B.shape[2:]
+    _check_groups("scan", groups, heads)
     _check_supported("scan", head_dim, state, heads, given.x)
-    of_state, of_heads = (batch, tokens, state), (heads,)
+    of_state, of_heads = (batch, tokens, groups, state), (heads,)
     shapes = (given.x.shape, given.x.shape[:3], of_state, of_state, of_heads, of_heads, of_heads)
-    for name, tensor, shape in zip(given._fields, given, shapes, strict=False):
+    tensors = {name: getattr(given, name) for name in SCAN_TENSORS}
+    for (name, tensor), shape in zip(tensors.items(), shapes, strict=False):
         _check_shape("scan", name, tensor, shape)
-    _check_devices_and_dtypes("scan", given)
+    _check_devices_and_dtypes("scan", tensors)
     for name, tensor in (("B", given.B), ("C", given.C)):
         if tensor.dtype != given.x.dtype:
             raise UserError(f"scan: {name} is {tensor.dtype}, x is {given.x.dtype}: their products take one dtype")
     _check_tokens("scan", batch, tokens, given.documents)
+    if (given.state_in is None) != (given.document_in is None):
+        raise UserError("scan: a state and its document enter together, or neither does")
+    if given.state_in is not None and given.document_in is not None:
+        _check_state("scan", given.state_in, (batch, heads, head_dim, state), given.x)
+        _check_entering("scan", "document_in", given.document_in, (batch,), torch.int32)
+        _check_order("scan", given.document_in[:, None], given.documents)
 
 
 def check_swiglu(gate_up: Tensor) -> None:
@@ -91,15 +111,43 @@ def _check_shape(op: str, name: str, tensor: Tensor, wanted: Sequence[int]) -> N
         raise UserError(f"{op}: {name} has the shape {tuple(tensor.shape)}, not {tuple(wanted)}")
 
 
+def _check_groups(op: str, groups: int, heads: int) -> None:
+    if groups < 1 or heads % groups:
+        raise UserError(f"{op}: {groups} groups do not divide {heads} heads")
+
+
+def _check_state(op: str, state: Tensor, shape: Sequence[int], of: Tensor) -> None:
+    _check_entering(op, "state_in", state, shape, wide_dtype(of))
+
+
+def _check_entering(op: str, name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
+    """What a row goes on with is as the row before handed it on."""
+    _check_shape(op, name, tensor, shape)
+    if tensor.dtype != dtype:
+        raise UserError(f"{op}: {name} is {tensor.dtype}, not {dtype}")
+    _check_strides(op, name, tensor, whole=True)
+
+
+def _check_order(op: str, before: Tensor, documents: Tensor) -> None:
+    """Ids go on ascending from one row to the next, where that can be seen."""
+    if _on_host(documents) and _on_host(before):
+        check_documents(torch.cat([before, documents], 1), f"{op}: with what entered")
+
+
+def _on_host(tensor: Tensor) -> bool:
+    """Its numbers can be read at once; not a fake tensor's, which has a device and no numbers."""
+    return type(tensor) is Tensor and tensor.device.type == "cpu"
+
+
 def _check_supported(op: str, head_dim: int, state: int, heads: int, of: Tensor) -> None:
     dtype = str(of.dtype).removeprefix("torch.") if of.is_cuda else "bfloat16"  # a CPU computes either in plain torch
     if why := unsupported(head_dim, state, heads, dtype):
         raise UserError(f"{op}: {why}")
 
 
-def _check_devices_and_dtypes(op: str, given: MixInputs | ScanInputs) -> None:
+def _check_devices_and_dtypes(op: str, given: Mapping[str, Tensor]) -> None:
     """All on one device, all of a dtype that kernels are written for; documents come last, in int32."""
-    named = list(zip(given._fields, given, strict=True))
+    named = list(given.items())
     (first_name, first), *_ = named
     for name, tensor in named:
         if tensor.device != first.device:
@@ -107,8 +155,8 @@ def _check_devices_and_dtypes(op: str, given: MixInputs | ScanInputs) -> None:
     for name, tensor in named[:-1]:
         if tensor.dtype not in _DTYPES:
             raise UserError(f"{op}: {name} is {tensor.dtype}, {', '.join(DTYPES)} are taken")
-    if given.documents.dtype != torch.int32:
-        raise UserError(f"{op}: documents are {given.documents.dtype}, not int32: pass documents.int()")
+    if (dtype := given["documents"].dtype) != torch.int32:
+        raise UserError(f"{op}: documents are {dtype}, not int32: pass documents.int()")
 
 
 def _check_tokens(op: str, batch: int, tokens: int, documents: Tensor) -> None:
@@ -116,8 +164,7 @@ def _check_tokens(op: str, batch: int, tokens: int, documents: Tensor) -> None:
     if not batch or not tokens:
         raise UserError(f"{op}: {batch} rows of {tokens} tokens: nothing to compute")
     _check_shape(op, "documents", documents, (batch, tokens))
-    # Not for a fake tensor, which has a device and no numbers.
-    if type(documents) is Tensor and documents.device.type == "cpu":
+    if _on_host(documents):
         check_documents(documents, op)
 
 

@@ -21,15 +21,17 @@ PROGRAMS = 264  # of the backward: two on each of an H100's 132 multiprocessors;
 
 
 @triton.jit
-def _gated_norm(y, z, weight, out, eps, tokens, width, z_batch, z_token, WIDTH: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def _gated_norm(y, z, weight, out, eps, tokens, groups, width, z_batch, z_token, WIDTH: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)  # of a group of a token
+    token, group = row // groups, row % groups
     column = tl.arange(0, WIDTH)
     live = column < width
-    gate = tl.load(z + (row // tokens) * z_batch + (row % tokens) * z_token + column, mask=live, other=0.0)
+    at_z = (token // tokens) * z_batch + (token % tokens) * z_token + group * width + column
+    gate = tl.load(z + at_z, mask=live, other=0.0)
     gate = gate.to(tl.float32)
     gated = tl.load(y + row * width + column, mask=live, other=0.0).to(tl.float32) * gate * sigmoid(gate)
     scale = tl.rsqrt(tl.sum(gated * gated) / width + eps)
-    result = gated * scale * tl.load(weight + column, mask=live, other=0.0).to(tl.float32)
+    result = gated * scale * tl.load(weight + group * width + column, mask=live, other=0.0).to(tl.float32)
     tl.store(out + row * width + column, result.to(out.dtype.element_ty), mask=live)
 
 
@@ -41,15 +43,18 @@ def _both(a, b, c, d):
 @triton.jit
 def _gated_norm_backward(
     y, z, weight, grad, dy, dz, dweight,
-    eps, rows, tokens, width, z_batch, z_token, dz_batch, dz_token,
+    eps, rows, tokens, groups, width, z_batch, z_token, dz_batch, dz_token,
     WIDTH: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, WIDTH)
     live = column < width
     total = tl.zeros([WIDTH], tl.float32)
+    group = tl.program_id(0) % groups  # of all its rows: there are a multiple of `groups` programs
+    weight += group * width
     for number in range(tl.program_id(0), rows, tl.num_programs(0)):
         at_y = wide(number) * width + column
-        at_z = wide(number // tokens) * z_batch + wide(number % tokens) * z_token + column
+        token = number // groups
+        at_z = wide(token // tokens) * z_batch + wide(token % tokens) * z_token + group * width + column
         gate = tl.load(z + at_z, mask=live, other=0.0, eviction_policy="evict_last").to(tl.float32)
         gated = tl.load(y + at_y, mask=live, other=0.0, eviction_policy="evict_last").to(tl.float32)
         gated *= gate * sigmoid(gate)
@@ -69,37 +74,39 @@ def _gated_norm_backward(
         dgated = scale * (inner - normal * (scale * meets / width))
         tl.store(dy + at_y, (dgated * opened).to(dy.dtype.element_ty), mask=live)
         out = dgated * wide_y * (gate + opened * (1.0 - gate))
-        place = wide(number // tokens) * dz_batch + wide(number % tokens) * dz_token + column
+        place = wide(token // tokens) * dz_batch + wide(token % tokens) * dz_token + group * width + column
         tl.store(dz + place, out.to(dz.dtype.element_ty), mask=live)
     tl.store(dweight + tl.program_id(0) * width + column, total, mask=live)
 
 
-def norm_forward(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """weight * rms_norm(y * silu(z)) over the last dimension; y is contiguous, z a view with contiguous rows."""
+def norm_forward(y: Tensor, z: Tensor, weight: Tensor, eps: float, groups: int = 1) -> Tensor:
+    """weight * rms_norm(y * silu(z)) over the last dimension, or over each of so many equal parts of it; y is
+    contiguous, z a view with contiguous rows."""
     batch, tokens, width = y.shape
     out = torch.empty_like(y)
     with on(y):
-        _gated_norm[(batch * tokens,)](
-            y, z, weight, out, eps, tokens, width, *z.stride()[:2],
-            WIDTH=triton.next_power_of_2(width),
+        _gated_norm[(batch * tokens * groups,)](
+            y, z, weight, out, eps, tokens, groups, width // groups, *z.stride()[:2],
+            WIDTH=triton.next_power_of_2(width // groups),
             **FORWARD.options(),
         )  # fmt: skip
     return out
 
 
 def norm_backward(
-    y: Tensor, z: Tensor, weight: Tensor, eps: float, grad: Tensor, out_z: Tensor
+    y: Tensor, z: Tensor, weight: Tensor, eps: float, grad: Tensor, out_z: Tensor, groups: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Write the gradient of z to `out_z`; return those of y and weight."""
     batch, tokens, width = y.shape
-    programs = min(PROGRAMS, batch * tokens)
+    rows = batch * tokens * groups
+    programs = min(max(PROGRAMS // groups, 1) * groups, rows)
     dy = torch.empty_like(y)
-    partial = torch.empty((programs, width), dtype=torch.float32, device=y.device)
+    partial = torch.empty((programs // groups, width), dtype=torch.float32, device=y.device)
     with on(y):
         _gated_norm_backward[(programs,)](
-            y, z, weight, grad, dy, out_z, partial, eps, batch * tokens, tokens, width,
+            y, z, weight, grad, dy, out_z, partial, eps, rows, tokens, groups, width // groups,
             *z.stride()[:2], *out_z.stride()[:2],
-            WIDTH=triton.next_power_of_2(width),
+            WIDTH=triton.next_power_of_2(width // groups),
             **BACKWARD.options(),
         )  # fmt: skip
     return dy, partial.sum(0)

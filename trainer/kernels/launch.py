@@ -8,7 +8,8 @@ strides, then what is a constant when Triton compiles.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 import triton
@@ -41,19 +42,29 @@ class TunableLaunch:
     Args:
         name: What files of measured launches on people's machines call it: it stays, also where a kernel moves.
         launch: The one measured on an H100.
+        few_stages: Of a call with no more programs than multiprocessors: each then has the shared memory for itself.
     """
 
-    def __init__(self, name: str, launch: Launch) -> None:
-        self.name, self.launch = name, launch
+    def __init__(self, name: str, launch: Launch, few_stages: int = 0) -> None:
+        self.name, self.launch, self.few_stages = name, launch, few_stages
 
     @property
     def block(self) -> int:
         return self.launch.block
 
-    def options(self, data: Tensor | None = None) -> dict[str, int]:
+    def options(self, data: Tensor | None = None, programs: int = 0) -> dict[str, int]:
+        """For a call of so many programs, where that matters."""
+        if data is not None and self.few_stages and programs <= multiprocessors(data.device):
+            return replace(self.launch, stages=self.few_stages).options(data)
         return self.launch.options(data)
 
 
 def on(tensor: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device: make it the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """Of a GPU; the interpreter has one."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

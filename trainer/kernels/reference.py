@@ -1,9 +1,10 @@
 """The mathematics, in plain torch: what every kernel must compute, forward and backward, on any device and dtype.
 
 The names are those of docs/kernels.md, the scan is the chunked form of the Mamba-2 paper (arXiv 2405.21060, section 6
-and listing 1). Letters of einsum: b sequence, c chunk, q token of a chunk (or i that reads j), h head, p channel of a
-head, n number of the state. Work is done in float64 where the input is float64, else in float32. Nothing here goes
-through autograd: the backward is written out, and the tests hold it against autograd of the recurrence.
+and listing 1). Letters of einsum: b sequence, c chunk, q token of a chunk (or i that reads j), g group, r head of a
+group, p channel of a head, n number of the state. Work is done in float64 where the input is float64, else in float32.
+Nothing here goes through autograd: the backward is written out, and the tests hold it against autograd of the
+recurrence.
 
 A document never sees another, not even in a rounding: every sum that could cross a border is taken with the other
 documents' terms at exactly zero, so a token's result is the same bits whatever its neighbours hold.
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, silu, softplus
 
-from .shapes import STATE_TOKENS, ScanGrads, ScanInputs, kept_states
+from .shapes import STATE_TOKENS, ScanGrads, ScanInputs, border_state, kept_states
 from .supported import CONV_WIDTH as WIDTH
 
 CHUNK = 64  # tokens; the quadratic part of SSD works inside a chunk, a state is handed from chunk to chunk
@@ -68,26 +69,31 @@ def conv_backward(
 # ---- gated norm
 
 
-def norm_forward(y: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """weight * rms_norm(y * silu(z)) over the last dimension."""
-    gated = _wide(y) * silu(_wide(z))
+def _by_group(tensor: Tensor, groups: int) -> Tensor:
+    parts: Tensor = _wide(tensor).unflatten(-1, (groups, -1))
+    return parts
+
+
+def norm_forward(y: Tensor, z: Tensor, weight: Tensor, eps: float, groups: int = 1) -> Tensor:
+    """weight * rms_norm(y * silu(z)) over the last dimension, or over each of so many equal parts of it."""
+    gated = _by_group(y, groups) * silu(_by_group(z, groups))
     scale = torch.rsqrt(gated.square().mean(-1, keepdim=True) + eps)
-    return (gated * scale * _wide(weight)).to(y.dtype)
+    return (gated * scale * _by_group(weight, groups)).flatten(-2).to(y.dtype)
 
 
 def norm_backward(
-    y: Tensor, z: Tensor, weight: Tensor, eps: float, grad: Tensor, out_z: Tensor
+    y: Tensor, z: Tensor, weight: Tensor, eps: float, grad: Tensor, out_z: Tensor, groups: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Write the gradient of z to `out_z`; return those of y and weight."""
-    wide_y, wide_z, wide_grad = _wide(y), _wide(z), _wide(grad)
+    wide_y, wide_z, wide_grad = (_by_group(tensor, groups) for tensor in (y, z, grad))
     gate = torch.sigmoid(wide_z)
     gated = wide_y * wide_z * gate
     scale = torch.rsqrt(gated.square().mean(-1, keepdim=True) + eps)
     normal = gated * scale
-    inner = wide_grad * _wide(weight)
+    inner = wide_grad * _by_group(weight, groups)
     dgated = scale * (inner - normal * (inner * normal).mean(-1, keepdim=True))
-    out_z.copy_(dgated * wide_y * gate * (1 + wide_z * (1 - gate)))
-    return (dgated * wide_z * gate).to(y.dtype), (wide_grad * normal).flatten(0, -2).sum(0)
+    out_z.copy_((dgated * wide_y * gate * (1 + wide_z * (1 - gate))).flatten(-2))
+    return (dgated * wide_z * gate).flatten(-2).to(y.dtype), (wide_grad * normal).flatten(-2).flatten(0, -2).sum(0)
 
 
 # ---- scan
@@ -99,11 +105,11 @@ class _Chunks(NamedTuple):
     x: Tensor
     B: Tensor
     C: Tensor
-    step: Tensor  # softplus(dt + bias): (b, c, q, h)
-    decay: Tensor  # L_ij = exp(s_i - s_j) inside a document, i >= j, else 0: (b, c, h, i, j)
-    enter: Tensor  # exp(s_i) where the state before the chunk is of token i's document, else 0: (b, c, q, h)
-    leave: Tensor  # exp(S - s_j) where the state after the chunk is of token j's document, else 0: (b, c, q, h)
-    carry: Tensor  # exp(S) where one document spans the chunk and the token before it, else 0: (b, c, h)
+    step: Tensor  # softplus(dt + bias): (b, c, q, g, r)
+    decay: Tensor  # L_ij = exp(s_i - s_j) inside a document, i >= j, else 0: (b, c, g, r, i, j)
+    enter: Tensor  # exp(s_i) where the state before the chunk is of token i's document, else 0: (b, c, q, g, r)
+    leave: Tensor  # exp(S - s_j) where the state after the chunk is of token j's document, else 0: (b, c, q, g, r)
+    carry: Tensor  # exp(S) where one document spans the chunk and the token before it, else 0: (b, c, g, r)
     same: Tensor  # tokens j <= i of one document: (b, c, i, j)
 
 
@@ -115,13 +121,15 @@ def _cut(tensor: Tensor, tokens: int) -> Tensor:
 
 
 def _chunks(inputs: ScanInputs) -> _Chunks:
-    tokens = inputs.x.shape[1]
+    tokens, heads = inputs.dt.shape[1:]
     raw = _wide(inputs.dt) + _wide(inputs.dt_bias)
     step = _cut(softplus(raw), tokens)
     missing = -tokens % CHUNK
     documents = torch.cat([inputs.documents, inputs.documents[:, -1:].expand(-1, missing)], 1).unflatten(1, (-1, CHUNK))
     last = documents[:, :, -1]
     before = pad(last, (1, -1), value=-1)
+    if inputs.document_in is not None:
+        before[:, 0] = inputs.document_in
     earlier = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=step.device).tril()
     same = earlier & (documents[..., :, None] == documents[..., None, :])
     # the sum of the log-decays from the document's start, or the chunk's, to each token
@@ -129,88 +137,126 @@ def _chunks(inputs: ScanInputs) -> _Chunks:
     apart = (total[:, :, :, None] - total[:, :, None]).clamp(max=0).exp() * same[..., None]
     end = total[:, :, -1:]
     entering, leaving = documents == before[..., None], documents == last[..., None]
+    by_group = (inputs.B.shape[2], heads // inputs.B.shape[2])
     return _Chunks(
-        x=_cut(_wide(inputs.x), tokens),
+        x=_cut(_wide(inputs.x), tokens).unflatten(3, by_group),
         B=_cut(_wide(inputs.B), tokens),
         C=_cut(_wide(inputs.C), tokens),
-        step=step,
-        decay=apart.permute(0, 1, 4, 2, 3),
-        enter=total.exp() * entering[..., None],
-        leave=(end - total).clamp(max=0).exp() * leaving[..., None],  # another document's total can lie below its end
-        carry=end[:, :, 0].exp() * (last == before)[..., None],
+        step=step.unflatten(3, by_group),
+        decay=apart.permute(0, 1, 4, 2, 3).unflatten(2, by_group),
+        enter=(total.exp() * entering[..., None]).unflatten(3, by_group),
+        # another document's total can lie below its end
+        leave=((end - total).clamp(max=0).exp() * leaving[..., None]).unflatten(3, by_group),
+        carry=(end[:, :, 0].exp() * (last == before)[..., None]).unflatten(2, by_group),
         same=same,
     )
 
 
-def _handed_on(added: Tensor, carry: Tensor, *, backwards: bool) -> Tensor:
-    """The state that each chunk meets, from what each adds to it and how much of it each lets through."""
+def _handed_on(added: Tensor, carry: Tensor, begin: Tensor | None, *, backwards: bool) -> tuple[Tensor, Tensor]:
+    """The state that each chunk meets, from what each adds to it and how much of it each lets through; and the state
+    behind the last one. All (…, g, r, p, n); `begin` is (b, h, p, n), the state that the first one meets."""
     met = torch.empty_like(added)
-    state = torch.zeros_like(added[:, 0])
+    state = torch.zeros_like(added[:, 0]) if begin is None else begin.to(added.dtype).view_as(added[:, 0])
     order = range(added.shape[1])
     for chunk in reversed(order) if backwards else order:
         met[:, chunk] = state
-        state = state * carry[:, chunk, :, None, None] + added[:, chunk]
-    return met
+        state = state * carry[:, chunk, ..., None, None] + added[:, chunk]
+    return met, state
 
 
-def _states(cut: _Chunks) -> Tensor:
-    """h before each chunk: (b, c, h, p, n)."""
-    return _handed_on(
-        torch.einsum("bcqh,bcqhp,bcqn->bchpn", cut.leave * cut.step, cut.x, cut.B), cut.carry, backwards=False
-    )
+def _states(cut: _Chunks, begin: Tensor | None) -> tuple[Tensor, Tensor]:
+    """h before each chunk: (b, c, g, r, p, n); and h after the last."""
+    added = torch.einsum("bcqgr,bcqgrp,bcqgn->bcgrpn", cut.leave * cut.step, cut.x, cut.B)
+    return _handed_on(added, cut.carry, begin, backwards=False)
 
 
-def scan_forward(inputs: ScanInputs, keep: bool = False) -> tuple[Tensor, Tensor]:
-    """y of h_t = exp(A dt_t) h_{t-1} + dt_t x_t B_t^T, y_t = h_t C_t + D x_t, with h = 0 where a document starts; and
-    `shapes.kept_states`."""
+def _state_gradients(cut: _Chunks, dy: Tensor, end: Tensor | None) -> tuple[Tensor, Tensor]:
+    """lam, the gradient of the state after each chunk, and of the state before the first."""
+    added = torch.einsum("bcqgr,bcqgrp,bcqgn->bcgrpn", cut.enter, dy, cut.C)
+    return _handed_on(added, cut.carry, end, backwards=True)
+
+
+def scan_forward(inputs: ScanInputs, keep: bool = False, hand_on: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """y of h_t = exp(A dt_t) h_{t-1} + dt_t x_t B_t^T, y_t = h_t C_t + D x_t, with h = 0 where a document starts;
+    `shapes.kept_states`; and the state after the last token (`shapes.border_state`), empty unless `hand_on`."""
     cut = _chunks(inputs)
-    met = _states(cut)
+    met, end = _states(cut, inputs.state_in)
     states = kept_states(inputs.x, inputs.B.shape[-1], keep=keep)
     if keep:
-        states.copy_(met[:, :: STATE_TOKENS // CHUNK].mT)
-    scores = torch.einsum("bcin,bcjn->bcij", cut.C, cut.B)[:, :, None] * cut.decay
-    y = torch.einsum("bchij,bcjh,bcjhp->bcihp", scores, cut.step, cut.x)
-    y = y + cut.enter[..., None] * torch.einsum("bcin,bchpn->bcihp", cut.C, met)
-    y = y + _wide(inputs.D)[:, None] * cut.x
-    return y.flatten(1, 2)[:, : inputs.x.shape[1]].to(inputs.x.dtype).contiguous(), states
+        states.copy_(met[:, :: STATE_TOKENS // CHUNK].flatten(2, 3).mT)
+    scores = torch.einsum("bcign,bcjgn->bcgij", cut.C, cut.B)[:, :, :, None] * cut.decay
+    y = torch.einsum("bcgrij,bcjgr,bcjgrp->bcigrp", scores, cut.step, cut.x).flatten(3, 4)
+    y = y + torch.einsum("bcign,bcgrpn,bcigr->bcigrp", cut.C, met, cut.enter).flatten(3, 4)
+    y = y + _wide(inputs.D)[:, None] * cut.x.flatten(3, 4)
+    last = border_state(inputs.x, inputs.B.shape[-1], wanted=hand_on)
+    if hand_on:
+        last.copy_(end.flatten(1, 2))
+    return y.flatten(1, 2)[:, : inputs.x.shape[1]].to(inputs.x.dtype).contiguous(), states, last
 
 
-def scan_backward(inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]:
-    """Write the large gradients to `out`; return those of A_log, D and dt_bias. `kept` is made anew, unrounded."""
+def scan_backward(
+    inputs: ScanInputs,
+    kept: Tensor,
+    grad: Tensor,
+    out: ScanGrads,
+    grad_last: Tensor | None = None,
+    out_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Write the large gradients to `out`, that of the state that entered to `out_state`; return those of A_log, D and
+    dt_bias. grad_last: of the state after the last token. `kept` is made anew, unrounded."""
     tokens = inputs.x.shape[1]
     cut = _chunks(inputs)
-    dy = _cut(_wide(grad), tokens)
-    rate = -_wide(inputs.A_log).exp()
-    states = _states(cut)
-    lam = _handed_on(
-        torch.einsum("bcqh,bcqhp,bcqn->bchpn", cut.enter, dy, cut.C), cut.carry, backwards=True
-    )  # the gradient of the state after each chunk
+    by_group = cut.carry.shape[2:]
+    dy = _cut(_wide(grad), tokens).unflatten(3, by_group)
+    rate = -_wide(inputs.A_log).exp().unflatten(0, by_group)
+    states, _ = _states(cut, inputs.state_in)
+    lam, first = _state_gradients(cut, dy, grad_last)
+    if out_state is not None:
+        out_state.copy_(first.flatten(1, 2))
 
-    scores = torch.einsum("bcin,bcjn->bcij", cut.C, cut.B)[:, :, None] * cut.decay  # CB_ij L_ij
-    pairs = torch.einsum("bcihp,bcjhp->bchij", dy, cut.x) * cut.step.transpose(2, 3)[..., None, :]  # dt_j W_ij
-    from_lam = cut.leave[..., None] * torch.einsum("bchpn,bcjn->bcjhp", lam, cut.B)
-    q = torch.einsum("bchij,bcihp->bcjhp", scores, dy) + from_lam
-    out.x.copy_(_uncut(cut.step[..., None] * q + _wide(inputs.D)[:, None] * dy, tokens))
+    scores = torch.einsum("bcign,bcjgn->bcgij", cut.C, cut.B)[:, :, :, None] * cut.decay  # CB_ij L_ij
+    pairs = torch.einsum("bcigrp,bcjgrp->bcgrij", dy, cut.x)
+    pairs = pairs * cut.step.permute(0, 1, 3, 4, 2)[..., None, :]  # dt_j W_ij
+    from_lam = torch.einsum("bcgrpn,bcjgn,bcjgr->bcjgrp", lam, cut.B, cut.leave)
+    q = torch.einsum("bcgrij,bcigrp->bcjgrp", scores, dy) + from_lam
+    skip = _wide(inputs.D).unflatten(0, by_group)
+    out.x.copy_(_uncut(cut.step[..., None] * q + skip[..., None] * dy, tokens).flatten(2, 3))
 
-    dcb = (cut.decay * pairs).sum(2)
-    dC = dcb @ cut.B + torch.einsum("bcih,bchpn,bcihp->bcin", cut.enter, states, dy)
-    dB = dcb.transpose(2, 3) @ cut.C + torch.einsum("bcjh,bchpn,bcjhp->bcjn", cut.step * cut.leave, lam, cut.x)
+    dcb = (cut.decay * pairs).sum(3)
+    dC = torch.einsum("bcgij,bcjgn->bcign", dcb, cut.B)
+    dC = dC + torch.einsum("bcigr,bcgrpn,bcigrp->bcign", cut.enter, states, dy)
+    dB = torch.einsum("bcgij,bcign->bcjgn", dcb, cut.C)
+    dB = dB + torch.einsum("bcjgr,bcgrpn,bcjgrp->bcjgn", cut.step * cut.leave, lam, cut.x)
     out.C.copy_(_uncut(dC, tokens))
     out.B.copy_(_uncut(dB, tokens))
 
     # the gradient of the log-decay a_k: every path from a token before k to a token at or after k
     paths = torch.tril(scores * pairs, diagonal=-1)
-    starts = paths.sum(3) - paths.sum(4)  # (b, c, h, token): what begins there less what ends there
-    starts = starts.transpose(2, 3) + cut.step * (cut.x * from_lam).sum(-1)
-    ends = cut.enter * (torch.einsum("bcin,bchpn->bcihp", cut.C, states) * dy).sum(-1)
+    starts = paths.sum(4) - paths.sum(5)  # (b, c, g, r, token): what begins there less what ends there
+    starts = starts.permute(0, 1, 4, 2, 3) + cut.step * (cut.x * from_lam).sum(-1)
+    ends = cut.enter * (torch.einsum("bcign,bcgrpn->bcigrp", cut.C, states) * dy).sum(-1)
     same = cut.same.to(starts.dtype)
     through = cut.carry * (lam * states).sum((-1, -2))
-    da = torch.tril(same, diagonal=-1) @ starts + same.transpose(2, 3) @ ends + through[:, :, None]
+    da = torch.tril(same, diagonal=-1) @ starts.flatten(3) + same.transpose(2, 3) @ ends.flatten(3)
+    da = da.unflatten(3, by_group) + through[:, :, None]
 
     dstep = (q * cut.x).sum(-1) + rate * da
-    ddt = _uncut(dstep, tokens) * torch.sigmoid(_wide(inputs.dt) + _wide(inputs.dt_bias))
+    ddt = _uncut(dstep, tokens).flatten(2) * torch.sigmoid(_wide(inputs.dt) + _wide(inputs.dt_bias))
     out.dt.copy_(ddt)
-    return rate * (da * cut.step).sum((0, 1, 2)), (dy * cut.x).sum((0, 1, 2, 4)), ddt.sum((0, 1))
+    dA_log, dD = rate * (da * cut.step).sum((0, 1, 2)), (dy * cut.x).sum((0, 1, 2, 5))
+    return dA_log.flatten(), dD.flatten(), ddt.sum((0, 1))
+
+
+def passing(inputs: ScanInputs, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What these tokens make of a state that passes over them: what they add to it, (b, h, p, n), and how much of it
+    they let through, (b, h). With the gradient of y: of a state's gradient, which passes from the right to the left."""
+    cut = _chunks(inputs)
+    if grad is None:
+        added = _states(cut, None)[1]
+    else:
+        dy = _cut(_wide(grad), inputs.x.shape[1]).unflatten(3, cut.carry.shape[2:])
+        added = _state_gradients(cut, dy, None)[1]
+    return added.flatten(1, 2), cut.carry.flatten(2).prod(1)
 
 
 def _uncut(tensor: Tensor, tokens: int) -> Tensor:

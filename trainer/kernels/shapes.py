@@ -5,21 +5,39 @@ written before), h a head, p a channel of a head, n a number of the state; N, P,
 counts, as in the Mamba-2 paper (Dao and Gu, arXiv 2405.21060).
 
 A token's row of the packed projection is `z | x | B | C | dt`: gate and input (heads x head_dim each), the two
-projections of the state (state each, one group for all heads), and the step (one number a head). `x | B | C` pass
-through the convolution together.
+projections of the state (groups x state each: the heads of a group share them), and the step (one number a head).
+`x | B | C` pass through the convolution together.
 
 `documents` (int32, batch x tokens) numbers the documents of a row from left to right: ids ascend, none returns.
+
+A row may go on from another: `Carried` is what passes from one to the next. Of a bundle (heads that one program sums
+over) is only spoken where kernels are launched.
 """
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 STATE_TOKENS = 128  # tokens from one state that the backward needs to the next: fewer would be more states to read
 
 
+class Carried(NamedTuple):
+    """What a row hands on to the row that goes on with it; made by `ops.mix_carried`, and taken by it.
+
+    state: (batch, heads, head_dim, state), float32 at least: of the scan, after the last token.
+    halo: (batch, 3, channels): x | B | C of the last three tokens before the convolution, in the dtype of the row.
+    documents: (batch, 3) int32: of the halo's tokens, -1 where there was none; the last is also the state's. Only
+        tokens of the same document receive anything.
+    """
+
+    state: Tensor
+    halo: Tensor
+    documents: Tensor
+
+
 class MixInputs(NamedTuple):
-    """What the block op `mix` reads, in the order of its schema; shapes and dtypes: `ops.mix`."""
+    """What the block op `mix` reads, in the order of its schema; shapes and dtypes: `ops.mix`, `Carried`."""
 
     zxbcdt: Tensor
     conv_weight: Tensor
@@ -29,6 +47,11 @@ class MixInputs(NamedTuple):
     dt_bias: Tensor
     norm_weight: Tensor
     documents: Tensor
+    state_in: Tensor | None = None
+    halo_in: Tensor | None = None
+    documents_in: Tensor | None = None
+    groups: int = 1
+    norm_groups: int = 1
 
     @property
     def inner(self) -> int:
@@ -51,14 +74,25 @@ class MixInputs(NamedTuple):
     @property
     def state(self) -> int:
         """Numbers that a channel of a head remembers."""
-        return (self.channels - self.inner) // 2
+        return (self.channels - self.inner) // (2 * self.groups)
+
+    @property
+    def entering(self) -> Carried | None:
+        if self.state_in is None or self.halo_in is None or self.documents_in is None:
+            return None
+        return Carried(self.state_in, self.halo_in, self.documents_in)
+
+
+#: Of the tensors that every call has; all but the last have a gradient.
+MIX_TENSORS = MixInputs._fields[:8]
 
 
 class ScanInputs(NamedTuple):
     """What the scan reads, in the order of its schema.
 
     x: (batch, tokens, heads, head_dim); dt, before bias and softplus: (batch, tokens, heads); B, C: (batch, tokens,
-    state); A_log, D, dt_bias: (heads,); documents: (batch, tokens).
+    groups, state); A_log, D, dt_bias: (heads,); documents: (batch, tokens); state_in: None or a state that enters, see
+    `Carried`; document_in: (batch,) int32, of whom that state is.
     """
 
     x: Tensor
@@ -69,6 +103,16 @@ class ScanInputs(NamedTuple):
     D: Tensor
     dt_bias: Tensor
     documents: Tensor
+    state_in: Tensor | None = None
+    document_in: Tensor | None = None
+
+    @property
+    def group_heads(self) -> int:
+        """Heads that share a B and a C."""
+        return self.x.shape[2] // self.B.shape[2]
+
+
+SCAN_TENSORS = ScanInputs._fields[:8]
 
 
 class ScanGrads(NamedTuple):
@@ -78,6 +122,17 @@ class ScanGrads(NamedTuple):
     dt: Tensor
     B: Tensor
     C: Tensor
+
+
+def wide_dtype(of: Tensor) -> torch.dtype:
+    """Of sums, decays and states: float32, or float64 where the input is."""
+    return torch.float64 if of.dtype == torch.float64 else torch.float32
+
+
+def border_state(x: Tensor, state: int, *, wanted: bool = True) -> Tensor:
+    """Room for a state at a row's border: (batch, heads, head_dim, state); empty unless `wanted`."""
+    batch, _, heads, width = x.shape
+    return x.new_empty((batch, heads, width, state) if wanted else (0,), dtype=wide_dtype(x))
 
 
 def kept_states(x: Tensor, state: int, *, keep: bool) -> Tensor:
@@ -101,8 +156,11 @@ def unpack(zxbcdt: Tensor, inner: int, heads: int) -> Packed:
     return Packed(zxbcdt[..., :inner], zxbcdt[..., inner : width - heads], zxbcdt[..., width - heads :])
 
 
-def split_conv(xbc: Tensor, inner: int, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The views x (by head), B and C of the channels that the convolution handles."""
-    state = (xbc.shape[-1] - inner) // 2
-    x = xbc[..., :inner].unflatten(-1, (heads, inner // heads))
-    return x, xbc[..., inner : inner + state], xbc[..., inner + state :]
+def split_conv(xbc: Tensor, inner: int, heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The views x (by head), B and C (by group) of the channels that the convolution handles."""
+    x, B, C = xbc.split([inner, (xbc.shape[-1] - inner) // 2, (xbc.shape[-1] - inner) // 2], dim=-1)
+    return (
+        x.unflatten(-1, (heads, inner // heads)),
+        B.unflatten(-1, (groups, -1)),
+        C.unflatten(-1, (groups, -1)),
+    )

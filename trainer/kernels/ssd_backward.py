@@ -3,8 +3,8 @@
 The reverse of the block decomposition in ssd_forward.py, derived by hand; `reference.scan_backward` is the same in
 plain torch, and the tests hold that against autograd of the recurrence. In its steps:
 
-1. `states` backwards (ssd_states.py): lam, the gradient of the state after each chunk of STATE_TOKENS; and forwards,
-   h before each, where the forward did not keep it;
+1. `states` backwards (ssd_states.py): lam, the gradient of the state after each chunk of STATE_TOKENS, from that of
+   the last one down to that of the one that entered; and forwards, h before each, where the forward did not keep it;
 2. `pair_gradients` (ssd_pairs.py): the gradient of the scores C B^T, and of the decays between two tokens of a chunk;
    `token_gradients` (ssd_dx.py): dx;
 3. `state_gradients` (ssd_states.py): dB and dC as far as they go through states;
@@ -35,12 +35,12 @@ FINISH = TunableLaunch("scan_backward.FINISH", Launch(warps=8, block=32))  # blo
 
 
 @triton.jit
-def _add_product(total, dscores, groups, step, seen, other, TRANSPOSED: tl.constexpr, BLOCK: tl.constexpr):
-    """total + (sum over groups, `step` apart, of a quarter of dscores, where seen) @ other."""
+def _add_product(total, dscores, bundles, step, seen, other, TRANSPOSED: tl.constexpr, BLOCK: tl.constexpr):
+    """total + (sum over bundles, `step` apart, of a quarter of dscores, where seen) @ other."""
     row = tl.arange(0, BLOCK)
     weights = tl.zeros([BLOCK, BLOCK], tl.float32)
-    for group in range(groups):
-        weights += tl.load(dscores + group * step + row[:, None] * 2 * BLOCK + row[None, :])
+    for bundle in range(bundles):
+        weights += tl.load(dscores + bundle * step + row[:, None] * 2 * BLOCK + row[None, :])
     weights = tl.where(seen, weights, 0.0)
     if TRANSPOSED:
         weights = tl.trans(weights)
@@ -53,43 +53,46 @@ def _add_product(total, dscores, groups, step, seen, other, TRANSPOSED: tl.const
 @triton.jit
 def _join(
     b, c, firsts, dscores, parts, db, dc,
-    tokens, chunks, batches, token_groups, state_groups,
+    tokens, chunks, batches, groups, token_bundles, state_bundles,
     BLOCK: tl.constexpr, STATE: tl.constexpr,
 ):  # fmt: skip
     b, c, db, dc = opened(b), opened(c), opened(db), opened(dc)
     of_c = tl.program_id(0) % 2
     half = (tl.program_id(0) // 2) % 2
-    chunk = (tl.program_id(0) // 4) % chunks
-    batch = tl.program_id(0) // (4 * chunks)
+    group = (tl.program_id(0) // 4) % groups
+    chunk = (tl.program_id(0) // (4 * groups)) % chunks
+    batch = tl.program_id(0) // (4 * groups * chunks)
+    column = group * STATE
     start = (chunk * 2 + half) * BLOCK
     row = tl.arange(0, BLOCK)
-    column = tl.arange(0, STATE)
     live = (start + row < tokens)[:, None]
     total = tl.zeros([BLOCK, STATE], tl.float32)
-    for group in range(state_groups):
-        place = ((wide(of_c) * state_groups + group) * batches + batch) * tokens + start + row
-        total += tl.load(parts + place[:, None] * STATE + column[None, :], mask=live, other=0.0)
+    for number in range(state_bundles):
+        bundle = (wide(of_c) * groups + group) * state_bundles + number
+        place = (bundle * batches + batch) * tokens + start + row
+        total += tl.load(parts + place[:, None] * STATE + tl.arange(0, STATE)[None, :], mask=live, other=0.0)
     j, i = row[:, None], row[None, :]
     firsts += (wide(batch) * chunks + chunk) * 2 * BLOCK
     own_seen = (j <= i) & (half * BLOCK + j >= tl.load(firsts + half * BLOCK + row)[None, :])
     far_seen = j >= tl.load(firsts + BLOCK + row)[None, :]
     step = wide(batches) * chunks * 4 * BLOCK * BLOCK
+    dscores += group * token_bundles * step
     dscores += (wide(batch) * chunks + chunk) * 4 * BLOCK * BLOCK  # from here, sources in rows, readers in columns
     own = dscores + half * (2 * BLOCK + 1) * BLOCK
     if of_c:
-        tile = b.load([batch, start, 0]).reshape(BLOCK, STATE)
-        total = _add_product(total, own, token_groups, step, own_seen, tile, True, BLOCK)
+        tile = b.load([batch, start, column]).reshape(BLOCK, STATE)
+        total = _add_product(total, own, token_bundles, step, own_seen, tile, True, BLOCK)
         if half == 1:
-            tile = b.load([batch, start - BLOCK, 0]).reshape(BLOCK, STATE)
-            total = _add_product(total, dscores + BLOCK, token_groups, step, far_seen, tile, True, BLOCK)
-        dc.store([batch, start, 0], total.to(tile.dtype)[None])
+            tile = b.load([batch, start - BLOCK, column]).reshape(BLOCK, STATE)
+            total = _add_product(total, dscores + BLOCK, token_bundles, step, far_seen, tile, True, BLOCK)
+        dc.store([batch, start, column], total.to(tile.dtype)[None])
     else:
-        tile = c.load([batch, start, 0]).reshape(BLOCK, STATE)
-        total = _add_product(total, own, token_groups, step, own_seen, tile, False, BLOCK)
+        tile = c.load([batch, start, column]).reshape(BLOCK, STATE)
+        total = _add_product(total, own, token_bundles, step, own_seen, tile, False, BLOCK)
         if half == 0:
-            tile = c.load([batch, start + BLOCK, 0]).reshape(BLOCK, STATE)
-            total = _add_product(total, dscores + BLOCK, token_groups, step, far_seen, tile, False, BLOCK)
-        db.store([batch, start, 0], total.to(tile.dtype)[None])
+            tile = c.load([batch, start + BLOCK, column]).reshape(BLOCK, STATE)
+            total = _add_product(total, dscores + BLOCK, token_bundles, step, far_seen, tile, False, BLOCK)
+        db.store([batch, start, column], total.to(tile.dtype)[None])
 
 
 @triton.jit
@@ -141,28 +144,40 @@ def _finish(
     tl.store(dparameters + spot * 3 + 2, tl.sum(result, 0), mask=here)
 
 
-def scan_backward(inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]:
-    """Write the large gradients to `out`; return those of A_log, D and dt_bias. grad: like x, rows contiguous.
-    kept: the states of the forward, or empty."""
+def scan_backward(
+    inputs: ScanInputs,
+    kept: Tensor,
+    grad: Tensor,
+    out: ScanGrads,
+    grad_last: Tensor | None = None,
+    out_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Write the large gradients to `out`, that of the state that entered to `out_state`; return those of A_log, D and
+    dt_bias. grad: like x, rows contiguous. kept: the states of the forward, or empty. grad_last: of the state after the
+    last token."""
     with on(inputs.x):
-        return _scan_backward(inputs, kept, grad, out)
+        return _scan_backward(inputs, kept, grad, out, grad_last, out_state)
 
 
-def _scan_backward(inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads) -> tuple[Tensor, Tensor, Tensor]:
+def _scan_backward(
+    inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads, grad_last: Tensor | None, out_state: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     batch, tokens, heads, _ = inputs.x.shape
-    size = inputs.B.shape[-1]
+    groups, size = inputs.B.shape[2:]
     chunks = triton.cdiv(tokens, CHUNK)
     decay = decays(inputs, CHUNK)
-    met = kept if kept.numel() else states(inputs.x, inputs.B, decay.kept, decay, CHUNK, backwards=False)
-    lams = states(grad, inputs.C, decay.enter, decay, CHUNK, backwards=True)
+    met = kept
+    if not kept.numel():
+        met = states(inputs.x, inputs.B, decay.kept, decay, CHUNK, backwards=False, first=inputs.state_in)
+    lams = states(grad, inputs.C, decay.enter, decay, CHUNK, backwards=True, first=grad_last, last=out_state)
     scores = all_scores(inputs, decay, CHUNK)
     pairs = pair_gradients(inputs, grad, decay, scores)
     token_gradients(inputs, grad, decay, lams, scores, out.x, pairs.starts[2])
     parts, arrivals, through = state_gradients(inputs, grad, decay, met, lams, CHUNK)
-    _join[(batch * chunks * 4,)](
+    _join[(batch * chunks * groups * 4,)](
         tiles(inputs.B, CHUNK // 2, size), tiles(inputs.C, CHUNK // 2, size), decay.firsts, pairs.dscores, parts,
         tiles(out.B, CHUNK // 2, size), tiles(out.C, CHUNK // 2, size),
-        tokens, chunks, batch, pairs.dscores.shape[0], parts.shape[1],
+        tokens, chunks, batch, groups, pairs.dscores.shape[0] // groups, parts.shape[1] // groups,
         BLOCK=CHUNK // 2, STATE=size, **JOIN.options(),
     )  # fmt: skip
     parameters = torch.empty((batch * chunks, heads, 3), dtype=torch.float32, device=grad.device)

@@ -36,9 +36,9 @@ def _later(a, b):
 
 @triton.jit
 def _decays(
-    dt, bias, a_log, documents, steps, sums, enter, kept, firsts,
+    dt, bias, a_log, documents, entering, steps, sums, enter, kept, firsts,
     tokens, heads, chunks, dt_batch, dt_token,
-    CHUNK: tl.constexpr, HEADS: tl.constexpr,
+    CHUNK: tl.constexpr, HEADS: tl.constexpr, ENTERS: tl.constexpr,
 ):  # fmt: skip
     batch = (tl.program_id(0) // chunks).to(tl.int64)
     chunk = tl.program_id(0) % chunks
@@ -54,6 +54,8 @@ def _decays(
     documents += batch * tokens
     own = tl.load(documents + tl.minimum(token, tokens - 1))
     before = tl.load(documents + chunk * CHUNK - 1, mask=chunk > 0, other=-1)
+    if ENTERS:
+        before = tl.where(chunk > 0, before, tl.load(entering + batch))
     last = tl.load(documents + tl.minimum(chunk * CHUNK + CHUNK, tokens) - 1)
     previous = tl.load(documents + tl.minimum(token, tokens) - 1, mask=token > 0, other=-1)
     begins = ((own != previous) | (row == 0)).to(tl.int32)
@@ -74,8 +76,9 @@ class Decays(NamedTuple):
     """float32 (batch, heads, chunks * chunk), filled up with steps of zero behind the last token; firsts without heads.
 
     steps: softplus; sums: of log2-decays within chunk and document; enter: what is left at a token of the state before
-    the chunk; kept: how much of a token's input is in the state after the chunk, like enter 0 where a document begins
-    between; firsts: int32, the place in the chunk where the token's document begins.
+    the chunk, for the first chunk of the one that entered; kept: how much of a token's input is in the state after the
+    chunk, like enter 0 where a document begins between; firsts: int32, the place in the chunk where the token's
+    document begins.
     """
 
     steps: Tensor
@@ -83,6 +86,11 @@ class Decays(NamedTuple):
     enter: Tensor
     kept: Tensor
     firsts: Tensor
+
+    def carry(self, tokens: int, chunk: int) -> Tensor:
+        """How much of a state passes over each chunk: (batch, heads, chunks)."""
+        ends = torch.arange(chunk - 1, self.enter.shape[-1], chunk, device=self.enter.device).clamp(max=tokens - 1)
+        return self.enter[..., ends]
 
 
 def decays(inputs: ScanInputs, chunk: int) -> Decays:
@@ -96,8 +104,8 @@ def decays(inputs: ScanInputs, chunk: int) -> Decays:
     result = Decays(steps, sums, enter, kept, firsts)
     with on(inputs.dt):
         _decays[(batch * chunks, triton.cdiv(heads, DECAYS.block))](
-            inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, *result,
+            inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, inputs.document_in, *result,
             tokens, heads, chunks, *inputs.dt.stride()[:2],
-            CHUNK=chunk, HEADS=DECAYS.block, **DECAYS.options(),
+            CHUNK=chunk, HEADS=DECAYS.block, ENTERS=inputs.document_in is not None, **DECAYS.options(),
         )  # fmt: skip
     return result

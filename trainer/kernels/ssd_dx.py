@@ -17,7 +17,7 @@ from .math import wide
 from .shapes import ScanInputs
 from .ssd_decay import Decays
 from .ssd_pairs import apart
-from .ssd_states import grouped
+from .ssd_states import bundled
 from .tiles import opened, stack, tiles
 
 TOKENS = TunableLaunch(
@@ -28,23 +28,24 @@ TOKENS = TunableLaunch(
 @triton.jit
 def _token_gradients(
     x, dy, b, lams, scores, steps, sums, kepts, d, dx, starts,
-    tokens, heads, groups,
+    tokens, heads, bundles, groups,
     BLOCK: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
     x, dy, b, lams, scores, dx = opened(x), opened(dy), opened(b), opened(lams), opened(scores), opened(dx)
     chunks = tl.cdiv(tokens, 2 * BLOCK)
     half = tl.program_id(0) % 2
-    group = (tl.program_id(0) // 2) % groups
-    place = tl.program_id(0) // (2 * groups)  # of the chunk, among those of all sequences
+    bundle = (tl.program_id(0) // 2) % bundles
+    group = bundle * groups // bundles
+    place = tl.program_id(0) // (2 * bundles)  # of the chunk, among those of all sequences
     batch = place // chunks
     start = ((place % chunks) * 2 + half) * BLOCK
-    line = (wide(batch) * heads + group * HEADS) * chunks * 2 * BLOCK + start + tl.arange(0, BLOCK)
-    b_tile = b.load([batch, start, 0]).reshape(BLOCK, STATE)
-    own_score = scores.load([(place * 2 + half) * BLOCK, half * BLOCK])
+    line = (wide(batch) * heads + bundle * HEADS) * chunks * 2 * BLOCK + start + tl.arange(0, BLOCK)
+    b_tile = b.load([batch, start, group * STATE]).reshape(BLOCK, STATE)
+    own_score = scores.load([((place * groups + group) * 2 + half) * BLOCK, half * BLOCK])
     if half == 0:
-        far_score = scores.load([place * 2 * BLOCK, BLOCK])
+        far_score = scores.load([(place * groups + group) * 2 * BLOCK, BLOCK])
         for number in range(HEADS):
-            head = group * HEADS + number
+            head = bundle * HEADS + number
             dy_tile = dy.load([batch, start, head * WIDTH]).reshape(BLOCK, WIDTH)
             next_dy = dy.load([batch, start + BLOCK, head * WIDTH]).reshape(BLOCK, WIDTH)
             lam = lams.load([(place * heads + head) * STATE, 0])
@@ -66,7 +67,7 @@ def _token_gradients(
             line += chunks * 2 * BLOCK
     else:
         for number in range(HEADS):
-            head = group * HEADS + number
+            head = bundle * HEADS + number
             dy_tile = dy.load([batch, start, head * WIDTH]).reshape(BLOCK, WIDTH)
             lam = lams.load([(place * heads + head) * STATE, 0])
             x_tile = x.load([batch, start, head * WIDTH]).reshape(BLOCK, WIDTH)
@@ -89,14 +90,13 @@ def token_gradients(
 ) -> None:
     """Write dx, and to `starts`, laid out like the decays, what starts at a token and outlives the chunk."""
     tokens, heads, width = inputs.x.shape[1:]
-    size = inputs.B.shape[-1]
-    places, chunk, _ = scores.shape
-    block = chunk // 2
-    together = grouped(heads, TOKENS.block)
-    groups = heads // together
-    _token_gradients[(places * groups * 2,)](
+    groups, size = inputs.B.shape[2:]
+    places, block = scores.shape[0] // groups, scores.shape[-1] // 2
+    together = bundled(inputs.group_heads, TOKENS.block)
+    bundles = heads // together
+    _token_gradients[(places * bundles * 2,)](
         tiles(inputs.x, block, width), tiles(grad, block, width), tiles(inputs.B, block, size),
         stack(lams, size), stack(scores, block, block), decays.steps, decays.sums, decays.kept, inputs.D,
-        tiles(dx, block, width), starts, tokens, heads, groups,
+        tiles(dx, block, width), starts, tokens, heads, bundles, groups,
         BLOCK=block, STATE=size, WIDTH=width, HEADS=together, **TOKENS.options(grad),
     )  # fmt: skip

@@ -11,7 +11,8 @@ chunk (ssd_decay.py), and S is s at the end of the chunk; L_ij = exp(s_i - s_j) 
 
 C B^T is the same for all heads and yet made again by each: the tensor cores have time for it, the memory has none.
 Masks stop scores and state at borders of documents. Softplus, sums and states are float32; products take the input's
-dtype. On request a program leaves a copy of the state for the backward at every second chunk, as the products took it.
+dtype. On request a program leaves a copy of the state for the backward at every second chunk, as the products took it,
+and the last one in float32 for the row that goes on; then that row's programs begin with it.
 """
 
 import torch
@@ -19,21 +20,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, TunableLaunch, on
+from .launch import Launch, TunableLaunch, multiprocessors, on
 from .math import at_most, wide
-from .shapes import STATE_TOKENS, ScanInputs, kept_states
+from .shapes import STATE_TOKENS, ScanInputs, border_state, kept_states
 from .ssd_decay import decays
+from .ssd_states import passing
 from .tiles import opened, tiles
 
+LONG = 8192  # tokens of a row that is worth cutting
 CHUNK = 64  # tokens; divides STATE_TOKENS, the chunk of the backward
 FORWARD = TunableLaunch("scan_forward.FORWARD", Launch(warps=4, stages=2, block=64))  # block: channels of a head
 
 
 @triton.jit
 def _scan(
-    x, b, c, steps, sums, enters, kepts, firsts, d, y, states,
-    tokens, heads,
+    x, b, c, steps, sums, enters, kepts, firsts, d, y, states, first_state, last_state,
+    tokens, heads, group_heads,
     CHUNK: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, EVERY: tl.constexpr,
+    ENTERS: tl.constexpr, HANDS_ON: tl.constexpr,
 ):  # fmt: skip
     x, b, c, y = opened(x), opened(b), opened(c), opened(y)
     slices: tl.constexpr = WIDTH // BLOCK
@@ -41,17 +45,24 @@ def _scan(
     batch = tl.program_id(0) // (slices * heads)
     own = (tl.program_id(0) % slices) * BLOCK
     channel = head * WIDTH + own
+    of_group = (head // group_heads) * STATE
     row = tl.arange(0, CHUNK)
     chunks = tl.cdiv(tokens, CHUNK)
     line = (wide(batch) * heads + head) * chunks * CHUNK
     firsts += wide(batch) * chunks * CHUNK
     skip = tl.load(d + head).to(tl.float32)
-    state = tl.zeros([STATE, BLOCK], tl.float32)
+    # a state at a border of the row lies as (head_dim, state)
+    border = wide(batch * heads + head) * WIDTH * STATE
+    border += (own + tl.arange(0, BLOCK))[None, :] * STATE + tl.arange(0, STATE)[:, None]
+    if ENTERS:
+        state = tl.load(first_state + border)
+    else:
+        state = tl.zeros([STATE, BLOCK], tl.float32)
     for chunk in range(chunks):
         start = chunk * CHUNK
         x_tile = x.load([batch, start, channel]).reshape(CHUNK, BLOCK)
-        b_tile = b.load([batch, start, 0]).reshape(CHUNK, STATE)
-        c_tile = c.load([batch, start, 0]).reshape(CHUNK, STATE)
+        b_tile = b.load([batch, start, of_group]).reshape(CHUNK, STATE)
+        c_tile = c.load([batch, start, of_group]).reshape(CHUNK, STATE)
         place = line + start + row
         step = tl.load(steps + place)
         total = tl.load(sums + place)
@@ -79,22 +90,56 @@ def _scan(
         state = tl.dot(tl.trans(b_tile), added, acc=state * carry, input_precision="tf32x3")
         out += skip * x_tile.to(tl.float32)
         y.store([batch, start, channel], out.to(x_tile.dtype).reshape(1, CHUNK, BLOCK))
+    if HANDS_ON:
+        tl.store(last_state + border, state)
 
 
-def scan_forward(inputs: ScanInputs, keep: bool = False) -> tuple[Tensor, Tensor]:
-    """y: (batch, tokens, heads, head_dim), contiguous; and `shapes.kept_states`."""
+def scan_forward(inputs: ScanInputs, keep: bool = False, hand_on: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """y: (batch, tokens, heads, head_dim), contiguous; `shapes.kept_states`; and the state after the last token."""
+    if inputs.x.shape[1] >= LONG and inputs.x.shape[1] % (2 * STATE_TOKENS) == 0 and _too_few(inputs):
+        y, states, last = _scan_forward(_halved(inputs), keep, hand_on)
+        return y.view(inputs.x.shape), states.flatten(0, 1)[None] if keep else states, last[1:] if hand_on else last
+    return _scan_forward(inputs, keep, hand_on)
+
+
+def _too_few(inputs: ScanInputs) -> bool:
+    """Of one row, there is at most one program for a multiprocessor, and nothing to do while that one waits."""
+    batch, _, heads, width = inputs.x.shape
+    return batch == 1 and heads * (width // min(FORWARD.block, width)) <= multiprocessors(inputs.x.device)
+
+
+def _halved(inputs: ScanInputs) -> ScanInputs:
+    """One row as two, of which the second goes on from the first: what that hands on is made first, in half the time of
+    a scan."""
+    half = inputs.x.shape[1] // 2
+    x, dt, B, C, A_log, D, dt_bias, documents, state, document = inputs
+    first = ScanInputs(
+        x[:, :half], dt[:, :half], B[:, :half], C[:, :half], A_log, D, dt_bias, documents[:, :half], state, document
+    )
+    handed_on, passed = passing(first)
+    if state is None or document is None:
+        state, document = torch.zeros_like(handed_on), torch.full_like(documents[:, 0], -1)
+    handed_on += passed[..., None, None] * state
+    x, dt, B, C, documents = (whole.unflatten(1, (2, half)).flatten(0, 1) for whole in (x, dt, B, C, documents))
+    owners = torch.cat([document, documents[:1, -1]])
+    return ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents, torch.cat([state, handed_on]), owners)
+
+
+def _scan_forward(inputs: ScanInputs, keep: bool, hand_on: bool) -> tuple[Tensor, Tensor, Tensor]:
     batch, tokens, heads, width = inputs.x.shape
     state = inputs.B.shape[-1]
     y = torch.empty((batch, tokens, heads, width), dtype=inputs.x.dtype, device=inputs.x.device)
     block = min(FORWARD.block, width)
     states = kept_states(inputs.x, state, keep=keep)
+    last = border_state(inputs.x, state, wanted=hand_on)
     with on(inputs.x):
         _scan[(batch * heads * (width // block),)](
             tiles(inputs.x, CHUNK, block), tiles(inputs.B, CHUNK, state), tiles(inputs.C, CHUNK, state),
             *decays(inputs, CHUNK),
-            inputs.D, tiles(y, CHUNK, block), states, tokens, heads,
+            inputs.D, tiles(y, CHUNK, block), states, inputs.state_in, last, tokens, heads, inputs.group_heads,
             CHUNK=CHUNK, STATE=state, WIDTH=width, BLOCK=block,
             EVERY=STATE_TOKENS // CHUNK if keep else 0,
+            ENTERS=inputs.state_in is not None, HANDS_ON=hand_on,
             **FORWARD.options(inputs.x),
         )  # fmt: skip
-    return y, states
+    return y, states, last

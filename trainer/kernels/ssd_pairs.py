@@ -1,11 +1,11 @@
 """The part of the scan's backward in which tokens meet tokens: the gradients of the scores and of the decays between.
 
 A chunk has two blocks of tokens. The first is read by both, the second by itself: that makes three pairs of blocks
-(read, reader). The scores B_j . C_i of a chunk, made by `scores` once for all heads, are a square with the source j in
-rows and the reader i in columns, of which the lower left quarter is never used. A program of `pair_gradients` owns a
-pair of blocks and some heads. It sums over its heads the gradient of the scores, so that the products with B and C are
-taken once for all heads (`scan_backward`), and makes of each head's paths from j to i the sums that its decays need:
-over all i what starts at j, over all j what ends at i, both from the very same products.
+(read, reader). The scores B_j . C_i of a chunk, made by `scores` once for all heads of a group, are a square with the
+source j in rows and the reader i in columns, of which the lower left quarter is never used. A program of
+`pair_gradients` owns a pair of blocks and some heads. It sums over its heads the gradient of the scores, so that the
+products with B and C are taken once for a group (`scan_backward`), and makes of each head's paths from j to i the sums
+that its decays need: over all i what starts at j, over all j what ends at i, both from the very same products.
 
     dscores_ij = sum over heads of L_ij dt_j (dy_i . x_j),      paths_ij = (C_i . B_j) L_ij dt_j (dy_i . x_j)
 
@@ -24,7 +24,7 @@ from .launch import Launch, TunableLaunch
 from .math import at_most, wide
 from .shapes import ScanInputs
 from .ssd_decay import Decays
-from .ssd_states import grouped
+from .ssd_states import bundled
 from .tiles import opened, stack, tiles
 
 SCORES = TunableLaunch("scan_pairs.SCORES", Launch(warps=4))
@@ -34,15 +34,16 @@ PAIRS = TunableLaunch(
 
 
 @triton.jit
-def _scores(b, c, firsts, scores, chunks, BLOCK: tl.constexpr, STATE: tl.constexpr):
+def _scores(b, c, firsts, scores, chunks, groups, BLOCK: tl.constexpr, STATE: tl.constexpr):
     b, c, scores = opened(b), opened(c), opened(scores)
     half = tl.program_id(0) % 2
-    chunk = (tl.program_id(0) // 2) % chunks
-    batch = tl.program_id(0) // (2 * chunks)
+    group = (tl.program_id(0) // 2) % groups
+    chunk = (tl.program_id(0) // (2 * groups)) % chunks
+    batch = tl.program_id(0) // (2 * groups * chunks)
     i = tl.arange(0, 2 * BLOCK)
     j = half * BLOCK + tl.arange(0, BLOCK)[:, None]
-    b_tile = b.load([batch, (chunk * 2 + half) * BLOCK, 0]).reshape(BLOCK, STATE)
-    c_tile = c.load([batch, chunk * 2 * BLOCK, 0]).reshape(2 * BLOCK, STATE)
+    b_tile = b.load([batch, (chunk * 2 + half) * BLOCK, group * STATE]).reshape(BLOCK, STATE)
+    c_tile = c.load([batch, chunk * 2 * BLOCK, group * STATE]).reshape(2 * BLOCK, STATE)
     first = tl.load(firsts + (wide(batch) * chunks + chunk) * 2 * BLOCK + i)
     seen = (j <= i[None, :]) & (j >= first[None, :])
     result = tl.where(seen, tl.dot(b_tile, tl.trans(c_tile), input_precision="tf32x3"), 0.0)
@@ -63,28 +64,28 @@ def _both(a, b, c, d):
 @triton.jit
 def _pair_gradients(
     x, dy, scores, steps, sums, dscores, starts, stops, skips,
-    tokens, heads, groups,
+    tokens, heads, bundles, groups,
     BLOCK: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
     x, dy, scores = opened(x), opened(dy), opened(scores)
     chunks = tl.cdiv(tokens, 2 * BLOCK)
     pair = tl.program_id(0) % 3
-    group = (tl.program_id(0) // 3) % groups
-    place = tl.program_id(0) // (3 * groups)  # of the chunk, among those of all sequences
-    places = tl.num_programs(0) // (3 * groups)
+    bundle = (tl.program_id(0) // 3) % bundles
+    place = tl.program_id(0) // (3 * bundles)  # of the chunk, among those of all sequences
+    places = tl.num_programs(0) // (3 * bundles)
     batch = place // chunks
     read, reader = pair // 2, (pair + 1) // 2
     start = (place % chunks) * 2 * BLOCK
     row = tl.arange(0, BLOCK)
-    line = (wide(batch) * heads + group * HEADS) * chunks * 2 * BLOCK + start
+    line = (wide(batch) * heads + bundle * HEADS) * chunks * 2 * BLOCK + start
     j, i = line + read * BLOCK + row, line + reader * BLOCK + row
     starts += reader * wide(places) * heads * 2 * BLOCK
     stops += read * wide(places) * heads * 2 * BLOCK
-    score = scores.load([(place * 2 + read) * BLOCK, reader * BLOCK])
+    score = scores.load([((place * groups + bundle * groups // bundles) * 2 + read) * BLOCK, reader * BLOCK])
     itself = row[:, None] == row[None, :]
     summed = tl.zeros([BLOCK, BLOCK], tl.float32)
     for number in range(HEADS):
-        column = (group * HEADS + number) * WIDTH
+        column = (bundle * HEADS + number) * WIDTH
         x_tile = x.load([batch, start + read * BLOCK, column]).reshape(BLOCK, WIDTH)
         dy_tile = dy.load([batch, start + reader * BLOCK, column]).reshape(BLOCK, WIDTH)
         step = tl.load(steps + j)
@@ -102,12 +103,12 @@ def _pair_gradients(
             tl.store(skips + j, skipped)
         j += chunks * 2 * BLOCK
         i += chunks * 2 * BLOCK
-    dscores += ((wide(group) * places + place) * 2 + read) * 2 * BLOCK * BLOCK + reader * BLOCK
+    dscores += ((wide(bundle) * places + place) * 2 + read) * 2 * BLOCK * BLOCK + reader * BLOCK
     tl.store(dscores + row[:, None] * 2 * BLOCK + row[None, :], summed)
 
 
 class PairGrads(NamedTuple):
-    """All float32. dscores: (groups of heads, batch x chunks, chunk, chunk), sources in rows, the seen pairs only
+    """All float32. dscores: (bundles of heads, batch x chunks, chunk, chunk), sources in rows, the seen pairs only
     meant. Sums laid out like the decays: starts, (3, …), of what starts at a token, by the block that it ends in (a
     second block's are in [1] only) and, still to be made, what outlives the chunk; stops, (2, …), of what ends at a
     token, by the block that it started in (a first block's are in [0] only); skips, of x . dy."""
@@ -119,12 +120,12 @@ class PairGrads(NamedTuple):
 
 
 def all_scores(inputs: ScanInputs, decays: Decays, chunk: int) -> Tensor:
-    """B_j . C_i of all pairs of a chunk and document, j in rows: (batch x chunks, chunk, chunk) in float32."""
-    batch, tokens, size = inputs.B.shape
+    """B_j . C_i of all pairs of a chunk and document, j in rows: (batch x chunks x groups, chunk, chunk) in float32."""
+    batch, tokens, groups, size = inputs.B.shape
     chunks, block = triton.cdiv(tokens, chunk), chunk // 2
-    scores = torch.empty((batch * chunks, chunk, chunk), dtype=torch.float32, device=inputs.B.device)
-    _scores[(batch * chunks * 2,)](
-        tiles(inputs.B, block, size), tiles(inputs.C, chunk, size), decays.firsts, stack(scores, block), chunks,
+    scores = torch.empty((batch * chunks * groups, chunk, chunk), dtype=torch.float32, device=inputs.B.device)
+    _scores[(batch * chunks * groups * 2,)](
+        tiles(inputs.B, block, size), tiles(inputs.C, chunk, size), decays.firsts, stack(scores, block), chunks, groups,
         BLOCK=block, STATE=size, **SCORES.options(),
     )  # fmt: skip
     return scores
@@ -133,19 +134,19 @@ def all_scores(inputs: ScanInputs, decays: Decays, chunk: int) -> Tensor:
 def pair_gradients(inputs: ScanInputs, grad: Tensor, decays: Decays, scores: Tensor) -> PairGrads:
     """What the gradients of B, C and of the decays are made from, as far as tokens meet tokens."""
     tokens, heads, width = inputs.x.shape[1:]
-    places, chunk, _ = scores.shape
-    block = chunk // 2
-    together = grouped(heads, PAIRS.block)
-    groups = heads // together
+    groups, chunk = inputs.B.shape[2], scores.shape[-1]
+    places, block = scores.shape[0] // groups, chunk // 2
+    together = bundled(inputs.group_heads, PAIRS.block)
+    bundles = heads // together
 
     def table(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=grad.device)
 
     line = decays.sums.shape
-    out = PairGrads(table(groups, *scores.shape), table(3, *line), table(2, *line), table(*line))
-    _pair_gradients[(places * groups * 3,)](
+    out = PairGrads(table(bundles, places, chunk, chunk), table(3, *line), table(2, *line), table(*line))
+    _pair_gradients[(places * bundles * 3,)](
         tiles(inputs.x, block, width), tiles(grad, block, width), stack(scores, block, block),
-        decays.steps, decays.sums, *out, tokens, heads, groups,
+        decays.steps, decays.sums, *out, tokens, heads, bundles, groups,
         BLOCK=block, WIDTH=width, HEADS=together, **PAIRS.options(grad),
     )  # fmt: skip
     return out

@@ -7,7 +7,6 @@ Head width and state are the tiles of the tensor cores: powers of two. A width b
 CONV_WIDTH = 4  # taps of the convolution
 HEAD_DIMS = (16, 32, 64, 128)
 STATES = (16, 32, 64, 128, 256)
-GROUPS = 1  # B and C are shared by all heads
 # B and C of a chunk in float32 are 256 KiB at twice that; a Hopper has 227 KiB of shared memory.
 FLOAT32_STATE_MAX = 128
 STATE_MAX = 16_384  # head_dim * state: what one head remembers lies in one multiprocessor

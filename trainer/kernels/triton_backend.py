@@ -6,4 +6,5 @@ from .gated_norm import norm_backward as norm_backward
 from .gated_norm import norm_forward as norm_forward
 from .ssd_backward import scan_backward as scan_backward
 from .ssd_forward import scan_forward as scan_forward
+from .ssd_states import passing as passing
 from .swiglu import swiglu_backward as swiglu_backward

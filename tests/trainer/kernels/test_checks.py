@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bamba_data.errors import UserError
-from tests.trainer.kernels.cases import EPS, Case, draw, rows_of_documents
+from tests.trainer.kernels.cases import Case, draw, rows_of_documents
 from trainer.data.batch import Batch
 from trainer.kernels import ops
 from trainer.kernels.supported import HEAD_DIMS, STATES, unsupported
@@ -70,6 +70,15 @@ MIX: dict[str, tuple[Callable[[Case], Case], str]] = {
         lambda case: case._replace(zxbcdt=case.zxbcdt[:0], documents=case.documents[:0]),
         "0 rows of 20 tokens: nothing to compute",
     ),
+    "groups that do not divide the heads": (lambda case: case._replace(groups=3), "3 groups do not divide 2 heads"),
+    "groups that do not divide the states": (
+        lambda case: case._replace(conv_bias=case.conv_bias[:-2], groups=2),
+        "conv_bias has 62 channels, not 32 (norm_weight) and twice 2 states",
+    ),
+    "groups of the norm": (
+        lambda case: case._replace(norm_groups=3),
+        "norm_groups: 3 do not divide 32 channels",
+    ),
     "a parameter elsewhere": (lambda case: case._replace(D=case.D.to("meta")), "D is on meta, zxbcdt on cpu"),
 }
 
@@ -78,7 +87,7 @@ MIX: dict[str, tuple[Callable[[Case], Case], str]] = {
 def test_what_mix_does_not_take_is_refused_by_name(what: str) -> None:
     change, says = MIX[what]
     with pytest.raises(UserError, match=re.escape(says)):
-        ops.mix(*change(CASE), EPS)
+        change(CASE).mixed()
 
 
 @pytest.mark.parametrize("what", [name for name in MIX if "elsewhere" not in name and "back" not in name])
@@ -87,28 +96,29 @@ def test_the_same_is_refused_where_only_shapes_are_known(what: str) -> None:
     change, says = MIX[what]
     changed = change(CASE)
     with FakeTensorMode() as mode:
-        fake = Case(*(mode.from_tensor(tensor) for tensor in changed))
+        fake = Case(*(mode.from_tensor(tensor) for tensor in changed[:8]), *changed[8:])
         with pytest.raises(UserError, match=re.escape(says)):
-            ops.mix(*fake, EPS)
+            fake.mixed()
 
 
 def scanned(**changes: Tensor) -> Tensor:
     make = torch.Generator().manual_seed(0)
-    shapes = {"x": (2, 20, 3, 16), "dt": (2, 20, 3), "B": (2, 20, 16), "C": (2, 20, 16), "A_log": (3,), "D": (3,)}
+    shapes = {"x": (2, 20, 3, 16), "dt": (2, 20, 3), "B": (2, 20, 1, 16), "C": (2, 20, 1, 16), "A_log": (3,), "D": (3,)}
     tensors = {name: torch.randn(shape, generator=make) for name, shape in {**shapes, "dt_bias": (3,)}.items()}
-    found: Tensor = ops.scan(*({**tensors, "documents": WHOLE} | changes).values())
-    return found
+    return ops.scan(*({**tensors, "documents": WHOLE} | changes).values())[0]
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"x": torch.zeros(2, 20, 3, 48)}, "heads of 48 channels: the kernels have tiles of 16, 32, 64 and 128"),
-        ({"B": torch.zeros(2, 20, 24), "C": torch.zeros(2, 20, 24)}, "a state of 24: the kernels have tiles of"),
-        ({"C": torch.zeros(2, 20, 32)}, "C has the shape (2, 20, 32), not (2, 20, 16)"),
+        ({"B": torch.zeros(2, 20, 1, 24), "C": torch.zeros(2, 20, 1, 24)}, "a state of 24: the kernels have tiles of"),
+        ({"C": torch.zeros(2, 20, 1, 32)}, "C has the shape (2, 20, 1, 32), not (2, 20, 1, 16)"),
         ({"dt": torch.zeros(2, 3, 20)}, "dt has the shape (2, 3, 20), not (2, 20, 3)"),
-        ({"B": torch.zeros(2, 20, 16).bfloat16()}, "B is torch.bfloat16, x is torch.float32"),
+        ({"B": torch.zeros(2, 20, 1, 16).bfloat16()}, "B is torch.bfloat16, x is torch.float32"),
         ({"x": torch.zeros(2, 20, 48)}, "x has the shape (2, 20, 48): 4 dimensions are expected"),
+        ({"B": torch.zeros(2, 20, 2, 16)}, "scan: 2 groups do not divide 3 heads"),
+        ({"state_in": torch.zeros(2, 3, 16, 16)}, "a state and its document enter together"),
         ({"documents": WHOLE[:, :10]}, "documents has the shape (2, 10), not (2, 20)"),
         ({"documents": WHOLE.flip(1)}, "scan: document ids must ascend along a row"),
     ],
@@ -120,7 +130,7 @@ def test_what_the_scan_does_not_take_is_refused_by_name(changes: dict[str, Tenso
 
 def test_the_scan_takes_views_of_any_strides(triton_kernels: torch.device) -> None:
     make = torch.Generator().manual_seed(1)
-    dt, B = torch.randn(2, 20, 3, generator=make), torch.randn(2, 20, 16, generator=make)
+    dt, B = torch.randn(2, 20, 3, generator=make), torch.randn(2, 20, 1, 16, generator=make)
     if triton_kernels.type == "cuda":
         pytest.skip("the inputs here are on the host")
     wanted = scanned(dt=dt, B=B, documents=WHOLE)
@@ -156,7 +166,7 @@ def test_every_size_that_a_model_may_have_is_computed() -> None:
     for head_dim in HEAD_DIMS:
         for state in STATES:
             if unsupported(head_dim, state, 1) is None:
-                out = ops.mix(*draw(rows_of_documents(1, 3, [[1]]), heads=1, head_dim=head_dim, state=state), EPS)
+                out = draw(rows_of_documents(1, 3, [[1]]), heads=1, head_dim=head_dim, state=state).mixed()
                 assert out.shape == (1, 3, head_dim)
     assert (
         unsupported(16, 256, 1, "float32") == "a state of 256 in float32: the kernels take 128 at most, 256 in bfloat16"
