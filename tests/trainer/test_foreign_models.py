@@ -83,13 +83,15 @@ SMALL: dict[str, Any] = {
 }
 
 
-def mamba_ssm_weights() -> dict[str, Tensor]:
-    """Drawn for SMALL under the names of `MambaLMHeadModel`, with queries and keys so large that positions count."""
+def mamba_ssm_weights(groups: int = 1) -> dict[str, Tensor]:
+    """Drawn for SMALL with so many groups of heads, under the names of `MambaLMHeadModel`; queries and keys are so
+    large that positions count."""
     draw = torch.Generator().manual_seed(3)
 
     def weight(*shape: int) -> Tensor:
         return torch.randn(shape, generator=draw) / shape[-1] ** 0.5
 
+    channels = 128 + 32 * groups
     held = {"backbone.embedding.weight": torch.randn((336, 64), generator=draw)}
     for layer in range(3):
         at = f"backbone.layers.{layer}"
@@ -99,8 +101,9 @@ def mamba_ssm_weights() -> dict[str, Tensor]:
             held[f"{at}.mixer.in_proj.weight"] = weight(128, 64) * torch.tensor([4.0] * 96 + [1.0] * 32)[:, None]
             held[f"{at}.mixer.out_proj.weight"] = weight(64, 64)
             continue
-        held[f"{at}.mixer.in_proj.weight"], held[f"{at}.mixer.out_proj.weight"] = weight(296, 64), weight(64, 128)
-        held[f"{at}.mixer.conv1d.weight"], held[f"{at}.mixer.conv1d.bias"] = weight(160, 1, 4), weight(160)
+        held[f"{at}.mixer.in_proj.weight"] = weight(128 + channels + 8, 64)
+        held[f"{at}.mixer.out_proj.weight"] = weight(64, 128)
+        held[f"{at}.mixer.conv1d.weight"], held[f"{at}.mixer.conv1d.bias"] = weight(channels, 1, 4), weight(channels)
         held[f"{at}.mixer.dt_bias"], held[f"{at}.mixer.D"] = weight(8) - 1, 1 + weight(8)
         held[f"{at}.mixer.A_log"], held[f"{at}.mixer.norm.weight"] = weight(8), 1 + weight(128)
     held["backbone.norm_f.weight"], held["lm_head.weight"] = torch.ones(64), weight(336, 64)
@@ -128,17 +131,21 @@ def attended(x: Tensor, held: dict[str, Tensor]) -> Tensor:
 
 def scanned(x: Tensor, held: dict[str, Tensor]) -> Tensor:
     """Their Mamba2, one token after the other."""
-    z, mixed, dt = (x @ held["in_proj.weight"].T).split([128, 160, 8], dim=1)
+    channels = len(held["conv1d.bias"])
+    groups = (channels - 128) // 32
+    z, mixed, dt = (x @ held["in_proj.weight"].T).split([128, channels, 8], dim=1)
     windows = pad(mixed.T, (3, 0)).unfold(1, 4, 1)  # (channels, tokens, 4)
     mixed = silu((windows * held["conv1d.weight"]).sum(-1).T + held["conv1d.bias"])
-    inputs, b, c = mixed.split([128, 16, 16], dim=1)
+    inputs, b, c = mixed.split([128, 16 * groups, 16 * groups], dim=1)
+    b, c = (part.unflatten(1, (groups, 16)).repeat_interleave(8 // groups, 1) for part in (b, c))  # by head
     inputs, dt = inputs.unflatten(1, (8, 16)), softplus(dt + held["dt_bias"])
     state, out = torch.zeros(8, 16, 16), []
     for t in range(len(x)):
         decay = (-held["A_log"].exp() * dt[t]).exp()
-        state = state * decay[:, None, None] + (dt[t][:, None] * inputs[t])[..., None] * b[t]
-        out.append(state @ c[t] + held["D"][:, None] * inputs[t])
-    return rms(torch.stack(out).flatten(1) * silu(z), held["norm.weight"]) @ held["out_proj.weight"].T
+        state = state * decay[:, None, None] + (dt[t][:, None] * inputs[t])[..., None] * b[t][:, None]
+        out.append((state * c[t][:, None]).sum(-1) + held["D"][:, None] * inputs[t])
+    gated = (torch.stack(out).flatten(1) * silu(z)).unflatten(1, (groups, -1))
+    return rms(gated, held["norm.weight"].view(groups, -1)).flatten(1) @ held["out_proj.weight"].T
 
 
 def their_logits(ids: Tensor, held: dict[str, Tensor]) -> Tensor:
@@ -160,9 +167,11 @@ def folder_of(place: Path, config: dict[str, Any], held: dict[str, Tensor]) -> P
     return place
 
 
-def test_a_checkpoint_of_mamba_ssm_computes_here_what_it_computes_there(tmp_path: Path) -> None:
-    held = mamba_ssm_weights()
-    imported(folder_of(tmp_path / "theirs", SMALL, held), str(tmp_path / "run"))
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_checkpoint_of_mamba_ssm_computes_here_what_it_computes_there(tmp_path: Path, groups: int) -> None:
+    held = mamba_ssm_weights(groups)
+    config = changed(ssm_cfg={**SMALL["ssm_cfg"], "ngroups": groups})
+    imported(folder_of(tmp_path / "theirs", config, held), str(tmp_path / "run"))
     back = SavedCheckpoint(str(tmp_path / "run"))
     ids, documents, positions, _ = packed([50])
     with torch.no_grad():
@@ -188,7 +197,7 @@ def changed(**fields: Any) -> dict[str, Any]:
         (changed(moe_cfg={"n_routed_experts": 64}), "moe_cfg: not known here"),
         (changed(ssm_cfg={"layer": "Mamba1"}), "config.json: ssm_cfg: layer is 'Mamba1'"),
         (changed(ssm_cfg={}), "ssm_cfg: layer is 'Mamba1'"),
-        (changed(ssm_cfg={"layer": "Mamba2", "ngroups": 8}), "ssm_cfg: ngroups is 8"),
+        (changed(ssm_cfg={"layer": "Mamba2", "headdim": 16, "ngroups": 3}), "mamba_groups: 3 do not divide"),
         (changed(ssm_cfg={"layer": "Mamba2", "dt_limit": [0.0, 0.1]}), "ssm_cfg: dt_limit is"),
         (changed(ssm_cfg={"layer": "Mamba2", "sparsity": 2}), "ssm_cfg: sparsity: not known here"),
         (changed(attn_cfg={**SMALL["attn_cfg"], "d_conv": 4}), "attn_cfg: d_conv is 4"),

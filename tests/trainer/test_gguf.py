@@ -78,6 +78,16 @@ def test_the_file_says_the_shape_of_the_model_and_its_tokens(tmp_path: Path) -> 
     assert said["tokenizer.ggml.tokens"][0] == "<|end|>" and len(said["tokenizer.ggml.tokens"]) == 512
 
 
+def test_the_file_says_the_groups_of_heads_and_the_norm_is_cut_into_them(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    ours = sharp_model(ModelConfig.model_validate({**CONFIG.model_dump(), "mamba_groups": 4, "mamba_norm_groups": 4}))
+    export_gguf(saved(tmp_path / "run", ours), tmp_path / "model.gguf", "f32", a_tokenizer("qwen2"), 4096)
+    read = gguf.GGUFReader(tmp_path / "model.gguf")
+    shapes = {tensor.name: list(tensor.shape) for tensor in read.tensors}
+    assert read.fields["granitehybrid.ssm.group_count"].contents() == 4
+    assert shapes["blk.0.ssm_norm.weight"] == [128, 4] and shapes["blk.0.ssm_conv1d.weight"] == [4, 512 + 8 * 128]
+
+
 def test_the_tokenizer_that_ships_with_us_has_a_name_and_kinds_of_tokens() -> None:
     tokenizer = of_file(TOKENIZER).with_tokens(None, "<|endoftext|>")
     vocabulary = vocabulary_of(tokenizer, 50_304)
@@ -153,6 +163,7 @@ def test_a_vocabulary_of_ones_own_has_the_name_of_how_it_cuts(name: str) -> None
         ({"attention_layers": []}, "f32", "no layer attends"),
         ({"attention_layers": "all"}, "f32", "llama.cpp rotates a part of a head in hybrids only"),
         ({"mlp_size": 100}, "q8_0", "ffn_down.weight has rows of 100 values, which is no multiple of 32: take bf16"),
+        ({"mamba_groups": 4}, "f32", "the layout gguf .* mamba_groups is 4, mamba_norm_groups 1: no layout can say it"),
         ({}, "q4_0", "--type q4_0: one of f32, bf16, q8_0"),
     ],
 )

@@ -27,7 +27,10 @@ WITH_POSITIONS = {"position_embedding_type": "rope", "rope_parameters": {"rope_t
 PLAIN = config_json(CONFIG.model_copy(update={"rotary_fraction": 1.0}), 256, "float32", None, None)
 
 
-@pytest.mark.parametrize("fields", [MICRO, {**MICRO, **WITH_POSITIONS}, {**MICRO, "tie_word_embeddings": False}])
+@pytest.mark.parametrize(
+    "fields",
+    [MICRO, {**MICRO, **WITH_POSITIONS}, {**MICRO, "tie_word_embeddings": False}, {**MICRO, "mamba_n_groups": 4}],
+)
 def test_logits_are_those_of_transformers_and_an_export_keeps_them(tmp_path: Path, fields: dict[str, Any]) -> None:
     torch.manual_seed(3)
     stated = {**PLAIN, **fields}
@@ -56,7 +59,7 @@ def test_logits_are_those_of_transformers_and_an_export_keeps_them(tmp_path: Pat
     ("fields", "named"),
     [
         ({"num_local_experts": 4}, "num_local_experts is 4, this model has 0"),
-        ({"mamba_n_groups": 2}, "mamba_n_groups is 2"),
+        ({"mamba_n_groups": 3}, "mamba_groups: 3 do not divide"),
         ({"position_embedding_type": "alibi"}, "position_embedding_type is 'alibi'"),
         ({"residual_multiplier": 0}, "residual_multiplier is 0, no number above 0"),
         ({"logits_scaling": "8"}, "logits_scaling is '8', no number above 0"),

@@ -162,8 +162,8 @@ def test_the_tokenizer_goes_along_and_its_ids_stand_in_the_config(tmp_path: Path
 def test_a_folder_that_is_no_bamba_of_ours_is_refused_by_what_is_wrong(tmp_path: Path) -> None:
     export.export(saved(tmp_path / "run", model()), tmp_path / "hf", torch.float32, None)
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    (tmp_path / "hf" / "config.json").write_bytes(dumps({**config, "mamba_n_groups": 2}))
-    with pytest.raises(UserError, match="mamba_n_groups is 2"):
+    (tmp_path / "hf" / "config.json").write_bytes(dumps({**config, "mamba_n_groups": 3}))
+    with pytest.raises(UserError, match="mamba_groups: 3 do not divide"):
         imported(tmp_path / "hf", str(tmp_path / "back"))
     (tmp_path / "hf" / "config.json").write_bytes(dumps({**config, "num_hidden_layers": 5}))
     with pytest.raises(UserError, match=r"tensors are missing, model\.layers\.4"):

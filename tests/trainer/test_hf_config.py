@@ -69,7 +69,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"attn_rotary_emb": 16, "rope_parameters": {"partial_rotary_factor": 0.5}}, "stated twice"),
     ({"time_step_limit": [0.001, 0.1]}, "time_step_limit"),
     ({"time_step_limit": [0.0, 0.1]}, "time_step_limit"),
-    ({"mamba_n_groups": 2}, "mamba_n_groups is 2"),
+    ({"mamba_n_groups": 3}, "mamba_groups: 3 do not divide"),
     ({"mamba_conv_bias": False}, "mamba_conv_bias is False"),
     ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
     ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),

@@ -79,7 +79,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"position_embedding_type": "nope"}, "position_embedding_type is 'nope', this model has 'rope'"),
     ({"embedding_multiplier": 12}, "embedding_multiplier is 12"),
     ({"attention_multiplier": 0.0078125}, "attention_multiplier is 0.0078125, this model has 0.125"),
-    ({"mamba_n_groups": 8}, "mamba_n_groups is 8"),
+    ({"mamba_n_groups": 3}, "mamba_groups: 3 do not divide"),
     ({"tie_word_embeddings": True}, "tie_word_embeddings is True"),
     ({"layer_types": ["mamba"]}, "layer_types names 1 layers, num_hidden_layers is 4"),
     ({"layer_types": ["mamba", "moe", "mamba", "mamba"]}, "layer_types: moe is not known"),

@@ -68,9 +68,13 @@ def test_llama_cpp_computes_what_the_model_computes(tmp_path: Path, kind: str, n
         {"rotary_fraction": 0.25},
         {"rotary_base": 5e5},
         {"attention_layers": "all", "rotary_fraction": 1.0},
+        {"mamba_groups": 2, "mamba_norm_groups": 2},
+        {"mamba_groups": 4, "mamba_norm_groups": 4},
     ],
 )
-def test_each_share_of_a_head_that_is_rotated_is_right(tmp_path: Path, shape: dict[str, object]) -> None:
+def test_each_share_of_a_head_that_is_rotated_and_each_number_of_groups_is_right(
+    tmp_path: Path, shape: dict[str, object]
+) -> None:
     ours = a_model(**shape)
     export_gguf(saved(tmp_path / "run", ours), tmp_path / "model.gguf", "f32", a_tokenizer("llama-bpe"), 256)
     apart, same = divergence(ours, tmp_path / "model.gguf", tmp_path)

@@ -13,7 +13,7 @@ from ..config import Recipe
 
 SHOWN = 4  # differences, at most
 #: Fields of the model that its tensors do not depend on.
-NO_SHAPE = {"rotary_fraction", "rotary_base", "rotary_factors", "rotary_scale", "norm_eps"}
+NO_SHAPE = {"rotary_fraction", "rotary_base", "rotary_factors", "rotary_scale", "mamba_norm_groups", "norm_eps"}
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 72
 

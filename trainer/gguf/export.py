@@ -18,6 +18,7 @@ from bamba_data.errors import UserError
 
 from ..checkpoint.reader import SavedCheckpoint
 from ..checkpoint.tokenizer import RunTokenizer
+from ..hf.config_fields import refuse_other_norm
 from ..hf.rotary_fields import base_of
 from ..kernels.supported import CONV_WIDTH
 from ..model.config import ModelConfig
@@ -76,6 +77,7 @@ def export_gguf(saved: SavedCheckpoint, out: Path, kind: str, tokenizer: RunToke
 
 def _check(config: ModelConfig, kind: str) -> None:
     """`UserError` where llama.cpp, or the type, has no place for this shape."""
+    refuse_other_norm(config, "gguf")
     if not config.attention_indices:
         raise UserError("--layout gguf: no layer attends, and llama.cpp opens no hybrid of Mamba layers alone")
     if architecture(config) == HYBRID and config.inner_size != 2 * config.hidden_size:
@@ -135,7 +137,7 @@ def _say_model(writer: "GGUFWriter", saved: SavedCheckpoint, kind: str, context_
     writer.add_ssm_conv_kernel(CONV_WIDTH)
     writer.add_ssm_inner_size(config.inner_size)
     writer.add_ssm_state_size(config.mamba_state)
-    writer.add_ssm_group_count(1)
+    writer.add_ssm_group_count(config.mamba_groups)
     writer.add_ssm_time_step_rank(config.mamba_heads)  # their name for the number of heads
 
 

@@ -125,7 +125,8 @@ def _mamba(config: ModelConfig, ours: str, theirs: str) -> Iterator[GgufTensor]:
     # these two are columns there, and have no `.weight`
     yield GgufTensor(f"{theirs}.ssm_a", f"{ours}.A_log", 0, heads, (heads, 1), False, lambda rows: -rows.exp())
     yield GgufTensor(f"{theirs}.ssm_d", f"{ours}.D", 0, heads, (heads, 1), matrix=False)
-    yield GgufTensor(f"{theirs}.ssm_norm.weight", f"{ours}.norm_weight", 0, inner, (1, inner), matrix=False)
+    by_group = (config.mamba_groups, inner // config.mamba_groups)
+    yield GgufTensor(f"{theirs}.ssm_norm.weight", f"{ours}.norm_weight", 0, inner, by_group, matrix=False)
     yield GgufTensor(f"{theirs}.ssm_out.weight", f"{ours}.out_proj.weight", 0, hidden, (hidden, inner))
 
 

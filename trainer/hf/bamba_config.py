@@ -11,13 +11,12 @@ from bamba_data.errors import UserError
 
 from ..kernels.supported import CONV_WIDTH
 from ..model.config import ModelConfig
-from .config_fields import Fixed, agreed, checked, mamba_sizes, model_of, same, shape_of
+from .config_fields import Fixed, agreed, checked, mamba_sizes, model_of, refuse_other_norm, same, shape_of
 from .rotary_fields import base_of, is_scaled, scaled_in, stated
 
 #: Fields that have one value in every model of ours.
 FIXED: dict[str, Fixed] = {
     "model_type": same("bamba"),
-    "mamba_n_groups": same(1),
     "mamba_d_conv": same(CONV_WIDTH),
     "mamba_proj_bias": same(False),
     "mamba_conv_bias": same(True),
@@ -47,6 +46,7 @@ SHAPE: dict[str, Any] = {
     "mamba_n_heads": 128,
     "mamba_d_head": "auto",
     "mamba_d_state": 256,
+    "mamba_n_groups": 1,
     "mamba_expand": 2,
     "rms_norm_eps": 1e-5,
 }
@@ -80,7 +80,7 @@ def config_json(
         "mamba_n_heads": config.mamba_heads,
         "mamba_d_head": config.mamba_head_dim,
         "mamba_d_state": config.mamba_state,
-        "mamba_n_groups": 1,
+        "mamba_n_groups": config.mamba_groups,
         "mamba_d_conv": CONV_WIDTH,
         "mamba_expand": config.inner_size // config.hidden_size,
         "mamba_chunk_size": 256,
@@ -108,6 +108,11 @@ def config_json(
         "dtype": dtype,
         "torch_dtype": dtype,
     }
+
+
+def refuse_unsayable(config: ModelConfig) -> None:
+    """`UserError` for a model of ours that this layout cannot say."""
+    refuse_other_norm(config, "bamba")
 
 
 def config_of(theirs: Any, where: str) -> ModelConfig:

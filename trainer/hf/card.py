@@ -45,7 +45,7 @@ def model_card(saved: SavedCheckpoint, form: FolderForm, storage: Storage) -> st
         parameters=config.parameters / 1e9,
         numbers="FP8 (e4m3, one scale a row; the rest bfloat16)" if storage.fp8 else storage.dtype_name,
         class_name=form.class_name,
-        opened_by=form.opened_by,
+        opened_by=form.openers_of(config),
         mamba=config.layers - len(indices),
         attention=len(indices),
         indices=", ".join(map(str, indices)) or "none",

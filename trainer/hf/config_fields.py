@@ -96,7 +96,18 @@ def mamba_sizes(shape: Mapping[str, Any], where: str) -> dict[str, int]:
         "mamba_heads": shape["mamba_n_heads"],
         "mamba_head_dim": head_dim,
         "mamba_state": shape["mamba_d_state"],
+        "mamba_groups": shape["mamba_n_groups"],
+        "mamba_norm_groups": shape["mamba_n_groups"],
     }
+
+
+def refuse_other_norm(config: ModelConfig, layout: str) -> None:
+    """`UserError` for a model whose groups of the norm are not its groups of heads: other libraries have one number."""
+    if config.mamba_norm_groups != config.mamba_groups and len(config.attention_indices) < config.layers:
+        raise UserError(
+            f"the layout {layout} takes the norm over each group of heads, and in this model mamba_groups is "
+            f"{config.mamba_groups}, mamba_norm_groups {config.mamba_norm_groups}: no layout can say it"
+        )
 
 
 def model_of(fields: Mapping[str, Any], where: str) -> ModelConfig:

@@ -79,6 +79,8 @@ def export(
     (part / "README.md").write_text(model_card(saved, form, storage), encoding="utf-8")
     part.rename(out)
     say(f"{out}: {len(where)} tensors, {total / 1e9:.2f} GB, step {saved.commit['step']} of {saved.store.url}")
+    if (openers := form.openers_of(saved.config)) != form.opened_by:
+        say(f"{out}: its norm has groups: open it in {openers}; transformers 4 would compute another norm, silently")
 
 
 def max_position_of(saved: SavedCheckpoint) -> int:

@@ -40,26 +40,36 @@ class FolderForm(ForeignForm):
 
     Attributes:
         opened_by: What else opens it, in words.
+        opened_with_groups: The same of a model with several groups of Mamba2 heads: transformers 4 takes the norm over
+            all of them, without a word.
         config_json: What config.json says.
         refuse_unsayable: Raises UserError for a model of ours that this form cannot say.
     """
 
     opened_by: str
+    opened_with_groups: str
     config_json: WriteConfig
-    refuse_unsayable: Callable[[ModelConfig], None] = lambda config: None
+    refuse_unsayable: Callable[[ModelConfig], None]
+
+    def openers_of(self, config: ModelConfig) -> str:
+        """What opens an export of this model, in words."""
+        return self.opened_by if config.mamba_norm_groups == 1 else self.opened_with_groups
 
 
 BAMBA = FolderForm(
     class_name="BambaForCausalLM",
     opened_by="transformers 4.57 and 5",
+    opened_with_groups="transformers 5",
     config_json=bamba_config.config_json,
     config_of=bamba_config.config_of,
     tensors=bamba_tensors.tensor_mappings,
+    refuse_unsayable=bamba_config.refuse_unsayable,
 )
 
 GRANITE = FolderForm(
     class_name="GraniteMoeHybridForCausalLM",
     opened_by="vLLM, transformers 4.57 and 5",
+    opened_with_groups="vLLM, transformers 5",
     config_json=granite_config.config_json,
     config_of=granite_config.config_of,
     tensors=granite_tensors.tensor_mappings,

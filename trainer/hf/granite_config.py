@@ -16,7 +16,7 @@ from bamba_data.errors import UserError
 from ..kernels.supported import CONV_WIDTH
 from ..model.config import ModelConfig
 from ..model.rotary import frequencies
-from .config_fields import Fixed, agreed, checked, mamba_sizes, model_of, same, shape_of
+from .config_fields import Fixed, agreed, checked, mamba_sizes, model_of, refuse_other_norm, same, shape_of
 from .rotary_fields import base_of, divisors_of, is_scaled, longrope, scaled_in
 
 #: Divides the frequency of a pair that is not rotated: after 10^20 tokens its angle would still be nothing in float32.
@@ -30,7 +30,6 @@ FIXED: dict[str, Fixed] = {
     "embedding_multiplier": same(1.0),
     "logits_scaling": same(1.0),
     "residual_multiplier": same(1.0),
-    "mamba_n_groups": same(1),
     "mamba_d_conv": same(CONV_WIDTH),
     "mamba_proj_bias": same(False),
     "mamba_conv_bias": same(True),
@@ -59,6 +58,7 @@ SHAPE: dict[str, Any] = {
     "mamba_n_heads": 128,
     "mamba_d_head": "auto",
     "mamba_d_state": 256,
+    "mamba_n_groups": 1,
     "mamba_expand": 2,
     "rms_norm_eps": 1e-6,
 }
@@ -99,7 +99,7 @@ def config_json(
         "mamba_n_heads": config.mamba_heads,
         "mamba_d_head": config.mamba_head_dim,
         "mamba_d_state": config.mamba_state,
-        "mamba_n_groups": 1,
+        "mamba_n_groups": config.mamba_groups,
         "mamba_d_conv": CONV_WIDTH,
         "mamba_expand": config.inner_size // config.hidden_size,
         "mamba_chunk_size": 256,
@@ -127,6 +127,7 @@ def config_json(
 
 def refuse_unsayable(config: ModelConfig) -> None:
     """`UserError` for a model of ours that this layout cannot say."""
+    refuse_other_norm(config, "granite")
     if config.head_dim % 2:
         raise UserError(
             f"the layout granite rotates whole heads in pairs, and a head of this model has {config.head_dim} "

@@ -25,7 +25,6 @@ FIXED: dict[str, Fixed] = {
 FIXED_MAMBA: dict[str, Fixed] = {
     "layer": Fixed("Mamba2", missing="Mamba1"),
     "d_conv": same(CONV_WIDTH),
-    "ngroups": same(1),
     "d_ssm": same(None),
     "D_has_hdim": same(False),
     "rmsnorm": same(True),
@@ -46,7 +45,7 @@ FIXED_ATTENTION: dict[str, Fixed] = {
 }
 
 SHAPE: dict[str, Any] = {"d_model": ..., "n_layer": ..., "vocab_size": ..., "d_intermediate": 0}
-MAMBA_SHAPE: dict[str, Any] = {"d_state": 128, "expand": 2, "headdim": 64}
+MAMBA_SHAPE: dict[str, Any] = {"d_state": 128, "expand": 2, "headdim": 64, "ngroups": 1}
 ATTENTION_SHAPE: dict[str, Any] = {
     "num_heads": ...,
     "num_heads_kv": None,
@@ -98,7 +97,13 @@ def _mamba_fields(hidden: int, shape: Mapping[str, Any], where: str) -> dict[str
     inner, head_dim = shape["expand"] * hidden, shape["headdim"]
     if inner % head_dim:
         raise UserError(f"{where}: ssm_cfg.headdim {head_dim} does not divide the inner width {inner}")
-    return {"mamba_heads": inner // head_dim, "mamba_head_dim": head_dim, "mamba_state": shape["d_state"]}
+    return {
+        "mamba_heads": inner // head_dim,
+        "mamba_head_dim": head_dim,
+        "mamba_state": shape["d_state"],
+        "mamba_groups": shape["ngroups"],
+        "mamba_norm_groups": shape["ngroups"],  # as their Mamba2 makes its RMSNormGated
+    }
 
 
 def _attention_fields(theirs: dict[str, Any], hidden: int, attends: bool, where: str) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from .rotary_scale import RotaryScale
 
 class ModelConfig(Strict):
     """Sizes are in numbers of features, heads or layers. `attention_layers` counts layers from 0; `all` makes a plain
-    transformer. The Mamba2 inner width is `mamba_heads * mamba_head_dim`; B and C are shared by all heads.
+    transformer. The Mamba2 inner width is `mamba_heads * mamba_head_dim`. The heads of each of its `mamba_groups`
+    share one B and C; its norm is taken over each of `mamba_norm_groups` equal parts of that width. Other libraries
+    have one number for both.
 
     The frequencies of the rotary embedding are base^(-2i / rotary_width), changed by `rotary_scale`; or each divided by
     its own one of `rotary_factors`, the highest first, which a search for longer texts may give (rotary_scale.py)."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"rotary_factors", "rotary_scale"})
+    later: ClassVar[frozenset[str]] = frozenset({"rotary_factors", "rotary_scale", "mamba_groups", "mamba_norm_groups"})
 
     vocab_size: int = Field(ge=2)
     hidden_size: int = Field(ge=8)
@@ -37,6 +39,8 @@ class ModelConfig(Strict):
     mamba_heads: int = Field(ge=1)
     mamba_head_dim: int = Field(default=64, ge=1)
     mamba_state: int = Field(default=128, ge=1)
+    mamba_groups: int = Field(default=1, ge=1)
+    mamba_norm_groups: int = Field(default=1, ge=1)
     norm_eps: float = Field(default=1e-5, gt=0)
 
     @model_validator(mode="after")
@@ -55,6 +59,13 @@ class ModelConfig(Strict):
         mamba_layers = self.layers - len(self.attention_indices)
         if mamba_layers and (why := unsupported(self.mamba_head_dim, self.mamba_state, self.mamba_heads)):
             raise ValueError(f"mamba_head_dim, mamba_state, mamba_heads: {why}")
+        if self.mamba_heads % self.mamba_groups:
+            raise ValueError(f"mamba_groups: {self.mamba_groups} do not divide mamba_heads {self.mamba_heads}")
+        if self.inner_size % self.mamba_norm_groups:
+            raise ValueError(
+                f"mamba_norm_groups: {self.mamba_norm_groups} do not divide mamba_heads * mamba_head_dim "
+                f"{self.inner_size}"
+            )
         if self.inner_size % self.hidden_size:
             raise ValueError(f"mamba_heads * mamba_head_dim: {self.inner_size} is no multiple of {self.hidden_size}")
         return self
@@ -95,8 +106,8 @@ class ModelConfig(Strict):
 
     @property
     def conv_channels(self) -> int:
-        """x, B and C, which pass through the convolution together."""
-        return self.inner_size + 2 * self.mamba_state
+        """x, and B and C of each group, which pass through the convolution together."""
+        return self.inner_size + 2 * self.mamba_groups * self.mamba_state
 
     @property
     def matmul_parameters(self) -> int:

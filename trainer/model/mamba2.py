@@ -11,12 +11,13 @@ from .document_mask import PackedRows
 
 
 class Mamba2(nn.Module):
-    """The rows of `in_proj` make z | x | B | C | dt. The vectors stay in float32 (the scan needs it: A_log and dt_bias
-    pass through two exponentials). x, in and out: (batch, tokens, hidden_size)."""
+    """The rows of `in_proj` make z | x | B | C | dt, B and C group by group. The vectors stay in float32 (the scan
+    needs it: A_log and dt_bias pass through two exponentials). x, in and out: (batch, tokens, hidden_size)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.eps = config.norm_eps
+        self.groups, self.norm_groups = config.mamba_groups, config.mamba_norm_groups
         self.in_proj = nn.Linear(
             config.hidden_size, config.inner_size + config.conv_channels + config.mamba_heads, bias=False
         )
@@ -39,5 +40,7 @@ class Mamba2(nn.Module):
             self.norm_weight,
             rows.documents,
             self.eps,
+            groups=self.groups,
+            norm_groups=self.norm_groups,
         )
         return self.out_proj(mixed)  # type: ignore[no-any-return]
