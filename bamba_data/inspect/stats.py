@@ -95,6 +95,15 @@ def _counts(dataset: Dataset, source: str) -> pl.LazyFrame:
     return pl.concat(frames)
 
 
+def document_lengths(dataset: Dataset, source: str) -> pl.Series:
+    """Tokens of every document of a source, in the order of its shards.
+
+    Raises:
+        CorruptShard: one of its shards cannot be read.
+    """
+    return _collect(_counts(dataset, source), source)["token_count"]
+
+
 def _collect(frame: pl.LazyFrame, source: str) -> pl.DataFrame:
     try:
         return frame.collect()
@@ -114,10 +123,7 @@ def plot(dataset: Dataset, path: Path) -> None:
 
     height = max(4.2, 1.5 + 0.28 * len(dataset.manifest.sources))
     figure, (lengths_axis, share_axis) = plt.subplots(1, 2, figsize=(11, height), layout="constrained")
-    counts = {
-        source.name: _collect(_counts(dataset, source.name), source.name)["token_count"].to_numpy()
-        for source in dataset.manifest.sources
-    }
+    counts = {source.name: document_lengths(dataset, source.name).to_numpy() for source in dataset.manifest.sources}
     edges = length_edges([of_source for of_source in counts.values() if len(of_source)])
     for name, of_source in counts.items():
         heights, _ = np.histogram(of_source, edges)

@@ -4,7 +4,8 @@
     build_commands.py      recipes, lock, plan, build, download
     append_command.py      append
     clean_commands.py      duplicates
-    cluster_commands.py    preflight, submit, status, logs, stop, report
+    cluster_commands.py    preflight, submit, status, logs, stop
+    page_commands.py       page
     trace_command.py       trace
     index_command.py       index-on-ray
     import_command.py      import
@@ -34,6 +35,7 @@ from . import (
     import_command,
     index_command,
     model_commands,
+    page_commands,
     trace_command,
 )
 from .options import RECIPES, load_recipe
@@ -49,6 +51,7 @@ for commands in (
     append_command.app,
     clean_commands.app,
     trace_command.app,
+    page_commands.app,
     cluster_commands.app,
 ):
     app.add_typer(commands)

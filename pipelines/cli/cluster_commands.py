@@ -1,4 +1,4 @@
-"""The commands for a build that runs elsewhere, and for what it did: preflight, submit, status, logs, stop, report."""
+"""The commands for a build that runs elsewhere, and for what it did: preflight, submit, status, logs, stop."""
 
 import re
 import sys
@@ -10,7 +10,7 @@ import typer
 from bamba_data.cli.dataset_commands import LOOK
 from bamba_data.cli.entry import group
 from bamba_data.cli.old_names import Command, OldName
-from bamba_data.cli.options import Address, AsJson, FailFast, Interval, Out, Place, Set
+from bamba_data.cli.options import Address, AsJson, FailFast, Interval, Out, Set
 from bamba_data.errors import UserError
 from bamba_data.terminal import console, print_json, printable, say
 
@@ -199,25 +199,6 @@ def preflight(
         console().print(f"{missing} missing" if missing else "nothing is missing")
     if missing:
         raise typer.Exit(UserError.exit_code)
-
-
-@app.command(cls=Command, rich_help_panel=LOOK)
-def report(
-    url: Place,
-    out: Annotated[
-        Path,
-        typer.Option("--out", metavar="FILE", help="Where the page goes."),
-        OldName("--to"),
-        OldName("-o"),
-    ] = Path("report.html"),
-    price: Annotated[float | None, typer.Option("--price-per-core-hour", min=0, help="For the cost.")] = None,
-    currency: Annotated[str, typer.Option(help="Of that price.")] = "$",
-) -> None:
-    """One HTML page: what a dataset holds, how its runs went, core-hours, bytes moved, rates, cost."""
-    from ..observe import report as reporting
-
-    reporting.write(url, out, price, currency)
-    console().print(f"written to {out}", markup=False)
 
 
 def _jobs(address: str) -> list[dict[str, Any]]:
