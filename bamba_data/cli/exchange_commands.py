@@ -16,13 +16,14 @@ HAND_ON = "Hand a dataset on"
 @app.command(rich_help_panel=HAND_ON)
 def export(
     url: Url,
-    form: Annotated[str, typer.Option("--to", metavar="FORM", help="megatron, arrow, jsonl.")],
+    form: Annotated[str, typer.Option("--to", metavar="FORM", help="megatron, arrow, jsonl, mds, litdata, nanoset.")],
     out: Annotated[str, typer.Option("--out", metavar="FOLDER", help="A folder of this machine.")],
     source: Annotated[
         list[str] | None, typer.Option("--source", metavar="NAME", help="Only this one; may be given several times.")
     ] = None,
     delimiters: Annotated[
-        str | None, typer.Option(help="Around every document: eos, bos, both, none. Megatron has no default.")
+        str | None,
+        typer.Option(help="Around every document: eos, bos, both, none. Arrow and jsonl alone have a default."),
     ] = None,
     bos_id: Annotated[int | None, typer.Option(help="The id of bos, where the tokenizer does not say it.")] = None,
     eos_id: Annotated[int | None, typer.Option(help="The id of eos, where the tokenizer does not say it.")] = None,

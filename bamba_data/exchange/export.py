@@ -21,7 +21,10 @@ from .arrow_export import ArrowExport
 from .export_form import ExportForm, Written
 from .export_record import META, ExportRecord, read_record
 from .jsonl_export import JsonlExport
+from .litdata_export import LitdataExport
+from .mds_export import MdsExport
 from .megatron_export import MegatronExport
+from .nanoset_export import NanosetExport
 from .token_blocks import BlockReader, SourceShard, delimited, shards_of
 
 #: By the word of the command line.
@@ -29,6 +32,9 @@ FORMS: dict[str, type[ExportForm]] = {
     "megatron": MegatronExport,
     "arrow": ArrowExport,
     "jsonl": JsonlExport,
+    "mds": MdsExport,
+    "litdata": LitdataExport,
+    "nanoset": NanosetExport,
 }
 SYNC_TOKENS = 1 << 27  # a kill costs the work of so many at most, and a shard
 

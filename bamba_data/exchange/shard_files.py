@@ -34,9 +34,10 @@ class ShardFiles:
         self._list = resources.enter_context(AppendedFile(self._out / self._list_name, size))
 
     @contextmanager
-    def file(self, stem: str) -> Iterator[Path]:
-        """Where to write a shard; it is in its place when the block has ended without an exception."""
-        path = self.folder / f"{stem}{self._ending}"
+    def file(self, stem: str, ending: str | None = None) -> Iterator[Path]:
+        """Where to write a shard, or what goes beside it with another `ending`; it is in its place when the block has
+        ended without an exception."""
+        path = self.folder / f"{stem}{self._ending if ending is None else ending}"
         part = path.with_name(f"{path.name}.part")
         with naming(path):
             yield part

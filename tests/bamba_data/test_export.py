@@ -15,14 +15,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from bamba_data.errors import BambaError, CorruptManifest, Unfinished, UserError
+from bamba_data.exchange import offset_files
 from bamba_data.exchange.appended_file import held
 from bamba_data.exchange.export import FORMS, export
 from bamba_data.exchange.export_record import read_record
 from bamba_data.exchange.jsonl_export import texts_of
+from bamba_data.exchange.mds_export import _head
 from bamba_data.format.dataset import open_dataset
 from bamba_data.tokenization.tokenizer import Tokenizer
 from pipelines.cli import app, run
-from tests.exports import documents_of, read_arrow, read_jsonl, read_megatron
+from tests.exports import (
+    documents_of,
+    read_arrow,
+    read_jsonl,
+    read_litdata,
+    read_mds,
+    read_megatron,
+    read_nanoset,
+)
 
 ROOT = Path(__file__).parents[2]
 EOS = 50279  # <|endoftext|> of the tokenizer that ships with us
@@ -32,6 +42,9 @@ READERS: dict[str, Callable[[Path, str], list[list[int]]]] = {
     "megatron": lambda out, source: read_megatron(out / source),
     "arrow": lambda out, source: read_arrow(out / f"dataset={source}"),
     "jsonl": lambda out, source: [line["tokens"] for line in read_jsonl(out / f"dataset={source}")],
+    "mds": lambda out, source: read_mds(out / f"dataset={source}"),
+    "litdata": lambda out, source: read_litdata(out / f"dataset={source}"),
+    "nanoset": lambda out, source: read_nanoset(out / f"dataset={source}"),
 }
 
 
@@ -94,6 +107,44 @@ def test_the_counts_of_arrow_files_list_every_file_of_every_source(tiny: Path, t
     assert [path.name for path in (tmp_path / "meta").iterdir() if "counts" in path.name] == ["counts.csv"]
 
 
+@pytest.mark.parametrize("form", ["mds", "litdata"])
+def test_a_shard_becomes_as_many_files_as_their_size_asks_for(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(offset_files, "FILE_BYTES", 1)
+    dataset = open_dataset(tiny)
+    for one in export(dataset, form, str(tmp_path), delimiters="eos"):
+        blocks = dataset.shards.filter(dataset.shards["source"] == one.source)["blocks"].sum()
+        assert len(list((tmp_path / f"dataset={one.source}").iterdir())) == blocks + 1 > 2
+        assert READERS[form](tmp_path, one.source) == documents_of(tiny, one.source, [], [EOS])
+
+
+@pytest.mark.parametrize("form", ["mds", "litdata"])
+def test_a_file_that_its_offsets_cannot_address_is_refused_and_no_index_is_written(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(offset_files, "MAX_OFFSET", 1000)
+    with pytest.raises(UserError, match="more than a file of this format can address: export it --to megatron"):
+        export(open_dataset(tiny), form, str(tmp_path), delimiters="eos")
+    assert not list(tmp_path.rglob("index.json"))
+
+
+@pytest.mark.parametrize("form", ["mds", "litdata", "nanoset"])
+def test_readers_that_cut_across_documents_are_told_what_goes_between(tiny: Path, tmp_path: Path, form: str) -> None:
+    with pytest.raises(UserError, match=f"--to {form}: say what goes around every document"):
+        export(open_dataset(tiny), form, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("ids", [255, 256, 65_535, 65_536])
+def test_a_sample_of_mds_says_its_length_in_the_narrowest_width(ids: int) -> None:
+    head = _head(ids, 4 * ids)
+    width = 1 << (head[4] & 3)
+    assert len(head) == 5 + width
+    assert int.from_bytes(head[5:], "little") == ids < 256**width
+    assert int.from_bytes(head[:4], "little") == 1 + width + 4 * ids
+
+
 def test_a_line_says_where_its_document_comes_from(tiny: Path, tmp_path: Path) -> None:
     dataset = open_dataset(tiny)
     export(dataset, "jsonl", str(tmp_path))
@@ -137,7 +188,7 @@ def test_what_was_dropped_is_not_exported(tiny_copy: Path, tmp_path: Path, form:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no such form": ({"form": "numpy"}, "--to numpy: it can be megatron, arrow, jsonl"),
+    "no such form": ({"form": "numpy"}, "--to numpy: it can be megatron, arrow, jsonl, mds, litdata, nanoset"),
     "no such source": ({"sources": ["lines", "nix"]}, "--source nix: .* it has lines, rows"),
     "a source twice": ({"sources": ["lines", "lines"]}, "stands twice"),
     "megatron without a word on delimiters": ({"delimiters": None}, "--delimiters eos is what its trainer expects"),
@@ -233,7 +284,9 @@ def killed(url: Path, form: str, folder: Path, step: int) -> dict[str, Any]:
 
 
 @pytest.mark.costly
-@pytest.mark.parametrize(("form", "step"), [("megatron", 11), ("arrow", 31), ("jsonl", 29)])
+@pytest.mark.parametrize(
+    ("form", "step"), [("megatron", 11), ("arrow", 31), ("jsonl", 29), ("mds", 37), ("nanoset", 53)]
+)
 def test_killed_at_points_all_along_an_export_that_is_run_again_is_the_same(
     tiny: Path, tmp_path: Path, form: str, step: int
 ) -> None:

@@ -1,7 +1,8 @@
 """What we export, the other side's own reader opens: every document, id for id.
 
 Megatron's is megatron-core, by its own `IndexedDataset`, mapped and not; its list of requirements is left out, of which
-reading token files needs torch alone.
+reading token files needs torch alone. The others are mosaicml-streaming, litdata and datatrove, by the datasets that
+they give to a trainer.
 """
 
 import json
@@ -65,3 +66,84 @@ def test_what_megatron_core_writes_is_imported(tmp_path: Path) -> None:
     assert cli.run(cli.app, [*command, "--delimiters", "none", "--tokenizer", str(TOKENIZER)]) == 0
     wanted = [[*range(n, n + 1), *range(n, n + 2), *range(n, n + 3)][: (1, 3, 6)[n % 3]] for n in range(30)]
     assert documents_of(tmp_path / "out", "theirs", [], []) == wanted
+
+
+#: Of its requirements, those that reading tokens from a disk takes; the rest is among what the tests need.
+LITDATA = ["--no-deps", "litdata==0.2.76", "boto3", "botocore", "s3transfer", "jmespath", "tifffile", "obstore"]
+DATATROVE = ["--no-deps", "datatrove==0.10.1", "humanize", "loguru", "dill", "multiprocess"]
+#: Alone: it wants an older numpy and an older transformers than ours.
+STREAMING = ["mosaicml-streaming==0.13.0", "torch==2.13.0"]
+
+READ_LITDATA = """
+import json, sys
+from litdata import StreamingDataset, TokensLoader
+
+rows = StreamingDataset(sys.argv[1], item_loader=TokensLoader(block_size=int(sys.argv[2])), shuffle=False)
+print(json.dumps([rows[number].tolist() for number in range(len(rows))]))
+"""
+
+
+@pytest.mark.parametrize("row_tokens", [1, 64])
+def test_litdata_reads_every_row(demo: Path, tmp_path: Path, row_tokens: int) -> None:
+    python = environment("litdata", LITDATA)
+    for one in export(open_dataset(demo), "litdata", str(tmp_path), delimiters="eos"):
+        folder = tmp_path / f"dataset={one.source}"
+        found = json.loads(run(python, READ_LITDATA, folder, row_tokens).splitlines()[-1])
+        chunks = json.loads((folder / "index.json").read_text())["chunks"]
+        ids = iter(token for document in documents_of(demo, one.source, [], [EOS]) for token in document)
+        rows = []
+        for chunk in chunks:  # what is less than a row at the end of a chunk is left out there
+            tokens = [next(ids) for _ in range(chunk["dim"])]
+            rows += [tokens[n : n + row_tokens] for n in range(0, len(tokens) - row_tokens + 1, row_tokens)]
+        assert found == rows
+        assert next(ids, None) is None
+
+
+READ_DATATROVE = """
+import json, sys
+from datatrove.utils.dataset import DatatroveFolderDataset
+
+rows = DatatroveFolderDataset(sys.argv[1], seq_len=int(sys.argv[2]) - 1, token_size=2, return_positions=True)
+print(json.dumps([[row["input_ids"].tolist(), row["positions"].tolist()] for row in rows]))
+"""
+
+
+def test_datatrove_reads_every_window_and_where_documents_begin(demo: Path, tmp_path: Path) -> None:
+    python = environment("datatrove", DATATROVE)
+    for one in export(open_dataset(demo), "nanoset", str(tmp_path), delimiters="eos"):
+        folder = tmp_path / f"dataset={one.source}"
+        found = json.loads(run(python, READ_DATATROVE, folder, 16).splitlines()[-1])
+        documents = iter(documents_of(demo, one.source, [], [EOS]))
+        windows = {}
+        for line in (tmp_path / "meta" / f"files-{one.source}.csv").read_text().splitlines():
+            name, count, _ = line.split(",")
+            mine = [next(documents) for _ in range(int(count))]
+            ids = [token for document in mine for token in document]
+            places = [place for document in mine for place in range(len(document))]
+            windows[name] = [
+                # Positions count from the beginning of the window where that lies inside a document.
+                [ids[at : at + 16], [min(place, n) for n, place in enumerate(places[at : at + 16])]]
+                for at in range(0, len(ids) - 15, 16)
+            ]
+        assert next(documents, None) is None
+        assert found == [window for name in sorted(windows) for window in windows[name]]
+
+
+#: Its module of pictures wants a torchvision that does not import beside a CPU build of torch.
+READ_MDS = """
+import json, sys, types
+sys.modules["streaming.vision"] = types.ModuleType("streaming.vision")
+from streaming import StreamingDataset
+
+samples = StreamingDataset(local=sys.argv[1], shuffle=False, batch_size=1)
+print(json.dumps([str(samples[0]["tokens"].dtype), [sample["tokens"].tolist() for sample in samples]]))
+"""
+
+
+@pytest.mark.parametrize(("delimiters", "after"), [("eos", [EOS]), ("none", [])])
+def test_mosaicml_streaming_reads_every_document(demo: Path, tmp_path: Path, delimiters: str, after: list[int]) -> None:
+    python = environment("streaming", STREAMING, ours_below=False, without=["torchvision"])
+    for one in export(open_dataset(demo), "mds", str(tmp_path), delimiters=delimiters):
+        kind, found = json.loads(run(python, READ_MDS, tmp_path / f"dataset={one.source}").splitlines()[-1])
+        assert kind == "uint16"
+        assert found == documents_of(demo, one.source, [], after)
