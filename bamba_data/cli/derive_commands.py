@@ -24,18 +24,29 @@ def drop(
         Path,
         typer.Option("--list", metavar="FILE", help="The documents: .parquet, .jsonl or .txt, see docs/derive.md."),
     ],
+    list_form: Annotated[
+        str, typer.Option(metavar="FORM", help="Who wrote the list: own, or datatrove, dolma or nemo (file or folder).")
+    ] = "own",
+    list_attribute: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a list of dolma's: the attribute that marks duplicates.")
+    ] = None,
+    list_source: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of another tool's list: the source that its ids are of; else all."),
+    ] = None,
     version: Version = None,
     missing: Annotated[str, typer.Option(help="Entries that name no document are an 'error', or 'ignore'd.")] = "error",
     as_json: AsJson = False,
 ) -> None:
     """Publish a version without some documents. Shards stay as they are; readers of the version do not see them."""
-    from bamba_data.derive.document_list import read_list
     from bamba_data.derive.dropping import drop as leave_out
+    from bamba_data.derive.other_lists import read_any_list
     from bamba_data.errors import UserError
 
     if missing not in ("error", "ignore"):
         raise UserError(f"--missing is {missing!r}: it can be error or ignore")
-    made = leave_out(url, read_list(listed), version, missing)  # type: ignore[arg-type]
+    entries = read_any_list(listed, list_form, list_attribute, list_source)
+    made = leave_out(url, entries, version, missing)  # type: ignore[arg-type]
     _say(made, "all of these documents had left before", as_json)
 
 

@@ -10,11 +10,12 @@ with one of these keys, all text but `row`, and `source` beside it where only do
     file, row       path of the input as the table of files has it, and line or row of it, from 0
     token_digest    sha256, in hex, of the token ids as they are stored
 
-A field that is none of these is refused: it could be meant to choose.
+A field that is none of these is refused: it could be meant to choose. Lists of other tools: other_lists.py.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -23,6 +24,7 @@ from bamba_data.errors import UserError, one_line
 
 from .choosing import DOCUMENTS
 
+Form = Literal["own", "datatrove", "dolma", "nemo"]
 KEYS = (("document_id",), ("file", "row"), ("token_digest",))
 SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text", "": "text"}
 
@@ -55,7 +57,7 @@ def read_list(path: Path) -> DocumentList:
     if not keys:
         raise UserError(
             f"{path}: has the fields {', '.join(sorted(fields)) or 'none'}; a list has document_id, or file and row, "
-            "or token_digest, and source beside it or not"
+            "or token_digest, and source beside it or not. Of another tool? Say --list-form"
         )
     (key,) = keys
     columns = [name for name in ("source", *key) if name in fields]
