@@ -76,6 +76,7 @@ def test_a_group_by_size_counts_its_questions() -> None:
         ("tasks: [{task: piqa, metrics: [acc], shot: 5}]", "tasks.0.shot: Extra inputs"),
         ("tasks: []", "at least 1 item"),
         ("tasks: [{task: piqa, metrics: [acc]}, {task: piqa, metrics: [acc]}]", "piqa stands there twice"),
+        ("tasks: [{task: piqa, metrics: [acc], in_mean: false}]", "no task is in_mean"),
         ("tasks: [", "not YAML"),
     ],
 )
@@ -83,6 +84,13 @@ def test_a_suite_with_a_fault_is_refused_by_its_field(tmp_path: Path, text: str,
     (tmp_path / "suite.yaml").write_text(text)
     with pytest.raises(UserError, match=said):
         suite_of(str(tmp_path / "suite.yaml"))
+
+
+def test_safety_is_what_bamba_was_asked_and_the_share_of_stereotypes_is_not_in_its_mean() -> None:
+    specs = {spec.task: spec for spec in SUITES["safety"].tasks}
+    assert list(specs) == ["bamba_popqa", "toxigen", "bamba_bbq", "crows_pairs_english"]
+    assert all(spec.shots == 5 for spec in specs.values())
+    assert [name for name, spec in specs.items() if not spec.in_mean] == ["crows_pairs_english"]
 
 
 def test_an_unknown_suite_names_those_there_are() -> None:

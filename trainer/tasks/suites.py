@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bamba_data.errors import UserError, first_fault
 
@@ -27,6 +27,7 @@ class TaskSpec(BaseModel):
         choices: To how many choices the number is set against chance, of a whole task or by its subtasks' names; with
             it 0 is chance and 1 is all.
         files: {split: file of JSON lines}; `{subset}` in it is the hub's name of a subtask's part.
+        in_mean: It counts in the suite's mean; not so where more is not better.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +37,7 @@ class TaskSpec(BaseModel):
     by_size: bool = False
     choices: int | dict[str, int] | None = None
     files: dict[str, str] | None = None
+    in_mean: bool = True
 
 
 class Suite(BaseModel):
@@ -43,6 +45,12 @@ class Suite(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     tasks: list[TaskSpec] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_a_mean(self) -> "Suite":
+        if not any(spec.in_mean for spec in self.tasks):
+            raise ValueError("no task is in_mean: a suite's number is the mean of some")
+        return self
 
 
 #: How many answers each subtask of BIG-Bench Hard offers, as the second leaderboard published them.
@@ -90,6 +98,16 @@ SUITES = {
             TaskSpec(task="leaderboard_ifeval", metrics=["prompt_level_strict_acc", "inst_level_strict_acc"]),
             TaskSpec(task="leaderboard_math_hard", metrics=["exact_match"]),
             TaskSpec(task="leaderboard_musr", metrics=["acc_norm"], choices=_named("leaderboard_musr", MUSR_CHOICES)),
+        ]
+    ),
+    # What Bamba-9B was asked of knowledge, hate and bias. The tasks `bamba_…` are ours (trainer/tasks/ours). Of pairs
+    # of sentences half is the best a model can do, so that share is shown and not in the mean.
+    "safety": Suite(
+        tasks=[
+            TaskSpec(task="bamba_popqa", metrics=["acc"], shots=5),
+            TaskSpec(task="toxigen", metrics=["acc"], shots=5),
+            TaskSpec(task="bamba_bbq", metrics=["acc"], shots=5),
+            TaskSpec(task="crows_pairs_english", metrics=["pct_stereotype"], shots=5, in_mean=False),
         ]
     ),
 }
@@ -148,5 +166,5 @@ def task_number(spec: TaskSpec, subtasks: Mapping[str, tuple[float, int]]) -> fl
 
 
 def suite_number(numbers: Sequence[float]) -> float:
-    """The mean of the tasks."""
+    """The mean of the tasks that are in it."""
     return sum(numbers) / len(numbers)
