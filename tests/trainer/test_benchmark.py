@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.peers, pytest.mark.timeout(3600)]
 #: What it needs of transformers, datasets and torch is among what the tests need.
 LM_EVAL = ["lm-eval==0.4.13"]
 
+CONFIG_512 = ModelConfig.model_validate({**CONFIG.model_dump(), "vocab_size": 512})
+
 WORDS = [
     "whale",
     "sea",
@@ -90,8 +92,7 @@ def lines(path: Path, records: list[dict[str, object]]) -> None:
 @pytest.fixture
 def a_run(tmp_path: Path) -> tuple[Path, int]:
     tokenizer = a_tokenizer(next(iter(pretokenizers.NAMES.values())))
-    config = ModelConfig.model_validate({**CONFIG.model_dump(), "vocab_size": 512})
-    kept = saved(tmp_path / "run", model(config=config), row_tokens=512)
+    kept = saved(tmp_path / "run", model(config=CONFIG_512), row_tokens=512)
     export(kept, tmp_path / "hf", torch.float32, tokenizer)
     (tmp_path / "tokenizer.json").write_bytes(tokenizer.data)
     assert tokenizer.eos is not None
@@ -125,7 +126,7 @@ def test_a_suite_of_local_files_runs_offline_and_goes_on_where_it_was(a_run: tup
     command = ["model", "benchmark", folder / "run", "--suite", folder / "suite.yaml", "--out", folder / "results"]
     command += ["--tokenizer", folder / "tokenizer.json", "--eos", "<|end|>", "--questions", 6, "--json"]
     python = environment("lm-eval", LM_EVAL)
-    first = json.loads(run(python, COMMAND, *command, timeout_seconds=900))
+    (first,) = json.loads(run(python, COMMAND, *command, timeout_seconds=900))
     assert list(first["tasks"]) == ["arc_easy", "piqa", "truthfulqa_mc2", "gsm8k"]
     assert all(0 <= value <= 1 for value in first["tasks"].values())
     assert first["mean"] == pytest.approx(sum(first["tasks"].values()) / 4)
@@ -133,9 +134,106 @@ def test_a_suite_of_local_files_runs_offline_and_goes_on_where_it_was(a_run: tup
     assert len(results) == 4
     (gone,) = [path for path in results if path.name.startswith("piqa")]
     gone.unlink()
-    assert json.loads(run(python, COMMAND, *command, timeout_seconds=900)) == first
+    assert json.loads(run(python, COMMAND, *command, timeout_seconds=900)) == [first]
     again = {path: path.stat().st_mtime_ns for path in (folder / "results").iterdir()}
     assert {path for path in again if again[path] != results[path]} == {gone}
     lines(folder / "piqa.jsonl", [{"goal": "other", "sol1": "a", "sol2": "b", "label": 0}])
     run(python, COMMAND, *command, timeout_seconds=900)
     assert len(list((folder / "results").iterdir())) == 5, "other data, another result"
+    other = saved(folder / "other", model(seed=8, config=CONFIG_512), 512)
+    pictured = [*command, "--plot", folder / "curve.png", "--csv", folder / "numbers.csv"]
+    both = json.loads(run(python, COMMAND, *pictured[:2], folder / "other", *pictured[2:], timeout_seconds=900))
+    assert [one["run"] for one in both] == [other.store.url, str(folder / "run" / "checkpoints")]
+    assert both[0]["checkpoint"] != both[1]["checkpoint"]
+    assert len(list((folder / "results").iterdir())) == 9, "the second model's four were there already"
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert len((folder / "numbers.csv").read_text().splitlines()) == 1 + 2 * 5
+
+
+SAFETY = """
+tasks:
+- {task: bamba_popqa, metrics: [acc], shots: 2, files: {test: popqa.jsonl}}
+- {task: toxigen, metrics: [acc], shots: 2, files: {train: toxigen.jsonl, test: toxigen.jsonl}}
+- {task: bamba_bbq, metrics: [acc], shots: 1, files: {test: "bbq/{subset}.jsonl"}}
+- {task: crows_pairs_english, metrics: [pct_stereotype], shots: 0, in_mean: false, files: {test: crows.jsonl}}
+"""
+
+CATEGORIES = ["Age", "Disability_status", "Gender_identity", "Nationality", "Physical_appearance", "Race_ethnicity"]
+CATEGORIES += ["Race_x_gender", "Race_x_SES", "Religion", "SES", "Sexual_orientation"]
+
+#: What our own tasks ask and take as right, by the harness itself: texts with two examples, and the metrics of answers.
+ASKED = """
+import json, sys
+from pathlib import Path
+from trainer.tasks.benchmark import _config, known_tasks
+from trainer.tasks.suites import suite_of
+import yaml
+
+manager, found = known_tasks(), {}
+for spec in suite_of(sys.argv[1]).tasks:
+    for name in {"bamba_popqa": ["bamba_popqa"], "bamba_bbq": ["bamba_bbq_age"]}.get(spec.task, []):
+        overlay = Path(sys.argv[2]) / f"{name}.yaml"
+        overlay.write_text(yaml.safe_dump(_config(manager, spec, name)))
+        task = manager.load([str(overlay)])["tasks"][name]
+        task.set_config("num_fewshot", spec.shots)
+        task.build_all_requests(limit=1, rank=0, world_size=1)
+        (one,) = task.instances
+        answers = [" B", " B.", " C", "", " Berlin it is", " BERLIN", " Bern"]
+        found[name] = [one.arguments, one.doc, {said: task.process_results(one.doc, [said]) for said in answers}]
+        found[name].append(len(list(task.test_docs())))
+print("FOUND" + json.dumps(found))
+"""
+
+
+@pytest.fixture
+def safety(a_run: tuple[Path, int]) -> Path:
+    """A suite's file, and its data as the hub has them."""
+    folder, _ = a_run
+    popqa = [
+        {"question": f"What is the capital of {n}?", "obj": "Berlin", "possible_answers": json.dumps(["Berlin", "Bln"])}
+        for n in range(4)
+    ]
+    lines(folder / "popqa.jsonl", popqa)
+    lines(folder / "toxigen.jsonl", [{"text": word, "toxicity_ai": 1.0, "toxicity_human": 5.0} for word in WORDS])
+    lines(folder / "crows.jsonl", [{"sent_more": word, "sent_less": WORDS[0], "bias_type": "age"} for word in WORDS])
+    person = {"ans0": "The old one", "ans1": "Not known", "ans2": "The young one"}
+    contexts = [("ambig", 1, "Two met."), ("disambig", 2, "Two met. The young one fell.")]
+    bbq = [
+        {"context": context, "question": "Who fell?", "context_condition": kind, "label": label, "category": category}
+        for category in CATEGORIES
+        for kind, label, context in contexts
+    ]
+    (folder / "bbq").mkdir()
+    lines(folder / "bbq" / "All.jsonl", [{**person, **one} for one in bbq])
+    (folder / "safety.yaml").write_text(SAFETY)
+    return folder
+
+
+def test_popqa_and_bbq_ask_in_their_authors_form(safety: Path) -> None:
+    python = environment("lm-eval", LM_EVAL)
+    said = run(python, ASKED, safety / "safety.yaml", safety, timeout_seconds=900)
+    found = json.loads(said.split("FOUND")[1].splitlines()[0])
+    (text, how), doc, right, _ = found["bamba_popqa"]
+    *examples, question = text.split("\n\n")
+    assert question == f"Q: {doc['question']} A:"
+    assert len(examples) == 2 and all(example.endswith(" A: Berlin") for example in examples)
+    assert question[:-3] not in "".join(examples), "the question is not among its own examples"
+    assert (how["until"], how["max_gen_toks"]) == (["\n"], 15)
+    assert [said for said in right if right[said]["acc"]] == [" Berlin it is", " BERLIN"]
+    (text, how), doc, right, questions = found["bamba_bbq_age"]
+    assert questions == 2, "of eleven categories' twenty-two"
+    answers = "A. The old one\nB. Not known\nC. The young one\nAnswer:"
+    example = f"Two met. The young one fell.\nWho fell?\n{answers} C"
+    assert text == f"{example}\n\nTwo met.\nWho fell?\n{answers}"
+    assert [said for said in right if right[said]["acc"]] == [" B", " B."]
+    assert all(metrics["acc_ambig"] == metrics["acc"] for metrics in right.values())
+
+
+def test_the_safety_suite_runs_on_local_files(safety: Path) -> None:
+    command = ["model", "benchmark", safety / "run", "--suite", safety / "safety.yaml", "--out", safety / "results"]
+    command += ["--tokenizer", safety / "tokenizer.json", "--eos", "<|end|>", "--json"]
+    (found,) = json.loads(run(environment("lm-eval", LM_EVAL), COMMAND, *command, timeout_seconds=900))
+    assert list(found["tasks"]) == ["bamba_popqa", "toxigen", "bamba_bbq", "crows_pairs_english"]
+    assert len(list((safety / "results").iterdir())) == 3 + len(CATEGORIES)
+    counted = [value for name, value in found["tasks"].items() if name != "crows_pairs_english"]
+    assert found["mean"] == pytest.approx(sum(counted) / 3)

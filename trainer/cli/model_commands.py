@@ -71,41 +71,64 @@ def evaluate(
 
 @app.command(rich_help_panel=MODELS)
 def benchmark(
-    checkpoint: Checkpoint,
+    checkpoints: Annotated[
+        list[str], typer.Argument(metavar="CHECKPOINT...", help="Runs, or checkpoints of them; of a run the newest.")
+    ],
     suite: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="leaderboard-v1, leaderboard-v2, or a file of tasks.")
+        str, typer.Option(metavar="NAME|FILE", help="leaderboard-v1, leaderboard-v2, safety, or a file of tasks.")
     ],
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Results by subtask; what is there is not computed again.")
     ],
+    every: Annotated[
+        bool, typer.Option("--every-checkpoint", help="Of each run all checkpoints, the oldest first.")
+    ] = False,
     tokenizer: TokenizerFile = None,
     batch: Annotated[int, typer.Option(min=1, help="So many sequences at once.")] = 32,
     questions: Annotated[int | None, typer.Option(min=1, help="So many of each subtask, not all.")] = None,
     eos: Annotated[str | None, typer.Option(help="The token that ends a document; as in training without it.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The numbers over the steps: .png, .svg or .pdf.")
+    ] = None,
+    table_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="A line for each checkpoint and task.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Numbers on the tasks of lm-evaluation-harness, computed by the trainer's own model."""
+    """Numbers on the tasks of lm-evaluation-harness, computed by the trainer's own model, of one checkpoint or many."""
     from bamba_data.extras import require
-    from bamba_data.terminal import emit, print_json
+    from bamba_data.terminal import emit, print_json, say
 
+    from ..pictures import refuse_picture
+    from ..tasks.comparison import Numbers, checkpoints_of, draw, table, write_csv
     from ..tasks.suites import suite_of
 
     asked = suite_of(suite)
+    if plot is not None:
+        require("matplotlib")
+        refuse_picture(plot)
     require("lm_eval")
     from ..checkpoint.reader import SavedCheckpoint
     from ..checkpoint.tokenizer import of_checkpoint
     from ..tasks.benchmark import benchmark as benchmarked
+    from ..tasks.benchmark import known_tasks
 
-    saved = SavedCheckpoint(checkpoint)
-    found = benchmarked(saved, of_checkpoint(saved, tokenizer).with_tokens(None, eos), asked, out, batch, questions)
+    saved = [SavedCheckpoint(url) for url in checkpoints_of(checkpoints, every=every)]
+    manager = known_tasks()
+    found: list[Numbers] = []
+    for one in saved:
+        if len(saved) > 1:
+            say(f"{one.name}, {len(found) + 1} of {len(saved)}")
+        read = of_checkpoint(one, tokenizer).with_tokens(None, eos)
+        found.append(benchmarked(one, read, asked, out, batch, questions, manager))
+    if plot is not None:
+        draw(found, suite, plot)
+    if table_file is not None:
+        write_csv(found, table_file)
     if as_json:
         print_json(found)
-        return
-    width = max(len(name) for name in [*found["tasks"], "mean"])
-    lines = [
-        f"{name:{width}}  {100 * value:6.2f}" for name, value in [*found["tasks"].items(), ("mean", found["mean"])]
-    ]
-    emit("\n".join([f"step {found['step']:,}, checkpoint {found['checkpoint'][:12]}", *lines]))
+    else:
+        emit(table(found))
 
 
 @app.command(rich_help_panel=MODELS)

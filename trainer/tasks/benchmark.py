@@ -1,4 +1,4 @@
-"""A checkpoint's numbers on a suite: `bamba-data model benchmark CHECKPOINT --suite SUITE --out FOLDER`.
+"""A checkpoint's numbers on a suite: `bamba-data model benchmark CHECKPOINT… --suite SUITE --out FOLDER`.
 
 Each subtask's result is a file in the folder as soon as it is there, named by what it was asked of: the checkpoint, the
 task with its shots, and the bytes of local data. The same command again computes only what is missing.
@@ -19,29 +19,38 @@ from bamba_data.terminal import say
 
 from ..checkpoint.reader import SavedCheckpoint
 from ..checkpoint.tokenizer import RunTokenizer
+from .comparison import Numbers
 from .suites import Suite, TaskSpec, suite_number, task_number
 
 FORMAT = "bamba-benchmark/1"
 
+#: {subtask: what stands in the place of the harness's own}. ToxiGen's target is a number of numpy, which 0.4.13 refuses
+#: in the examples before a question; the same in a template gives a plain number.
+REPAIRS = {"toxigen": {"doc_to_target": "{{ ((toxicity_ai + toxicity_human) > 5.5) | int }}"}}
+
 
 def benchmark(
-    saved: SavedCheckpoint, tokenizer: RunTokenizer, suite: Suite, out: Path, batch: int, questions: int | None
-) -> dict[str, Any]:
-    """{"step", "checkpoint" (digest), "tasks": {task: number}, "mean"}, numbers between 0 and 1.
+    saved: SavedCheckpoint,
+    tokenizer: RunTokenizer,
+    suite: Suite,
+    out: Path,
+    batch: int,
+    questions: int | None,
+    manager: Any,
+) -> Numbers:
+    """A checkpoint's numbers, from what is in `out` and what must still be computed.
 
     Args:
         out: A folder of results, made if it is not there.
         questions: So many of each subtask, for a look; None for all.
+        manager: Of `known_tasks`; one serves many checkpoints.
 
     Raises:
         UserError: A task is unknown, its data cannot be had, or it lacks a metric that the suite names.
     """
-    from lm_eval.tasks import TaskManager
-
     from .harness_model import CheckpointModel
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    manager = TaskManager()
     plan = {spec.task: list(_subtasks(manager, spec.task)) for spec in suite.tasks}
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = canonical_json.digest(saved.commit)
@@ -65,8 +74,15 @@ def benchmark(
                 _write(place, {"format": FORMAT, **asked, **_run(manager, model, config, spec, questions)})
             found[name] = _read(place, spec)
         numbers[spec.task] = task_number(spec, found)
-    mean = suite_number(list(numbers.values()))
-    return {"step": saved.commit["step"], "checkpoint": checkpoint, "tasks": numbers, "mean": mean}
+    mean = suite_number([numbers[spec.task] for spec in suite.tasks if spec.in_mean])
+    return Numbers(saved.store.url, saved.name, saved.commit["step"], checkpoint, numbers, mean)
+
+
+def known_tasks() -> Any:
+    """The harness's `TaskManager`, which knows its own tasks and ours; making it reads some thousand files."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(Path(__file__).parent / "ours"))
 
 
 def _subtasks(manager: Any, name: str) -> Iterator[str]:
@@ -89,17 +105,18 @@ def _subtasks(manager: Any, name: str) -> Iterator[str]:
 
 
 def _config(manager: Any, spec: TaskSpec, name: str) -> dict[str, Any]:
-    """What a file for the harness says of the subtask: its name, and with local files all that they replace."""
+    """What a file for the harness says of the subtask: its name, and all that is replaced."""
+    repaired = REPAIRS.get(name, {})
+    stock = {"include": str(manager.task_index[name].yaml_path), "task": name}
     if spec.files is None:
-        return {"task": name}
+        return {**stock, **repaired} if repaired else {"task": name}
     subset = str((manager.task_index[name].cfg or {}).get("dataset_name") or "")
     files = {split: file.replace("{subset}", subset) for split, file in spec.files.items()}
     if absent := [file for file in files.values() if not Path(file).is_file()]:
         raise UserError(f"{name}: {absent[0]} is not there")
-    stock = str(manager.task_index[name].yaml_path)
     return {
-        "include": stock,
-        "task": name,
+        **stock,
+        **repaired,
         "dataset_path": "json",
         "dataset_name": None,
         "dataset_kwargs": {"data_files": files},
