@@ -11,28 +11,25 @@ What is finished lies in a folder of work, under a name made of all that decides
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
 from bamba_data import canonical_json
-from bamba_data.derive.restating import refuse_first_format
-from bamba_data.errors import Unfinished, UserError
-from bamba_data.format.dataset import Dataset, dataset_of
+from bamba_data.errors import Unfinished
+from bamba_data.format.dataset import Dataset
 from bamba_data.format.masks import removed_in
 from bamba_data.storage.store import open_store
 
+from .reading import BLOCK_ROW_BYTES, grouped, named, opened, shards_of, wanted_sources, write_pieces
 from .token_records import RECORD, later_ones, load, records_of, save
 
 GROUP_DOCUMENTS = 4_000_000  # of a scan: 128 MB of records
 RANGE_BYTES = 128 << 20  # of the records of a match, on average
 TASK_BYTES = 1 << 30  # what a task may need beside the tables: measured 808 MiB (docs/log.md)
-BLOCK_ROW_BYTES = 200  # of the table of blocks, 77 as it is stored in memory, while it is read and filtered
-LISTED = pl.Schema({"source": pl.String, "file": pl.String, "row": pl.UInt64})
 _FORM = "bamba-duplicates/1"
 
 
@@ -94,45 +91,26 @@ def duplicates_job(
     Raises:
         UserError: a source is not of the dataset or named twice; the version is of the first format.
     """
-    refuse_first_format(dataset)
-    names = [source.name for source in dataset.manifest.sources]
-    if strangers := sorted(set(sources) - set(names)):
-        raise UserError(f"--source names {strangers}; the dataset has {names}")
-    if len(set(sources)) != len(sources):
-        raise UserError("--source names a source twice; the order says which one keeps its documents")
-    wanted = tuple(sources or names)
-    shards = dataset.shards.with_row_index("shard").filter(pl.col("source").is_in(list(wanted)))
-    groups: list[list[int]] = []
-    held = group_documents
-    for shard, documents in shards.select("shard", "documents").iter_rows():
-        if held + documents > group_documents:
-            groups.append([])
-            held = 0
-        groups[-1].append(shard)
-        held += documents
+    wanted = wanted_sources(dataset, sources)
+    shards = shards_of(dataset, wanted)
     ranges = max(1, -(-int(shards["documents"].sum()) * RECORD.itemsize // range_bytes))
     return DuplicatesJob(
         dataset.store.url,
         dataset.manifest.digest,
         wanted,
-        tuple(map(tuple, groups)),
+        grouped(shards, "documents", group_documents),
         ranges,
         open_store(work).url,
         TASK_BYTES + BLOCK_ROW_BYTES * len(dataset.blocks),
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _opened(url: str, manifest: str) -> Dataset:
-    return dataset_of(open_store(url), manifest)
-
-
 def scan(job: DuplicatesJob, group: int) -> int:
     """Write the records of a group of shards; how many documents they are. Raises CorruptShard."""
-    dataset = _opened(job.url, job.manifest)
+    dataset = opened(job.url, job.manifest)
     removed = removed_in(dataset.masks, dataset.blocks)
     ranks = {name: rank for rank, name in enumerate(job.sources)}
-    shards = dataset.shards.with_row_index("shard").filter(pl.col("shard").is_in(list(job.groups[group])))
+    shards = shards_of(dataset, job.sources).filter(pl.col("shard").is_in(list(job.groups[group])))
     parts = [records_of(dataset, row, ranks[row["source"]], removed) for row in shards.iter_rows(named=True)]
     records = np.concatenate(parts)
     save(records, job.ranges, open_store(job.work), job.scanned(group))
@@ -144,13 +122,8 @@ def match(job: DuplicatesJob, number: int) -> int:
     store = open_store(job.work)
     records = [load(number, job.ranges, store, job.scanned(group)) for group in range(len(job.groups))]
     later = later_ones(np.concatenate([np.empty(0, RECORD), *records]))
-    files = _opened(job.url, job.manifest).files.select("source", "file", pl.col("path"))
-    names = pl.DataFrame({"rank": pl.Series(range(len(job.sources)), dtype=pl.UInt32), "source": job.sources})
     stands = pl.DataFrame({"rank": later["source"].copy(), "file": later["file"].copy(), "row": later["row"].copy()})
-    named = stands.join(names, on="rank", how="left", maintain_order="left").join(
-        files, on=["source", "file"], how="left", maintain_order="left"
-    )
-    piece = named.select("source", pl.col("path").alias("file"), "row").cast(LISTED)
+    piece = named(stands, opened(job.url, job.manifest), job.sources)
     with store.writer(job.piece(number)) as file:
         piece.write_parquet(file)
     return len(piece)
@@ -179,25 +152,13 @@ def write_list(job: DuplicatesJob, out: Path) -> Duplicates:
     missing = {job.piece(number) for number in range(job.ranges)} - job.finished()
     if missing:
         raise Unfinished(f"{len(missing):,} of {job.ranges:,} ranges are not matched yet; run the same command again")
-    counts = dict.fromkeys(job.sources, 0)
-    part = out.with_name(f"{out.name}.part")
-    writer: pq.ParquetWriter | None = None
-    try:
+
+    def pieces() -> Iterator[pl.DataFrame]:
         for number in range(job.ranges):
             with store.open(job.piece(number)) as file:
-                piece = pl.read_parquet(file)
-            if not len(piece):
-                continue
-            for name, documents in piece.group_by("source").len().iter_rows():
-                counts[name] += documents
-            table = piece.to_arrow()
-            writer = writer or pq.ParquetWriter(part, table.schema, compression="zstd")
-            writer.write_table(table)
-    finally:
-        if writer is not None:
-            writer.close()
-    if writer is not None:
-        part.replace(out)
+                yield pl.read_parquet(file)
+
+    counts = write_pieces(pieces(), job.sources, out)
     for path in sorted(job.finished()):
         store.delete(path)
     return Duplicates(counts)

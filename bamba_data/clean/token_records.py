@@ -8,14 +8,14 @@ import hashlib
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from bamba_data.errors import CorruptManifest, CorruptShard
+from bamba_data.errors import CorruptManifest
 from bamba_data.format.dataset import Dataset
 from bamba_data.format.masks import Flags
-from bamba_data.format.shard import ShardReader
 from bamba_data.storage.store import Store
+
+from .reading import blocks_of
 
 #: `high` and `low` are the first 16 bytes of the sha256 of the ids as stored (little-endian). Of 3e9 different
 #: documents two have the same with a chance of 1.3e-20. `source` is its rank, `file` counts within the source.
@@ -39,24 +39,15 @@ def records_of(dataset: Dataset, shard: dict[str, Any], rank: int, removed: dict
     Raises:
         CorruptShard: it is missing, or not what was published.
     """
-    blocks = dataset.blocks.filter(pl.col("shard") == shard["shard"]).sort("block")
     parts = [np.empty(0, RECORD)]
-    try:
-        with dataset.store.open(shard["path"]) as file:
-            reader = ShardReader(file, shard["path"])
-            for block in blocks.iter_rows(named=True):
-                records = np.empty(block["documents"], RECORD)
-                tokens = reader.tokens(block["block"], block["digest"].hex(), block["documents"])
-                digests = b"".join(hashlib.sha256(ids.tobytes()).digest()[:16] for ids in tokens.documents())
-                records["high"], records["low"] = np.frombuffer(digests, ">u8").reshape(-1, 2).T
-                stands = reader.table(block["block"], ["file", "row"])
-                records["source"] = rank
-                records["file"] = stands["file"].to_numpy() + shard["first_file"]
-                records["row"] = stands["row"].to_numpy()
-                gone = removed.get((shard["shard"], block["block"]))
-                parts.append(records if gone is None else records[~gone])
-    except FileNotFoundError:
-        raise CorruptShard(shard["path"], "is missing") from None
+    for block in blocks_of(dataset, shard, removed):
+        records = np.empty(len(block.rows), RECORD)
+        digests = b"".join(hashlib.sha256(ids.tobytes()).digest()[:16] for ids in block.tokens.documents())
+        records["high"], records["low"] = np.frombuffer(digests, ">u8").reshape(-1, 2).T
+        records["source"] = rank
+        records["file"] = block.files
+        records["row"] = block.rows
+        parts.append(records if block.gone is None else records[~block.gone])
     return np.concatenate(parts)
 
 

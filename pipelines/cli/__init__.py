@@ -3,7 +3,7 @@
 
     build_commands.py      recipes, lock, plan, build, download
     append_command.py      append
-    clean_commands.py      duplicates
+    clean_commands.py      duplicates, contaminated
     cluster_commands.py    preflight, submit, status, logs, stop
     page_commands.py       page
     trace_command.py       trace

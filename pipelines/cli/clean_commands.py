@@ -14,14 +14,37 @@ from bamba_data.terminal import console, print_json
 from .options import Workers
 
 app = group()
+HEADS = ("task", "documents", "texts", "texts hit", "passed over", "too short")
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="The list for `drop --list`, a new .parquet file.")]
+Work = Annotated[
+    str | None,
+    typer.Option(
+        "--work",
+        metavar="URL",
+        help="A folder that all machines reach, for what is finished; FILE.work without it.",
+    ),
+]
+
+
+def _work_of(out: Path, work: str | None, on_cluster: bool) -> str:
+    """Where finished work lies. Raises UserError: the list cannot be written at `out`, or the work cannot be shared."""
+    from bamba_data.errors import UserError
+
+    if out.suffix != ".parquet":
+        raise UserError(f"--out {out}: the list is parquet, so name it .parquet")
+    if out.exists():
+        raise UserError(f"--out {out}: is there already; remove it, or name another")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: its folder is not there; make it first")
+    if on_cluster and work is None:
+        raise UserError("--work is missing: name a folder that all machines of the cluster reach")
+    return work or f"{out.absolute()}.work"
 
 
 @app.command(rich_help_panel=DERIVE)
 def duplicates(
     url: Url,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="The list for `drop --list`, a new .parquet file.")
-    ],
+    out: Out,
     sources: Annotated[
         list[str] | None,
         typer.Option(
@@ -30,14 +53,7 @@ def duplicates(
             help="Look at these sources, the first keeps its documents; all by name without it.",
         ),
     ] = None,
-    work: Annotated[
-        str | None,
-        typer.Option(
-            "--work",
-            metavar="URL",
-            help="A folder that all machines reach, for what is finished; FILE.work without it.",
-        ),
-    ] = None,
+    work: Work = None,
     version: Version = None,
     address: Address = None,
     workers: Workers = None,
@@ -47,7 +63,6 @@ def duplicates(
 ) -> None:
     """List the documents whose tokens an earlier one has, in any source. Killed, the same command goes on."""
     from bamba_data.clean.duplicates import duplicates_job
-    from bamba_data.errors import UserError
     from bamba_data.extras import require
     from bamba_data.format.dataset import open_dataset
 
@@ -56,23 +71,77 @@ def duplicates(
     from ..ray_jobs.executor import Options
 
     require("ray")
-    if out.suffix != ".parquet":
-        raise UserError(f"--out {out}: the list is parquet, so name it .parquet")
-    if out.exists():
-        raise UserError(f"--out {out}: is there already; remove it, or name another")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: its folder is not there; make it first")
     options = Options(address, workers, fail_fast)
-    if options.cluster and work is None:
-        raise UserError("--work is missing: name a folder that all machines of the cluster reach")
-
+    place = _work_of(out, work, bool(options.cluster))
     shown = Display() if as_json else display("duplicates", sys.stdout.isatty(), interval)
-    job = duplicates_job(open_dataset(url, version), sources or [], work or f"{out.absolute()}.work")
+    job = duplicates_job(open_dataset(url, version), sources or [], place)
     found = find_duplicates(job, out, options, shown)
     if as_json:
         print_json({"documents": found.documents, "by_source": found.by_source})
     elif not found.documents:
         console().print("no two documents have the same tokens; no list was written", markup=False)
+    else:
+        each = ", ".join(f"{name} {documents:,}" for name, documents in found.by_source.items())
+        console().print(f"{out}: {found.documents:,} documents ({each})", markup=False)
+
+
+@app.command(rich_help_panel=DERIVE)
+def contaminated(
+    url: Url,
+    against: Annotated[
+        list[Path],
+        typer.Option(
+            "--against",
+            metavar="FILE",
+            help="Texts of evaluations, .jsonl or .parquet: field text, and task or not. Can be given again.",
+        ),
+    ],
+    out: Out,
+    common_documents: Annotated[
+        int,
+        typer.Option(min=1, max=1000, metavar="N", help="Pass over an n-gram that more documents have (GPT-3: 10)."),
+    ] = 10,
+    sources: Annotated[
+        list[str] | None, typer.Option("--source", metavar="NAME", help="Look at these sources; at all without it.")
+    ] = None,
+    work: Work = None,
+    version: Version = None,
+    address: Address = None,
+    workers: Workers = None,
+    fail_fast: FailFast = False,
+    interval: Interval = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """List the documents that share 13 tokens in a row with texts of evaluations. Killed, the same command goes on."""
+    from bamba_data.clean.contaminated import contaminated_job
+    from bamba_data.clean.evaluation_texts import read_texts
+    from bamba_data.extras import require
+    from bamba_data.format.dataset import open_dataset
+
+    from ..observe.display import Display, display
+    from ..ray_jobs.contaminated import find_contaminated
+    from ..ray_jobs.executor import Options
+
+    require("ray")
+    options = Options(address, workers, fail_fast)
+    place = _work_of(out, work, bool(options.cluster))
+    shown = Display() if as_json else display("contaminated", sys.stdout.isatty(), interval)
+    job = contaminated_job(open_dataset(url, version), read_texts(against), place, sources or [], common_documents)
+    found = find_contaminated(job, out, options, shown)
+    if as_json:
+        print_json({"documents": found.documents, "by_source": found.by_source, "by_task": found.by_task})
+        return
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*HEADS, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for task, of in found.by_task.items():
+        numbers = (of.documents, of.texts, of.hit, of.passed_over, of.short)
+        table.add_row(escape(task), *(f"{number:,}" for number in numbers))
+    console().print(table)
+    if not found.documents:
+        console().print("no document is listed; no list was written", markup=False)
     else:
         each = ", ".join(f"{name} {documents:,}" for name, documents in found.by_source.items())
         console().print(f"{out}: {found.documents:,} documents ({each})", markup=False)

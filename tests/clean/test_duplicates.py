@@ -19,8 +19,8 @@ from bamba_data.format.dataset import open_dataset
 from bamba_data.storage.store import open_store
 from bamba_data.tokenization.conformance import Certificate
 from pipelines.cli import app, run
-from tests.building import build
-from tests.corpora import TOKENIZER, texts, write_jsonl
+from tests.clean.planting import dataset_of_texts
+from tests.corpora import texts
 from tests.derive.content import dropped
 
 Stands = list[tuple[str, str, int]]
@@ -29,20 +29,11 @@ SMALL = {"group_documents": 1, "range_bytes": 64}  # a group a shard, a range fo
 
 def planted(folder: Path, certificate: Certificate, sources: dict[str, list[list[int]]]) -> Path:
     """A dataset of these texts, by number: a list a file, a source of lists."""
-    corpora = []
-    for name, files in sources.items():
-        for number, numbers in enumerate(files):
-            rows = [{"id": f"{name}-{number}-{row}", "text": texts()[text][:400]} for row, text in enumerate(numbers)]
-            write_jsonl(folder / name / f"{number}.jsonl", rows)
-        about = {"corpus": "folder", "name": name, "base": name, "form": "jsonl", "files": ["*.jsonl"]}
-        corpora.append({**about, "license": "CC0-1.0"})
-    recipe = folder / "planted.yaml"
-    fields = {"name": "planted", "tokenizer": {"url": f"package:{TOKENIZER.name}"}, "corpora": corpora}
-    recipe.write_text(
-        json.dumps({**fields, "shards": {"block_tokens": 200, "blocks_per_shard": 2}, "unit_bytes": 1000})
+    return dataset_of_texts(
+        folder,
+        certificate,
+        {name: [[texts()[n][:400] for n in numbers] for numbers in files] for name, files in sources.items()},
     )
-    build(folder / "dataset", certificate, str(recipe))
-    return folder / "dataset"
 
 
 def found(url: Path, folder: Path, sources: Sequence[str] = ()) -> tuple[Duplicates, Stands]:
