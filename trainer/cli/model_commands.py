@@ -72,7 +72,7 @@ def evaluate(
 @app.command(rich_help_panel=MODELS)
 def benchmark(
     checkpoints: Annotated[
-        list[str], typer.Argument(metavar="CHECKPOINT...", help="Runs, or checkpoints of them; of a run the newest.")
+        list[str], typer.Argument(metavar="CHECKPOINT", help="Runs, or checkpoints of them; of a run the newest.")
     ],
     suite: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="leaderboard-v1, leaderboard-v2, safety, or a file of tasks.")
