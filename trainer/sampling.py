@@ -1,9 +1,10 @@
 """Continue a text, for a look at what a model writes (`bamba-data model generate CHECKPOINT --prompt TEXT`).
 
-The whole text goes through the model again for every token: right by construction and simple, and slow. To serve a
-model, export it (hf/export.py).
+By what the layers remember of the text (decode/): a token costs the same however long the text is, but for attention.
+To serve a model, export it (hf/export.py).
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,27 +14,28 @@ from bamba_data.errors import UserError
 
 from .checkpoint.reader import SavedCheckpoint
 from .checkpoint.tokenizer import of_checkpoint
+from .decode.writing import written
 from .model.bamba import Bamba
 
 
-@torch.no_grad()
 def continued(
     model: Bamba, ids: list[int], tokens: int, temperature: float, top: int, generator: torch.Generator
 ) -> list[int]:
     """`ids` and `tokens` more, each drawn from the `top` likeliest; a temperature of 0 takes the likeliest."""
-    device = next(model.parameters()).device
-    for _ in range(tokens):
-        row = torch.tensor(ids, device=device)[None]
-        positions = torch.arange(len(ids), device=device)[None]
-        logits = model.logits(row, torch.zeros_like(row, dtype=torch.int32), positions)[0, -1].float().cpu()
-        ids = [*ids, _drawn(logits, temperature, top, generator)]
-    return ids
+    draw = drawing(temperature, top, [generator])
+    return [*ids, *(step[0] for step in written(model, [ids], tokens, draw))]
 
 
-def _drawn(logits: Tensor, temperature: float, top: int, generator: torch.Generator) -> int:
+def drawing(temperature: float, top: int, generators: Sequence[torch.Generator]) -> Callable[[Tensor], list[int]]:
+    """How the next token of each row is chosen, each with a generator of its own: a row's text does not depend on the
+    others."""
+    return lambda logits: [_drawn(*row, temperature, top) for row in zip(logits, generators, strict=True)]
+
+
+def _drawn(logits: Tensor, generator: torch.Generator, temperature: float, top: int) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    values, indices = logits.topk(min(top, len(logits)))
+    values, indices = (one.cpu() for one in logits.topk(min(top, len(logits))))  # the generator is the host's
     chosen = torch.multinomial(torch.softmax(values / temperature, 0), 1, generator=generator)
     return int(indices[chosen])
 

@@ -5,6 +5,7 @@
                             keeps from the forward its input, the scan's output and, by choice, the convolution's and
                             some states
     mix_carried(zxbcdt, …)  the same for a row that goes on from another: takes and returns what passes between
+    step(zxbcdt, …)         the same for one token a row, without gradients, in place: how a text is written
     scan(x, dt, …)          the SSD scan alone, with the state that enters and the one that leaves
     swiglu(gate_up)         silu(gate) * up of the MLP; only its backward is a kernel, the compiler joins the forward to
                             others
@@ -23,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, silu
 from torch.utils.flop_counter import register_flop_formula
+
+from bamba_data.errors import UserError
 
 from . import reference
 from .checks import check_mix, check_scan, check_swiglu
@@ -77,6 +80,8 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
     def passing(self, inputs: ScanInputs, grad: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+
+    def step(self, given: MixInputs, eps: float) -> Tensor: ...
 
     def swiglu_backward(self, gate_up: Tensor, grad: Tensor) -> Tensor: ...
 
@@ -448,6 +453,38 @@ def _last_tokens(xbc: Tensor, documents: Tensor, entering: Carried | None) -> tu
     if entering is None:
         return pad(xbc, (0, 0, missing, 0)), pad(documents, (missing, 0), value=-1)
     return torch.cat([entering.halo[:, -missing:], xbc], 1), torch.cat([entering.documents[:, -missing:], documents], 1)
+
+
+# ---- one token
+
+
+@torch.no_grad()
+def step(
+    zxbcdt: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    norm_weight: Tensor,
+    carried: Carried,
+    eps: float,
+    groups: int = 1,
+    norm_groups: int = 1,
+) -> Tensor:
+    """`mix_carried` of rows of one token that all go on; `carried.state` and `.halo` are changed in place.
+
+    Where a halo's token is not of the document that goes on, its channels are zeros: nobody looks at documents here.
+
+    Returns:
+        (batch, 1, inner) in the dtype of zxbcdt.
+    """
+    small = (conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, carried.documents[:, -1:])
+    given = MixInputs(zxbcdt, *small, *carried, groups, norm_groups)
+    check_mix(given)
+    if zxbcdt.shape[1] != 1:
+        raise UserError(f"step: {zxbcdt.shape[1]} tokens a row: one is taken")
+    return backend(zxbcdt, given.head_dim, given.state).step(given, eps)
 
 
 # ---- SwiGLU

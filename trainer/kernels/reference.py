@@ -16,7 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, silu, softplus
 
-from .shapes import STATE_TOKENS, ScanGrads, ScanInputs, border_state, kept_states
+from .shapes import (
+    STATE_TOKENS,
+    MixInputs,
+    ScanGrads,
+    ScanInputs,
+    border_state,
+    kept_states,
+    split_conv,
+    unpack,
+)
 from .supported import CONV_WIDTH as WIDTH
 
 CHUNK = 64  # tokens; the quadratic part of SSD works inside a chunk, a state is handed from chunk to chunk
@@ -261,6 +270,26 @@ def passing(inputs: ScanInputs, grad: Tensor | None = None) -> tuple[Tensor, Ten
 
 def _uncut(tensor: Tensor, tokens: int) -> Tensor:
     return tensor.flatten(1, 2)[:, :tokens]
+
+
+# ---- one token
+
+
+def step(given: MixInputs, eps: float) -> Tensor:
+    """`ops.step`: one token a row, state and halo changed in place."""
+    assert given.state_in is not None and given.halo_in is not None
+    z, xbc, dt = unpack(given.zxbcdt, given.inner, given.heads)
+    window = torch.cat([given.halo_in, xbc], 1)
+    convolved = _wide(given.conv_bias) + (_wide(window).mT * _wide(given.conv_weight)).sum(-1)
+    x, B, C = split_conv(silu(convolved).to(xbc.dtype), given.inner, given.heads, given.groups)
+    B, C = (_wide(of_group).repeat_interleave(given.heads // given.groups, 1) for of_group in (B, C))
+    wait = softplus(_wide(dt[:, 0]) + _wide(given.dt_bias))
+    kept = (-_wide(given.A_log).exp() * wait).exp()
+    added = torch.einsum("bh,bhp,bhn->bhpn", wait, _wide(x), B)
+    given.state_in.copy_(kept[..., None, None] * given.state_in + added)
+    y = torch.einsum("bhpn,bhn->bhp", given.state_in, C) + _wide(given.D)[:, None] * _wide(x)
+    given.halo_in.copy_(window[:, 1:])
+    return norm_forward(y.to(z.dtype).flatten(1)[:, None], z, given.norm_weight, eps, given.norm_groups)
 
 
 # ---- SwiGLU

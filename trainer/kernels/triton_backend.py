@@ -7,4 +7,5 @@ from .gated_norm import norm_forward as norm_forward
 from .ssd_backward import scan_backward as scan_backward
 from .ssd_forward import scan_forward as scan_forward
 from .ssd_states import passing as passing
+from .step import step as step
 from .swiglu import swiglu_backward as swiglu_backward

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from tokenizers import Tokenizer
 
+from ..decode.writing import written
 from ..model.bamba import Bamba
-from ..sampling import continued
 
 
 def text_until(
@@ -20,14 +19,13 @@ def text_until(
         last: The id of the token that ends a text.
         new_tokens: It ends after so many tokens in any case.
     """
-    ids = list(context)
-    generator = torch.Generator()  # never drawn from: the likeliest token is taken
+    ids: list[int] = []
     text = ""
-    for _ in range(new_tokens):
-        ids = continued(model, ids, 1, 0.0, 1, generator)
-        if ids[-1] == last:
+    for (token,) in written(model, [context], new_tokens, lambda logits: logits.argmax(-1).tolist()):
+        if token == last:
             break
-        text = tokenizer.decode(ids[len(context) :])
+        ids.append(token)
+        text = tokenizer.decode(ids)
         found = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
         if found:
             return text[: min(found)]

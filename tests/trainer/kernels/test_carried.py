@@ -205,3 +205,21 @@ def test_one_long_row_is_scanned_in_halves_and_is_what_it_would_be_whole(
     wanted = [out, last.state, *torch.autograd.grad(whole.loss(out), whole.tensors)]
     assert max(relative(a, b) for a, b in zip(got, wanted, strict=True)) < EXACT
     assert not torch.equal(got[0], wanted[0])  # another order of the same sums
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_one_token_a_row_is_what_a_piece_of_one_token_is(triton_kernels: torch.device, groups: int) -> None:
+    documents = torch.zeros(2, 12, dtype=torch.int32)
+    sizes = {**TILES, "groups": groups, "norm_groups": groups}
+    case = on(draw(documents, heads=2, **sizes).float(), triton_kernels)
+    with torch.no_grad():
+        parameters, begun = case[1:7], (case.zxbcdt[:, :8], *case[1:7], case.documents[:, :8])
+        _, carried = ops.mix_carried(*begun, EPS, None, False, groups, groups)
+        carried = Carried(*(tensor.contiguous().clone() for tensor in carried))
+        outs = []
+        for t in range(8, 12):
+            outs.append(ops.step(case.zxbcdt[:, t : t + 1], *parameters, carried, EPS, groups, groups))
+        wanted = ops.mix(*case[:8], EPS, False, groups, groups)[:, 8:]
+    assert relative(torch.cat(outs, 1), wanted) < EXACT
+    _, last = pieces(case, [])
+    assert relative(carried.state, last.state) < EXACT and torch.equal(carried.halo, last.halo)

@@ -1,0 +1,71 @@
+"""One token of a Mamba2 block in Triton: convolution, step size, state, skip; the gated norm follows as its own launch.
+
+A program owns one head of one row, and its part of the state. It makes the head's channels and its group's B and C from
+the halo and the token, decays the state, adds to it and reads it once, and writes it back: 2 x 4 bytes a number of the
+state, all that there is to move. h <- exp(A dt) h + dt x B^T, y = h C + D x (arXiv 2405.21060, section 3).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .gated_norm import norm_forward
+from .launch import Launch, on
+from .math import sigmoid, softplus, wide
+from .shapes import MixInputs, unpack
+
+STEP = Launch(warps=4)
+
+
+@triton.jit
+def _convolved(row, halo, weight, bias, column, channels):
+    """silu of the convolution of some channels, as the next kernel of a longer row would read it."""
+    total = tl.load(bias + column).to(tl.float32)
+    total += tl.load(weight + column * 4 + 3).to(tl.float32) * tl.load(row + column).to(tl.float32)
+    total += tl.load(weight + column * 4 + 2).to(tl.float32) * tl.load(halo + 2 * channels + column).to(tl.float32)
+    total += tl.load(weight + column * 4 + 1).to(tl.float32) * tl.load(halo + channels + column).to(tl.float32)
+    total += tl.load(weight + column * 4).to(tl.float32) * tl.load(halo + column).to(tl.float32)
+    return (total * sigmoid(total)).to(row.dtype.element_ty).to(tl.float32)
+
+
+@triton.jit
+def _step(
+    zxbcdt, halo, weight, bias, a_log, d, dt_bias, state, y,
+    heads, group_heads, groups, row_stride,
+    WIDTH: tl.constexpr, STATE: tl.constexpr,
+):  # fmt: skip
+    head, batch = tl.program_id(0), wide(tl.program_id(1))
+    inner = heads * WIDTH
+    channels = inner + 2 * groups * STATE
+    row = zxbcdt + batch * row_stride + inner
+    halo += batch * 3 * channels
+    own, number = tl.arange(0, WIDTH), tl.arange(0, STATE)
+    of_group = inner + (head // group_heads) * STATE + number
+    x = _convolved(row, halo, weight, bias, head * WIDTH + own, channels)
+    b = _convolved(row, halo, weight, bias, of_group, channels)
+    c = _convolved(row, halo, weight, bias, of_group + groups * STATE, channels)
+    wait = softplus(tl.load(row + channels + head).to(tl.float32) + tl.load(dt_bias + head).to(tl.float32))
+    kept = tl.exp(-tl.exp(tl.load(a_log + head).to(tl.float32)) * wait)
+    place = (batch * heads + head) * WIDTH * STATE + own[:, None] * STATE + number[None, :]
+    now = kept * tl.load(state + place) + (wait * x)[:, None] * b[None, :]
+    tl.store(state + place, now)
+    out = tl.sum(now * c[None, :], 1) + tl.load(d + head).to(tl.float32) * x
+    tl.store(y + batch * inner + head * WIDTH + own, out.to(y.dtype.element_ty))
+
+
+def step(given: MixInputs, eps: float) -> Tensor:
+    """`ops.step`: one token a row, state and halo changed in place."""
+    assert given.state_in is not None and given.halo_in is not None
+    z, xbc, _ = unpack(given.zxbcdt, given.inner, given.heads)
+    batch = xbc.shape[0]
+    y = torch.empty((batch, 1, given.inner), dtype=xbc.dtype, device=xbc.device)
+    with on(xbc):
+        _step[(given.heads, batch)](
+            given.zxbcdt, given.halo_in, given.conv_weight, given.conv_bias,
+            given.A_log, given.D, given.dt_bias, given.state_in, y,
+            given.heads, given.heads // given.groups, given.groups, given.zxbcdt.stride(0),
+            WIDTH=given.head_dim, STATE=given.state, **STEP.options(),
+        )  # fmt: skip
+    given.halo_in.copy_(torch.cat([given.halo_in[:, 1:], xbc], 1))
+    return norm_forward(y, z, given.norm_weight, eps, given.norm_groups)
