@@ -5,7 +5,7 @@
     append_command.py      append
     clean_commands.py      duplicates, contaminated
     cluster_commands.py    preflight, submit, status, logs, stop
-    page_commands.py       page
+    page_commands.py       page, serve
     trace_command.py       trace
     index_command.py       index-on-ray
     import_command.py      import

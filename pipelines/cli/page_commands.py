@@ -1,4 +1,4 @@
-"""The commands that show a dataset to a person: page; and report, which page took in."""
+"""The commands that show a dataset to a person: page, serve; and report, which page took in."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,12 +42,43 @@ def page(
     """One HTML file of a dataset: samples, lengths, mix, licences, ledger, versions, and how its runs went."""
     from bamba_data.page.file import page as made
 
-    values = _values(url, version, samples, plan, price, currency)
+    _, values = _values(url, version, samples, plan, price, currency)
     text = made(values)
     out.write_text(text, encoding="utf-8")
     for fault in _faults(values):
         say(f"not on the page: {fault}")
     console().print(f"written to {out} ({len(text.encode()):,} bytes)", markup=False)
+
+
+@app.command(cls=Command, rich_help_panel=LOOK)
+def serve(
+    url: Url,
+    version: Version = None,
+    samples: Samples = 12,
+    plan: Plan = None,
+    price: Price = None,
+    currency: Currency = "$",
+    host: Annotated[str, typer.Option(help="The address of this machine to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+) -> None:
+    """The same page from a server on this machine: every document, and a search through all texts. Ctrl-C ends it."""
+    import contextlib
+
+    from bamba_data.errors import UserError
+    from bamba_data.page.browse import Browser
+    from bamba_data.page.file import page as made
+    from bamba_data.page.server import Server
+
+    dataset, values = _values(url, version, samples, plan, price, currency, live=True)
+    if dataset is None:
+        raise UserError(f"{url}: only runs are on record here, and there is no document to look at: bamba-data page")
+    for fault in _faults(values):
+        say(f"not on the page: {fault}")
+    # Ctrl-C is how it is meant to end.
+    with contextlib.suppress(KeyboardInterrupt), Server(made(values), Browser(dataset), host, port) as server:
+        console().print(server.url, markup=False, soft_wrap=True)
+        say("whoever has this address can read the dataset; Ctrl-C ends it")
+        server.serve_forever()
 
 
 @app.command(cls=Command, hidden=True, rich_help_panel=LOOK)
@@ -63,7 +94,8 @@ def _values(
     plan: Path | None,
     price: float | None,
     currency: str,
-) -> dict[str, Any]:
+    live: bool = False,
+) -> "tuple[Dataset | None, dict[str, Any]]":
     from bamba_data.errors import UserError
     from bamba_data.page.content import content
 
@@ -74,7 +106,7 @@ def _values(
         raise UserError(f"--plan weighs the sources of a dataset, and none is published at {url}: leave it out")
     planned = _planned(plan, dataset) if plan and dataset else None
     costs = run_costs(store, price, currency)
-    return content(dataset, url=store.url, documents=samples, plan=planned, runs=costs)
+    return dataset, content(dataset, url=store.url, documents=samples, plan=planned, runs=costs, live=live)
 
 
 def _dataset_or_runs(url: str, version: str | None) -> "tuple[Dataset | None, Store]":

@@ -41,7 +41,7 @@ COMMANDS = {
 }
 #: Since then.
 NEW_COMMANDS = {"card", "drop", "export", "import", "index-on-ray", "loader", "model", "push", "subset"}
-NEW_COMMANDS |= {"append", "compact", "contaminated", "duplicates", "merge", "page", "schema"}
+NEW_COMMANDS |= {"append", "compact", "contaminated", "duplicates", "merge", "page", "schema", "serve"}
 #: `python -m MODULE`, each with a page of help.
 MODULES = [
     *("pipelines.tokenize", "pipelines.download", "pipelines.pretrain", "pipelines.index"),

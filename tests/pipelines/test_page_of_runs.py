@@ -1,6 +1,7 @@
 """How runs went and what they cost, on the page of a dataset: right in its numbers, also where nothing is published."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pipelines.observe.progress import Snapshot
 from pipelines.observe.run_costs import cost_of, run_costs
 from pipelines.observe.run_log import RunLog
 from pipelines.observe.runs import Point, Run, Status, attempts
-from tests.running import bamba
+from tests.running import bamba, started
 
 RUN = Run("tiny-0123456789ab", "build", "tiny")
 
@@ -133,3 +134,18 @@ def test_report_is_what_page_is(tiny_copy: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert bamba("page", tiny_copy, "--out", tmp_path / "page.html").returncode == 0
     assert (tmp_path / "page.html").read_bytes() == (tmp_path / "report.html").read_bytes()
+
+
+def test_ctrl_c_is_how_a_server_ends(tiny: Path) -> None:
+    with started("serve", tiny) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert said.startswith("http://127.0.0.1:") or process.stdout.readline().startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+def test_there_is_nothing_to_serve_where_only_runs_are_on_record(tmp_path: Path) -> None:
+    record(tmp_path, CorruptInput("s3://b/x.gz", "bad crc", 7))
+    done = bamba("serve", tmp_path)
+    assert done.returncode == UserError.exit_code and "only runs are on record" in done.stderr
