@@ -19,7 +19,10 @@ KINDS = (pl.Int64, pl.String, pl.Boolean, pl.Float64)
 MAX_GUESSES = 1024  # of types together, before an expression is believed to fit some of them
 MAX_CHARS = 10_000
 MAX_PARTS = 200  # parsers recurse, Polars' own too, and where their stack ends the process may end
-FAILURES = (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeError, OverflowError, TypeError, ValueError)
+FAILURES = (
+    *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
+    *(UnicodeError, OverflowError, TypeError, ValueError, RecursionError),
+)
 
 _NODES = {"Column", "Literal", "BinaryExpr", "Cast", "Ternary", "Function"}
 _FUNCTIONS = {"StringExpr", "Sql", "Pow", "Abs", "Coalesce", "FillNull", "MaxHorizontal", "MinHorizontal", "Floor"}
@@ -60,9 +63,9 @@ class Condition:
             self.expression = pl.sql_expr(text)
             tree = json.loads(self.expression.meta.serialize(format="json"))
             self.columns = tuple(dict.fromkeys(self.expression.meta.root_names()))
+            strange = next(_strange(tree), None)
         except FAILURES as error:
             raise UserError(f"{self._where}: {one_line(error)}; it is SQL over {over}, with texts in '…'") from None
-        strange = next(_strange(tree), None)
         if strange == "FieldByName":
             raise UserError(f'{self._where}: of a field within another write the name in quotes: "metadata.score"')
         if strange:
@@ -117,7 +120,8 @@ def columns_of(text: str, known: Collection[str] | None = None) -> tuple[str, ..
 def _parts(text: str) -> int:
     """No less than how deep the tree of an expression can be: brackets, operators, words that join or open parts."""
     words = text.upper().replace("(", " ").replace(")", " ").split()
-    return sum(text.count(sign) for sign in "([+-*/%|") + sum(word in ("NOT", "CASE", "AND", "OR") for word in words)
+    signs = sum(text.count(sign) for sign in "([+-*/%|<>=&^~")
+    return signs + sum(word in ("NOT", "CASE", "AND", "OR", "XOR", "IS", "LIKE", "ILIKE", "BETWEEN") for word in words)
 
 
 def _strange(node: Any) -> Iterator[str]:

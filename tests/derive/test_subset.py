@@ -73,6 +73,9 @@ def test_a_subset_that_is_everything_is_no_version(tiny_copy: Path) -> None:
         ([], "file.name = 'x'", "write the name in quotes"),
         ([], "(" * 300 + "tokens" + ")" * 300 + " > 1", "200 parts"),
         ([], "tokens > 1" + " OR tokens > 1" * 900, "parts"),
+        ([], "tokens" + " <> TRUE" * 400, "parts"),
+        ([], "tokens" + " IS NULL" * 400, "parts"),
+        ([], "tokens > 1" + " XOR TRUE" * 400, "parts"),
         ([], "tokens > 100000000", "no document would be left"),
     ],
 )
