@@ -4,6 +4,7 @@ Whatever takes seconds to make is made once a session, also when pytest-xdist ru
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ from tests.corpora import TOKENIZER
 from tests.servers.proxy import FlakyProxy
 from tests.servers.seaweed import SeaweedServer
 from tests.sharing import made_once, shared_folder
+
+# A process reads it once, at its first Ray: a test that starts one with tokens leaves the next one's actors refused.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 # No deadline: a test that times itself fails on a busy machine and says nothing of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
