@@ -1,6 +1,7 @@
-"""`bamba-data duplicates`: which documents to drop, as a Ray job."""
+"""`bamba-data duplicates`, `contaminated`: which documents to drop, as Ray jobs."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -78,11 +79,17 @@ def duplicates(
     found = find_duplicates(job, out, options, shown)
     if as_json:
         print_json({"documents": found.documents, "by_source": found.by_source})
-    elif not found.documents:
-        console().print("no two documents have the same tokens; no list was written", markup=False)
     else:
-        each = ", ".join(f"{name} {documents:,}" for name, documents in found.by_source.items())
-        console().print(f"{out}: {found.documents:,} documents ({each})", markup=False)
+        _print_list(out, found.by_source, "no two documents have the same tokens")
+
+
+def _print_list(out: Path, by_source: Mapping[str, int], nothing: str) -> None:
+    """How many documents are listed, or why none is."""
+    if not any(by_source.values()):
+        console().print(f"{nothing}; no list was written", markup=False)
+        return
+    each = ", ".join(f"{name} {documents:,}" for name, documents in by_source.items())
+    console().print(f"{out}: {sum(by_source.values()):,} documents ({each})", markup=False)
 
 
 @app.command(rich_help_panel=DERIVE)
@@ -140,8 +147,4 @@ def contaminated(
         numbers = (of.documents, of.texts, of.hit, of.passed_over, of.short)
         table.add_row(escape(task), *(f"{number:,}" for number in numbers))
     console().print(table)
-    if not found.documents:
-        console().print("no document is listed; no list was written", markup=False)
-    else:
-        each = ", ".join(f"{name} {documents:,}" for name, documents in found.by_source.items())
-        console().print(f"{out}: {found.documents:,} documents ({each})", markup=False)
+    _print_list(out, found.by_source, "no document is listed")
