@@ -27,7 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from benchmarks.kernels import HEADS, STATE, WIDTH
-from trainer.kernels import ops, tiles, triton_backend, tuned_launches
+from trainer.kernels import backends, ops, tiles, triton_backend, tuned_launches
 from trainer.kernels.launch import Launch
 
 #: Compute capability, and the bytes of shared memory that a program may have.
@@ -108,7 +108,7 @@ def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> lis
         with (
             mock.patch.object(JITFunction, "__getitem__", compile_only),
             mock.patch.object(tiles, "has_copy_engine", lambda _: capability[0] >= tiles.COPY_ENGINE),
-            mock.patch.object(ops, "backend", lambda *_: triton_backend),
+            mock.patch.object(backends, "backend", lambda *_: triton_backend),
         ):
             for keep in (True, False):
                 inputs = block_inputs(shape)

@@ -11,7 +11,7 @@ from unittest import mock
 
 from torch import Tensor
 
-from trainer.kernels import ops, reference
+from trainer.kernels import backends, reference
 from trainer.kernels.shapes import ScanGrads, ScanInputs
 
 
@@ -21,7 +21,7 @@ def coarse(tensor: Tensor) -> Tensor:
 
 
 class Between:
-    """`trainer.kernels.reference` with bfloat16 between its parts; see `trainer.kernels.ops.Backend`."""
+    """`trainer.kernels.reference` with bfloat16 between its parts; see `trainer.kernels.backends.Backend`."""
 
     swiglu_backward = staticmethod(reference.swiglu_backward)
     norm_forward = staticmethod(reference.norm_forward)
@@ -58,5 +58,5 @@ class Between:
 @contextmanager
 def between() -> Iterator[None]:
     """Meanwhile the ops compute so, on tensors of float64."""
-    with mock.patch.object(ops, "backend", lambda *_: Between()):
+    with mock.patch.object(backends, "backend", lambda *_: Between()):
         yield

@@ -1,4 +1,4 @@
-"""The Triton kernels under the names of `reference`: one `ops.Backend`."""
+"""The Triton kernels under the names of `reference`: one `backends.Backend`."""
 
 from .conv import conv_backward as conv_backward
 from .conv import conv_forward as conv_forward
