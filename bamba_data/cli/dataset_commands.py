@@ -12,7 +12,7 @@ import typer
 from bamba_data.terminal import console, print_json, progress_bar
 
 from .entry import group
-from .options import AsJson, Place, Url, Version
+from .options import AsJson, Place, Url, Version, in_a_folder
 
 app = group()
 LOOK = "Look at a dataset"
@@ -46,7 +46,9 @@ def stats(
     url: Url,
     as_json: AsJson = False,
     version: Version = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the lengths to this PNG, PDF or SVG.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the lengths to this PNG, PDF or SVG.", callback=in_a_folder)
+    ] = None,
 ) -> None:
     """Token counts and length quantiles of every source."""
     from bamba_data.format.dataset import open_dataset

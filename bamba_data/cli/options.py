@@ -3,9 +3,20 @@
 A name that an option had before goes on working (`OldName`), but no page of help shows it.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from bamba_data.errors import UserError
+
+
+def in_a_folder(param: typer.CallbackParam, file: Path | None) -> Path | None:
+    """The callback of an option for a file that is written at the end: its folder is there, or nothing is begun."""
+    if file is not None and not file.absolute().parent.is_dir():
+        raise UserError(f"{param.opts[0]} {file}: its folder is not there; make it first")
+    return file
+
 
 Url = Annotated[
     str,

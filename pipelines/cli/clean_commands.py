@@ -9,14 +9,19 @@ import typer
 
 from bamba_data.cli.derive_commands import DERIVE
 from bamba_data.cli.entry import group
-from bamba_data.cli.options import Address, AsJson, FailFast, Interval, Url, Version
+from bamba_data.cli.options import Address, AsJson, FailFast, Interval, Url, Version, in_a_folder
 from bamba_data.terminal import console, print_json
 
 from .options import Workers
 
 app = group()
 HEADS = ("task", "documents", "texts", "texts hit", "passed over", "too short")
-Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="The list for `drop --list`, a new .parquet file.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", metavar="FILE", help="The list for `drop --list`, a new .parquet file.", callback=in_a_folder
+    ),
+]
 Work = Annotated[
     str | None,
     typer.Option(
@@ -35,8 +40,6 @@ def _work_of(out: Path, work: str | None, on_cluster: bool) -> str:
         raise UserError(f"--out {out}: the list is parquet, so name it .parquet")
     if out.exists():
         raise UserError(f"--out {out}: is there already; remove it, or name another")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: its folder is not there; make it first")
     if on_cluster and work is None:
         raise UserError("--work is missing: name a folder that all machines of the cluster reach")
     return work or f"{out.absolute()}.work"

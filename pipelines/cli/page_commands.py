@@ -8,7 +8,7 @@ import typer
 from bamba_data.cli.dataset_commands import LOOK
 from bamba_data.cli.entry import group
 from bamba_data.cli.old_names import Command, OldName
-from bamba_data.cli.options import Url, Version
+from bamba_data.cli.options import Url, Version, in_a_folder
 from bamba_data.terminal import console, say
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 app = group()
 
 Page = Annotated[
-    Path, typer.Option("--out", metavar="FILE", help="Where the page goes."), OldName("--to"), OldName("-o")
+    Path,
+    typer.Option("--out", metavar="FILE", help="Where the page goes.", callback=in_a_folder),
+    OldName("--to"),
+    OldName("-o"),
 ]
 Samples = Annotated[int, typer.Option("--samples", min=0, help="Documents shown of each source.")]
 Plan = Annotated[

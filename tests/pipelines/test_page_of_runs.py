@@ -149,3 +149,16 @@ def test_there_is_nothing_to_serve_where_only_runs_are_on_record(tmp_path: Path)
     record(tmp_path, CorruptInput("s3://b/x.gz", "bad crc", 7))
     done = bamba("serve", tmp_path)
     assert done.returncode == UserError.exit_code and "only runs are on record" in done.stderr
+
+
+def test_a_file_whose_folder_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    nowhere, data = tmp_path / "no" / "file.png", tmp_path / "no-data"
+    for command, option in (
+        (("page", data), "--out"),
+        (("stats", data), "--plot"),
+        (("duplicates", data), "--out"),
+        (("model", "phonebook", data), "--plot"),
+        (("model", "evaluate", data, "--by-position"), "--csv"),
+    ):
+        ended = bamba(*command, option, nowhere)
+        assert ended.returncode == 2 and f"{option} {nowhere}: its folder is not there" in ended.stderr

@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from bamba_data.cli.entry import group
-from bamba_data.cli.options import AsJson, Data
+from bamba_data.cli.options import AsJson, Data, in_a_folder
 from bamba_data.errors import UserError
 
 app = group()
@@ -33,10 +33,12 @@ def evaluate(
         bool, typer.Option("--by-position", help="By the tokens of context that a target has, not by source.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The curve of --by-position: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The curve of --by-position: .png, .svg or .pdf.", callback=in_a_folder),
     ] = None,
     table_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="The table of --by-position, a line each.")
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="The table of --by-position, a line each.", callback=in_a_folder),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
@@ -88,10 +90,12 @@ def benchmark(
     questions: Annotated[int | None, typer.Option(min=1, help="So many of each subtask, not all.")] = None,
     eos: Annotated[str | None, typer.Option(help="The token that ends a document; as in training without it.")] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The numbers over the steps: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The numbers over the steps: .png, .svg or .pdf.", callback=in_a_folder),
     ] = None,
     table_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="A line for each checkpoint and task.")
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="A line for each checkpoint and task.", callback=in_a_folder),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -146,8 +150,12 @@ def phonebook(
     trials: Annotated[int, typer.Option(min=1, help="Books of each length and depth.")] = 20,
     seed: Annotated[int, typer.Option(help="Another seed, other books.")] = 1,
     tokenizer: TokenizerFile = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="A heat map: .png, .svg or .pdf.")] = None,
-    table_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="The cells, a line each.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A heat map: .png, .svg or .pdf.", callback=in_a_folder)
+    ] = None,
+    table_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="The cells, a line each.", callback=in_a_folder)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """How often a model finds one line of a long phone book, by length and depth."""
@@ -298,7 +306,10 @@ def arithmetic(
     ] = None,
     in_tokens: Annotated[int, typer.Option(min=1, help="Of each prompt, in the table of throughput.")] = 1024,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also draw the ratio over the context: .png, .svg or .pdf.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also draw the ratio over the context: .png, .svg or .pdf.", callback=in_a_folder
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
