@@ -8,8 +8,6 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def refuse_picture(picture: Path) -> None:
-    """`UserError` for a name that says no format of ours, and for a folder that is not there."""
+    """`UserError` for a name that says no format of ours; of the folder `cli.options.in_a_folder` knows."""
     if picture.suffix not in FORMATS:
         raise UserError(f"--plot {picture}: the name must end in {', '.join(FORMATS)}")
-    if not picture.parent.is_dir():
-        raise UserError(f"--plot {picture}: the folder {picture.parent} is not there")

@@ -14,7 +14,7 @@ from bamba_data.errors import UserError
 def in_a_folder(param: typer.CallbackParam, file: Path | None) -> Path | None:
     """The callback of an option for a file that is written at the end: its folder is there, or nothing is begun."""
     if file is not None and not file.absolute().parent.is_dir():
-        raise UserError(f"{param.opts[0]} {file}: its folder is not there; make it first")
+        raise UserError(f"{param.opts[0]} {file}: the folder {file.parent} is not there; make it first")
     return file
 
 

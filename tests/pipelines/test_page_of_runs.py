@@ -161,4 +161,4 @@ def test_a_file_whose_folder_is_not_there_is_refused_before_anything_is_read(tmp
         (("model", "evaluate", data, "--by-position"), "--csv"),
     ):
         ended = bamba(*command, option, nowhere)
-        assert ended.returncode == 2 and f"{option} {nowhere}: its folder is not there" in ended.stderr
+        assert ended.returncode == 2 and f"{option} {nowhere}: the folder {nowhere.parent} is not there" in ended.stderr
