@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bamba_data.card.refresh import refresh_and_say
-from bamba_data.errors import BambaError, BudgetExceeded
+from bamba_data.errors import BambaError, BudgetExceeded, IntegrityError
 from bamba_data.format import plan_records
 from bamba_data.format.fence import Fence, shared
 from bamba_data.format.layout import tokenizer_path
@@ -128,7 +128,11 @@ def finish(prepared: Prepared, fence: Fence | None = None) -> tuple[Version, Man
         check_unpublished(prepared.plan, store, manifest, prepared.lock_digest)
         fence.check()  # a sweep that came between would have deposed us
 
-    version = publish(store, manifest, prepared.build, prepared.lock_digest, check)
+    try:
+        version = publish(store, manifest, prepared.build, prepared.lock_digest, check)
+    except IntegrityError:
+        fence.check()  # a sweep that came while we were suspended removed what is missed: then we were deposed
+        raise
     check_published(store, version, fence)
     refresh_and_say(store)
     return version, manifest

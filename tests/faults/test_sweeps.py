@@ -12,14 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bamba_data.format import fence
 from bamba_data.format import version_marks as marks
-from bamba_data.inspect.garbage import find
+from bamba_data.inspect.garbage import find, remove
 from bamba_data.inspect.verify import verify
+from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.store import open_store
 from bamba_data.tokenization.conformance import Certificate
+from pipelines.dataset_build import driver
+from pipelines.dataset_build.driver import run_here
+from tests.building import prepared
 
 ROOT = Path(__file__).parents[2]
 
@@ -147,3 +153,25 @@ def test_one_of_them_is_suspended_beyond_its_lease_and_wakes_up(
         said_late = asleep.answer()
         check_complete(url, said_late if sleeper == "build" else said, quiet)
     shutil.rmtree(base, ignore_errors=True)
+
+
+def test_what_was_swept_while_a_build_looked_is_no_damage_and_the_build_runs_again(
+    staged: Path, certificate: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep comes between the look at the fence and the look at what was assembled, to a build that is silent."""
+    monkeypatch.setattr(fence, "LIVES_SECONDS", 1.0)
+    abandoned(staged, url := str(tmp_path / "place"))
+    looked = driver.check_unpublished
+    with pytest.raises(fence.FenceLost, match="run the same command again"), fence.shared(open_store(url)) as held:
+        ready = prepared(url, certificate, str(staged / "tiny.yaml"))
+        assert run_here(ready, Fetcher()) == []
+
+        def swept_first(*given: Any) -> None:
+            held._ended.set()  # suspended
+            time.sleep(1.5)
+            assert remove(url, find(url, grace_seconds=0)) > 0
+            looked(*given)
+
+        monkeypatch.setattr(driver, "check_unpublished", swept_first)
+        driver.finish(ready, held)
+    assert marks.known(open_store(url)).offered == []

@@ -103,6 +103,7 @@ def accelerate_skips(dataset: str, folder: Path, steps: int, resume: bool) -> No
             done += 1
             if done == steps:
                 break
+    accelerator.wait_for_everyone()  # else a rank that starts late reads where this run ends, not where it begins
     if accelerator.is_main_process:
         progress.write_text(json.dumps(done))
     accelerator.wait_for_everyone()
