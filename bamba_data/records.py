@@ -15,8 +15,9 @@ wherever it is, is a CorruptManifest and never another value. A kind of record i
 `seal` and `unseal` are the same for fields that have no class.
 """
 
+import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import msgspec
 
@@ -27,6 +28,25 @@ if TYPE_CHECKING:
     from bamba_data.storage.store import Store
 
 SEAL = "sha256"
+
+T = TypeVar("T")
+_known: set[type] = set()
+_first = threading.Lock()
+
+
+def converted(raw: Any, kind: type[T]) -> T:
+    """`msgspec.convert` for threads. Raises `msgspec.ValidationError`.
+
+    msgspec 0.22 hangs what it learns of a class to the class before it has learned it all: a second thread that meets
+    the class in that moment ends the process by a segmentation fault. So a class is met alone the first time.
+    """
+    if kind in _known:
+        return msgspec.convert(raw, kind, str_keys=True)
+    with _first:
+        try:
+            return msgspec.convert(raw, kind, str_keys=True)
+        finally:
+            _known.add(kind)
 
 
 def seal(fields: Mapping[str, Any]) -> bytes:
@@ -81,7 +101,7 @@ class Record:
         attributes = {name: attribute for attribute, name in cls.RENAMED.items()}
         named = {attributes.get(name, name): value for name, value in fields.items()}
         try:
-            record = msgspec.convert(named, cls, str_keys=True)
+            record = converted(named, cls)
         except msgspec.ValidationError as error:
             raise UnknownRecord(where, f"is not of format {cls.FORMAT}: {error}") from None
         # msgspec passes over fields that a dataclass does not have: a later version may mean something by them.

@@ -31,7 +31,7 @@ from bamba_data.errors import (
 from bamba_data.format import version_marks
 from bamba_data.format.layout import RUNS, run_folder
 from bamba_data.recipe import Recipe
-from bamba_data.records import SEAL, seal, unseal
+from bamba_data.records import SEAL, converted, seal, unseal
 from bamba_data.storage.store import Entry, Store
 
 FORMAT = "bamba-run/2"
@@ -202,7 +202,7 @@ def read(store: Store, path: str) -> Status:
     if not isinstance(raw, dict) or raw.get("format") != UNSEALED_FORMAT:
         raw = unseal(data, path, MAX_BYTES)
     try:
-        status = msgspec.convert(raw, Status)
+        status = converted(raw, Status)
     except msgspec.ValidationError as error:
         raise CorruptManifest(path, f"is not the status of an attempt: {error}") from None
     if status.format not in (FORMAT, UNSEALED_FORMAT):

@@ -1,5 +1,7 @@
 """A sealed record is read back as it was written, or refused."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -104,3 +106,32 @@ def test_a_record_of_another_form_is_refused(change: dict[str, Any], detail: str
     assert Version.parse(seal(fields), "here") == VERSION
     with pytest.raises(CorruptManifest, match=f"here: .*{detail}"):
         Version.parse(seal({**fields, **change}), "here")
+
+
+#: Eight threads at a class that nobody has met, again and again; a switch between threads after every step.
+MET_AT_ONCE = """
+import dataclasses, sys, threading
+from bamba_data.records import converted
+sys.setswitchinterval(1e-7)
+for _ in range(60):
+    names = [f"f{number}" for number in range(12)]
+    inner = dataclasses.make_dataclass("Inner", [(name, int) for name in names])
+    outer = dataclasses.make_dataclass("Outer", [("one", inner), ("many", list[inner])])
+    fields = dict.fromkeys(names, 1)
+    together, found = threading.Barrier(8), []
+
+    def meet():
+        together.wait()
+        found.append(converted({"one": fields, "many": [fields]}, outer))
+
+    threads = [threading.Thread(target=meet) for _ in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(found) == 8 and all(one == found[0] for one in found)
+"""
+
+
+def test_threads_that_meet_a_kind_of_record_at_once_all_read_it() -> None:
+    """By msgspec 0.22 alone the process ends by a segmentation fault."""
+    done = subprocess.run([sys.executable, "-c", MET_AT_ONCE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
