@@ -36,7 +36,8 @@ mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -o remount,bind,ro /
 cd /mnt/out
 exec setpriv --reuid "$UID_" --regid 0 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all \\
-  env -i PATH=/usr/bin:/bin HOME=/tmp/home USER=ray RAY_USAGE_STATS_ENABLED=0 PYTHONDONTWRITEBYTECODE=1 PYTHONFAULTHANDLER=1 \\
+  env -i PATH=/usr/bin:/bin HOME=/tmp/home USER=ray RAY_USAGE_STATS_ENABLED=0 \\
+  PYTHONDONTWRITEBYTECODE=1 PYTHONFAULTHANDLER=1 \\
   PYTHONHOME=/mnt/python PYTHONPATH=/mnt/code:/mnt/packages LD_LIBRARY_PATH=/mnt/python/lib "$@"
 """
 
