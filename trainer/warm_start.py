@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bamba_data.errors import UserError
 
-from .checkpoint.commits import read_commit
+from .checkpoint.commits import model_alone, read_commit
 from .checkpoint.locate import locate_checkpoint
 from .checkpoint.restore import load
 from .config import StartFrom
@@ -31,7 +31,7 @@ def overrides_of_start(run: str, overrides: Sequence[str]) -> list[str]:
 def load_start(start: StartFrom | str, state: Mapping[str, Tensor]) -> str:
     """Load what `start` names into `state`, the tensors of a run; a collective call. Returns what was done, in words.
 
-    `UserError` where moments are to be kept and the checkpoint is an imported model, which has none.
+    `UserError` where moments are to be kept and the checkpoint is an imported model or an average, which have none.
     """
     asked = StartFrom(run=start) if isinstance(start, str) else start
     keep = asked.optimizer == "keep"
@@ -39,10 +39,8 @@ def load_start(start: StartFrom | str, state: Mapping[str, Tensor]) -> str:
     wanted = {key: value for key, value in state.items() if key.startswith("model.") or keep}
 
     def accept(commit: dict[str, Any]) -> None:
-        if keep and commit.get("imported"):
-            raise UserError(
-                f"start_from: {store.url}/{name} is an imported model, it has no moments to keep: optimizer: fresh"
-            )
+        if keep and (kind := model_alone(commit)):
+            raise UserError(f"start_from: {store.url}/{name} is {kind}, it has no moments to keep: optimizer: fresh")
 
     begun = load(store, name, wanted, accept)
     what = "the model and the moments" if keep else "the model"

@@ -8,4 +8,5 @@ dcp_storage, commits    how one is laid out and read; which ones a run's folder 
 manager, restore        saving beside the training; finding the one to go on from, on any number of ranks
 lease, marks, verify    one run at a time in a folder; what is known to be damaged; reading all of it
 reader, locate          one tensor at a time in one process, for export and evaluation
+average                 the weighted mean of several, as one more
 """

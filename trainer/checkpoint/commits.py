@@ -8,6 +8,7 @@ when a run went back, is marked (trainer/checkpoint/marks.py) and left in place 
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +101,23 @@ def read_checkpoint(store: Store, name: str) -> tuple[dict[str, Any], dict[str, 
     """(what was committed, the index of its tensors); raises as `read_commit` and `read_index` do."""
     commit = read_commit(store, name)
     return commit, read_index(store, name, commit["index"])
+
+
+def model_alone(commit: dict[str, Any]) -> str | None:
+    """What kind of checkpoint holds a model and no state of a run, in words; None for one that a run saved."""
+    if commit.get("imported"):
+        return "an imported model"
+    return "an average of models" if commit.get("averaged") else None
+
+
+def require_unused(store: Store, run: str, is_ours: Callable[[CheckpointFolder], bool], way_out: str) -> None:
+    """`UserError` where a run's folder holds a checkpoint, or half of one that is not ours. Our own half, which a
+    killed command left, is removed: only for who holds the run's lease."""
+    present = folders(store)
+    if used := [folder for folder in present if not (folder.unfinished and is_ours(folder))]:
+        raise UserError(f"{run} is in use: it holds {used[0].name}. {way_out}, or remove this one yourself")
+    for folder in present:
+        remove(store, folder)
 
 
 def _read_first_format(commit: dict[str, Any], where: str) -> dict[str, Any]:

@@ -126,6 +126,7 @@ def _of_datasets(saved: SavedCheckpoint) -> RunTokenizer:
 
 def _delimiters(commit: dict[str, Any]) -> tuple[int | None, int | None]:
     """The ids that the loader put before and after each document, where it is a single one."""
-    header = ((commit.get("feed") or {}).get("plan") or {}).get("header") or {}
+    feed = commit.get("feed") or {}
+    header = (feed.get("plan") or {}).get("header") or feed.get("delimiters") or {}  # an average may have no plan
     before, after = header.get("before") or [], header.get("after") or []
     return (before[0] if len(before) == 1 else None), (after[0] if len(after) == 1 else None)

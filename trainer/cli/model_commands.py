@@ -1,4 +1,4 @@
-"""The commands on a model: evaluate, benchmark, phonebook, generate, export, push, import, arithmetic."""
+"""The commands on a model: evaluate, benchmark, phonebook, generate, export, push, import, average, arithmetic."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -13,7 +13,9 @@ app = group()
 MODELS = "Models"
 Place = TypeVar("Place", Path, str)
 
-Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run, or one of its checkpoints.")]
+Checkpoint = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="A run (its newest), RUN@STEP, or a checkpoint's own folder.")
+]
 TokenizerFile = Annotated[
     Path | None, typer.Option("--tokenizer", metavar="FILE", help="Another tokenizer.json than the dataset's.")
 ]
@@ -285,6 +287,43 @@ def import_(
     from ..hf.importing import imported
 
     imported(folder, _one_place(out, run, "URL"))
+
+
+@app.command(rich_help_panel=MODELS)
+def average(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(metavar="CHECKPOINT", help="Two or more: a run (its newest), RUN@STEP, or a checkpoint's own."),
+    ],
+    out: Annotated[str, typer.Option("--out", metavar="URL", help="The new run: a local path or s3://bucket/prefix.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="W,W,…", help="One for each checkpoint, above 0; divided by their sum. All the same."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The weighted mean of checkpoints of one shape, computed in float64, as the checkpoint of a new run.
+
+    It is exported, evaluated and begun from (`start_from`) like any other. It holds the model, no moments.
+    """
+    from bamba_data.terminal import emit, print_json, say
+
+    from ..checkpoint.average import average as averaged
+
+    try:
+        numbers = None if weights is None else [float(weight) for weight in weights.split(",")]
+    except ValueError:
+        raise UserError(f"--weights {weights}: give numbers with commas between, as 0.5,0.3,0.2") from None
+    made = averaged(checkpoints, numbers, out)
+    for note in made.notes:
+        say(note)
+    if as_json:
+        print_json(made)
+        return
+    for share, parent in zip(made.shares, made.parents, strict=True):
+        emit(f"{share:.6f} of {parent}")
+    done = f"{made.tensors} tensors, {made.size_bytes / 1e9:.2f} GB" if made.is_new else "was there already"
+    emit(f"{made.url}: {done}")
 
 
 @app.command(rich_help_panel=MODELS)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from bamba_data.canonical_json import digest
 from bamba_data.errors import OtherModel, UserError
 
+from ..checkpoint.commits import model_alone
 from ..config import Recipe
 
 SHOWN = 4  # differences, at most
@@ -79,8 +80,8 @@ def describe_shape_changes(then: Recipe, now: Recipe) -> list[str]:
 
 def saved_recipe(commit: dict[str, Any]) -> Recipe:
     """The recipe in a checkpoint. A field that is new since then has its default, which is what it did before."""
-    if commit.get("imported"):
-        raise UserError("the checkpoint here is an imported model, no run: begin one in another folder by start_from")
+    if kind := model_alone(commit):
+        raise UserError(f"the checkpoint here is {kind}, no run: begin one in another folder by start_from")
     try:
         return Recipe.model_validate(commit["recipe"])
     except ValidationError as error:

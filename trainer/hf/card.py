@@ -41,7 +41,7 @@ def model_card(saved: SavedCheckpoint, form: FolderForm, storage: Storage) -> st
     recipe = commit["recipe"]
     indices = config.attention_indices
     card = HEAD.format(
-        title=recipe.get("name") or "An imported Bamba",
+        title=("An average of " if commit.get("averaged") else "") + (recipe.get("name") or "An imported Bamba"),
         parameters=config.parameters / 1e9,
         numbers="FP8 (e4m3, one scale a row; the rest bfloat16)" if storage.fp8 else storage.dtype_name,
         class_name=form.class_name,
@@ -60,9 +60,16 @@ def model_card(saved: SavedCheckpoint, form: FolderForm, storage: Storage) -> st
 
 
 def _trained(commit: dict[str, Any]) -> str:
-    """Steps and tokens by source."""
+    """Steps and tokens by source, or of what the weights were made."""
     if commit.get("imported"):
         return "\nThe weights were imported, not trained here.\n"
+    if parents := commit.get("averaged"):
+        lines = ["\nThe weighted mean of checkpoints:\n\n| share | step | tokens | checkpoint (sha256) |\n"]
+        lines.append("| ---: | ---: | ---: | --- |\n")
+        for parent in parents:
+            count = sum(parent["tokens"].values())
+            lines.append(f"| {parent['share']:.6g} | {parent['step']:,} | {count:,} | `{parent['checkpoint']}` |\n")
+        return "".join(lines)
     tokens: dict[str, int] = commit.get("tokens") or {}
     lines = [f"\n{commit['step']:,} steps, {sum(tokens.values()):,} tokens.\n"]
     if tokens:

@@ -42,7 +42,7 @@ def imported(folder: Path, out: str) -> None:
     lease = Lease(store, rank_zero_logger())
     lease.take()
     try:
-        _check_unused(store, out)
+        commits.require_unused(store, out, lambda folder: folder.step == 0, "Import into another folder")
         about = {
             "step": 0,
             "world_size": 1,
@@ -54,17 +54,6 @@ def imported(folder: Path, out: str) -> None:
     finally:
         lease.release()
     say(f"{out}: the model of {folder}")
-
-
-def _check_unused(store: Store, out: str) -> None:
-    """`UserError` where a run, or another import, has been; what is left of a killed import is removed."""
-    present = commits.folders(store)
-    if used := [folder for folder in present if not folder.unfinished or folder.step > 0]:
-        raise UserError(
-            f"{out} is in use: it holds {used[0].name}. Import into another folder, or remove this one yourself"
-        )
-    for folder in present:
-        commits.remove(store, folder)
 
 
 def _config(file: Path) -> Any:

@@ -94,7 +94,10 @@ def push_checkpoint(
 
 
 def revision_of(saved: SavedCheckpoint) -> str:
-    """The name of a checkpoint among the revisions of its run: `step1200-tokens4915200`."""
+    """The name of a checkpoint among the revisions of its run: `step1200-tokens4915200`; of an average, which has no
+    tokens of its own, `average-` and how the digest of its parents begins."""
+    if parents := saved.commit.get("averaged"):
+        return f"average-{digest(parents)[:12]}"
     tokens: dict[str, int] = saved.commit.get("tokens") or {}
     return f"step{saved.commit['step']}-tokens{sum(tokens.values())}"
 
