@@ -9,36 +9,28 @@ versions need them, or `sweep` finds them.
 """
 
 import contextlib
-import io
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bamba_data.canonical_json import sha256
-from bamba_data.errors import CorruptManifest, CorruptShard, TokenizerError, UnsafePath, one_line
+from bamba_data.errors import CorruptManifest, TokenizerError, UnsafePath
 from bamba_data.format.dataset import Dataset, open_dataset
-from bamba_data.format.holdout_candidates import LIMIT, Candidate, id_hash
-from bamba_data.format.identity import IdsDigest
 from bamba_data.format.layout import DEAD_LETTERS, shard_folder
-from bamba_data.format.shard import Footer, ShardReader, row_group_range
 from bamba_data.format.tables import SCHEMAS
 from bamba_data.inspect.ids_proof import prove
-from bamba_data.inspect.verify_masks import what_is_left
-from bamba_data.inspect.verify_report import Fault
+from bamba_data.inspect.shard_rows import ShardRows, slices
 from bamba_data.inspect.verify_report import Report as Report
+from bamba_data.inspect.verify_shards import ShardResult, check_body, check_footer
 from bamba_data.inspect.verify_tables import check_tables
-from bamba_data.storage.store import Entry, Store
-from bamba_data.tokenization.round_trip import same_again
+from bamba_data.storage.store import Store
 from bamba_data.tokenization.tokenizer import Tokenizer
 
 THREADS = 16
-SAMPLE_TOKENS = 10_000  # a longer document is not encoded again: the reference is slow
+LISTED_AT_ONCE = 1 << 16
 
 
 def verify(
@@ -89,19 +81,29 @@ def _check_tables_readable(dataset: Dataset, report: Report) -> bool:
 
 def _check_objects(dataset: Dataset, report: Report) -> None:
     """Everything is there, with its size: by listing, a thousand objects a request."""
-    there: dict[str, Entry] = {}
-    for source in dataset.manifest.sources:
-        there |= {entry.path: entry for entry in dataset.store.list(shard_folder(source.name))}
-    if len(dataset.dead_letters):
-        there |= {entry.path: entry for entry in dataset.store.list(DEAD_LETTERS)}
-    for frame in (dataset.shards, dataset.dead_letters):
-        for path, size in zip(frame["path"], frame["size_bytes"], strict=True):
-            if path not in there:
-                report.fault(path, "is missing")
-            elif there[path].size_bytes != size:
-                report.fault(path, f"has {there[path].size_bytes:,} bytes, the manifest says {size:,}")
-    listed = {*dataset.shards["path"], *dataset.dead_letters["path"]}
-    report.unlisted = sum(path not in listed for path in there)
+    folders = [shard_folder(source.name) for source in dataset.manifest.sources]
+    folders += [DEAD_LETTERS] if len(dataset.dead_letters) else []
+    there = _listed(dataset.store, folders)
+    named = pl.concat(
+        frame.select("path", pl.col("size_bytes").cast(pl.UInt64)) for frame in (dataset.shards, dataset.dead_letters)
+    )
+    found = named.join(there, on="path", how="left", maintain_order="left")
+    for path, size, size_there in found.filter(pl.col("size_bytes").ne_missing(pl.col("size_there"))).iter_rows():
+        if size_there is None:
+            report.fault(path, "is missing")
+        else:
+            report.fault(path, f"has {size_there:,} bytes, the manifest says {size:,}")
+    report.unlisted = there.join(named, on="path", how="anti").height
+
+
+def _listed(store: Store, folders: Iterable[str]) -> pl.DataFrame:
+    """path, size_there: of the objects below some folders; as a table, since there may be millions."""
+    schema = {"path": pl.String, "size_there": pl.UInt64}
+    entries = (entry for folder in folders for entry in store.list(folder))
+    parts = [pl.DataFrame(schema=schema)]
+    while chunk := [(entry.path, entry.size_bytes) for entry in islice(entries, LISTED_AT_ONCE)]:
+        parts.append(pl.DataFrame(chunk, schema, orient="row"))
+    return pl.concat(parts).unique("path", keep="last")
 
 
 def _check_lock(dataset: Dataset, report: Report) -> None:
@@ -144,44 +146,35 @@ def _check_shards(
     tick: Callable[[int, int], None],
     only: Collection[str] | None,
 ) -> None:
-    looked_at = dataset.shards.with_row_index("number")
-    if only is not None:
-        looked_at = looked_at.filter(pl.col("path").is_in(list(only)))
-    mine = dataset.blocks.filter(pl.col("shard").is_in(looked_at["number"].to_list()))
-    blocks = mine.partition_by("shard", as_dict=True) if len(mine) else {}
-    candidates = dataset.candidates.partition_by("shard", as_dict=True) if len(dataset.candidates) else {}
-    masks = dataset.masks.partition_by("shard", as_dict=True) if len(dataset.masks) else {}
     missing = {fault.where for fault in report.faults}
+    paths = (
+        dataset.shards["path"] if only is None else dataset.shards["path"].filter(dataset.shards["path"].is_in(only))
+    )
+    total = len(paths) - int(paths.is_in(list(missing)).sum())
     kept: Counter[tuple[str, int]] = Counter()
     if not dataset.manifest.backend.certificates:
         tokenizer = None  # ids that were imported: nobody said that the reference gives them
+    vocab_size = dataset.manifest.tokenizer.vocab_size
     undecided: list[str] = []
-    numbered = [(row.pop("number"), row) for row in looked_at.iter_rows(named=True) if row["path"] not in missing]
 
-    def check(job: tuple[int, dict[str, Any]]) -> "_ShardResult":
-        number, row = job
-        expected = list(blocks[(number,)].sort("block").iter_rows(named=True)) if (number,) in blocks else []
+    def check(shard: ShardRows) -> ShardResult:
         if report.full:
-            mine = candidates[(number,)].select(Candidate._fields).rows() if (number,) in candidates else []
-            result = _check_body(dataset.store, row, expected, mine, dataset.manifest.tokenizer.vocab_size, tokenizer)
-            if (number,) in masks and not result.faults:
-                left = what_is_left(dataset.store, row["path"], masks[(number,)])
-                result.faults += [Fault(row["path"], fault) for fault in left]
-            return result
-        return _check_footer(dataset.store, row, expected)
+            return check_body(dataset.store, shard, vocab_size, tokenizer)
+        return check_footer(dataset.store, shard)
 
     with ThreadPoolExecutor(THREADS if not report.full else 4) as pool:
-        for done, result in enumerate(pool.map(check, numbered), 1):
-            report.faults.extend(result.faults)
-            report.shards += 1
-            report.blocks += result.blocks
-            report.documents += result.documents
-            report.tokens += result.tokens
-            report.bytes_read += result.bytes_read
-            report.reencoded += result.reencoded
-            undecided += result.undecided
-            kept.update(result.kept)
-            tick(done, len(numbered))
+        for part in slices(dataset, only):
+            for result in pool.map(check, (shard for shard in part if shard.row["path"] not in missing)):
+                report.faults.extend(result.faults)
+                report.shards += 1
+                report.blocks += result.blocks
+                report.documents += result.documents
+                report.tokens += result.tokens
+                report.bytes_read += result.bytes_read
+                report.reencoded += result.reencoded
+                undecided += result.undecided
+                kept.update(result.kept)
+                tick(report.shards, total)
     if undecided and tokenizer is not None:
         proof = prove(dataset, tokenizer, undecided)
         for path, detail in proof.faults.items():
@@ -197,130 +190,3 @@ def _check_shards(
                     f"input {row['source']}/{row['path']}",
                     f"{found_rows:,} documents in shards, kept {row['kept']:,}",
                 )
-
-
-@dataclass
-class _ShardResult:
-    faults: list[Fault] = field(default_factory=list)
-    blocks: int = 0
-    documents: int = 0
-    tokens: int = 0
-    bytes_read: int = 0
-    reencoded: int = 0
-    undecided: list[str] = field(default_factory=list)
-    kept: Counter[tuple[str, int]] = field(default_factory=Counter)
-    candidates: list[Candidate] = field(default_factory=list)
-
-
-def _check_footer(store: Store, row: dict[str, Any], expected: list[dict[str, Any]]) -> _ShardResult:
-    result = _ShardResult()
-    try:
-        size = row["size_bytes"]
-        tail = store.read_range(row["path"], max(0, size - row["footer_bytes"]), size)
-        result.bytes_read = len(tail)
-        if not _is_footer(tail, row):
-            result.faults.append(Fault(row["path"], "its footer does not have the manifest's digest"))
-            return result
-        meta = pq.read_metadata(pa.BufferReader(tail))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        result.faults.append(Fault(row["path"], f"its footer cannot be read ({one_line(error)})"))
-        return result
-    _compare(
-        result,
-        row,
-        expected,
-        [(meta.row_group(i).num_rows, *row_group_range(meta.row_group(i))) for i in range(meta.num_row_groups)],
-    )
-    result.documents, result.tokens = row["documents"], row["tokens"]
-    return result
-
-
-def _is_footer(data: bytes, row: dict[str, Any]) -> bool:
-    return Footer.of(data) == Footer(row["footer_bytes"], row["footer_digest"].hex())
-
-
-def _compare(
-    result: _ShardResult, row: dict[str, Any], expected: list[dict[str, Any]], groups: list[tuple[int, int, int]]
-) -> None:
-    wanted = [(block["documents"], block["offset"], block["size_bytes"]) for block in expected]
-    result.blocks = len(groups)
-    if groups != wanted:
-        result.faults.append(Fault(row["path"], "its row groups are not the blocks that the manifest lists"))
-
-
-def _check_body(
-    store: Store,
-    row: dict[str, Any],
-    expected: list[dict[str, Any]],
-    candidates: list[tuple[int, ...]],
-    vocab_size: int,
-    tokenizer: Tokenizer | None,
-) -> _ShardResult:
-    result = _ShardResult()
-    path = row["path"]
-    try:
-        data = store.read(path)
-    except OSError as error:
-        result.faults.append(Fault(path, f"cannot be read ({one_line(error)})"))
-        return result
-    result.bytes_read = len(data)
-    if sha256(data) != row["sha256"]:
-        result.faults.append(Fault(path, "its sha256 is not the manifest's"))
-    if not _is_footer(data, row):
-        if not result.faults:
-            result.faults.append(Fault(path, "its footer does not have the manifest's digest"))
-        return result
-    try:
-        reader = ShardReader(io.BytesIO(data), path)
-        meta = reader.parquet.metadata
-        groups = [(meta.row_group(i).num_rows, *row_group_range(meta.row_group(i))) for i in range(reader.blocks)]
-        _compare(result, row, expected, groups)
-        for number, block in enumerate(expected[: reader.blocks]):
-            if block["documents"] != groups[number][0]:  # told above; what it would decode to, nobody knows
-                continue
-            _check_block(result, reader, row, number, block, vocab_size, tokenizer)
-        if result.candidates != candidates:
-            result.faults.append(Fault(path, "the table of candidates does not list its documents with such ids"))
-    except CorruptShard as error:
-        result.faults.append(Fault(path, error.detail))
-    return result
-
-
-def _check_block(
-    result: _ShardResult,
-    reader: ShardReader,
-    row: dict[str, Any],
-    number: int,
-    block: dict[str, Any],
-    vocab_size: int,
-    tokenizer: Tokenizer | None,
-) -> None:
-    tokens = reader.tokens(number, block["digest"].hex())
-    if len(tokens.ids) != block["tokens"] or len(tokens.counts) != block["documents"]:
-        raise CorruptShard(row["path"], f"block {number}: documents or tokens are not the manifest's")
-    if len(tokens.ids) and int(tokens.ids.max()) >= vocab_size:
-        raise CorruptShard(
-            row["path"], f"block {number}: id {tokens.ids.max()} is beyond the vocabulary of {vocab_size}"
-        )
-    result.documents += len(tokens.counts)
-    result.tokens += len(tokens.ids)
-    first, named = 0, IdsDigest()
-    for batch in reader.batches(number, ["file", "document_id"]):
-        lineage = batch.to_pydict()
-        result.kept.update((row["source"], row["first_file"] + file) for file in lineage["file"])
-        result.candidates += [
-            Candidate(number, document, int(tokens.counts[document]), hashed)
-            for document, name in enumerate(lineage["document_id"], first)
-            if (hashed := id_hash(name)) < LIMIT
-        ]
-        named.update(lineage["document_id"])
-        first += batch.num_rows
-    if "ids_digest" in block and named.digest() != block["ids_digest"]:
-        raise CorruptShard(row["path"], f"block {number}: its document ids do not have the manifest's digest")
-    if tokenizer is not None and number == 0:
-        ids = tokens.documents()[0]
-        if len(ids) <= SAMPLE_TOKENS:
-            if same_again(tokenizer, ids.tolist()):
-                result.reencoded += 1
-            else:
-                result.undecided.append(row["path"])

@@ -12,6 +12,7 @@ import pytest
 
 from bamba_data.errors import CorruptManifest
 from bamba_data.format.dataset import open_dataset
+from bamba_data.inspect import shard_rows
 from bamba_data.inspect.verify import verify
 from bamba_data.storage.store import open_store
 from bamba_data.tokenization.conformance import Certificate
@@ -366,3 +367,12 @@ def test_many_shards_are_all_checked_without_bodies(tiny_copy: Path) -> None:
     report = verify(str(tiny_copy))
     assert report.faults == []
     assert (report.shards, report.blocks) == (500, 1000)
+
+
+def test_however_shards_are_sliced_all_are_looked_at_with_what_is_theirs(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = verify(str(tiny), full=True)
+    for size in (1, 2, 5):
+        monkeypatch.setattr(shard_rows, "SLICE_SHARDS", size)
+        assert verify(str(tiny), full=True) == whole
