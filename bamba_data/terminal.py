@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
 #: Into a pipe or a file nothing is folded to the width of a terminal that is not there.
@@ -45,9 +47,25 @@ def console(pipe_columns: int = PIPE_COLUMNS, *, stderr: bool = False) -> "Conso
 def print_json(value: Any) -> None:
     """One JSON document on stdout. Dataclasses become objects; what JSON has no word for becomes text."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
-    # json escapes what lies below 0x20; the other controls mean the same as \u escapes.
-    text = _CONTROLS.sub(lambda control: f"\\u{ord(control[0]):04x}", text)
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{_escaped(text)}\n")
+
+
+@contextlib.contextmanager
+def opened_output(file: "Path | None") -> Iterator[Callable[[str], None]]:
+    """`write(line)` puts a line of JSON into `file`, or on stdout, where it can be read at once."""
+    with contextlib.ExitStack() as stack:
+        out = sys.stdout if file is None else stack.enter_context(file.open("w", encoding="utf-8"))
+
+        def write(line: str) -> None:
+            out.write(f"{_escaped(line)}\n")
+            out.flush()
+
+        yield write
+
+
+def _escaped(text: str) -> str:
+    """Of JSON: json escapes what lies below 0x20; the other controls mean the same as \\u escapes."""
+    return _CONTROLS.sub(lambda control: f"\\u{ord(control[0]):04x}", text)
 
 
 def _plain(value: Any) -> Any:
@@ -59,6 +77,12 @@ def _plain(value: Any) -> Any:
 def emit(text: str) -> None:
     """A result as plain text, with a newline at its end, on stdout."""
     sys.stdout.write(f"{printable(text)}\n")
+
+
+def show(piece: str) -> None:
+    """A piece of a result, at once and without a newline, on stdout: a text that is still being made."""
+    sys.stdout.write(printable(piece))
+    sys.stdout.flush()
 
 
 def say(line: str) -> None:

@@ -1,25 +1,28 @@
 """What is written token by token is what the whole model gives for the whole text, whatever stands beside it."""
 
+import random
+
 import pytest
 import torch
 
 from bamba_data.errors import UserError
 from tests.trainer.small import CONFIG, model
 from trainer.decode import memory, writing
+from trainer.decode.sampling import Sampling, choosing, likeliest
 from trainer.decode.writing import written
 from trainer.model.bamba import Bamba
 
+SHAPES: list[dict[str, object]] = [
+    {},
+    {"attention_layers": "all"},
+    {"attention_layers": [], "mamba_groups": 2, "mamba_norm_groups": 2},
+]
 LENGTHS = [1, 2, 3, 5, 63, 64, 65, 130]
 
 
 def prompts(lengths: list[int]) -> list[list[int]]:
     make = torch.Generator().manual_seed(3)
     return [torch.randint(0, CONFIG.vocab_size, (length,), generator=make).tolist() for length in lengths]
-
-
-def likeliest(logits: torch.Tensor) -> list[int]:
-    found: list[int] = logits.argmax(-1).tolist()
-    return found
 
 
 def texts(ours: Bamba, given: list[list[int]], new_tokens: int) -> list[list[int]]:
@@ -37,10 +40,7 @@ def recomputed(ours: Bamba, prompt: list[int], new_tokens: int) -> list[int]:
     return ids[len(prompt) :]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{}, {"attention_layers": "all"}, {"attention_layers": [], "mamba_groups": 2, "mamba_norm_groups": 2}],
-)
+@pytest.mark.parametrize("change", SHAPES)
 def test_tokens_are_those_of_the_whole_text_alone_and_in_a_batch_of_any_order(change: dict[str, object]) -> None:
     config = CONFIG.model_copy(update=change)
     ours, given = model(config=config), prompts(LENGTHS)
@@ -48,6 +48,45 @@ def test_tokens_are_those_of_the_whole_text_alone_and_in_a_batch_of_any_order(ch
     assert [texts(ours, [prompt], 6)[0] for prompt in given] == wanted
     assert texts(ours, given, 6) == wanted
     assert texts(ours, given[::-1], 6) == wanted[::-1]
+
+
+@torch.no_grad()
+def is_of_the_whole(ours: Bamba, prompt: list[int], new: list[int]) -> bool:
+    """Whether each new token is the likeliest one behind all before it, by one pass over the whole text: no position
+    sees what comes after it."""
+    row = torch.tensor(prompt + new[:-1])[None]
+    logits = ours.logits(row, torch.zeros_like(row, dtype=torch.int32), torch.arange(row.shape[1])[None])
+    return logits[0, len(prompt) - 1 :].argmax(-1).tolist() == new
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", SHAPES)
+def test_200_prompts_of_odd_lengths_are_written_on_as_recomputed_alone_by_eight_and_in_any_order(
+    change: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "PIECE_TOKENS", 57)  # most prompts are read in several pieces
+    draw = random.Random(5)
+    given = prompts([draw.randrange(1, 160, 2) for _ in range(200)])
+    ours = model(config=CONFIG.model_copy(update={"layers": 2, **change}))
+    alone = [texts(ours, [prompt], 4)[0] for prompt in given]
+    assert all(is_of_the_whole(ours, prompt, new) for prompt, new in zip(given, alone, strict=True))
+    for order in (list(range(200)), draw.sample(range(200), 200)):
+        for start in range(0, 200, 8):
+            batch = order[start : start + 8]
+            assert texts(ours, [given[row] for row in batch], 4) == [alone[row] for row in batch]
+
+
+def test_a_seed_is_a_text_alone_and_in_a_batch_of_any_order() -> None:
+    ours, given = model(), prompts([9, 31, 64])
+
+    def drawn(rows: list[int]) -> list[list[int]]:
+        choose = choosing(Sampling(1.0, top_tokens=20, top_p=0.9), rows)
+        steps = written(ours, [given[row] for row in rows], 8, choose)
+        return [list(row) for row in zip(*steps, strict=True)]
+
+    together = drawn([0, 1, 2])
+    assert [drawn([row])[0] for row in range(3)] == together == drawn([2, 0, 1])[1:] + drawn([2, 0, 1])[:1]
+    assert len({tuple(row) for row in together}) == 3
 
 
 def test_a_prompt_read_in_pieces_is_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,6 @@ from trainer.observe.health import DeviceReport, find_faults
 from trainer.observe.stragglers import StragglerDetector
 from trainer.optim.adamw import AdamW
 from trainer.optim.lr_schedule import learning_rate
-from trainer.sampling import continued
 from trainer.step import StepMetrics
 
 CPU = World(0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
@@ -265,14 +264,3 @@ def test_the_loss_of_a_text_is_of_every_token_but_the_first(ranks: int) -> None:
     assert count == 99
     assert loss == pytest.approx(math.log(331), rel=0.1)
     assert sorted(row["row"].item() for row in every if row["row"] >= 0) == [0, 1, 2]
-
-
-def test_the_same_seed_writes_the_same_text_and_no_temperature_takes_the_likeliest() -> None:
-    ours = model()
-
-    def text(seed: int, temperature: float) -> list[int]:
-        return continued(ours, [1, 2, 3], 6, temperature, 20, torch.Generator().manual_seed(seed))
-
-    assert text(1, 1.0) == text(1, 1.0) != text(2, 1.0)
-    assert text(1, 0.0) == text(2, 0.0)
-    assert text(1, 0.0)[:3] == [1, 2, 3] and len(text(1, 0.0)) == 9

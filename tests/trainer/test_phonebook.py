@@ -6,16 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from bamba_data.errors import UserError
 from tests.trainer.small import CONFIG, model, saved
 from tests.trainer.vocabularies import a_tokenizer
+from trainer.decode.sampling import likeliest
+from trainer.decode.writing import written as written_by
 from trainer.gguf import pretokenizers
 from trainer.model.config import ModelConfig
 from trainer.phonebook.book import NAMES, Question, question
 from trainer.phonebook.measure import Cell, draw_heat_map, entries_that_fit, measure, table, write_csv
-from trainer.sampling import continued
 from trainer.tasks.scoring import Continuation, score
 
 
@@ -77,7 +77,7 @@ def test_right_is_what_greedy_generation_writes() -> None:
     one = question("standard", 20, 0.5, 2, 1, 0)
     prompt = tokenizer.encode(one.prompt).ids
     answer = tokenizer.encode(one.prompt + one.answer).ids[len(prompt) :]
-    written = continued(ours, prompt, len(answer), 0.0, 1, torch.Generator())[len(prompt) :]
+    written = [token for (token,) in written_by(ours, [prompt], len(answer), likeliest)]
     asked = [Continuation(prompt, written), Continuation(prompt, answer)]
     assert [found.is_greedy for found in score(ours, asked, 4096, 2)] == [True, written == answer]
     (cell,) = measure(ours, tokenizer, "standard", [900], [0.5], 2, 3, 1)
