@@ -107,6 +107,8 @@ def model_alone(commit: dict[str, Any]) -> str | None:
     """What kind of checkpoint holds a model and no state of a run, in words; None for one that a run saved."""
     if commit.get("imported"):
         return "an imported model"
+    if commit.get("extended"):
+        return "a model that was extended"
     return "an average of models" if commit.get("averaged") else None
 
 

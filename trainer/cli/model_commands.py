@@ -1,4 +1,4 @@
-"""The commands on a model: evaluate, benchmark, phonebook, generate, export, push, import, average, arithmetic."""
+"""The commands on a model: judge it, extend, generate, export, push, import, average; and arithmetic on any."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -193,6 +193,62 @@ Seed = Annotated[int, typer.Option(min=0, help="Another seed, another text.")]
 Stops = Annotated[
     list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text, too; may be repeated.")
 ]
+
+
+@app.command(rich_help_panel=MODELS)
+def extend(
+    checkpoint: Checkpoint,
+    to: Annotated[int, typer.Option("--to", min=2, metavar="TOKENS", help="The length that is wanted, of a text.")],
+    data: Data = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A long text, or .jsonl with many; may be given several times."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="URL", help="A new run with the model as it was found best.")
+    ] = None,
+    tokenizer: TokenizerFile = None,
+    rows: Annotated[int, typer.Option(min=1, help="So many texts of the wanted length, at most.")] = 8,
+    evaluations: Annotated[int, typer.Option(min=1, help="So many lists of factors, each on all texts.")] = 200,
+    seed: Annotated[int, typer.Option(help="Another seed, another search.")] = 1,
+    own: Annotated[
+        int | None, typer.Option(min=2, metavar="TOKENS", help="What it was trained on, if the checkpoint is wrong.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search rotary frequencies for longer texts, beside those of PI, NTK and YaRN; the weights stay as they are.
+
+    By the loss on held-out documents of datasets (--data), or on texts (--text), as LongRoPE does. Under `torchrun` the
+    model is sharded over the ranks, and the texts are shared out.
+    """
+    from bamba_data.terminal import emit, print_json
+
+    if bool(data) == bool(text):
+        raise UserError("give either --data or --text: texts longer than the model was trained on")
+    from ..checkpoint.reader import SavedCheckpoint
+    from ..checkpoint.tokenizer import of_checkpoint
+    from ..distributed.fsdp import joined
+    from ..extension.extend import extended, summary, table, target_of, write_run
+    from ..extension.texts import held_out_rows, rows_of_texts
+    from ..observe.messages import rank_zero_logger
+
+    saved = SavedCheckpoint(checkpoint)
+    target = target_of(saved, to, own)
+    with joined() as world:
+        tell = rank_zero_logger(world.leads).info
+        if text:
+            chosen = rows_of_texts(text, of_checkpoint(saved, tokenizer).tokenizer, to, rows, tell)
+        else:
+            chosen = held_out_rows(saved, data or [], to, target.own, rows, tell)
+        made = extended(saved, chosen, target, evaluations, seed, world)
+    if not world.leads:
+        return
+    if out is not None:
+        write_run(saved, made, out)
+    if as_json:
+        print_json(summary(made))
+    else:
+        emit(table(made))
 
 
 @app.command(rich_help_panel=MODELS)
