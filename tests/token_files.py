@@ -1,4 +1,4 @@
-"""Megatron token files, as somebody else would write them: of any type, whole or broken."""
+"""Token files of Megatron and datatrove, as somebody else would write them: of any type, whole or broken."""
 
 import struct
 from collections.abc import Sequence
@@ -28,3 +28,14 @@ def write_token_files(prefix: Path, documents: Sequence[Sequence[Sequence[int]]]
         + bounds.astype("<i8").tobytes()
     )
     return prefix
+
+
+def write_datatrove(ids: Path, documents: Sequence[Sequence[int]], width: int = 2, tokenizer: str = "words") -> Path:
+    """`<ids>`, its index and its metadata, as datatrove's `TokenizedFile` writes them. Returns the file of ids."""
+    tokens = sum(map(len, documents))
+    ids.parent.mkdir(parents=True, exist_ok=True)
+    ids.write_bytes(np.array([token for document in documents for token in document], f"<u{width}").tobytes())
+    ends = np.cumsum(list(map(len, documents)))
+    ids.with_name(f"{ids.name}.index").write_bytes(ends.astype("<u8").tobytes())
+    ids.with_name(f"{ids.name}.metadata").write_text(f"{tokenizer}|{width}\n{tokens}\n{tokens} T")
+    return ids

@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from bamba_data.errors import CorruptInput, WrongForm
 
 from .megatron_index import DTYPES, HEADER_BYTES, VERSION, IndexHeader
+from .token_input import MAX_DOCUMENT_TOKENS, check_ids
 
 PIECE_DOCUMENTS = 1 << 14  # whose lengths are in memory at once
-MAX_DOCUMENT_TOKENS = 1 << 28  # a document is in memory as a whole
 _LITTLE = {"sequence": "<i4", "pointer": "<i8", "document": "<i8"}
 
 
 @dataclass(frozen=True)
 class TokenFile:
-    """A pair of files, whose index has been checked. `tokens` are what it says that the .bin file holds."""
+    """A pair of files, whose index has been checked; implements `TokenInput`. `tokens` are what it says that the .bin
+    file holds."""
 
     prefix: Path
     dtype: np.dtype[Any]
@@ -38,20 +39,23 @@ class TokenFile:
         return bin_path(self.prefix)
 
     @property
+    def ids(self) -> Path:
+        return self.bin
+
+    @property
+    def beside(self) -> tuple[tuple[Path, str], ...]:
+        return ((self.idx, self.index_sha256),)
+
+    @property
+    def name(self) -> str:
+        return self.prefix.name
+
+    @property
     def idx(self) -> Path:
         return idx_path(self.prefix)
 
     def read(self, digest: Any, vocab_size: int) -> Iterator[NDArray[Any]]:
-        """The ids of every document, in the order of the document index; some may have none.
-
-        Args:
-            digest: updated with every byte of the .bin file, as by hashlib.
-            vocab_size: one more than the largest id that may be there.
-
-        Raises:
-            WrongForm: an id is beyond the vocabulary.
-            CorruptInput: the file is shorter than it was when it was opened.
-        """
+        """As `TokenInput.read`, in the order of the document index."""
         with self.bin.open("rb", buffering=1 << 20) as file:
             number = 0
             for piece in _lengths(self.idx, self.sequences, self.documents + 1):
@@ -61,19 +65,9 @@ class TokenFile:
                         raise CorruptInput(str(self.bin), "ends before its last document", file.tell())
                     digest.update(data)
                     ids = np.frombuffer(data, self.dtype)
-                    self._check_ids(ids, number, vocab_size)
+                    check_ids(self.bin, ids, number, vocab_size)
                     yield ids
                     number += 1
-
-    def _check_ids(self, ids: NDArray[Any], document: int, vocab_size: int) -> None:
-        if not len(ids) or (int(ids.max()) < vocab_size and int(ids.min()) >= 0):
-            return
-        at = int(np.flatnonzero((ids < 0) | (ids >= vocab_size))[0])
-        raise WrongForm(
-            str(self.bin),
-            f"document {document:,} has id {ids[at]:,} at place {at:,}, the tokenizer has {vocab_size:,} ids",
-            "give the tokenizer that made these files",
-        )
 
 
 def bin_path(prefix: Path) -> Path:

@@ -201,7 +201,7 @@ def _upstream_text(
         if source.name in moved:
             facts = facts._replace(etag=None)
         described = lock.sources[source.name]
-        if described.form == "megatron":
+        if described.form in ("megatron", "datatrove"):
             return None, f"it was imported from token files, which hold no text: document {row:,} of their index"
         here = LockedFile(source.name, file["path"], url, facts)
         item = _read_upstream(here, described, row, dataset, fetcher)

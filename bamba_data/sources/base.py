@@ -118,7 +118,7 @@ class Source(Strict):
 
     name: Name
     corpus: str
-    form: Form | Literal["megatron"]  # the last of imported tokens alone: no recipe can say it
+    form: Form | Literal["megatron", "datatrove"]  # the last of imported tokens alone: no recipe can say them
     text: TextRule
     location: Location
     compression: Choice = "auto"

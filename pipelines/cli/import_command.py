@@ -17,9 +17,12 @@ def import_tokens(
     url: Place,
     prefixes: Annotated[
         list[str],
-        typer.Argument(metavar="[NAME=]PREFIX...", help="Files without .bin and .idx; each becomes the source NAME."),
+        typer.Argument(
+            metavar="[NAME=]PREFIX...",
+            help="Files without .bin and .idx, or without .ds, or a folder of .ds files; each becomes the source NAME.",
+        ),
     ],
-    form: Annotated[str, typer.Option("--from", metavar="FORM", help="megatron.")],
+    form: Annotated[str, typer.Option("--from", metavar="FORM", help="megatron; datatrove or nanoset.")],
     tokenizer: Annotated[Path, typer.Option(metavar="FILE", help="The tokenizer.json that made the ids.")],
     delimiters: Annotated[
         str, typer.Option(help="Around every document in the files, to be taken away: eos, bos, both, none.")
@@ -31,7 +34,7 @@ def import_tokens(
     attribution: Annotated[str, typer.Option(help="Of all sources.")] = "unstated",
     as_json: AsJson = False,
 ) -> None:
-    """Publish a dataset of token files: Megatron's .bin and .idx, with the tokenizer that made them."""
+    """Publish a dataset of token files, Megatron's .bin and .idx or datatrove's .ds, with their tokenizer."""
     from bamba_data.storage.store import open_store
     from bamba_data.terminal import console, print_json, progress_bar
 

@@ -1,8 +1,8 @@
 """Token files of another trainer become a published dataset: the same shards, tables, manifest and fence as a build's.
 
-A pair of files is a source and its one unit. Its rows say which document of the file's index they are; the inputs of a
-source are the two files, with the sha256 of what was read. No text is at hand: nothing certifies the ids but the
-vocabulary, and the manifest says so by having no certificate of it.
+A file of ids, with its index, is a unit; a source has one (Megatron) or a folder of them (datatrove). Its rows say
+which document of the index they are; the inputs of a source are these files, with the sha256 of what was read. No text
+is at hand: nothing certifies the ids but the vocabulary, and the manifest says so by having no certificate of it.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,9 @@ from bamba_data import canonical_json
 from bamba_data.card.refresh import refresh_and_say
 from bamba_data.document import Ledger
 from bamba_data.errors import IntegrityError, NoDocuments, UserError, WrongForm
-from bamba_data.exchange.megatron_reader import TokenFile, open_token_file
+from bamba_data.exchange.datatrove_reader import datatrove_files, open_datatrove_file
+from bamba_data.exchange.megatron_reader import open_token_file
+from bamba_data.exchange.token_input import TokenInput
 from bamba_data.format import manifest as manifests
 from bamba_data.format.dataset import Dataset
 from bamba_data.format.fence import shared
@@ -50,7 +52,17 @@ from .source_totals import SourceTotals
 
 BACKEND = "imported"  # what shards say made their ids
 EMPTY = "empty_text"
+CUT = ". If only some documents do, they were cut into chunks (shuffle_chunk_size): make the files without"
 NAMES = {*BOS_NAMES, *EOS_NAMES}
+
+
+#: What `--from` can be. Nanotron's Nanoset reads the files that datatrove writes.
+FORMS: Mapping[str, Literal["megatron", "datatrove"]] = {
+    "megatron": "megatron",
+    "datatrove": "datatrove",
+    "nanoset": "datatrove",
+}
+ENDINGS = {"megatron": (".bin", ".idx"), "datatrove": (".ds",)}
 
 
 @dataclass(frozen=True)
@@ -58,8 +70,9 @@ class TokenImport:
     """What to import, and as what.
 
     Attributes:
+        form: `megatron` or `datatrove`.
         name: of the dataset.
-        prefixes: of the files of each source, without `.bin` and `.idx`.
+        places: of the files of each source: a prefix, without `.bin` and `.idx`; or a `.ds` file, or a folder of them.
         tokenizer: that made the ids.
         tokenizer_url: where its file was, for people.
         before: ids that begin every document in the files, and are taken away: shards hold no delimiters.
@@ -69,8 +82,9 @@ class TokenImport:
         shards: how they are cut.
     """
 
+    form: Literal["megatron", "datatrove"]
     name: str
-    prefixes: Mapping[str, Path]
+    places: Mapping[str, Path]
     tokenizer: Tokenizer
     tokenizer_url: str
     before: Sequence[int] = ()
@@ -96,9 +110,9 @@ def import_tokens(
         NoDocuments: a source has no document.
         FenceLost: a sweep took the fence meanwhile.
     """
-    files = {name: open_token_file(prefix) for name, prefix in wanted.prefixes.items()}  # all, before any is read
-    _check_first(wanted, files)
-    total = sum(file.tokens for file in files.values())
+    sources = {name: opened(wanted, place) for name, place in wanted.places.items()}  # all, before any is read
+    _check_first(wanted, sources)
+    total = sum(file.tokens for files in sources.values() for file in files)
     with shared(store) as fence:
         store.put(tokenizer_path(wanted.tokenizer.sha256), wanted.tokenizer.data)
         totals: dict[str, SourceTotals] = {}
@@ -106,13 +120,16 @@ def import_tokens(
         with ExitStack() as stack:
             tables = {name: stack.enter_context(TableWriter(name)) for name in SCHEMAS}
             done = 0
-            for name, file in files.items():
-                totals[name], inputs = _import_source(wanted, name, file, store, tables)
-                locked += inputs
-                done += file.tokens
-                tick(done, total)
+            for name, files in sources.items():
+                totals[name] = SourceTotals()
+                for unit, file in enumerate(files):
+                    locked += _import_file(wanted, name, unit, file, store, totals[name], tables)
+                    done += file.tokens
+                    tick(done, total)
+                if not totals[name].ledger.kept:
+                    raise NoDocuments(f"{files[0].ids}: has nothing but empty documents: leave source {name} out")
             saved = {name: table.save(store) for name, table in tables.items()}
-        lock = Lock({name: _source(wanted, name, file) for name, file in files.items()}, {}, tuple(locked))
+        lock = Lock({name: _source(wanted, name, files) for name, files in sources.items()}, {}, tuple(locked))
         store.put(lock_path(lock.digest), canonical_json.dumps(lock.to_json()))
         manifest = _manifest(wanted, totals, lock, Tables(**saved))
 
@@ -131,32 +148,55 @@ def import_tokens(
     return version, manifest
 
 
-def _check_first(wanted: TokenImport, files: Mapping[str, TokenFile]) -> None:
+def opened(wanted: TokenImport, place: Path) -> Sequence[TokenInput]:
+    """The files of a source, each checked as far as it can be without reading its ids."""
+    if wanted.form == "megatron":
+        return [open_token_file(place)]
+    files = [open_datatrove_file(ids) for ids in datatrove_files(place)]
+    for file in files:
+        file.check_tokenizer(wanted.tokenizer)
+    return files
+
+
+def _check_first(wanted: TokenImport, sources: Mapping[str, Sequence[TokenInput]]) -> None:
     """Raise, before anything is written, where the first document of a source shows other delimiters than were said."""
     special = {token_id: text for text, token_id in special_tokens(wanted.tokenizer.data).items() if text in NAMES}
-    for name, file in files.items():
-        first = next((ids for ids in file.read(hashlib.sha256(), wanted.tokenizer.vocab_size) if len(ids)), None)
+    for name, files in sources.items():
+        vocab_size = wanted.tokenizer.vocab_size
+        every = ((file, ids) for file in files for ids in file.read(hashlib.sha256(), vocab_size) if len(ids))
+        file, first = next(every, (files[0], None))
         if first is None:
-            raise NoDocuments(f"{file.bin}: has no document with an id in it: leave source {name} out")
+            raise NoDocuments(f"{file.ids}: has no document with an id in it: leave source {name} out")
         (bare,) = _bare(wanted, file, iter([first]))
         for word, kind, ids in (("begins", "bos", bare[:1]), ("ends", "eos", bare[-1:])):
             if len(ids) and int(ids[0]) in special:
                 raise WrongForm(
-                    str(file.bin),
+                    str(file.ids),
                     f"its first document {word} with {special[int(ids[0])]} (id {ids[0]}), which is no text",
                     f"shards hold no delimiters: say --delimiters {kind}, or both, and they are taken away",
                 )
 
 
-def _import_source(
-    wanted: TokenImport, name: str, file: TokenFile, store: Store, tables: dict[str, TableWriter]
-) -> tuple[SourceTotals, list[LockedFile]]:
-    """All shards of a source, and its rows in the tables."""
-    totals, ledger, digest = SourceTotals(), Ledger(), hashlib.sha256()
-    totals.files = 2
+def _import_file(
+    wanted: TokenImport,
+    name: str,
+    unit: int,
+    file: TokenInput,
+    store: Store,
+    totals: SourceTotals,
+    tables: dict[str, TableWriter],
+) -> list[LockedFile]:
+    """All shards of a file of the source `name`, and its rows in the tables; the inputs that it was read from."""
+    ledger, digest = Ledger(), hashlib.sha256()
+    first_input = totals.files
+    totals.files += 1 + len(file.beside)
     rule, dtype = wanted.shards, wanted.tokenizer.dtype
     number = 0
     writer = ShardWriter(dtype, rule.block_tokens, rule.blocks_per_shard)
+
+    def save() -> None:
+        _save(writer, name, unit, number, first_input, file, totals, store, tables)
+
     for document, ids in enumerate(_bare(wanted, file, file.read(digest, wanted.tokenizer.vocab_size))):
         ledger.read += 1
         if not len(ids):
@@ -164,28 +204,30 @@ def _import_source(
             continue
         ledger.kept += 1
         ledger.tokens += len(ids)
-        writer.add(ids.astype(dtype, copy=False), f"{file.prefix.name}:{document}", 0, document)
+        writer.add(ids.astype(dtype, copy=False), f"{file.name}:{document}", 0, document)
         if writer.full:
-            _save(writer, name, number, file, totals, store, tables)
+            save()
             number += 1
             writer = ShardWriter(dtype, rule.block_tokens, rule.blocks_per_shard)
     if writer.documents:
-        _save(writer, name, number, file, totals, store, tables)
-    if not ledger.kept:
-        raise NoDocuments(f"{file.bin}: has nothing but empty documents: leave source {name} out")
+        save()
     totals.ledger.add(ledger)
     inputs = [
         LockedFile(name, path.name, str(path), Facts(path.stat().st_size, None, sha256))
-        for path, sha256 in ((file.bin, digest.hexdigest()), (file.idx, file.index_sha256))
+        for path, sha256 in ((file.ids, digest.hexdigest()), *file.beside)
     ]
-    accounts = (ledger, Ledger())  # all rows are counted from the .bin file; the other says where they begin
+    # All rows are counted from the file of ids; the others say where they begin.
+    accounts = [ledger, *(Ledger() for _ in file.beside)]
     tables["files"].add(
-        [_file_row(place, locked, own) for place, (locked, own) in enumerate(zip(inputs, accounts, strict=True))]
+        [
+            _file_row(first_input + place, locked, own)
+            for place, (locked, own) in enumerate(zip(inputs, accounts, strict=True))
+        ]
     )
-    return totals, inputs
+    return inputs
 
 
-def _bare(wanted: TokenImport, file: TokenFile, documents: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+def _bare(wanted: TokenImport, file: TokenInput, documents: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
     """The documents without their delimiters. Raises WrongForm for one that does not have them."""
     before, after = list(wanted.before), list(wanted.after)
     for number, ids in enumerate(documents):
@@ -196,9 +238,10 @@ def _bare(wanted: TokenImport, file: TokenFile, documents: Iterable[NDArray[Any]
         if ids[: len(before)].tolist() != before or ids[max(end, 0) :].tolist() != after or end < len(before):
             ends = f"begins with {ids[:1].tolist()} and ends with {ids[-1:].tolist()}"
             raise WrongForm(
-                str(file.bin),
+                str(file.ids),
                 f"document {number:,} {ends}, not with {before} and {after}",
-                "say which --delimiters the files have: eos, bos, both or none",
+                "say which --delimiters the files have: eos, bos, both or none"
+                + CUT * (wanted.form == "datatrove" and number > 0),
             )
         yield ids[len(before) : end]
 
@@ -206,14 +249,16 @@ def _bare(wanted: TokenImport, file: TokenFile, documents: Iterable[NDArray[Any]
 def _save(
     writer: ShardWriter,
     source: str,
+    unit: int,
     number: int,
-    file: TokenFile,
+    first_input: int,
+    file: TokenInput,
     totals: SourceTotals,
     store: Store,
     tables: dict[str, TableWriter],
 ) -> None:
     finished = writer.finish()
-    label = hashlib.sha256(f"{source}/{file.prefix.name}".encode()).hexdigest()[:12]
+    label = hashlib.sha256(f"{source}/{file.name}".encode()).hexdigest()[:12]
     shard = StagedShard(
         path=f"{shard_folder(source)}/{label}-{number:03d}-{finished.sha256[:16]}.parquet",
         sha256=finished.sha256,
@@ -225,7 +270,7 @@ def _save(
         footer=finished.footer,
     )
     store.put(shard.path, finished.data)
-    totals.add_shard(source, 0, number, 0, BACKEND, software(), shard, tables)
+    totals.add_shard(source, unit, number, first_input, BACKEND, software(), shard, tables)
 
 
 def software() -> dict[str, str]:
@@ -255,13 +300,14 @@ def _file_row(place: int, locked: LockedFile, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _source(wanted: TokenImport, name: str, file: TokenFile) -> Source:
+def _source(wanted: TokenImport, name: str, files: Sequence[TokenInput]) -> Source:
+    names = [path.name for file in files for path in (file.ids, *(path for path, _ in file.beside))]
     return Source(
         name=name,
-        corpus="megatron",
-        form="megatron",
+        corpus=wanted.form,
+        form=wanted.form,
         text=TextRule(),
-        location=Location(base=str(file.prefix.parent), files=[file.bin.name, file.idx.name]),
+        location=Location(base=str(files[0].ids.parent), files=names),
         license=wanted.license,
         attribution=wanted.attribution,
         homepage="",
@@ -280,8 +326,8 @@ def _manifest(wanted: TokenImport, totals: Mapping[str, SourceTotals], lock: Loc
         name=wanted.name,
         recipe={
             "import": {
-                "from": "megatron",
-                "sources": list(wanted.prefixes),
+                "from": wanted.form,
+                "sources": list(wanted.places),
                 "before": list(wanted.before),
                 "after": list(wanted.after),
                 "shards": wanted.shards.model_dump(mode="json"),
@@ -315,8 +361,8 @@ def token_import(
     """What a command line asks for, checked.
 
     Args:
-        form: of the files; there is one.
-        prefixes: `PREFIX` or `NAME=PREFIX`; the name of a source is that of its files if none is said.
+        form: of the files, as FORMS has it.
+        prefixes: `PREFIX` or `NAME=PREFIX`; the name of a source is that of its files, or folder, if none is said.
         tokenizer: a tokenizer.json.
         delimiters: one of delimiters.KINDS.
         bos_id: where the tokenizer does not say it.
@@ -329,25 +375,29 @@ def token_import(
         UserError: arguments that contradict each other, or names that cannot be names of sources.
         TokenizerError: the tokenizer is none, or encodes at random.
     """
-    if form != "megatron":
-        raise UserError(f"--from {form}: it can be megatron")
+    if form not in FORMS:
+        raise UserError(f"--from {form}: it can be {', '.join(FORMS)}")
     named: dict[str, Path] = {}
     for text in prefixes:
         said, equals, rest = text.partition("=")
-        prefix = Path(rest if equals else text)
-        prefix = prefix.with_suffix("") if prefix.suffix in (".bin", ".idx") else prefix
-        source = said if equals else prefix.name
+        place = Path(rest if equals else text)
+        if place.suffix in ENDINGS[FORMS[form]]:
+            place = place.with_suffix("")
+        source = said if equals else place.name
+        if equals and Path(text).is_dir():  # as an export of ours has it: its own dataset=NAME is no NAME=PREFIX
+            place = Path(text)
+            source = place.name.removeprefix("dataset=")
         for what in (source, name):
             _check_name(what)
         if source.casefold() in {known.casefold() for known in named}:
             raise UserError(f"{text}: two sources would be called {source}: say NAME=PREFIX")
-        named[source] = prefix.absolute()
+        named[source] = place.absolute()
     data = tokenizer.read_bytes()
     check_pure(data)
     read = Tokenizer(data)
     refuse_unused_ids(delimiters, bos_id, eos_id)
     before, after = delimiters_in(data, read.vocab_size, delimiters, bos_id, eos_id)
-    return TokenImport(name, named, read, str(tokenizer), before, after, license, attribution)
+    return TokenImport(FORMS[form], name, named, read, str(tokenizer), before, after, license, attribution)
 
 
 def _check_name(name: str) -> None:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from bamba_data.exchange.export import export
 from bamba_data.format.dataset import open_dataset
@@ -147,3 +148,48 @@ def test_mosaicml_streaming_reads_every_document(demo: Path, tmp_path: Path, del
         kind, found = json.loads(run(python, READ_MDS, tmp_path / f"dataset={one.source}").splitlines()[-1])
         assert kind == "uint16"
         assert found == documents_of(demo, one.source, [], after)
+
+
+WRITE_DATATROVE = """
+import sys
+from datatrove.data import Document
+from datatrove.pipeline.tokens import DocumentTokenizer, DocumentTokenizerContextShuffler
+
+folder, tokenizer, texts = sys.argv[1], sys.argv[2], [f"the {n} " * (n % 5 + 1) for n in range(40)]
+common = dict(tokenizer_name_or_path=tokenizer, eos_token="<|endoftext|>", seed=1)
+for name, asked in {
+    "plain": dict(shuffle_documents=False),
+    "shuffled": {},
+    "chunks": dict(shuffle_chunk_size=16),
+    "masked": dict(save_loss_metadata=True),
+    "bare": dict(save_index=False, shuffle_documents=False),
+}.items():
+    step = DocumentTokenizer(f"{folder}/{name}", **common, **asked)
+    for rank in range(2):
+        step.run((Document(text=text, id=str(n)) for n, text in enumerate(texts) if n % 2 == rank), rank, 2)
+DocumentTokenizerContextShuffler(f"{folder}/plain", f"{folder}/windows", window_size=8, seed=1).run()
+"""
+
+
+def test_what_datatrove_writes_is_imported_or_refused_by_what_it_means(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(environment("datatrove", DATATROVE), WRITE_DATATROVE, tmp_path, TOKENIZER)
+    tokenizer = tokenizers.Tokenizer.from_file(str(TOKENIZER))
+    texts = [f"the {number} " * (number % 5 + 1) for number in (*range(0, 40, 2), *range(1, 40, 2))]
+    wanted = [encoded.ids for encoded in tokenizer.encode_batch(texts)]
+
+    def said(name: str, code: int) -> str:
+        command = ["import", str(tmp_path / "out" / name), str(tmp_path / name), "--from", "datatrove"]
+        assert cli.run(cli.app, [*command, "--delimiters", "eos", "--tokenizer", str(TOKENIZER)]) == code
+        return capsys.readouterr().err
+
+    said("plain", 0)
+    assert documents_of(tmp_path / "out" / "plain", "plain", [], []) == wanted
+    said("shuffled", 0)
+    shuffled = documents_of(tmp_path / "out" / "shuffled", "shuffled", [], [])
+    assert shuffled != wanted and sorted(shuffled) == sorted(wanted)
+    assert "shuffle_chunk_size" in said("chunks", 2)
+    assert "save_loss_metadata" in said("masked", 2)
+    for name in ("bare", "windows"):
+        assert "has no .index" in said(name, 2)

@@ -166,7 +166,7 @@ def test_delimiters_that_are_not_those_of_the_files_are_refused(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["a", "--from", "arrow", "--delimiters", "none"], "--from arrow: it can be megatron"),
+        (["a", "--from", "arrow", "--delimiters", "none"], "--from arrow: it can be megatron, datatrove, nanoset"),
         (["a", "a", "--from", "megatron", "--delimiters", "none"], "two sources would be called a"),
         (["a b=a", "--from", "megatron", "--delimiters", "none"], "'a b' cannot be the name"),
         (["a", "--from", "megatron"], "Missing option '--delimiters'"),
