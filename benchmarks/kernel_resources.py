@@ -29,6 +29,7 @@ from triton.runtime.jit import JITFunction
 from benchmarks.kernels import HEADS, STATE, WIDTH
 from trainer.kernels import backends, ops, tiles, triton_backend, tuned_launches
 from trainer.kernels.launch import Launch
+from trainer.kernels.shapes import Carried
 
 #: Compute capability, and the bytes of shared memory that a program may have.
 GPUS = {"H100": ((9, 0), tuned_launches.HOPPER_SHARED_BYTES), "A100": ((8, 0), tuned_launches.A100_SHARED_BYTES)}
@@ -87,7 +88,8 @@ def block_inputs(shape: Shape, batch: int = 2, tokens: int = 256) -> list[Tensor
 
 
 def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> list[Resources]:
-    """All kernels of a block's forward and backward, and of the MLP's, once each, or twice where flags differ.
+    """All kernels of a block's forward and backward, of the MLP's and of writing on, once each, or twice where flags
+    differ.
 
     Triton is left without a GPU: not for a process that also runs kernels.
     """
@@ -116,9 +118,23 @@ def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> lis
                 torch.autograd.grad(out, inputs, torch.zeros_like(out))
             gate_up = torch.zeros(2, 256, 2 * 14336, dtype=torch.bfloat16, requires_grad=True)
             ops.swiglu(gate_up).sum().backward()
+            _write_on(shape)
     finally:
         tuned_launches.apply(before)
     return [read(name, kernel) for name, kernel in found.values()]
+
+
+def _write_on(shape: Shape) -> None:
+    """What one more token of a text launches beside the products."""
+    zxbcdt, *parameters = block_inputs(shape, tokens=1)
+    channels = parameters[1].shape[0]
+    state = torch.zeros(2, shape.heads, shape.head_dim, shape.state)
+    halo = torch.zeros(2, 3, channels, dtype=shape.dtype)
+    carried = Carried(state, halo, torch.zeros(2, 3, dtype=torch.int32))
+    ops.step(zxbcdt, *parameters, carried, 1e-5)
+    ops.swiglu_now(torch.zeros(2, 1, 2 * 14336, dtype=shape.dtype))
+    x, weight = torch.zeros(2, 1, 4096), torch.zeros(4096)
+    ops.residual_norm(x, x.to(shape.dtype), weight, 1e-5, shape.dtype)
 
 
 def read(name: str, kernel: Any) -> Resources:

@@ -46,7 +46,13 @@ class Backend(Protocol):
 
     def step(self, given: MixInputs, eps: float) -> Tensor: ...
 
+    def swiglu_forward(self, gate_up: Tensor) -> Tensor: ...
+
     def swiglu_backward(self, gate_up: Tensor, grad: Tensor) -> Tensor: ...
+
+    def residual_norm(
+        self, x: Tensor, branch: Tensor, weight: Tensor, eps: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 def backend(tensor: Tensor, head_dim: int = 64, state: int = 64) -> Backend:

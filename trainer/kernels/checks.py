@@ -12,7 +12,7 @@ from torch import Tensor
 from bamba_data.errors import UserError
 
 from .shapes import MIX_TENSORS, SCAN_TENSORS, MixInputs, ScanInputs, wide_dtype
-from .supported import CONV_WIDTH, DTYPES, unsupported
+from .supported import CONV_WIDTH, DTYPES, INNER_MAX, unsupported
 
 _DTYPES = tuple(getattr(torch, name) for name in DTYPES)
 
@@ -82,6 +82,23 @@ def check_swiglu(gate_up: Tensor) -> None:
     """Raises `UserError` where there are no two halves."""
     if not gate_up.dim() or not gate_up.shape[-1] or gate_up.shape[-1] % 2 or not gate_up.numel():
         raise UserError(f"swiglu: {tuple(gate_up.shape)} holds no gate and up of equal width in its last dimension")
+
+
+def check_residual_norm(x: Tensor, branch: Tensor, weight: Tensor) -> None:
+    """Raises `UserError` where the sum would not be of x's shape and dtype, or the norm not of its rows."""
+    op = "residual_norm"
+    if not x.dim() or not x.numel():
+        raise UserError(f"{op}: x has the shape {tuple(x.shape)}: nothing to compute")
+    if x.shape[-1] > INNER_MAX:
+        raise UserError(f"{op}: x is {x.shape[-1]:,} wide: {INNER_MAX:,} at most lie in one program's registers")
+    _check_shape(op, "branch", branch, x.shape)
+    _check_shape(op, "weight", weight, x.shape[-1:])
+    for name, tensor in (("branch", branch), ("weight", weight)):
+        if tensor.device != x.device:
+            raise UserError(f"{op}: {name} is on {tensor.device}, x on {x.device}")
+    if torch.promote_types(x.dtype, branch.dtype) != x.dtype:
+        raise UserError(f"{op}: branch is {branch.dtype}, x {x.dtype}: the sum would be kept with fewer digits")
+    _check_strides(op, "weight", weight, whole=True)
 
 
 def check_documents(documents: Tensor, where: str) -> None:

@@ -4,7 +4,8 @@
     mix_carried(zxbcdt, …)  the same for a row that goes on from another: takes and returns what passes between
     step(zxbcdt, …)         the same for one token a row, without gradients, in place (step_op.py)
     scan(x, dt, …)          the SSD scan alone, with the state that enters and the one that leaves (scan_op.py)
-    swiglu(gate_up)         silu(gate) * up of the MLP (swiglu_op.py)
+    swiglu(gate_up)         silu(gate) * up of the MLP (swiglu_op.py); `swiglu_now` without gradients
+    residual_norm(x, …)     x + branch and its norm, without gradients (residual_norm_op.py)
 
 The order of an op's arguments is stated once, by the fields of `shapes.MixInputs` and `shapes.ScanInputs`; schemas,
 fakes and FLOP formulas are made from them.
@@ -12,6 +13,8 @@ fakes and FLOP formulas are made from them.
 
 from .mix_op import mix as mix
 from .mix_op import mix_carried as mix_carried
+from .residual_norm_op import residual_norm as residual_norm
 from .scan_op import scan as scan
 from .step_op import step as step
 from .swiglu_op import swiglu as swiglu
+from .swiglu_op import swiglu_now as swiglu_now

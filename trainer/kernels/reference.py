@@ -295,9 +295,22 @@ def step(given: MixInputs, eps: float) -> Tensor:
 # ---- SwiGLU
 
 
+def swiglu_forward(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up of the two halves of the last dimension."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return torch.nn.functional.silu(gate) * up
+
+
 def swiglu_backward(gate_up: Tensor, grad: Tensor) -> Tensor:
     """The gradient of gate_up from that of silu(gate) * up."""
     gate, up = _wide(gate_up).chunk(2, dim=-1)
     slope, opened = _wide(grad), torch.sigmoid(gate)
     halves = (slope * up * opened * (1 + gate * (1 - opened)), slope * gate * opened)
     return torch.cat(halves, dim=-1).to(gate_up.dtype)
+
+
+def residual_norm(x: Tensor, branch: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x + branch, and the RMSNorm of that in `dtype`."""
+    total = x + branch
+    wide = _wide(total)
+    return total, (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * _wide(weight)).to(dtype)

@@ -16,6 +16,7 @@ from .math import sigmoid, softplus, wide
 from .shapes import MixInputs, unpack
 
 STEP = Launch(warps=4)
+SHIFT = Launch(warps=4, block=1024)
 
 
 @triton.jit
@@ -54,6 +55,19 @@ def _step(
     tl.store(y + batch * inner + head * WIDTH + own, out.to(y.dtype.element_ty))
 
 
+@triton.jit
+def _shift(zxbcdt, halo, inner, channels, row_stride, BLOCK: tl.constexpr):
+    """The halo's three tokens move on by one, when all heads have read them: B and C are read by many."""
+    column, batch = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), wide(tl.program_id(1))
+    live = column < channels
+    halo += batch * 3 * channels + column
+    second, third = tl.load(halo + channels, mask=live), tl.load(halo + 2 * channels, mask=live)
+    token = tl.load(zxbcdt + batch * row_stride + inner + column, mask=live)
+    tl.store(halo, second, mask=live)
+    tl.store(halo + channels, third, mask=live)
+    tl.store(halo + 2 * channels, token, mask=live)
+
+
 def step(given: MixInputs, eps: float) -> Tensor:
     """`ops.step`: one token a row, state and halo changed in place."""
     assert given.state_in is not None and given.halo_in is not None
@@ -67,5 +81,9 @@ def step(given: MixInputs, eps: float) -> Tensor:
             given.heads, given.heads // given.groups, given.groups, given.zxbcdt.stride(0),
             WIDTH=given.head_dim, STATE=given.state, **STEP.options(),
         )  # fmt: skip
-    given.halo_in.copy_(torch.cat([given.halo_in[:, 1:], xbc], 1))
+        channels = xbc.shape[-1]
+        _shift[(triton.cdiv(channels, SHIFT.block), batch)](
+            given.zxbcdt, given.halo_in, given.inner, channels, given.zxbcdt.stride(0),
+            BLOCK=SHIFT.block, **SHIFT.options(),
+        )  # fmt: skip
     return norm_forward(y, z, given.norm_weight, eps, given.norm_groups)

@@ -1,4 +1,4 @@
-"""SwiGLU of the MLP; only its backward is a kernel, the compiler joins the forward to others."""
+"""SwiGLU of the MLP. In training only its backward is a kernel: the compiler joins the forward to others."""
 
 from typing import Any
 
@@ -18,6 +18,13 @@ def swiglu(gate_up: Tensor) -> Tensor:
     check_swiglu(gate_up)
     out: Tensor = _SwiGLU.apply(gate_up)
     return out
+
+
+@torch.no_grad()
+def swiglu_now(gate_up: Tensor) -> Tensor:
+    """`swiglu` without gradients, as one launch where nothing is compiled: a text that is written on."""
+    check_swiglu(gate_up)
+    return backends.backend(gate_up).swiglu_forward(gate_up.contiguous())
 
 
 class _SwiGLU(torch.autograd.Function):

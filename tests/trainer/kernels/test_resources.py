@@ -29,7 +29,9 @@ def resources(*arguments: str) -> list[dict[str, int]]:
 @pytest.mark.parametrize("gpu", ["H100", pytest.param("A100", marks=pytest.mark.costly)])
 def test_every_kernel_compiles_and_fits(gpu: str) -> None:
     found = resources("--gpu", gpu)
-    assert len({one["kernel"] for one in found}) == len(tuned_launches.KERNELS)
+    of_writing = {"_step", "_shift", "_swiglu", "_residual_norm"}  # too short for a launch to matter
+    kernels = {one["kernel"] for one in found}
+    assert of_writing < kernels and len(kernels - of_writing) == len(tuned_launches.KERNELS)
     assert [one for one in found if one["shared_bytes"] > SHARED_BYTES[gpu] or one["stack_bytes"] > SPILLED] == []
 
 

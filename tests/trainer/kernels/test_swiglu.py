@@ -44,3 +44,11 @@ def test_gates_that_are_shut_or_open_have_finite_gradients(triton_kernels: torch
 def test_torch_finds_nothing_wrong_with_the_op() -> None:
     gate_up = drawn(2, 3, 8)
     torch.library.opcheck(torch.ops.bamba.swiglu_backward.default, (gate_up, drawn(2, 3, 4)))
+
+
+@pytest.mark.parametrize("width", [8, 96, 1500])
+def test_without_gradients_the_kernel_gives_the_same(triton_kernels: torch.device, width: int) -> None:
+    gate_up = drawn(3, 2, 2 * width)
+    got = ops.swiglu_now(gate_up.float().to(triton_kernels))
+    assert relative(got.double().cpu(), plain(gate_up)) < 1e-6
+    assert torch.equal(ops.swiglu_now(gate_up), plain(gate_up))  # float64: plain torch
