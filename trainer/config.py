@@ -14,7 +14,7 @@ from bamba_data.canonical_json import digest
 from bamba_data.recipe import load_file_as, named
 from bamba_data.sources.base import Strict
 
-from .kernels.supported import unsupported
+from .kernels.supported import CONV_WIDTH, unsupported
 from .model.config import ModelConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -104,8 +104,10 @@ class Compute(Strict):
     products; master weights are float32 unless `optimizer.memory` is low. `recompute` trades time for memory:
     `selective` keeps the results of products, scan and attention, `full` keeps only what goes into a block. `reshard`
     gives a block's gathered weights back after its forward. Every `shard_ranks` ranks hold a copy of the model together
-    (hybrid sharding); without it all ranks hold the only one. `float8` is for the large linears of the blocks, by one
-    scale a matrix or a row (trainer/distributed/float8.py); it wants a GPU that can, and a CPU emulates it.
+    (hybrid sharding); without it all ranks hold the only one. `context_ranks` neighbours share every row, each with a
+    part of its tokens (trainer/context): for rows too long for one GPU. `float8` is for the large linears of the
+    blocks, by one scale a matrix or a row (trainer/distributed/float8.py); it wants a GPU that can, and a CPU emulates
+    it.
     """
 
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -116,6 +118,7 @@ class Compute(Strict):
     recompute: Literal["none", "selective", "full"] = "none"
     reshard: bool = True
     shard_ranks: int | None = Field(default=None, ge=1)
+    context_ranks: int = Field(default=1, ge=1)
     float8: Literal["none", "tensorwise", "rowwise"] = "none"
 
 
@@ -190,7 +193,22 @@ class Recipe(Strict):
             sizes = model.mamba_head_dim, model.mamba_state, model.mamba_heads
             if why := unsupported(*sizes, self.compute.dtype):
                 raise ValueError(f"compute.dtype: {why}")
+        self._check_parts()
         return self
+
+    def _check_parts(self) -> None:
+        ranks, tokens = self.compute.context_ranks, self.data.row_tokens
+        if tokens % ranks:
+            raise ValueError(
+                f"compute.context_ranks: {ranks} ranks cannot share rows of data.row_tokens {tokens:,} in equal parts: "
+                f"take a divisor of {tokens:,}, or rows of {tokens // ranks * ranks or ranks:,} or "
+                f"{(tokens // ranks + 1) * ranks:,} tokens"
+            )
+        if ranks > 1 and tokens // ranks < CONV_WIDTH - 1:
+            raise ValueError(
+                f"compute.context_ranks: {ranks} ranks share rows of data.row_tokens {tokens:,}, {tokens // ranks} "
+                f"tokens each: the convolution reaches back over {CONV_WIDTH - 1}. Take fewer ranks, or longer rows"
+            )
 
     def learned(self) -> dict[str, Any]:
         """All that decides what is learned: a run resumed with another one is another run."""

@@ -1,5 +1,6 @@
 """One model on many processes: matrices sharded by FSDP2, block by block, over all ranks or over each of several groups
-that hold a copy of the model; small vectors whole on each.
+that hold a copy of the model; small vectors whole on each. Ranks that share rows are ranks like any others there: each
+has a part of the loss, and gradients are sums over all.
 
 Vectors (norms, convolutions, A_log, D, dt_bias) are replicated in float32, 7 MB of them at 9B, and their gradients are
 summed once a step in one all-reduce. So the scan gets float32 parameters whatever the products compute in, and nothing
@@ -31,7 +32,9 @@ from bamba_data.errors import UserError
 
 from .. import compiled
 from ..config import Compute
+from ..context.group import ALONE, ContextGroup, check_ranks
 from ..model.bamba import Bamba, vector_parameters
+from .consistency import require_agreement
 from .float8 import convert
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)  # the slowest step, and a rank that opens its dataset late
@@ -39,12 +42,23 @@ COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)  # the slowest step, and a r
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among the others: its rank, how many there are, its device, and the mesh of all of them."""
+    """This process among the others: its rank, how many there are, its device, and the mesh of all of them; and its
+    place among those with which it shares rows. The rows of a step are dealt to `data_ranks`, as one of which all ranks
+    of a context group count."""
 
     rank: int
     size: int
     device: torch.device
     mesh: DeviceMesh
+    context: ContextGroup = ALONE
+
+    @property
+    def data_rank(self) -> int:
+        return self.rank // self.context.ranks
+
+    @property
+    def data_ranks(self) -> int:
+        return self.size // self.context.ranks
 
     @property
     def leads(self) -> bool:
@@ -52,9 +66,17 @@ class World:
 
 
 @contextmanager
-def joined() -> Iterator[World]:
-    """Join the processes that the launcher started (`torchrun` sets RANK and its kin), or be alone."""
+def joined(context_ranks: int = 1) -> Iterator[World]:
+    """Join the processes that the launcher started (`torchrun` sets RANK and its kin), or be alone.
+
+    Args:
+        context_ranks: So many neighbours share rows; the same on all ranks.
+
+    Raises:
+        UserError: They do not divide the ranks, or other ranks were given another number.
+    """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    check_ranks(size, context_ranks)
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
@@ -65,9 +87,20 @@ def joined() -> Iterator[World]:
     else:
         dist.init_process_group(backend, store=_store(), rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT)
     try:
-        yield World(rank, size, device, init_device_mesh(device.type, (size,)))
+        mesh = init_device_mesh(device.type, (size,))
+        yield World(rank, size, device, mesh, _context(device, size, context_ranks))
     finally:
         dist.destroy_process_group()
+
+
+def _context(device: torch.device, size: int, context_ranks: int) -> ContextGroup:
+    """This rank's group of those that share rows: a row of the mesh (data, context)."""
+    # First, for a group that some ranks make and others do not would be waited for until the timeout.
+    require_agreement({"compute.context_ranks": context_ranks}, "Give all ranks the same recipe")
+    if context_ranks == 1:
+        return ALONE
+    mesh = init_device_mesh(device.type, (size // context_ranks, context_ranks), mesh_dim_names=("data", "context"))
+    return ContextGroup(mesh.get_group("context").group_name, mesh.get_local_rank("context"), context_ranks)
 
 
 def _store() -> Any:
@@ -89,6 +122,7 @@ def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool
         param_dtype=getattr(torch, compute.dtype), reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     model.head.fused = compute.compile and compiled.wanted(world.device)
+    model.context = world.context
     model.flex = model.head.fused and world.device.type == "cuda"  # on a CPU it has no backward
     if model.head.fused:
         model.head.norm.compile(fullgraph=True)
@@ -159,6 +193,7 @@ _SAVED_OPS = {
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.higher_order.flex_attention,
     torch.ops.bamba.mix.default,
+    torch.ops.bamba.mix_context.default,
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .shapes import MixInputs, ScanGrads, ScanInputs
+from .shapes import GradLast, MixInputs, ScanGrads, ScanInputs
 
 
 class Backend(Protocol):
@@ -38,7 +38,7 @@ class Backend(Protocol):
         kept: Tensor,
         grad: Tensor,
         out: ScanGrads,
-        grad_last: Tensor | None = None,
+        grad_last: GradLast = None,
         out_state: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 

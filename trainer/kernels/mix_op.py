@@ -14,6 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import backends
 from .checks import check_mix
+from .conv_halo import HALO, convolve, first_gradients
 from .op_arguments import gradients_of_inputs, in_dtype_of, tensor_arguments
 from .scan_op import scan_flops
 from .shapes import (
@@ -27,7 +28,6 @@ from .shapes import (
     split_conv,
     unpack,
 )
-from .supported import CONV_WIDTH
 
 # Graphs that somebody exported, and FLOP tables, hold these names.
 MIX, MIX_BACKWARD = "bamba::mix", "bamba::mix_backward"
@@ -35,27 +35,10 @@ _ENTERING = "Tensor? state_in, Tensor? halo_in, Tensor? documents_in"
 _INPUTS = f"{tensor_arguments(MIX_TENSORS)}, {_ENTERING}, int groups, int norm_groups, float eps"
 
 
-def _scan_inputs(xbc: Tensor, dt: Tensor, given: MixInputs) -> ScanInputs:
+def scan_inputs(xbc: Tensor, dt: Tensor, given: MixInputs) -> ScanInputs:
     x, B, C = split_conv(xbc, given.inner, given.heads, given.groups)
     document = None if given.documents_in is None else given.documents_in[:, -1].contiguous()
     return ScanInputs(x, dt, B, C, given.A_log, given.D, given.dt_bias, given.documents, given.state_in, document)
-
-
-def _first_row(xbc: Tensor, given: MixInputs, entering: Carried) -> tuple[Tensor, Tensor]:
-    """The halo and the first tokens as a row of their own: x | B | C, and the documents."""
-    first = CONV_WIDTH - 1
-    ids = torch.cat([entering.documents, given.documents[:, :first]], 1)
-    return torch.cat([entering.halo, xbc[:, :first]], 1), ids
-
-
-def _convolved(run: backends.Backend, xbc: Tensor, given: MixInputs) -> Tensor:
-    """The convolution's output; where a row goes on from another, the first tokens' is made anew with the halo."""
-    convolved = run.conv_forward(xbc, given.conv_weight, given.conv_bias, given.documents)
-    if (entering := given.entering) is not None:
-        row, ids = _first_row(xbc, given, entering)
-        first = run.conv_forward(row, given.conv_weight, given.conv_bias, ids)
-        convolved[:, : CONV_WIDTH - 1] = first[:, CONV_WIDTH - 1 :]
-    return convolved
 
 
 @torch.library.custom_op(
@@ -70,8 +53,8 @@ def _mix(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_mix(given := MixInputs(*inputs))
     run = backends.backend(given.zxbcdt, given.head_dim, given.state)
     z, xbc, dt = unpack(given.zxbcdt, given.inner, given.heads)
-    convolved = _convolved(run, xbc, given)
-    scanned, states, last = run.scan_forward(_scan_inputs(convolved, dt, given), keep, hand_on)
+    convolved = convolve(run, xbc, given)
+    scanned, states, last = run.scan_forward(scan_inputs(convolved, dt, given), keep, hand_on)
     y = scanned.flatten(2)
     out = run.norm_forward(y, z, given.norm_weight, eps, given.norm_groups)
     return out, y, convolved if keep else convolved.new_empty(0), states, last
@@ -99,7 +82,7 @@ def _mix_backward(
     """Gradients of `MIX_TENSORS` but the documents, in their order; and of state and halo that entered, if they did."""
     *inputs, eps = arguments
     given = MixInputs(*inputs)
-    inner, heads, first = given.inner, given.heads, CONV_WIDTH - 1
+    inner, heads = given.inner, given.heads
     run = backends.backend(given.zxbcdt, given.head_dim, given.state)
     z, xbc, dt = unpack(given.zxbcdt, inner, heads)
     # One tensor for the gradients of z, x|B|C and dt: each kernel writes its columns, and nothing is concatenated.
@@ -107,28 +90,22 @@ def _mix_backward(
     dz, dxbc, ddt = unpack(dzxbcdt, inner, heads)
     dy, dnorm = run.norm_backward(y, z, given.norm_weight, eps, grad.contiguous(), dz, given.norm_groups)
     if not convolved.numel():  # not kept
-        convolved = _convolved(run, xbc, given)
+        convolved = convolve(run, xbc, given)
     dconvolved = torch.empty_like(convolved)
     dx, dB, dC = split_conv(dconvolved, inner, heads, given.groups)
     entering = given.entering
     dstate = None if entering is None else torch.empty_like(entering.state)
     last = None if grad_last is None else grad_last.contiguous()
-    of_scan = _scan_inputs(convolved, dt, given)
+    of_scan = scan_inputs(convolved, dt, given)
     small = run.scan_backward(of_scan, states, dy.unflatten(-1, (heads, -1)), ScanGrads(dx, ddt, dB, dC), last, dstate)
     if entering is None or dstate is None:
         dconv = run.conv_backward(xbc, given.conv_weight, given.conv_bias, given.documents, dconvolved, dxbc)
         return [dzxbcdt, *in_dtype_of((*dconv, *small, dnorm), inputs[1:7])]
-    # The first tokens' outputs were those of a row of their own: so is their gradient, and the row's is without them.
-    row, ids = _first_row(xbc, given, entering)
-    drow = torch.zeros_like(row)
-    drow[:, first:] = dconvolved[:, :first]
-    dconvolved[:, :first] = 0
-    dfirst = torch.empty_like(row)
-    of_first = run.conv_backward(row, given.conv_weight, given.conv_bias, ids, drow, dfirst)
+    dfirst, of_first = first_gradients(run, xbc, given, entering.halo, dconvolved)
     of_rest = run.conv_backward(xbc, given.conv_weight, given.conv_bias, given.documents, dconvolved, dxbc)
-    dxbc[:, :first] += dfirst[:, first:]
+    dxbc[:, :HALO] += dfirst[:, HALO:]
     dconv = (of_first[0] + of_rest[0], of_first[1] + of_rest[1])
-    return [dzxbcdt, *in_dtype_of((*dconv, *small, dnorm), inputs[1:7]), dstate, dfirst[:, :first].contiguous()]
+    return [dzxbcdt, *in_dtype_of((*dconv, *small, dnorm), inputs[1:7]), dstate, dfirst[:, :HALO].contiguous()]
 
 
 @_mix_backward.register_fake
@@ -240,15 +217,14 @@ def mix_carried(
 
 def _last_tokens(xbc: Tensor, documents: Tensor, entering: Carried | None) -> tuple[Tensor, Tensor]:
     """The halo that a row hands on, and its documents: of a short one a part of what it received itself."""
-    halo = CONV_WIDTH - 1
-    if (missing := halo - xbc.shape[1]) <= 0:
-        return xbc[:, -halo:], documents[:, -halo:]
+    if (missing := HALO - xbc.shape[1]) <= 0:
+        return xbc[:, -HALO:], documents[:, -HALO:]
     if entering is None:
         return pad(xbc, (0, 0, missing, 0)), pad(documents, (missing, 0), value=-1)
     return torch.cat([entering.halo[:, -missing:], xbc], 1), torch.cat([entering.documents[:, -missing:], documents], 1)
 
 
-def _mix_flops(shapes: Sequence[Any]) -> int:
+def mix_flops(shapes: Sequence[Any]) -> int:
     """From the shapes, and the numbers, of `MixInputs`."""
     shape = dict(zip(MixInputs._fields, shapes, strict=False))
     (inner,), (channels,) = shape["norm_weight"], shape["conv_bias"]
@@ -257,9 +233,9 @@ def _mix_flops(shapes: Sequence[Any]) -> int:
 
 @register_flop_formula(torch.ops.bamba.mix)
 def _(*shapes: Any, **_: Any) -> int:
-    return _mix_flops(shapes)
+    return mix_flops(shapes)
 
 
 @register_flop_formula(torch.ops.bamba.mix_backward)
 def _(grad: Any, grad_last: Any, y: Any, convolved: Any, states: Any, *shapes: Any, **_: Any) -> int:
-    return 2 * _mix_flops(shapes)
+    return 2 * mix_flops(shapes)

@@ -18,9 +18,11 @@ from torch.nn.functional import pad, silu, softplus
 
 from .shapes import (
     STATE_TOKENS,
+    GradLast,
     MixInputs,
     ScanGrads,
     ScanInputs,
+    arrived,
     border_state,
     kept_states,
     split_conv,
@@ -208,7 +210,7 @@ def scan_backward(
     kept: Tensor,
     grad: Tensor,
     out: ScanGrads,
-    grad_last: Tensor | None = None,
+    grad_last: GradLast = None,
     out_state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Write the large gradients to `out`, that of the state that entered to `out_state`; return those of A_log, D and
@@ -219,7 +221,7 @@ def scan_backward(
     dy = _cut(_wide(grad), tokens).unflatten(3, by_group)
     rate = -_wide(inputs.A_log).exp().unflatten(0, by_group)
     states, _ = _states(cut, inputs.state_in)
-    lam, first = _state_gradients(cut, dy, grad_last)
+    lam, first = _state_gradients(cut, dy, arrived(grad_last))
     if out_state is not None:
         out_state.copy_(first.flatten(1, 2))
 

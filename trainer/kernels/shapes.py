@@ -14,6 +14,7 @@ A row may go on from another: `Carried` is what passes from one to the next. Of 
 over) is only spoken where kernels are launched.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -122,6 +123,16 @@ class ScanGrads(NamedTuple):
     dt: Tensor
     B: Tensor
     C: Tensor
+
+
+#: The gradient of the state after the last token: there, none, or still to arrive, when it is called for as late as
+#: possible.
+GradLast = Tensor | Callable[[], Tensor] | None
+
+
+def arrived(grad_last: GradLast) -> Tensor | None:
+    """The gradient itself."""
+    return grad_last() if callable(grad_last) else grad_last
 
 
 def wide_dtype(of: Tensor) -> torch.dtype:

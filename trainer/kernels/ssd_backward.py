@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .launch import Launch, TunableLaunch, on
 from .math import sigmoid, wide
-from .shapes import STATE_TOKENS, ScanGrads, ScanInputs
+from .shapes import STATE_TOKENS, GradLast, ScanGrads, ScanInputs, arrived
 from .ssd_decay import decays
 from .ssd_dx import token_gradients
 from .ssd_pairs import all_scores, pair_gradients
@@ -149,7 +149,7 @@ def scan_backward(
     kept: Tensor,
     grad: Tensor,
     out: ScanGrads,
-    grad_last: Tensor | None = None,
+    grad_last: GradLast = None,
     out_state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Write the large gradients to `out`, that of the state that entered to `out_state`; return those of A_log, D and
@@ -160,7 +160,7 @@ def scan_backward(
 
 
 def _scan_backward(
-    inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads, grad_last: Tensor | None, out_state: Tensor | None
+    inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads, grad_last: GradLast, out_state: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, tokens, heads, _ = inputs.x.shape
     groups, size = inputs.B.shape[2:]
@@ -169,9 +169,10 @@ def _scan_backward(
     met = kept
     if not kept.numel():
         met = states(inputs.x, inputs.B, decay.kept, decay, CHUNK, backwards=False, first=inputs.state_in)
-    lams = states(grad, inputs.C, decay.enter, decay, CHUNK, backwards=True, first=grad_last, last=out_state)
     scores = all_scores(inputs, decay, CHUNK)
     pairs = pair_gradients(inputs, grad, decay, scores)
+    first = arrived(grad_last)  # not before: until here nothing depends on it
+    lams = states(grad, inputs.C, decay.enter, decay, CHUNK, backwards=True, first=first, last=out_state)
     token_gradients(inputs, grad, decay, lams, scores, out.x, pairs.starts[2])
     parts, arrivals, through = state_gradients(inputs, grad, decay, met, lams, CHUNK)
     _join[(batch * chunks * groups * 4,)](

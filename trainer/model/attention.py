@@ -1,13 +1,16 @@
 """Causal attention within documents: grouped keys and values (arXiv 2305.13245), rotary positions (rotary.py) on the
 first part of each head.
 
+Where ranks share rows, each has its part's queries and the keys and values of the whole rows (context/gather_op.py).
 By flex_attention, which skips what a mask hides by blocks, or by scaled_dot_product_attention, as the mask says.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
+from ..context.gather_op import gather_tokens
 from .config import ModelConfig
 from .document_mask import PackedRows
 from .rotary import apply_rotary
@@ -26,6 +29,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rows: PackedRows) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.splits, dim=2)
         q, k = apply_rotary(q, rows.cos, rows.sin), apply_rotary(k, rows.cos, rows.sin)
+        if rows.context.ranks > 1:
+            k, v = gather_tokens(torch.cat([k, v], 2), rows.context).chunk(2, 2)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if isinstance(rows.mask, BlockMask):
             attended = flex_attention(q, k, v, block_mask=rows.mask, enable_gqa=True)

@@ -9,7 +9,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
+from ..context.exchange import end_to_end
+from ..context.group import ALONE
+from ..kernels.conv_halo import HALO
 from ..loss import summed_loss
 from .attention import Attention
 from .config import ModelConfig
@@ -74,19 +78,26 @@ class Bamba(nn.Module):
         self.config = config
         self.residual = residual
         self.chunk_tokens = chunk_tokens
+        self.context = ALONE  # this rank among those that hold its rows together
         self.flex = False  # attend by flex_attention, which is fast where blocks are compiled, and only there
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.head = Head(config)
 
     def rows(self, documents: Tensor, positions: Tensor) -> PackedRows:
-        """What the blocks need to know of the batch; made once, outside of any compiled graph."""
+        """What the blocks need to know of the batch; made once, outside of any compiled graph. Where ranks share rows,
+        a collective call."""
         cos, sin = rotary_angles(positions, self.config)
-        if not self.config.attention_indices:
-            mask = None
-        else:
-            mask = document_block_mask(documents) if self.flex else document_mask(documents)
-        return PackedRows(documents, cos, sin, mask)
+        context, tokens = self.context, documents.shape[1]
+        keys, documents_in = documents, None
+        if context.ranks > 1:
+            keys = end_to_end(documents, context)
+            documents_in = pad(keys, (HALO, 0), value=-1)[:, context.rank * tokens :][:, :HALO].contiguous()
+        mask = None
+        if self.config.attention_indices:
+            make = document_block_mask if self.flex else document_mask
+            mask = make(documents, keys, context.rank * tokens)
+        return PackedRows(documents, cos, sin, mask, context, documents_in)
 
     def losses(
         self, input_ids: Tensor, documents: Tensor, positions: Tensor, labels: Tensor, scale: Tensor | None = None

@@ -6,32 +6,73 @@ and positions start at 0 in each.
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
+
+from ..context.group import ALONE, ContextGroup
+
+BLOCK = 128  # tokens: flex_attention's own
 
 
 class PackedRows(NamedTuple):
     """documents: (batch, tokens) int32, ids that ascend along a row; cos, sin: (batch, tokens, 1, half the rotary
-    width) float32; mask: which key a query may see, for `scaled_dot_product_attention` (batch, 1, tokens, tokens) or
-    for `flex_attention`; None where the model has no attention."""
+    width) float32; mask: which key a query may see, for `scaled_dot_product_attention` (batch, 1, tokens, keys) or
+    for `flex_attention`; None where the model has no attention.
+
+    Where the rows are parts of longer ones, `context` is this rank among those that hold them, keys are those of the
+    whole rows, and documents_in, (batch, 3) int32, are of the three tokens before the part, -1 before the first one."""
 
     documents: Tensor
     cos: Tensor
     sin: Tensor
     mask: Tensor | BlockMask | None
+    context: ContextGroup = ALONE
+    documents_in: Tensor | None = None
 
 
-def document_mask(documents: Tensor) -> Tensor:
-    """(batch, 1, query, key): True where the key is not after the query and of the same document."""
-    same = documents[:, :, None] == documents[:, None, :]
-    return same.tril()[:, None]
+def document_mask(documents: Tensor, keys: Tensor | None = None, before: int = 0) -> Tensor:
+    """(batch, 1, query, key): True where the key is not after the query and of the same document.
+
+    Args:
+        documents: (batch, tokens), of the queries.
+        keys: (batch, tokens), of the keys; those of the queries without it.
+        before: The place of the first query among the keys.
+    """
+    keys = documents if keys is None else keys
+    same = documents[:, :, None] == keys[:, None, :]
+    return same.tril(before)[:, None]
 
 
-def document_block_mask(documents: Tensor) -> BlockMask:
-    """The same, as flex_attention wants it: by blocks of 128 tokens, those that hold nothing to see are skipped."""
-    batch, tokens = documents.shape
+def document_block_mask(documents: Tensor, keys: Tensor | None = None, before: int = 0) -> BlockMask:
+    """The same, as flex_attention wants it: by blocks of 128 tokens, those that hold nothing to see are skipped.
+
+    Documents ascend, so the first and last of a block tell what it holds, and no table of all pairs of tokens is made:
+    of 131,072 it would be 16 GiB.
+    """
+    keys = documents if keys is None else keys
 
     def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query >= key) & (documents[row, query] == documents[row, key])
+        return (query + before >= key) & (documents[row, query] == keys[row, key])
 
-    return create_block_mask(visible, batch, None, tokens, tokens, device=documents.device)
+    first_query, last_query, least, most = (end[:, :, None] for end in _block_ends(documents, before))
+    first_key, last_key, lowest, highest = (end[:, None, :] for end in _block_ends(keys, 0))
+    seen = (last_query >= first_key) & (highest >= least) & (lowest <= most)
+    whole = (first_query >= last_key) & (least == most) & (lowest == highest) & (lowest == least)
+    partly, wholly = (_listed_blocks(which[:, None]) for which in (seen & ~whole, seen & whole))
+    return BlockMask.from_kv_blocks(
+        *partly, *wholly, BLOCK_SIZE=BLOCK, mask_mod=visible, seq_lengths=(documents.shape[1], keys.shape[1])
+    )
+
+
+def _block_ends(documents: Tensor, before: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each block the places of its first and last token, (1, blocks), and their documents, (batch, blocks)."""
+    tokens = documents.shape[1]
+    first = torch.arange(0, tokens, BLOCK, device=documents.device)
+    last = (first + BLOCK - 1).clamp(max=tokens - 1)
+    return first[None] + before, last[None] + before, documents[:, first], documents[:, last]
+
+
+def _listed_blocks(which: Tensor) -> tuple[Tensor, Tensor]:
+    """(how many blocks of keys, their numbers first) of each block of queries."""
+    return which.sum(-1, dtype=torch.int32), which.logical_not().argsort(dim=-1, stable=True).int()

@@ -4,6 +4,7 @@ one op, one linear out."""
 import torch
 from torch import Tensor, nn
 
+from ..context.mix_op import mix_context
 from ..kernels.ops import mix
 from ..kernels.supported import CONV_WIDTH
 from .config import ModelConfig
@@ -30,17 +31,11 @@ class Mamba2(nn.Module):
         self.out_proj = nn.Linear(config.inner_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, rows: PackedRows) -> Tensor:
-        mixed = mix(
-            self.in_proj(x),
-            self.conv_weight,
-            self.conv_bias,
-            self.A_log,
-            self.D,
-            self.dt_bias,
-            self.norm_weight,
-            rows.documents,
-            self.eps,
-            groups=self.groups,
-            norm_groups=self.norm_groups,
-        )
+        vectors = (self.conv_weight, self.conv_bias, self.A_log, self.D, self.dt_bias, self.norm_weight)
+        given = (self.in_proj(x), *vectors, rows.documents)
+        groups = (True, self.groups, self.norm_groups)
+        if rows.documents_in is None:
+            mixed = mix(*given, self.eps, *groups)
+        else:
+            mixed = mix_context(*given, rows.documents_in, self.eps, rows.context, *groups)
         return self.out_proj(mixed)  # type: ignore[no-any-return]
