@@ -8,6 +8,9 @@
     source        int64 [rows]      number of the source in the plan (`source_names`); -1 likewise
     cu_seqlens    int32 [n + 1]     where documents begin in the rows laid end to end, and the end
 
+Where ranks share rows (`Reading.context_ranks`), T is the tokens of a part: positions and numbers of documents count
+from the begin of the row, labels look ahead past the part, and `cu_seqlens` is of the parts laid end to end.
+
 Masked tokens have label -100, torch's own `ignore_index`: fill, documents in quarantine, and what is marked as no
 target. Rows come here with T + 1 ids each, so that the last token has its label; ids alone need no look-ahead and come
 with T.
@@ -37,6 +40,26 @@ class FilledRow(NamedTuple):
     filled: int
     starts: list[Longs]
     pieces: list[tuple[int, RowPiece]]
+
+    def part(self, first: int, tokens: int) -> "RowPart":
+        """Of the tokens from `first` on, and one to look ahead."""
+        before = np.unique(np.concatenate([[0], *self.starts]))
+        if self.filled:
+            before = np.unique(np.append(before[before < self.filled], self.filled))  # what fills up is one more
+        number = int(before.searchsorted(first, "right")) - 1
+        inside = before[(before >= first) & (before <= min(first + tokens, self.filled - 1))] - first
+        filled = min(max(self.filled - first, 0), tokens + 1)
+        own = FilledRow(filled, [inside] if len(inside) else [], self.pieces)
+        return RowPart(own, number, first - int(before[number]))
+
+
+class RowPart(NamedTuple):
+    """`filled`: as if the part were a row; `number`: the document of the row that its first token is of; `before`:
+    tokens of that document before the part."""
+
+    filled: FilledRow
+    number: int
+    before: int
 
 
 NO_ROW = FilledRow(0, [], [])
@@ -86,6 +109,25 @@ def labels_of(ids: NDArray[Any], starts: Longs, rows: Sequence[FilledRow], marke
         if row.filled < width:
             labels[number, max(0, row.filled - 1) :] = MASKED
     return labels
+
+
+def count_over_the_row(arrays: Arrays, starts: Longs, parts: Sequence[RowPart]) -> None:
+    """Let positions and documents of parts count from the begin of their rows, in place.
+
+    Args:
+        arrays: As `document_arrays` makes them of the parts.
+        starts: `document_starts` of the parts.
+        parts: One of each row.
+    """
+    if "seq_idx" in arrays:
+        arrays["seq_idx"] += np.array([part.number for part in parts], np.int32).reshape(-1, 1)
+    if (positions := arrays.get("position_ids")) is not None:
+        width = positions.shape[1] + 1
+        for row, part in enumerate(parts):
+            if part.before:  # of the document that goes on: to where the next one begins
+                second = int(starts.searchsorted(row * width, "right"))
+                end = int(starts[second]) if second < len(starts) else (row + 1) * width
+                positions[row, : end - row * width] += part.before
 
 
 def document_arrays(starts: Longs, rows: int, row_tokens: int, fields: frozenset[str]) -> Arrays:

@@ -91,7 +91,7 @@ class Loader(DataLoader[Any]):
     def _new_reader(self) -> PieceReader:
         header, reading = self.plan.header, self.reading
         rows = reading.micro_rows or -(-header.step_rows // reading.world_size)
-        pieces = min(reading.prefetch_tokens // (rows * header.row_tokens), AHEAD_BATCHES)
+        pieces = min(reading.prefetch_tokens // (rows * header.row_tokens // reading.context_ranks), AHEAD_BATCHES)
         depth = max(reading.num_workers + 1, pieces)
         return PieceReader(self.order, reading, self._walk, reading.num_workers, depth)
 

@@ -26,12 +26,24 @@ OnEnd = Literal["stop", "again", "raise"]
 class Share:
     """A rank's part of every batch of `batch_rows` rows: ⌊batch_rows / world_size⌋ of them, or one more.
 
-    With `pad` every rank has equally many, filled up with masked rows.
+    With `pad` every rank has equally many, filled up with masked rows. Of each row only the tokens of part `part` of
+    `parts`, which are equally long.
     """
 
     rank: int
     world_size: int
     pad: bool = False
+    part: int = 0
+    parts: int = 1
+
+    def part_tokens(self, row_tokens: int) -> int:
+        """Of a row of so many. Raises UserError where the parts do not divide it."""
+        if row_tokens % self.parts:
+            raise UserError(
+                f"context_ranks: {self.parts} ranks cannot share rows of row_tokens {row_tokens:,} in equal parts: "
+                f"take a divisor of {row_tokens:,}"
+            )
+        return row_tokens // self.parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +53,10 @@ class Reading:
     Attributes:
         rank: This rank, from 0 to `world_size` - 1.
         world_size: Ranks that share every batch. Each row of the order is read by exactly one of them.
+        context_rank: Which part of its rows this rank has, from 0 to `context_ranks` - 1.
+        context_ranks: Ranks that share every row (context parallelism), each with a part of its tokens, all of them
+            with the same `rank` and `world_size`: of 8 processes with `context_ranks` 4, `world_size` is 2. Parts end
+            to end are the rows: labels look ahead past the cut, positions and numbers of documents count over the row.
         pad_rows: All ranks get equally many rows, filled up with masked ones (`row` -1, labels -100).
         micro_rows: Hand a rank's rows of a batch out in micro-batches of exactly so many, the last filled up. Every
             rank has equally many micro-batches. None hands them out whole.
@@ -66,6 +82,8 @@ class Reading:
 
     rank: int = 0
     world_size: int = 1
+    context_rank: int = 0
+    context_ranks: int = 1
     pad_rows: bool = False
     micro_rows: int | None = None
 
@@ -81,12 +99,24 @@ class Reading:
     on_end: OnEnd | None = None
 
     def __post_init__(self) -> None:
-        least = {"rank": 0, "world_size": 1, "num_workers": 0, "prefetch_tokens": 1, "cache_bytes": 0}
+        least = {
+            "rank": 0,
+            "world_size": 1,
+            "context_rank": 0,
+            "context_ranks": 1,
+            "num_workers": 0,
+            "prefetch_tokens": 1,
+            "cache_bytes": 0,
+        }
         optional = {name: 1 for name in ("micro_rows", "max_epochs", "max_steps") if getattr(self, name) is not None}
         for name, smallest in (least | optional).items():
             object.__setattr__(self, name, whole_number(name, getattr(self, name), smallest))
         if self.rank >= self.world_size:
             raise UserError(f"there is no rank {self.rank} of {self.world_size}: ranks count from 0")
+        if self.context_rank >= self.context_ranks:
+            raise UserError(
+                f"there is no context_rank {self.context_rank} of {self.context_ranks}: parts of a row count from 0"
+            )
         switch("pad_rows", self.pad_rows)
         if isinstance(self.fields, str):
             raise UserError(f"fields are {self.fields!r}: they must be a list of names")
@@ -101,7 +131,7 @@ class Reading:
     @property
     def share(self) -> Share:
         """This rank's part of a batch."""
-        return Share(self.rank, self.world_size, self.pad_rows)
+        return Share(self.rank, self.world_size, self.pad_rows, self.context_rank, self.context_ranks)
 
     @property
     def folder(self) -> Path | None:

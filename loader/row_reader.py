@@ -18,6 +18,7 @@ from .collate import (
     NO_ROW,
     Arrays,
     FilledRow,
+    count_over_the_row,
     document_arrays,
     document_starts,
     labels_of,
@@ -56,7 +57,7 @@ class RowReader:
     Args:
         order: Which row comes at which place.
         cache: Where segments are kept.
-        share: Which rows of a batch are made.
+        share: Which rows of a batch are made, and which part of each.
         fields: The arrays to make.
         max_epochs: A row that begins in a later epoch is masked; None masks none.
         ahead_rows: Rows of the order that are located at once.
@@ -80,6 +81,8 @@ class RowReader:
         self._names = list(order.plan.source_names)
         self._sources = [order.source(name) for name in self._names]
         self._row_tokens = order.plan.header.row_tokens
+        self._part_tokens = share.part_tokens(self._row_tokens)
+        self._first_token = share.part * self._part_tokens
         self._is_marked = any(has_marks(source.served) for source in self._sources)
         self._ahead_rows = ahead_rows
         self._ahead: dict[int, RowLocations] = {}
@@ -207,22 +210,27 @@ class RowReader:
             self._segments.update(zip(keys, segments, strict=True))
         return segments
 
-    def _fill(self, ids: NDArray[Any], source: int, begin: RowStart, documents: bool = True) -> FilledRow:
-        """Copy a row, and its look-ahead if `ids` has room, into `ids`; with where documents begin, if asked."""
+    def _fill(
+        self, ids: NDArray[Any], source: int, begin: RowStart, documents: bool = True, first: int = 0
+    ) -> FilledRow:
+        """Copy a row, or its tokens from `first` on, into `ids` as far as there is room, which a look-ahead may have;
+        with where documents begin from the row's begin on, if asked. Nothing behind is looked at."""
         at = 0
         starts: list[NDArray[np.int64]] = []
         pieces: list[tuple[int, RowPiece]] = []
         packing = self._sources[source].packing
-        for piece in packing.parts(begin, len(ids), self._max_epochs, partial(self._segment, source)):
+        for piece in packing.parts(begin, first + len(ids), self._max_epochs, partial(self._segment, source)):
             segment, token, count = piece.segment, piece.begin, piece.length
-            ids[at : at + count] = segment.ids[token : token + count]
+            if at + count > first:
+                wanted = max(at, first)
+                ids[wanted - first : at + count - first] = segment.ids[token + wanted - at : token + count]
             if documents:
                 low, high = segment.starts[:-1].searchsorted((token, token + count))
                 if high > low:
                     starts.append(segment.starts[low:high].astype(np.int64) + (at - token))
                 pieces.append((at, piece))
             at += count
-        ids[at:] = 0
+        ids[max(0, at - first) :] = 0
         return FilledRow(at, starts, pieces)
 
     def _spans(self, row: FilledRow, source: int) -> list[Span]:
@@ -232,9 +240,9 @@ class RowReader:
 
     def _arrays(self, locations: RowLocations, padded: int) -> Arrays:
         """The arrays of rows, filled up with masked ones to `padded`."""
-        count, row_tokens = len(locations.rows), self._row_tokens
+        count, tokens, first = len(locations.rows), self._part_tokens, self._first_token
         ahead = int(self._needs_documents)  # ids alone need no token of look-ahead, and go where they belong at once
-        ids = np.empty((padded, row_tokens + ahead), self.order.dtype if ahead else np.int64)
+        ids = np.empty((padded, tokens + ahead), self.order.dtype if ahead else np.int64)
         rows, sources = np.full(padded, -1, np.int64), np.full(padded, -1, np.int64)
         filled = [NO_ROW] * padded
         columns = zip(*(column.tolist() for column in locations), strict=True)
@@ -242,31 +250,37 @@ class RowReader:
             if self._max_epochs is None or epoch < self._max_epochs:
                 rows[place], sources[place] = row, source
                 begin = RowStart(epoch, position, token)
-                filled[place] = self._fill(ids[place], source, begin, self._needs_documents)
+                filled[place] = self._fill(ids[place], source, begin, self._needs_documents, first)
             else:
                 ids[place] = 0
         ids[count:] = 0
         arrays: Arrays = {name: column for name, column in (("row", rows), ("source", sources)) if name in self._fields}
         if "input_ids" in self._fields:
-            arrays["input_ids"] = ids[:, :row_tokens].astype(np.int64) if ahead else ids
+            arrays["input_ids"] = ids[:, :tokens].astype(np.int64) if ahead else ids
             if self._is_marked:
                 arrays["input_ids"] &= int(IDS)
         if not ahead:
             return arrays
-        starts = document_starts(filled, row_tokens)
+        parts = [row.part(first, tokens) for row in filled] if first else []
+        filled = [part.filled for part in parts] if first else filled
+        starts = document_starts(filled, tokens)
         if "labels" in self._fields:
             arrays["labels"] = labels_of(ids, starts, filled, self._is_marked)
             for place, (row, source) in enumerate(zip(rows.tolist(), sources.tolist(), strict=True)):
                 if filled[place].pieces and self._sources[source].masked_from:
                     self._mask(arrays["labels"][place], row, source, filled[place])
-        return arrays | document_arrays(starts, padded, row_tokens, self._fields)
+        arrays |= document_arrays(starts, padded, tokens, self._fields)
+        if first:
+            count_over_the_row(arrays, starts, parts)
+        return arrays
 
     def _mask(self, labels: NDArray[Any], row: int, source: int, filled: FilledRow) -> None:
-        """Mask the documents of a row that are in quarantine when it is served."""
+        """Mask the documents of a row that are in quarantine when it is served; labels are of this rank's part."""
         masked_from = self._sources[source].masked_from
         for span in self._spans(filled, source):
             if masked_from.get((span.block, span.document), row + 1) <= row:
-                labels[span.at : span.at + span.tokens] = MASKED
+                begin, end = (max(0, place - self._first_token) for place in (span.at, span.at + span.tokens))
+                labels[begin:end] = MASKED
 
 
 def _epoch_bytes(blocks: Blocks) -> int:

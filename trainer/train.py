@@ -24,7 +24,7 @@ from .checkpoint.manager import Checkpointer
 from .config import Recipe
 from .data.batch import Batch
 from .data.protocol import Feed
-from .distributed.consistency import accept_recipe, gathered, require_agreement
+from .distributed.consistency import accept_recipe, gathered, require_agreement, require_parts
 from .distributed.fsdp import World, distribute, reshard_model
 from .evaluation import first_rows, losses_by_source
 from .model.bamba import Bamba
@@ -184,11 +184,11 @@ class Run:
             TooManyBadSteps: More steps without a finite gradient than the recipe allows.
         """
         with stop_signals(self._stop):
-            batches = iter(self.feed)
+            batches = self._batches()
             while self.done_steps < self.recipe.schedule.steps:
                 stopped = self._step(batches)
                 if self._spike is not None and self._rewind(self._spike):
-                    batches = iter(self.feed)
+                    batches = self._batches()
                     continue
                 ended = self.done_steps == self.recipe.schedule.steps
                 evaluate_every = self.recipe.log.evaluate_every_steps
@@ -207,7 +207,17 @@ class Run:
                     )
             self.saver.finish()
 
-    def _step(self, batches: Iterator[Any]) -> bool:
+    def _batches(self) -> Iterator[Batch]:
+        """This rank's rows of each step from here on."""
+        context = self.world.context
+        for number, loaded in enumerate(self.feed):
+            batch = Batch.of(loaded)
+            if context.ranks > 1 and number == 0:
+                part_tokens = self.recipe.data.row_tokens // context.ranks
+                require_parts(batch.row.tolist(), batch.ends(), part_tokens, context.ranks)
+            yield batch
+
+    def _step(self, batches: Iterator[Batch]) -> bool:
         """Start one step, read the numbers of the one before; whether some process was asked to stop."""
         step = self.done_steps + 1
         if self.world.leads:
@@ -215,7 +225,7 @@ class Run:
             self.saver.report()
         self.traces.before(step)
         before = time.monotonic()
-        batch = Batch.of(next(batches))
+        batch = next(batches)
         self.rewinds.note_step(step, self.feed.row)
         waited_seconds = time.monotonic() - before
         lr = learning_rate(self.recipe.schedule, step)

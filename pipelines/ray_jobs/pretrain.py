@@ -76,11 +76,13 @@ def pretrain(
         retry_stopped: Go on although an earlier attempt gave up.
 
     Raises:
-        UserError: `least` is more than `ranks`, or a place means nothing on other machines.
+        UserError: `least` is more than `ranks`, such groups cannot share rows as the recipe says, or a place means
+            nothing on other machines.
         TrainingEnded: the trainer ended with another exit code than 0.
     """
     if least > ranks:
         raise UserError(f"--least {least} is more than --ranks {ranks}")
+    _check_shared(resolved["compute"]["context_ranks"], ranks, least)
     for option, place in [("--out", out), *(("--data", url) for url in data)]:
         refuse_relative(option, place)
     asked = canonical_json.digest([resolved, data])
@@ -113,6 +115,21 @@ class RankCommand:
                 file.write_text(self.text, encoding="utf-8")
                 recipe = str(file)
             yield [sys.executable, "-m", "bamba.trainer", "--recipe", recipe, *self.line]
+
+
+def _check_shared(context_ranks: int, ranks: int, least: int) -> None:
+    """Raises UserError where a group may be formed whose ranks cannot share rows as the recipe says."""
+    if context_ranks == 1:
+        return
+    if ranks % context_ranks:
+        raise UserError(
+            f"--ranks {ranks} is no multiple of compute.context_ranks {context_ranks}: so many ranks share every row"
+        )
+    if least != ranks:
+        raise UserError(
+            f"--least {least} with --ranks {ranks}: Ray may form a group of any size between them, and "
+            f"compute.context_ranks {context_ranks} wants a multiple of {context_ranks}. Leave --least out"
+        )
 
 
 def _text_of(recipe: str) -> str | None:

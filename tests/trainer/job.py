@@ -9,6 +9,7 @@ torchrun. The environment can make it meet trouble:
     TRAINER_SEED=<seed>      on the last rank only: another recipe than the others have
     TRAINER_PLACE=<step>     on the last rank only: another place in the data than the others have
     TRAINER_FAULT=<step>     on the last rank only: the data of that step is damaged
+    TRAINER_WHOLE=1          the feed deals whole rows to all ranks, whoever shares them
     TRAINER_FILE_BYTES=<n>   no file takes more, as by `ulimit -f`
     TRAINER_BITS=1           every rank prints the digest of what it holds of the weights and moments at the end
     TRAINER_KILL=<point>     the last rank is gone at that point of its storage (tests.faults.crash_points)
@@ -31,7 +32,8 @@ from bamba_data.errors import BambaError, CorruptShard
 from bamba_data.exit_codes import exit_code_of
 from tests.faults.crash_points import Killer
 from tests.trainer.synthetic import Synthetic
-from trainer.config import load_recipe
+from trainer.config import Recipe, load_recipe
+from trainer.context.group import ContextGroup
 from trainer.distributed.fsdp import World, joined, local
 from trainer.train import Run
 
@@ -57,14 +59,22 @@ class Troubled(Synthetic):
             yield batch
 
 
+def recipe_of(changes: Sequence[str]) -> Recipe:
+    """The small one, with those of the words that change it."""
+    return load_recipe(RECIPE, [change for change in changes if not change.startswith("--")])
+
+
 def started(world: World, out: str, changes: list[str]) -> Run:
     """A run, not yet begun."""
     last = world.rank == world.size - 1
     if last and "TRAINER_SEED" in os.environ:
         changes = [*changes, f"seed={os.environ['TRAINER_SEED']}"]
-    recipe = load_recipe(RECIPE, [change for change in changes if not change.startswith("--")])
+    recipe = recipe_of(changes)
     data = recipe.data
-    feed = Troubled(data.row_tokens, data.batch_rows, world.rank, world.size, recipe.model.vocab_size)
+    # what a feed gets that knows of no parts
+    context = ContextGroup() if "TRAINER_WHOLE" in os.environ else world.context
+    place = (world.data_rank, world.data_ranks) if context.ranks > 1 else (world.rank, world.size)
+    feed = Troubled(data.row_tokens, data.batch_rows, *place, recipe.model.vocab_size, context)
     if last and "TRAINER_PLACE" in os.environ:
         feed.steps = int(os.environ["TRAINER_PLACE"])
     run = Run(recipe, feed, world, out, None if "://" in out else Path(out))
@@ -85,7 +95,7 @@ def started(world: World, out: str, changes: list[str]) -> Run:
 def main(out: str, changes: list[str]) -> None:
     if "TRAINER_FILE_BYTES" in os.environ:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["TRAINER_FILE_BYTES"]),) * 2)
-    with joined() as world:
+    with joined(recipe_of(changes).compute.context_ranks) as world:
         run = started(world, out, changes)
         if world.rank == world.size - 1 and "TRAINER_KILL" in os.environ:
             Killer(int(os.environ["TRAINER_KILL"])).arm()

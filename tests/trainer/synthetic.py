@@ -7,13 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.context.group import ALONE, ContextGroup
+
 
 class Synthetic:
     """Rows of three short documents that count upwards, so that there is something to learn; two sources."""
 
     sources = ("up", "down")
 
-    def __init__(self, row_tokens: int, batch_rows: int, rank: int, world_size: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        row_tokens: int,
+        batch_rows: int,
+        rank: int,
+        world_size: int,
+        vocab_size: int,
+        context: ContextGroup = ALONE,
+    ) -> None:
+        self.context = context
         self.row_tokens, self.batch_rows, self.vocab_size = row_tokens, batch_rows, vocab_size
         self.rank, self.world_size = rank, world_size
         self.steps = 0
@@ -42,6 +53,7 @@ class Synthetic:
         columns: dict[str, list[Tensor]] = {}
         for row in rows:
             for name, value in self._row(row).items():
+                value = value.chunk(self.context.ranks)[self.context.rank] if value.dim() else value
                 columns.setdefault(name, []).append(value)
         return columns
 

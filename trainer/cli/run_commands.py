@@ -80,7 +80,7 @@ def _train(recipe: Any, out: str, metrics: Path | None, accept_changes: bool) ->
     from ..train import train
 
     folder = metrics or (None if "://" in out else Path(out))
-    with joined() as world:
+    with joined(recipe.compute.context_ranks) as world:
         feed = LoaderFeed(recipe.data, world)
         if (note := vocabulary_note(recipe.model.vocab_size, feed.vocab_size())) and world.leads:
             say(note)

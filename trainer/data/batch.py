@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..distributed.consistency import RowEnds
 from ..kernels.checks import check_documents
 from ..loss import IGNORED
 
@@ -43,6 +44,11 @@ class Batch:
     def targets(self) -> int:
         """How many tokens have a label."""
         return int((self.labels >= 0).sum())
+
+    def ends(self) -> list[RowEnds]:
+        """Of each row."""
+        columns = (one[:, at].tolist() for at in (0, -1) for one in (self.documents, self.positions))
+        return [RowEnds(self.documents.shape[1], *ends) for ends in zip(*columns, strict=True)]
 
     def to(self, device: torch.device) -> "Batch":
         moved = (getattr(self, name) for name in self.__slots__)

@@ -23,7 +23,8 @@ CHAT = "conversations"  # what they are called among the sources of a run
 
 
 class LoaderFeed:
-    """Rows of the recipe's datasets for this rank. See `trainer.data.protocol.Feed`.
+    """Rows of the recipe's datasets for this rank, or its part of each where ranks share them. See
+    `trainer.data.protocol.Feed`.
 
     Raises:
         UserError: The recipe names neither datasets nor conversations.
@@ -53,8 +54,10 @@ class LoaderFeed:
             packing=config.packing,
         )
         reading = Reading(
-            rank=self.world.rank,
-            world_size=self.world.size,
+            rank=self.world.data_rank,
+            world_size=self.world.data_ranks,
+            context_rank=self.world.context.rank,
+            context_ranks=self.world.context.ranks,
             num_workers=config.workers if split == "train" else 0,
             pad_rows=True,
         )

@@ -1,5 +1,8 @@
 """What a run needs of a loader: an iterator over this rank's rows of each step, and a state that says where it is.
 
+Ranks that share rows (`World.context`) get the same rows, each its part of the tokens of every one, with labels past
+the cut, and positions and documents counted over the row.
+
 `trainer.data.feed` makes the real one of `loader.build_loader`. Nothing else of the trainer knows where rows come from.
 """
 

@@ -1,7 +1,8 @@
 """What must be the same: on all ranks before the first step, and between a checkpoint and the recipe that goes on."""
 
 import reprlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from pydantic import ValidationError
@@ -17,6 +18,16 @@ SHOWN = 4  # differences, at most
 NO_SHAPE = {"rotary_fraction", "rotary_base", "rotary_factors", "rotary_scale", "mamba_norm_groups", "norm_eps"}
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 72
+
+
+class RowEnds(NamedTuple):
+    """Of a rank's tokens of a row: how many, and the document and the position in it of the first and the last."""
+
+    tokens: int
+    first_document: int
+    first_position: int
+    last_document: int
+    last_position: int
 
 
 def gathered(mine: Any) -> list[Any]:
@@ -49,6 +60,44 @@ def require_agreement(mine: dict[str, Any], way_out: str) -> None:
                 f"{field} is {short(other)}, on rank 0 {short(first)}" for field, first, other in differing
             )
             raise UserError(f"rank {rank} differs from rank 0: {what}. {way_out}")
+
+
+def require_parts(rows: Sequence[int], ends: Sequence[RowEnds], part_tokens: int, context_ranks: int) -> None:
+    """A collective call: that ranks which share rows have the same ones, each as a part of its own.
+
+    Args:
+        rows: The numbers of this rank's rows of a batch, by place.
+        ends: Of each of them.
+        part_tokens: What a part must have.
+        context_ranks: Neighbours that share rows.
+
+    Raises:
+        UserError: On all ranks, naming two neighbours, the row, and what differs.
+    """
+    everyone = gathered((list(rows), [tuple(one) for one in ends]))
+    way_out = "The feed must give all ranks of a context group the same rows, cut (trainer/data/protocol.py)"
+    for rank, (numbers, found) in enumerate(everyone):
+        for number, one in zip(numbers, map(RowEnds._make, found), strict=True):
+            if one.tokens != part_tokens:
+                raise UserError(
+                    f"rank {rank} has {one.tokens:,} tokens of row {number}: its part has {part_tokens:,}. {way_out}"
+                )
+        if rank % context_ranks == 0:
+            continue
+        left_numbers, left_found = everyone[rank - 1]
+        if numbers != left_numbers:
+            here, there = short(numbers), short(left_numbers)
+            raise UserError(f"ranks {rank - 1} and {rank} share rows, and have rows {there} and {here}. {way_out}")
+        for number, left, right in zip(numbers, map(RowEnds._make, left_found), map(RowEnds._make, found), strict=True):
+            goes_on = right.first_document == left.last_document
+            if right.first_document < left.last_document or (
+                number >= 0 and goes_on and right.first_position != left.last_position + 1
+            ):
+                raise UserError(
+                    f"ranks {rank - 1} and {rank} share row {number}, which goes from position {left.last_position} of "
+                    f"document {left.last_document} to position {right.first_position} of document "
+                    f"{right.first_document}: these are no neighbouring parts. {way_out}"
+                )
 
 
 def short(value: Any) -> str:
