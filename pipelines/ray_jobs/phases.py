@@ -43,8 +43,20 @@ class Step:
 Work = Callable[[Step, Any, Any], Counters]
 
 
-def run_phases(job: PhasedJob, phases: Sequence[tuple[Work, list[Step]]], options: Options, shown: Display) -> None:
+ONE_CORE: Mapping[str, float] = {"num_cpus": 1}
+
+
+def run_phases(
+    job: PhasedJob,
+    phases: Sequence[tuple[Work, list[Step]]],
+    options: Options,
+    shown: Display,
+    resources: Mapping[str, float] = ONE_CORE,
+) -> None:
     """Run the steps whose results are missing; none missing, nothing is started. What is counted, is over all phases.
+
+    Args:
+        resources: Of each task, as Ray names them: `num_cpus`, `num_gpus`.
 
     Raises:
         Failed: Some steps could not be done; the others are done and kept.
@@ -63,7 +75,7 @@ def run_phases(job: PhasedJob, phases: Sequence[tuple[Work, list[Step]]], option
             task = runner.task(work, job.task_bytes)
 
             def submit(item: Step, where: Mapping[str, Any], progress: Any, task: Any = task) -> Any:
-                return task.options(num_cpus=1, **where).remote(item, once, progress)
+                return task.options(**resources, **where).remote(item, once, progress)
 
             if faults := runner.run(steps, submit, shown, planned, before, options.fail_fast):
                 raise Failed(faults)

@@ -112,7 +112,9 @@ def test_likelihoods_and_texts_are_those_of_the_backend_for_transformers(a_run: 
     print(largest, largest_of_texts)
 
 
-def test_a_suite_of_local_files_runs_offline_and_goes_on_where_it_was(a_run: tuple[Path, int]) -> None:
+@pytest.fixture
+def suite(a_run: tuple[Path, int]) -> Path:
+    """The folder of a run with a suite of four stock tasks, and their data as the hub has it."""
     folder, _ = a_run
     texts = {"label": ["A", "B", "C"], "text": WORDS[:3]}
     arc = {"id": "1", "question": "Which swims?", "choices": texts, "answerKey": "B"}
@@ -123,6 +125,11 @@ def test_a_suite_of_local_files_runs_offline_and_goes_on_where_it_was(a_run: tup
     lines(folder / "truthful.jsonl", [{"question": word, **truthful} for word in WORDS])
     lines(folder / "gsm.jsonl", [{"question": f"{n} and 1?", "answer": f"so\n#### {n + 1}"} for n in range(2)])
     (folder / "suite.yaml").write_text(SUITE)
+    return folder
+
+
+def test_a_suite_of_local_files_runs_offline_and_goes_on_where_it_was(suite: Path) -> None:
+    folder = suite
     command = ["model", "benchmark", folder / "run", "--suite", folder / "suite.yaml", "--out", folder / "results"]
     command += ["--tokenizer", folder / "tokenizer.json", "--eos", "<|end|>", "--questions", 6, "--json"]
     python = environment("lm-eval", LM_EVAL)
@@ -148,6 +155,26 @@ def test_a_suite_of_local_files_runs_offline_and_goes_on_where_it_was(a_run: tup
     assert len(list((folder / "results").iterdir())) == 9, "the second model's four were there already"
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert len((folder / "numbers.csv").read_text().splitlines()) == 1 + 2 * 5
+
+
+def test_a_ray_job_leaves_what_benchmark_would_compute_and_goes_on_where_it_was(suite: Path) -> None:
+    """Two checkpoints on a Ray of this machine, a task for each of their subtasks."""
+    saved(suite / "other", model(seed=8, config=CONFIG_512), 512)
+    rest = [suite / "run", suite / "other", "--suite", suite / "suite.yaml", "--tokenizer", suite / "tokenizer.json"]
+    rest += ["--eos", "<|end|>", "--questions", 4, "--json"]
+    python = environment("lm-eval", LM_EVAL)
+    judge = ["model", "judge", *rest, "--out", suite / "spread", "--workers", 2]
+    spread = json.loads(run(python, COMMAND, *judge, timeout_seconds=900))
+    assert len(spread) == 2 and spread[0]["tasks"] != spread[1]["tasks"]
+    alone = json.loads(run(python, COMMAND, "model", "benchmark", *rest, "--out", suite / "alone", timeout_seconds=900))
+    assert alone == spread
+    results = {path.name: path.stat().st_mtime_ns for path in (suite / "spread").iterdir()}
+    assert results.keys() == {path.name for path in (suite / "alone").iterdir()} and len(results) == 8
+    (gone,) = [name for name in results if name.startswith("piqa")][:1]
+    (suite / "spread" / gone).unlink()
+    assert json.loads(run(python, COMMAND, *judge, timeout_seconds=900)) == spread
+    again = {path.name: path.stat().st_mtime_ns for path in (suite / "spread").iterdir()}
+    assert {name for name in again if again[name] != results[name]} == {gone}
 
 
 SAFETY = """

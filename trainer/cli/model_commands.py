@@ -9,6 +9,20 @@ from bamba_data.cli.entry import group
 from bamba_data.cli.options import AsJson, Data, in_a_folder
 from bamba_data.errors import UserError
 
+from .benchmark_options import (
+    Batch,
+    Checkpoints,
+    Eos,
+    Every,
+    Plot,
+    Questions,
+    Results,
+    SuiteName,
+    TableFile,
+    show_numbers,
+    suite_to_ask,
+)
+
 app = group()
 MODELS = "Models"
 Place = TypeVar("Place", Path, str)
@@ -75,49 +89,27 @@ def evaluate(
 
 @app.command(rich_help_panel=MODELS)
 def benchmark(
-    checkpoints: Annotated[
-        list[str], typer.Argument(metavar="CHECKPOINT", help="Runs, or checkpoints of them; of a run the newest.")
-    ],
-    suite: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="leaderboard-v1, leaderboard-v2, safety, or a file of tasks.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Results by subtask; what is there is not computed again.")
-    ],
-    every: Annotated[
-        bool, typer.Option("--every-checkpoint", help="Of each run all checkpoints, the oldest first.")
-    ] = False,
+    checkpoints: Checkpoints,
+    suite: SuiteName,
+    out: Results,
+    every: Every = False,
     tokenizer: TokenizerFile = None,
-    batch: Annotated[int, typer.Option(min=1, help="So many sequences at once.")] = 32,
-    questions: Annotated[int | None, typer.Option(min=1, help="So many of each subtask, not all.")] = None,
-    eos: Annotated[str | None, typer.Option(help="The token that ends a document; as in training without it.")] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The numbers over the steps: .png, .svg or .pdf.", callback=in_a_folder),
-    ] = None,
-    table_file: Annotated[
-        Path | None,
-        typer.Option("--csv", metavar="FILE", help="A line for each checkpoint and task.", callback=in_a_folder),
-    ] = None,
+    batch: Batch = 32,
+    questions: Questions = None,
+    eos: Eos = None,
+    plot: Plot = None,
+    table_file: TableFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Numbers on the tasks of lm-evaluation-harness, computed by the trainer's own model, of one checkpoint or many."""
-    from bamba_data.extras import require
-    from bamba_data.terminal import emit, print_json, say
+    from bamba_data.terminal import say
 
-    from ..pictures import refuse_picture
-    from ..tasks.comparison import Numbers, checkpoints_of, draw, table, write_csv
-    from ..tasks.suites import suite_of
-
-    asked = suite_of(suite)
-    if plot is not None:
-        require("matplotlib")
-        refuse_picture(plot)
-    require("lm_eval")
+    asked = suite_to_ask(suite, plot)
     from ..checkpoint.reader import SavedCheckpoint
     from ..checkpoint.tokenizer import of_checkpoint
     from ..tasks.benchmark import benchmark as benchmarked
     from ..tasks.benchmark import known_tasks
+    from ..tasks.comparison import Numbers, checkpoints_of
 
     saved = [SavedCheckpoint(url) for url in checkpoints_of(checkpoints, every=every)]
     manager = known_tasks()
@@ -127,14 +119,7 @@ def benchmark(
             say(f"{one.name}, {len(found) + 1} of {len(saved)}")
         read = of_checkpoint(one, tokenizer).with_tokens(None, eos)
         found.append(benchmarked(one, read, asked, out, batch, questions, manager))
-    if plot is not None:
-        draw(found, suite, plot)
-    if table_file is not None:
-        write_csv(found, table_file)
-    if as_json:
-        print_json(found)
-    else:
-        emit(table(found))
+    show_numbers(found, suite, plot, table_file, as_json=as_json)
 
 
 @app.command(rich_help_panel=MODELS)

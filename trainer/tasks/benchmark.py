@@ -1,12 +1,17 @@
 """A checkpoint's numbers on a suite: `bamba-data model benchmark CHECKPOINT… --suite SUITE --out FOLDER`.
 
-Each subtask's result is a file in the folder as soon as it is there, named by what it was asked of: the checkpoint, the
-task with its shots, and the bytes of local data. The same command again computes only what is missing.
+Each subtask's result is an object in the folder as soon as it is there, named by what it was asked of: the checkpoint,
+the task with its shots, and the bytes of local data. The same command again computes only what is missing.
+
+    asked = subtasks_of(saved, tokenizer, suite, None, known_tasks())     # what there is to do, without a model
+    answer(subtask, model, manager, store)                                # one of it, into the folder
+    numbers = numbers_of(saved, suite, asked, store)                      # when all are there
 """
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +20,7 @@ import yaml
 
 from bamba_data import canonical_json
 from bamba_data.errors import CorruptCheckpoint, UserError, one_line
+from bamba_data.storage.store import Store, open_store
 from bamba_data.terminal import say
 
 from ..checkpoint.reader import SavedCheckpoint
@@ -29,11 +35,42 @@ FORMAT = "bamba-benchmark/1"
 REPAIRS = {"toxigen": {"doc_to_target": "{{ ((toxicity_ai + toxicity_human) > 5.5) | int }}"}}
 
 
+@dataclass(frozen=True)
+class Subtask:
+    """One task of the harness, asked of one checkpoint.
+
+    Attributes:
+        spec: The suite's task that it belongs to.
+        checkpoint: Digest of the checkpoint's commit.
+        questions: So many, for a look; None for all.
+        tokenizer: sha256 of its file.
+        data: {split: sha256} of local files.
+    """
+
+    spec: TaskSpec
+    name: str
+    checkpoint: str
+    questions: int | None
+    tokenizer: str
+    data: dict[str, str]
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All that its result depends on."""
+        what = {"checkpoint": self.checkpoint, "task": self.name, "shots": self.spec.shots, "questions": self.questions}
+        return {**what, "tokenizer": self.tokenizer, "data": self.data}
+
+    @property
+    def file(self) -> str:
+        """Of its result, in a folder of results."""
+        return f"{self.name}-{canonical_json.digest(self.asked)[:12]}.json"
+
+
 def benchmark(
     saved: SavedCheckpoint,
     tokenizer: RunTokenizer,
     suite: Suite,
-    out: Path,
+    out: str,
     batch: int,
     questions: int | None,
     manager: Any,
@@ -41,7 +78,7 @@ def benchmark(
     """A checkpoint's numbers, from what is in `out` and what must still be computed.
 
     Args:
-        out: A folder of results, made if it is not there.
+        out: A folder of results, a path or URL, made if it is not there.
         questions: So many of each subtask, for a look; None for all.
         manager: Of `known_tasks`; one serves many checkpoints.
 
@@ -50,31 +87,45 @@ def benchmark(
     """
     from .harness_model import CheckpointModel
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    plan = {spec.task: list(_subtasks(manager, spec.task)) for spec in suite.tasks}
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = canonical_json.digest(saved.commit)
+    store = open_store(out)
+    asked = subtasks_of(saved, tokenizer, suite, questions, manager)
     model: CheckpointModel | None = None
+    for subtask in asked:
+        if store.stat(subtask.file) is None:
+            say(f"{subtask.name} …")
+            model = model or CheckpointModel(saved, tokenizer, batch)
+            answer(subtask, model, manager, store)
+    return numbers_of(saved, suite, asked, store)
+
+
+def subtasks_of(
+    saved: SavedCheckpoint, tokenizer: RunTokenizer, suite: Suite, questions: int | None, manager: Any
+) -> list[Subtask]:
+    """All subtasks of a suite, in its order; `UserError` where one is unknown or its local data is not there."""
+    checkpoint, words = canonical_json.digest(saved.commit), canonical_json.sha256(tokenizer.data)
+    return [
+        Subtask(spec, name, checkpoint, questions, words, _data_digests(_config(manager, spec, name)))
+        for spec in suite.tasks
+        for name in _subtasks(manager, spec.task)
+    ]
+
+
+def answer(subtask: Subtask, model: Any, manager: Any, store: Store) -> None:
+    """Ask `model`, a `CheckpointModel` of the subtask's checkpoint, and leave the result in `store`."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    config = _config(manager, subtask.spec, subtask.name)
+    result = {"format": FORMAT, **subtask.asked, **_run(manager, model, config, subtask.spec, subtask.questions)}
+    store.put(subtask.file, f"{json.dumps(result, indent=2, sort_keys=True)}\n".encode())
+
+
+def numbers_of(saved: SavedCheckpoint, suite: Suite, asked: Sequence[Subtask], store: Store) -> Numbers:
+    """A checkpoint's numbers, when the results of all its subtasks are in `store`."""
     numbers = {}
     for spec in suite.tasks:
-        found = {}
-        for name in plan[spec.task]:
-            config = _config(manager, spec, name)
-            asked: dict[str, Any] = {
-                "checkpoint": checkpoint,
-                "task": name,
-                "shots": spec.shots,
-                "questions": questions,
-            }
-            asked |= {"tokenizer": canonical_json.sha256(tokenizer.data), "data": _data_digests(config)}
-            place = out / f"{name}-{canonical_json.digest(asked)[:12]}.json"
-            if not place.exists():
-                say(f"{name} …")
-                model = model or CheckpointModel(saved, tokenizer, batch)
-                _write(place, {"format": FORMAT, **asked, **_run(manager, model, config, spec, questions)})
-            found[name] = _read(place, spec)
+        found = {one.name: _read(store, one.file, spec) for one in asked if one.spec == spec}
         numbers[spec.task] = task_number(spec, found)
     mean = suite_number([numbers[spec.task] for spec in suite.tasks if spec.in_mean])
+    checkpoint = canonical_json.digest(saved.commit)
     return Numbers(saved.store.url, saved.name, saved.commit["step"], checkpoint, numbers, mean)
 
 
@@ -157,19 +208,13 @@ def _run(manager: Any, model: Any, config: dict[str, Any], spec: TaskSpec, quest
     }
 
 
-def _write(place: Path, result: dict[str, Any]) -> None:
-    part = place.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    part.replace(place)
-
-
-def _read(place: Path, spec: TaskSpec) -> tuple[float, int]:
+def _read(store: Store, file: str, spec: TaskSpec) -> tuple[float, int]:
     """(the mean of the suite's metrics, how many questions)."""
     try:
-        result = json.loads(place.read_bytes())
+        result = json.loads(store.read(file))
         metrics, count = result["metrics"], int(result["n"])
     except (ValueError, KeyError, TypeError) as error:
-        raise CorruptCheckpoint(str(place), f"is no result of ours ({one_line(error)}): remove it") from None
+        raise CorruptCheckpoint(f"{store.url}/{file}", f"is no result of ours ({one_line(error)}): remove it") from None
     values = []
     for metric in spec.metrics:
         key = metric if "," in metric else f"{metric},none"
