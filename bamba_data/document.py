@@ -25,12 +25,17 @@ REASONS: dict[str, Action] = {
     "empty_text": "drop",
 }
 
-#: Why a document that is sound left all the same: a recipe's `where` (see filtering/). That it is false is no fault.
+#: Why a document that is sound left all the same: a recipe's `where` or `transform` (see filtering/).
 FILTERED: dict[str, Action] = {
     "where_false": "drop",
     "where_null": "drop",
     "where_mismatch": "dead_letter",
+    "transform_none": "drop",
+    "transform_error": "dead_letter",
 }
+
+#: Those of them by which a recipe says what it wants: they are no fault, and nothing else can become of them.
+WANTED = frozenset({"where_false", "transform_none"})
 
 #: Reasons whose text could also be kept as it is.
 KEEPABLE = frozenset({"nul", "duplicate_id"})

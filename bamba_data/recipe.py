@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from bamba_data.document import FILTERED, KEEPABLE, REASONS, Action
+from bamba_data.document import FILTERED, KEEPABLE, REASONS, WANTED, Action
 from bamba_data.errors import RecipeError
 from bamba_data.plain_yaml import MAX_BYTES, MAX_DEPTH, parse
 from bamba_data.sources.base import Name, Source, Strict
@@ -73,10 +73,10 @@ class BadInput(Strict):
     @classmethod
     def _known(cls, policy: dict[str, Action]) -> dict[str, Action]:
         for reason, action in policy.items():
-            if reason == "where_false":
-                raise ValueError("'where_false' is what `where` is for: such documents are dropped")
+            if reason in WANTED:
+                raise ValueError(f"{reason!r} is what `{reason.partition('_')[0]}` is for: such documents are dropped")
             if reason not in REASONS and reason not in FILTERED:
-                reasons = [*REASONS, *(name for name in FILTERED if name != "where_false")]
+                reasons = [*REASONS, *(name for name in FILTERED if name not in WANTED)]
                 raise ValueError(f"{reason!r} is no reason; the reasons are {', '.join(reasons)}")
             if action == "keep" and reason not in KEEPABLE:
                 raise ValueError(f"{reason!r} cannot be kept: {_why_not(reason)}")
@@ -88,6 +88,8 @@ class BadInput(Strict):
 
 
 def _why_not(reason: str) -> str:
+    if reason == "transform_error":
+        return "the function gives no text for it"
     if reason in FILTERED:
         return "say in `where` what is to be kept, such as COALESCE(column, 0) >= 4"
     return "such a record has no text to keep"

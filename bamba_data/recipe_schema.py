@@ -97,6 +97,8 @@ def _fields(model: type[BaseModel], before: str) -> Iterator[RecipeField]:
             yield from _fields(part, f"{before}{name}.")
             continue
         yield RecipeField(f"{before}{name}", _kind(field), _default(field))
+        if (optional := _optional_model_of(field.annotation)) is not None:
+            yield from _fields(optional, f"{before}{name}.")
         yield from _of_elements(elements, f"{before}{name}.{NUMBER}.")
 
 
@@ -122,6 +124,13 @@ def _tag(kind: type[BaseModel]) -> str:
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _optional_model_of(annotation: Any) -> type[BaseModel] | None:
+    """The model of `Model | None`."""
+    arguments = [one for one in get_args(annotation) if one is not type(None)]
+    is_one = get_origin(annotation) in (types.UnionType, typing.Union) and len(arguments) == 1
+    return _model_of(arguments[0]) if is_one else None
 
 
 def _elements_of(annotation: Any) -> list[type[BaseModel]]:

@@ -30,8 +30,8 @@ def prepared(
     tokenizer = _loaded_once(load_tokenizer(loaded, folder, fetcher))
     frozen = frozen_lock(loaded, folder, store, fetcher)
     store.put(tokenizer_path(tokenizer.sha256), tokenizer.data)
-    job = Job(loaded, frozen.lock.sources, tokenizer.sha256, certificate, str(out))
-    plan = taken_over(plans.make(loaded, frozen.lock, tokenizer.sha256), store)
+    job = Job(loaded, frozen.lock.sources, tokenizer.sha256, certificate, str(out), frozen.code)
+    plan = taken_over(plans.make(frozen.recipe, frozen.lock, tokenizer.sha256), store)
     return Prepared(store, tokenizer, certificate, plan, frozen.digest, job, "build-of-tests", ())
 
 

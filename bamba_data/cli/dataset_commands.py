@@ -12,7 +12,7 @@ import typer
 from bamba_data.terminal import console, print_json, progress_bar
 
 from .entry import group
-from .options import AsJson, Place, Url, Version, in_a_folder
+from .options import AsJson, Code, Place, Url, Version, in_a_folder
 
 app = group()
 LOOK = "Look at a dataset"
@@ -76,6 +76,7 @@ def verify(
     full: Annotated[
         bool, typer.Option("--full", help="Read every byte: hashes, blocks, ids, a re-encoded sample.")
     ] = False,
+    code: Code = None,
 ) -> None:
     """Check that a dataset is what its manifest says. Exit 5 if not, with every fault named."""
     from rich.markup import escape
@@ -83,7 +84,7 @@ def verify(
     from bamba_data.inspect.verify import verify as check
 
     with progress_bar("verify", not as_json) as tick:
-        report = check(url, version, full, tick)
+        report = check(url, version, full, tick, code)
     if as_json:
         print_json(report)
     else:

@@ -24,6 +24,16 @@ Url = Annotated[
 ]
 #: Where the command is about the place and all of its versions.
 Place = Annotated[str, typer.Argument(metavar="URL", help="The dataset: a path or s3://bucket/prefix.")]
+Code = Annotated[
+    Path | None,
+    typer.Option(
+        "--code",
+        metavar="FOLDER",
+        exists=True,
+        file_okay=False,
+        help="Where the sources of the recipe's transforms lie; they are run if they are those that were locked.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Version = Annotated[
     str | None,

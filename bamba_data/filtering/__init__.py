@@ -1,6 +1,7 @@
-"""What may be said of a document so that it stays or leaves: a condition, in SQL, over named columns.
+"""What a recipe does to documents before they are tokenized: a condition that they must meet, and a function of the
+user's that makes another text of theirs.
 
-in     the text of a condition, and documents with the columns that it names
-out    the same documents, or for each that leaves a `Reject` with its reason
+in     the text of a condition or the source of a function, and documents with the columns that it names
+out    the documents, or for each that leaves a `Reject` with its reason
 holds  the answer depends on the document alone, never on its neighbours or the clock
 """

@@ -7,6 +7,7 @@ are not proven, which is no fault of the dataset, and is said.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bamba_data.format.dataset import Dataset
 from bamba_data.inspect.trace import trace
@@ -27,13 +28,14 @@ class IdsProof:
     unproven: dict[str, int] = field(default_factory=dict)
 
 
-def prove(dataset: Dataset, tokenizer: Tokenizer, shards: Sequence[str]) -> IdsProof:
+def prove(dataset: Dataset, tokenizer: Tokenizer, shards: Sequence[str], code: Path | None = None) -> IdsProof:
     """Decide on the first documents of these shards.
 
     Args:
         dataset: Of which the shards are.
         tokenizer: The dataset's.
         shards: Paths.
+        code: The folder of the sources of transforms, which may then be run.
     """
     proof = IdsProof()
     lost = lost_text(tokenizer)
@@ -44,16 +46,18 @@ def prove(dataset: Dataset, tokenizer: Tokenizer, shards: Sequence[str]) -> IdsP
     for source in dataset.manifest.sources:
         of_source = set(table.filter(table["source"] == source.name)["path"])
         mine = [path for path in shards if path in of_source]
-        _prove_source(dataset, tokenizer, mine, proof, f"decoding loses text, such as {lost[:20]!r}")
+        _prove_source(dataset, tokenizer, mine, proof, code, f"decoding loses text, such as {lost[:20]!r}")
     return proof
 
 
-def _prove_source(dataset: Dataset, tokenizer: Tokenizer, shards: list[str], proof: IdsProof, because: str) -> None:
+def _prove_source(
+    dataset: Dataset, tokenizer: Tokenizer, shards: list[str], proof: IdsProof, code: Path | None, because: str
+) -> None:
     fetcher = Fetcher(retry_seconds=RETRY_SECONDS)
     for number, path in enumerate(shards):
         left, why = len(shards) - number, f"{UPSTREAM_DOCUMENTS} upstream texts a source are read again, no more"
         if number < UPSTREAM_DOCUMENTS:
-            lineage = trace(dataset, (path, 0), fetcher, tokenizer=tokenizer)
+            lineage = trace(dataset, (path, 0), fetcher, tokenizer=tokenizer, code=code)
             if lineage.same:
                 proof.proven += 1
                 continue

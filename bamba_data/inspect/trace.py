@@ -4,25 +4,20 @@ The upstream file is read anew, so the answer is evidence: its text, encoded aga
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import polars as pl
 
-from bamba_data.document import Document
-from bamba_data.errors import BambaError, CorruptManifest, CorruptShard, UserError
+from bamba_data.document import Document, Reject
+from bamba_data.errors import CorruptManifest, CorruptShard, UserError
 from bamba_data.format.dataset import Dataset
-from bamba_data.format.layout import lock_path
 from bamba_data.format.masks import unpack
 from bamba_data.format.shard import ShardReader
-from bamba_data.locking import lock as locks
-from bamba_data.recipe import BadInput
-from bamba_data.sources import jsonl
-from bamba_data.sources.base import Source
-from bamba_data.sources.parquet import ParquetRows
+from bamba_data.inspect.upstream import UNREADABLE, Upstream
 from bamba_data.storage.fetch import Fetcher
-from bamba_data.storage.locked_file import Facts, LockedFile
 from bamba_data.tokenization.tokenizer import Tokenizer, TooLongToEncode
 
 Row = tuple[str, int]  # shard path, row in it
@@ -30,9 +25,9 @@ Row = tuple[str, int]  # shard path, row in it
 
 @dataclass(frozen=True)
 class Trace:
-    """`text` is what the upstream file has, None where it cannot be read; `same`, whether its ids are those stored,
-    None where that cannot be told. `why` says why not. `dropped` says that the document lies in the shard, but is no
-    longer part of this version."""
+    """`text` is what the upstream file has, None where it cannot be read; `same`, whether the ids of what the recipe
+    makes of it are those stored, None where that cannot be told. `why` says why not. `dropped` says that the document
+    lies in the shard, but is no longer part of this version."""
 
     source: str
     shard: str
@@ -49,6 +44,14 @@ class Trace:
     same: bool | None
     why: str
     dropped: bool = False
+
+
+class _Found(NamedTuple):
+    """The text upstream, what the recipe makes of it, and why one of them is not to be had."""
+
+    text: str | None
+    made: str | None
+    why: str
 
 
 def locate(dataset: Dataset, place: str) -> Row:
@@ -92,9 +95,10 @@ def trace(
     fetcher: Fetcher,
     moved: Mapping[str, str] | None = None,
     tokenizer: Tokenizer | None = None,
+    code: Path | None = None,
 ) -> Trace:
     """Everything about one row. `moved` maps a source to the base URL where its files lie now; `tokenizer` is the
-    dataset's, where it is loaded already."""
+    dataset's, where it is loaded already; `code` is the folder of the sources of transforms, which may then be run."""
     path, number = row
     if unknown := [name for name in moved or {} if dataset.manifest.source(name) is None]:
         raise UserError(f"--base: {unknown} are no sources of this dataset")
@@ -103,11 +107,11 @@ def trace(
     block, ids, values = _read_row(dataset, path, number)
     file = _file_of(dataset, entry, values["file"], number)
     decoded = tokenizer.decode(ids)
-    text, why = _upstream_text(dataset, file, values["row"], fetcher, moved or {})
-    same = None
-    if text is not None:
+    found = _upstream_text(Upstream(dataset, fetcher, moved or {}, code), file, values["row"])
+    same, why = None, found.why
+    if found.made is not None:
         try:
-            same = tokenizer.reference.encode([text]).ids.tolist() == ids
+            same = tokenizer.reference.encode([found.made]).ids.tolist() == ids
         except TooLongToEncode as error:
             why = f"the reference cannot encode it: {error}"
     return Trace(
@@ -122,7 +126,7 @@ def trace(
         sha256=file["sha256"],
         row=values["row"],
         decoded=decoded,
-        text=text,
+        text=found.text,
         same=same,
         why=why,
         dropped=_is_dropped(dataset, path, number),
@@ -184,48 +188,21 @@ def _read_row(dataset: Dataset, path: str, number: int) -> tuple[int, list[int],
     raise UserError(f"{path} has rows 0 to {before - 1}, there is no row {number}")
 
 
-def _upstream_text(
-    dataset: Dataset, file: dict[str, Any], row: int, fetcher: Fetcher, moved: Mapping[str, str]
-) -> tuple[str | None, str]:
-    """The text of the row as the upstream file has it, or why it cannot be had."""
-    source = dataset.manifest.source(file["source"])
-    assert source is not None
+def _upstream_text(upstream: Upstream, file: Mapping[str, Any], row: int) -> _Found:
+    """The text of the row as the upstream file has it and as the recipe makes it, or why it cannot be had."""
     try:
-        lock = locks.loads(dataset.lock_json(), lock_path(dataset.version.lock))
-        of_source = lock.by_source.get(source.name, [])
-        locked = next((candidate for candidate in of_source if candidate.path == file["path"]), None)
-        if locked is None:
-            return None, f"the lock of this version does not list {source.name}/{file['path']}"
-        facts = Facts(file["size_bytes"], locked.facts.etag, file["sha256"])
-        url = f"{moved[source.name].rstrip('/')}/{file['path']}" if source.name in moved else locked.url
-        if source.name in moved:
-            facts = facts._replace(etag=None)
-        described = lock.sources[source.name]
-        if described.form in ("megatron", "datatrove"):
-            return None, f"it was imported from token files, which hold no text: document {row:,} of their index"
-        here = LockedFile(source.name, file["path"], url, facts)
-        item = _read_upstream(here, described, row, dataset, fetcher)
-    except (BambaError, OSError) as error:
-        return None, f"the upstream file cannot be read: {error}"
-    if item is None:
-        return None, "the upstream file has no document at this row: it is not the file that was read"
-    return item.text, ""
-
-
-def _read_upstream(file: LockedFile, source: Source, row: int, dataset: Dataset, fetcher: Fetcher) -> Document | None:
-    with ExitStack() as stack:
-        if source.form == "parquet":
-            opened = stack.enter_context(fetcher.open(file))
-            item = next(ParquetRows(opened, source.text, file.path, file.url).read(row), None)
-            return item if isinstance(item, Document) else None
-        rules = BadInput.model_validate(dataset.manifest.recipe["bad_input"])
-        stream = stack.enter_context(fetcher.stream(file))
-        parse = jsonl.parser(source.text, file.path, rules.max_line_bytes)
-        for line in jsonl.lines(stream.chunks(), file.url, source, rules):
-            if line.row == row:
-                item = parse(line)
-                return item if isinstance(item, Document) else None
-    return None
+        opened = upstream.input(file)
+        item = opened.record(row)
+        if not isinstance(item, Document):
+            return _Found(None, None, "the upstream file has no document at this row: it is not the file that was read")
+        if opened.why_none:
+            return _Found(item.text, None, opened.why_none)
+        made = opened.as_built(item)
+    except UNREADABLE as error:
+        return _Found(None, None, f"the upstream file cannot be read: {error}")
+    if isinstance(made, Reject):
+        return _Found(item.text, None, f"the recipe leaves it out now: {made.reason} {made.detail}".rstrip())
+    return _Found(item.text, made.text, "")
 
 
 def _example(dataset: Dataset) -> str:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 
 import polars as pl
 
@@ -38,12 +39,14 @@ def verify(
     version: int | str | None = None,
     full: bool = False,
     tick: Callable[[int, int], None] = lambda done, total: None,
+    code: Path | None = None,
 ) -> Report:
     """Check the dataset at `url`. What cannot even be opened raises; all else is in the report.
 
-    `tick(done, total)` is called after every shard.
+    `tick(done, total)` is called after every shard. `code` is a folder with the sources of the recipe's transforms,
+    which are then run where ids can be proven only by their texts (see ids_proof.py).
     """
-    return check(open_dataset(url, version), full, tick)
+    return check(open_dataset(url, version), full, tick, code=code)
 
 
 def check(
@@ -51,6 +54,7 @@ def check(
     full: bool = False,
     tick: Callable[[int, int], None] = lambda done, total: None,
     only: Collection[str] | None = None,
+    code: Path | None = None,
 ) -> Report:
     """The same of a dataset that is open, be it published yet or not. With `only`, no other shards than these, by their
     paths, are looked at: the others were verified when they were published."""
@@ -62,7 +66,7 @@ def check(
         check_tables(dataset, report)
         if only is None:
             _check_objects(dataset, report)
-        _check_shards(dataset, report, tokenizer, tick, only)
+        _check_shards(dataset, report, tokenizer, tick, only, code)
         if full:
             _check_dead_letters(dataset, report)
     return report
@@ -145,6 +149,7 @@ def _check_shards(
     tokenizer: Tokenizer | None,
     tick: Callable[[int, int], None],
     only: Collection[str] | None,
+    code: Path | None,
 ) -> None:
     missing = {fault.where for fault in report.faults}
     paths = (
@@ -176,7 +181,7 @@ def _check_shards(
                 kept.update(result.kept)
                 tick(report.shards, total)
     if undecided and tokenizer is not None:
-        proof = prove(dataset, tokenizer, undecided)
+        proof = prove(dataset, tokenizer, undecided, code)
         for path, detail in proof.faults.items():
             report.fault(path, detail)
         report.reencoded += proof.proven + len(proof.faults)

@@ -96,6 +96,53 @@ def hub_location(repo: str, base: str | None, files: list[str], revision: str) -
     return Location(base=base, files=files)
 
 
+#: A distribution, or `python`, as pip names it; with its version once it is locked.
+Package = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(==[A-Za-z0-9.!+_-]{1,60})?$")]
+FUNCTION = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+
+
+class TransformRule(Strict):
+    """A function of the user's own that makes another text of a document's, or drops it (see filtering/transform.py).
+
+    `function` is `module:name`; its module is one file. Beside the text it is given the fields of the corpus that
+    `columns` names. `packages` are the distributions that it stands on, `python` among them if it is named. Locking
+    writes the sha256 of the file, and the version of every package as `name==version`; who writes these himself pins
+    them.
+    """
+
+    function: Annotated[str, StringConstraints(pattern=FUNCTION)]
+    columns: list[Annotated[str, StringConstraints(min_length=1)]] = []
+    packages: list[Package] = []
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @property
+    def module(self) -> str:
+        return self.function.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        """Of the function in its module."""
+        return self.function.partition(":")[2]
+
+    @property
+    def versions(self) -> dict[str, str | None]:
+        """By package; None where it is not locked yet."""
+        pairs = (package.partition("==") for package in self.packages)
+        return {name: version or None for name, _, version in pairs}
+
+    def __str__(self) -> str:
+        source = f", sha256 {self.sha256[:16]}" if self.sha256 else ""
+        return f"{self.function}{source}{''.join(f', {package}' for package in self.packages)}"
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "TransformRule":
+        packages = [package.partition("==")[0] for package in self.packages]
+        for field, names in (("columns", self.columns), ("packages", packages)):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{field}: {twice} stand twice")
+        return self
+
+
 def _is_condition(text: str | None) -> str | None:
     if text is not None:
         from bamba_data.filtering.condition import Condition  # here: a recipe without one does not wait for Polars
@@ -112,9 +159,10 @@ WhereText = Annotated[str | None, AfterValidator(_is_condition)]
 
 
 class Source(Strict):
-    """One named stream of documents: a folder of the dataset, an entry of a mix. `where` says which are kept."""
+    """One named stream of documents: a folder of the dataset, an entry of a mix. `where` says which are kept, and
+    `transform` what becomes of their texts."""
 
-    later = frozenset({"compression", "where"})
+    later = frozenset({"compression", "where", "transform"})
 
     name: Name
     corpus: str
@@ -123,6 +171,7 @@ class Source(Strict):
     location: Location
     compression: Choice = "auto"
     where: WhereText = None
+    transform: TransformRule | None = None
     license: str
     attribution: str
     homepage: str
@@ -131,15 +180,17 @@ class Source(Strict):
 class Corpus(Strict, ABC):
     """The base of a corpus' config: a discriminator `corpus`, and what a recipe may say otherwise than upstream:
     `base`, to read a copy or other text in the same form, with its own `license` and `attribution`; how its files of
-    lines are compressed, where their first bytes are not to be believed; and `where`, which documents to keep."""
+    lines are compressed, where their first bytes are not to be believed; `where`, which documents to keep; and
+    `transform`, what to make of their texts."""
 
-    later = frozenset({"compression", "where"})
+    later = frozenset({"compression", "where", "transform"})
 
     base: str | None = None
     license: str | None = None
     attribution: str | None = None
     compression: Choice = "auto"
     where: WhereText = None
+    transform: TransformRule | None = None
 
     def sources(self) -> list[Source]:
         """The sources of the corpus, with what the recipe says otherwise.
@@ -149,7 +200,7 @@ class Corpus(Strict, ABC):
         """
         said = {"license": self.license, "attribution": self.attribution}
         changes: dict[str, Any] = {field: value for field, value in said.items() if value is not None}
-        changes |= {"compression": self.compression, "where": self.where}
+        changes |= {"compression": self.compression, "where": self.where, "transform": self.transform}
         expanded = self.expand()
         if self.compression != "auto" and any(source.form == "parquet" for source in expanded):
             raise RecipeError(

@@ -89,12 +89,12 @@ def _asked(schema: pa.Schema, name: str, url: str) -> Column:
     column = _find(schema, name, url)
     if column is None:
         have = ", ".join(leaf for leaf, _ in _leaves(schema))
-        raise WrongForm(url, f"has no column {name!r}, which a filter of the recipe names", f"its columns are {have}")
+        raise WrongForm(url, f"has no column {name!r}, which `where` or `transform` names", f"its columns are {have}")
     if not (_is_text(column.kind) or _is_plain(column.kind)):
         raise WrongForm(
             url,
             f"column {name!r} is {column.kind}",
-            "filters read numbers (of at most 64 bits), texts, and true or false: name another column",
+            "`where` and `transform` read numbers (of at most 64 bits), texts, and true or false: name another column",
         )
     return column
 

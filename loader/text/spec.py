@@ -104,8 +104,9 @@ def text_sources(path: Path | str, index: str | None = None) -> list[TextSource]
             raise UserError(
                 f"{path}: source {source.name} is {source.form}: only parquet can be read at random; build it"
             )
-        if source.where is not None:
-            raise UserError(f"{path}: source {source.name}: where: a text source is read whole; build it")
+        for name in ("where", "transform"):
+            if getattr(source, name) is not None:
+                raise UserError(f"{path}: source {source.name}: {name}: a text source is read as it is; build it")
         place = source.location
         base = place.base.rstrip("/") if "://" in place.base else str((path.parent / place.base).absolute())
         at = f"{base}@{place.revision}" if place.revision else base

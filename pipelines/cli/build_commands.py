@@ -294,6 +294,7 @@ def download(
 
     from ..dataset_build import mirror as mirroring
     from ..dataset_build.frozen_lock import frozen_lock
+    from ..dataset_build.mirror_file import unfiltered
     from ..observe.display import display
     from ..observe.logs import json_log
     from ..observe.prometheus import exported
@@ -307,7 +308,7 @@ def download(
     with recorded(Run.of("download", loaded, None, relock), out, retry_stopped, is_terminal, interval) as journal:
         store = open_store(out)
         with shared(store, say=say), lock_progress.shown(interval) as tick:
-            frozen = frozen_lock(loaded, folder, store, fetcher_of(loaded), relock=relock, tick=tick)
+            frozen = frozen_lock(unfiltered(loaded), folder, store, fetcher_of(loaded), relock=relock, tick=tick)
         options = Options(address, workers, fail_fast)
         shown = journal.watching(
             exported(display("download", is_terminal, interval), loaded.name, "download", options.cluster)

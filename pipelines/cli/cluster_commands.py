@@ -59,11 +59,13 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log to the end of the job.")] = True,
 ) -> None:
     """Build on a running cluster. The same again joins the job that runs; the exit code is the build's own."""
+    from bamba_data.filtering.transform_source import beside
+
     from ..observe.runs import Run
     from ..ray_jobs.submit import Cluster, JobFailed, Submission, arguments
 
     inside = working_dir / recipe if working_dir and recipe.endswith((".yaml", ".yml")) else None
-    loaded, _ = load_recipe(str(inside or recipe), overrides, limit_files, limit_documents, quarantine)
+    loaded, folder = load_recipe(str(inside or recipe), overrides, limit_files, limit_documents, quarantine)
     file = None if inside or not recipe.endswith((".yaml", ".yml")) else Path(recipe)
     options: list[tuple[str, Any]] = [
         ("--set", overrides),
@@ -80,7 +82,8 @@ def submit(
     run = Run.of("build", loaded, mirror, relock)
     line = arguments(file.name if file else recipe, "--out", out, options)
     place = Cluster(address)
-    submission_id, is_new = place.submit(Submission(run, out, line, file, working_dir))
+    sources = tuple(beside(loaded, folder)) if file else ()
+    submission_id, is_new = place.submit(Submission(run, out, line, file, working_dir, sources))
     say(f"{'submitted' if is_new else 'this runs already: joining'} job {submission_id}")
     if not wait:
         say(f"see bamba-data logs {submission_id} --address {address}")

@@ -7,7 +7,7 @@ import typer
 
 from bamba_data.cli.dataset_commands import LOOK
 from bamba_data.cli.entry import group
-from bamba_data.cli.options import AsJson, Url, Version
+from bamba_data.cli.options import AsJson, Code, Url, Version
 from bamba_data.terminal import console, print_json
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def trace(
     moved: Annotated[
         list[str] | None, typer.Option("--base", metavar="SOURCE=URL", help="Where a source's files lie now.")
     ] = None,
+    code: Code = None,
     as_json: AsJson = False,
     version: Version = None,
 ) -> None:
@@ -54,7 +55,7 @@ def trace(
     else:
         rows = [tracing.locate(dataset, place or "")]
     bases = dict(_pair(text) for text in moved or [])
-    lineages = [tracing.trace(dataset, row, Fetcher(retry_seconds=30), bases) for row in rows]
+    lineages = [tracing.trace(dataset, row, Fetcher(retry_seconds=30), bases, code=code) for row in rows]
     if as_json:
         print_json(lineages)
     else:

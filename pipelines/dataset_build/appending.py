@@ -26,6 +26,7 @@ from bamba_data.format.manifest import Manifest
 from bamba_data.format.versions import Version
 from bamba_data.locking.lock import Lock, load_tokenizer
 from bamba_data.recipe import Recipe
+from bamba_data.sources.base import TransformRule
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.locked_file import LockedFile
 from bamba_data.storage.store import open_store
@@ -34,11 +35,11 @@ from ..observe.lock_progress import Tick, silent
 from . import plan_history
 from .assemble import assemble
 from .driver import Prepared, prepared_for
-from .frozen_lock import Frozen, frozen_lock
+from .frozen_lock import frozen_lock
 
 SHOWN = 3
 #: What of a source decides the bytes of its shards, or what may be done with them.
-_DECISIVE = ("corpus", "form", "text", "compression", "where", "license", "attribution")
+_DECISIVE = ("corpus", "form", "text", "compression", "where", "transform", "license", "attribution")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def prepare_append(recipe: Recipe, folder: Path, out: str, fetcher: Fetcher, tic
     fresh = _of_files(frozen.lock, new)
     whole = joined_lock([known_lock, fresh])
     parent.store.put(lock_path(whole.digest), canonical_json.dumps(whole.to_json()))
-    prepared = prepared_for(recipe, out, tokenizer, Frozen(fresh, whole.digest, None))
+    prepared = prepared_for(out, tokenizer, frozen._replace(lock=fresh, digest=whole.digest, remark=None))
     return Appending(parent, prepared, len(new), remarks)
 
 
@@ -117,8 +118,11 @@ def _check_sources(known: Lock, now: Lock) -> None:
         for field in _DECISIVE:
             before, after = getattr(known.sources[name], field), getattr(now.sources[name], field)
             if before != after:
+                before, after = (
+                    str(said) if isinstance(said, TransformRule) else repr(said) for said in (before, after)
+                )
                 raise UserError(
-                    f"source {name}: {field} is {after!r} in the recipe, {before!r} in the dataset: give the new "
+                    f"source {name}: {field} is {after} in the recipe, {before} in the dataset: give the new "
                     "inputs a source of another name"
                 )
 

@@ -89,18 +89,18 @@ def prepare(
     refuse_over_derived(store)
     tokenizer = locks.load_tokenizer(recipe, folder, fetcher)
     inputs = frozen_lock(recipe, folder, store, fetcher, mirror, relock, tick)
-    return prepared_for(recipe, out, tokenizer, inputs)
+    return prepared_for(out, tokenizer, inputs)
 
 
-def prepared_for(recipe: Recipe, out: str, tokenizer: Tokenizer, inputs: Frozen) -> Prepared:
+def prepared_for(out: str, tokenizer: Tokenizer, inputs: Frozen) -> Prepared:
     """Plan, choose and certify the backend, for inputs that are locked."""
-    store = open_store(out)
+    store, recipe = open_store(out), inputs.recipe
     plan = taken_over(plans.make(recipe, inputs.lock, tokenizer.sha256), store)
     _, certificate, passed_over = choose(tokenizer, recipe.tokenizer.backend)
     store.put(tokenizer_path(tokenizer.sha256), tokenizer.data)
     changed = plan_history.remark(store, plan, tokenizer.sha256, inputs.digest)
     remarks = (*passed_over, *(remark for remark in (inputs.remark, changed) if remark))
-    job = Job(recipe, inputs.lock.sources, tokenizer.sha256, certificate, out)
+    job = Job(recipe, inputs.lock.sources, tokenizer.sha256, certificate, out, inputs.code)
     return Prepared(store, tokenizer, certificate, plan, inputs.digest, job, secrets.token_hex(8), remarks)
 
 

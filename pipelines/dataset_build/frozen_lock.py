@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest, DatasetNotFound, UserError
+from bamba_data.filtering.transform_source import Code, pinned
 from bamba_data.format.dataset import RELOCK, Pointer, open_dataset, pointed_at, read_named
 from bamba_data.format.layout import lock_path, pointer_path
 from bamba_data.format.versions import read_version
@@ -26,11 +27,14 @@ from .mirror_file import mirrored_lock
 
 
 class Frozen(NamedTuple):
-    """A lock as it lies in the store, under `digest`; `lock` is bound to what was learned, and to the mirror. `remark`
-    is a line for people where an earlier run froze it: since when, and what changed in its inputs since then."""
+    """A lock as it lies in the store, under `digest`; `lock` is bound to what was learned, and to the mirror. `recipe`
+    is what was asked for, with its transforms pinned, and `code` their sources. `remark` is a line for people where an
+    earlier run froze it: since when, and what changed in its inputs since then."""
 
     lock: Lock
     digest: str
+    recipe: Recipe
+    code: Code
     remark: str | None = None
 
 
@@ -49,6 +53,7 @@ def frozen_lock(
     """
     if mirror is not None and not mirror.strip():
         raise UserError("--mirror is empty: give the place of a mirror, or leave it out")
+    recipe, code = pinned(recipe, folder)
     pointer = pointer_path(locks.request_key(recipe, folder))
     digest = earlier_one = None if relock else pointed_at(store, pointer)
     if digest is None:
@@ -72,7 +77,7 @@ def frozen_lock(
     if earlier_one is not None and (entry := store.stat(pointer)) is not None:
         changes = None if mirror else drift.changes(lock, recipe, folder, fetcher)
         remarks.append(drift.said(lock, digest, entry.modified, changes))
-    return Frozen(lock.moved_to(mirror) if mirror else lock, digest, "; ".join(remarks) or None)
+    return Frozen(lock.moved_to(mirror) if mirror else lock, digest, recipe, code, "; ".join(remarks) or None)
 
 
 def _learned(store: Store) -> tuple[Mapping[str, Facts], str | None]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from bamba_data.errors import BambaError, Unfinished
-from bamba_data.locking import lock as locks
 from bamba_data.locking.exclusions import quarantined
 from bamba_data.locking.lock import Lock
 from bamba_data.recipe import Network, Recipe
@@ -25,7 +24,7 @@ from ..observe.display import Display
 from ..ray_jobs.executor import Options
 from ..ray_jobs.file_tasks import FileTask, for_each_file
 from ..ray_jobs.worker import Reporter, make_fetcher
-from .mirror_file import Learned, MirroredFile, identity_of, mirrored_path, write_mirror
+from .mirror_file import Learned, MirroredFile, identity_of, mirrored_path, request_of, write_mirror
 
 FETCHES_A_CORE = 4  # a fetch waits for the network most of the time
 
@@ -47,7 +46,7 @@ def download(recipe: Recipe, folder: Path, lock: Lock, to: str, options: Options
     left_out = quarantined(recipe.bad_input.quarantine, (file.key for file in lock.files))
     wanted = [file for file in lock.files if file.key not in left_out]
     for_each_file(wanted, is_done, bring, to, recipe.network, options, display, task_cores=1 / FETCHES_A_CORE)
-    return _finish(locks.request_key(recipe, folder), lock, left_out, store)
+    return _finish(request_of(recipe, folder), lock, left_out, store)
 
 
 def bring(task: FileTask, to: str, network: Network, rate_limit: Any, progress: Any) -> Counters:

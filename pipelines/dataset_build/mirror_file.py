@@ -21,6 +21,7 @@ from bamba_data.storage.store import Store, open_store
 MIRROR = "mirror.json"
 MIRROR_FORMAT = "bamba-mirror/2"
 UNSEALED_MIRROR = "bamba-mirror/1"  # of before 2026-11-28
+FILTERS = ("where", "transform")  # of a corpus: what no file of a mirror depends on
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,24 @@ def mirrored_lock(recipe: Recipe, folder: Path, mirror: str) -> Lock:
         ) from None
     if not isinstance(raw, dict) or raw.get("format") not in (MIRROR_FORMAT, UNSEALED_MIRROR):
         raise UserError(f"{where}: is not a mirror of format {MIRROR_FORMAT}")
-    if raw.get("request") != locks.request_key(recipe, folder):
+    # Mirrors of before 2026-11-30 say the filters in what was asked for, too.
+    if raw.get("request") not in (request_of(recipe, folder), locks.request_key(recipe, folder)):
         raise UserError(
             f"{where}: is the mirror of other inputs than this recipe's corpora and limits (relative bases start in "
             f"{folder.absolute()}); mirror these with python -m pipelines.download"
         )
-    return locks.loads(canonical_json.dumps(raw["lock"]), where)
+    lock = locks.loads(canonical_json.dumps(raw["lock"]), where)
+    filters = {source.name: {name: getattr(source, name) for name in FILTERS} for source in recipe.sources()}
+    sources = {name: source.model_copy(update=filters[name]) for name, source in lock.sources.items()}
+    return Lock(sources, lock.revisions, lock.files)
+
+
+def unfiltered(recipe: Recipe) -> Recipe:
+    """The recipe without `where` and `transform`: a mirror holds files as they are, whatever is made of them."""
+    corpora = [corpus.model_copy(update=dict.fromkeys(FILTERS)) for corpus in recipe.corpora]
+    return recipe.model_copy(update={"corpora": corpora})
+
+
+def request_of(recipe: Recipe, folder: Path) -> str:
+    """What a mirror is asked for."""
+    return locks.request_key(unfiltered(recipe), folder)

@@ -7,13 +7,14 @@ file that comes or goes changes the unit that it is in, or one or two around it,
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import xxhash
 
 from bamba_data import canonical_json
 from bamba_data.document import FILTERED, REASONS
+from bamba_data.filtering.transform_source import Code
 from bamba_data.locking.exclusions import quarantined, refuse_empty, refuse_unasked
 from bamba_data.locking.lock import Lock
 from bamba_data.recipe import BadInput, Recipe
@@ -69,13 +70,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class Job:
-    """What all units of a build share; small enough to travel with each."""
+    """What all units of a build share; small enough to travel with each. `code` has the sources of transforms."""
 
     recipe: Recipe
     sources: dict[str, Source]
     tokenizer_sha256: str
     certificate: Certificate
     out: str
+    code: Code = field(default_factory=dict)
 
     @property
     def backend(self) -> str:
@@ -187,7 +189,7 @@ def unit_base(recipe: Recipe, source: Source, tokenizer: str, files: tuple[UnitF
     """The same without the rules for bad input."""
     depends_on: list[Any] = [
         UNIT_VERSION,
-        source.model_dump(mode="json", include={"name", "form", "text", "compression", "where"}),
+        source.model_dump(mode="json", include={"name", "form", "text", "compression", "where", "transform"}),
         tokenizer,
         recipe.shards.model_dump(mode="json"),
         recipe.limits.documents,

@@ -14,6 +14,7 @@ import xxhash
 from bamba_data.document import Document, Reject
 from bamba_data.errors import CorruptInput
 from bamba_data.filtering.sieve import FIRST_ROWS, Sieve
+from bamba_data.filtering.transform import Transform
 from bamba_data.format.unit_records import Place, ReadInput
 from bamba_data.recipe import Recipe
 from bamba_data.sources import jsonl
@@ -65,6 +66,7 @@ def open_input(
     recipe: Recipe,
     fetcher: Fetcher,
     scratch: Path,
+    transform: Transform | None = None,
 ) -> Input:
     """Open an input at the row of `begin`; what it opens is closed with the `stack`.
 
@@ -76,13 +78,14 @@ def open_input(
         recipe: Its limits and rules for bad input.
         fetcher: Reads the file, verified.
         scratch: A folder on this machine, for files that are staged.
+        transform: That of the source, loaded.
 
     Raises:
         PrefixDiffers: The rows before `begin` are not what the finished parts were made of.
         CorruptInput: The file is empty, and the recipe does not keep such files.
     """
     if source.form == "jsonl":
-        return LinesInput(stack.enter_context(fetcher.stream(file)), begin, source, recipe)
+        return LinesInput(stack.enter_context(fetcher.stream(file)), begin, source, recipe, transform)
     if recipe.limits.documents is None:
         staged = stack.enter_context(fetcher.stage(file, scratch))
         opened: BinaryIO = stack.enter_context(staged.path.open("rb"))
@@ -90,14 +93,17 @@ def open_input(
     else:  # a taste: fetch the ranges that it needs, not gigabytes
         opened = stack.enter_context(fetcher.open(file))
         proof = ReadInput(begin.file, None, file.facts.size_bytes, False)
-    return ParquetInput(opened, proof, file, begin, source, recipe)
+    return ParquetInput(opened, proof, file, begin, source, recipe, transform)
 
 
 class LinesInput:
     """JSON lines, streamed: gzip cannot seek, so what finished parts hold is read again, and hashed."""
 
-    def __init__(self, stream: Stream, begin: Place, source: Source, recipe: Recipe) -> None:
+    def __init__(
+        self, stream: Stream, begin: Place, source: Source, recipe: Recipe, transform: Transform | None
+    ) -> None:
         self.prefix = Prefix()
+        self._transform = transform
         self._stream, self._begin, self._source = stream, begin, source
         self._rules, self._limit = recipe.bad_input, recipe.limits.documents
         self._whole = False
@@ -105,7 +111,7 @@ class LinesInput:
 
     def items(self) -> Iterator[Document | Reject]:
         path, url = self._stream.file.path, self._stream.file.url
-        sieve = Sieve(self._source.where, url)
+        sieve = Sieve(self._source.where, url, self._transform)
         yield from sieve.sift(self._items(path, url, sieve))
 
     def _items(self, path: str, url: str, sieve: Sieve) -> Iterator[Document | Reject]:
@@ -144,7 +150,14 @@ class ParquetInput:
     """Rows of parquet, from a file that was verified as a whole before its first row."""
 
     def __init__(
-        self, opened: BinaryIO, proof: ReadInput, file: LockedFile, begin: Place, source: Source, recipe: Recipe
+        self,
+        opened: BinaryIO,
+        proof: ReadInput,
+        file: LockedFile,
+        begin: Place,
+        source: Source,
+        recipe: Recipe,
+        transform: Transform | None,
     ) -> None:
         self._proof, self._file, self._begin, self._limit = proof, file, begin, recipe.limits.documents
         self._max_ratio = recipe.bad_input.max_inflate_ratio
@@ -152,7 +165,7 @@ class ParquetInput:
         if begin.row and str(self.prefix) != begin.prefix:
             raise PrefixDiffers(f"{file.key} is not what it was when its first parts were made")
         self._row, self.notes = 0, list[str]()
-        self._sieve = Sieve(source.where, file.url)
+        self._sieve = Sieve(source.where, file.url, transform)
         self._rows = self._opened(opened, source, recipe)
 
     def _opened(self, file: BinaryIO, source: Source, recipe: Recipe) -> ParquetRows | None:

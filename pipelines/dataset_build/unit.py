@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from bamba_data.document import Document, Reject
 from bamba_data.errors import CorruptManifest
+from bamba_data.filtering.transform_source import loaded
 from bamba_data.format.shard import ShardReader
 from bamba_data.format.unit_records import Part, Place, ReadInput, UnitRecord
 from bamba_data.storage.fetch import Fetcher
@@ -95,6 +96,7 @@ def _noted(unit: Unit, job: Job, tools: Tools, record: UnitRecord) -> UnitRecord
 def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[Part]) -> Iterator[Part]:
     """The parts after the finished ones, each with its files already in the store."""
     source, recipe = job.sources[unit.source], job.recipe
+    transform = loaded(source.transform, job.code)
     start = finished[-1].end if finished else Place(0, 0, "")
     number = len(finished)
 
@@ -110,7 +112,7 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
             continue
         begin = start if position == start.file else Place(position, 0, "")
         with ExitStack() as stack, _with_later_faults(position, unit, job, tools):
-            opened = open_input(stack, file.locked, begin, source, recipe, tools.fetcher, tools.scratch)
+            opened = open_input(stack, file.locked, begin, source, recipe, tools.fetcher, tools.scratch, transform)
             seen = _ids_kept(tools.store, finished, position) if begin.row else SeenIds()
             encoder = Encoder(backend, tools.tokenizer.vocab_size, recipe.bad_input, seen)
             bytes_told = 0

@@ -43,18 +43,21 @@ TOKEN_HELP = "set RAY_AUTH_MODE=token, with the token in RAY_AUTH_TOKEN or its f
 
 @dataclass(frozen=True)
 class Submission:
-    """What to run: the arguments of `python -m pipelines.tokenize` (or .download), and the folder to bring along: the
-    recipe's file where it is none that ships with us, or a checkout."""
+    """What to run: the arguments of `python -m pipelines.tokenize` (or .download), and what to bring along: the
+    recipe's file where it is none that ships with us, with the sources of its transforms that lie beside it, or a
+    checkout. `code` are these sources, below the folder of the recipe."""
 
     run: Run
     out: str
     arguments: tuple[str, ...]
     recipe_file: Path | None = None
     working_dir: Path | None = None
+    code: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         refuse_relative("--out", self.out)
         recipe = self.recipe_file.read_text(encoding="utf-8") if self.recipe_file else ""
+        recipe += "".join(file.read_text(encoding="utf-8", errors="replace") for file in self.code)
         seen = (self.out, *self.arguments)  # in Ray's list of jobs: the entrypoint, and what stands beside it
         if any(_CREDENTIALS.search(text) or masked(text) != text for text in (recipe, *seen)):
             raise UserError("a URL with credentials in it is refused: the dashboard would show them; use secrets there")
@@ -82,7 +85,10 @@ class Submission:
             if self.working_dir:
                 env["working_dir"] = str(self.working_dir)
             elif self.recipe_file:
-                Path(folder, self.recipe_file.name).write_bytes(self.recipe_file.read_bytes())
+                for file in (self.recipe_file, *self.code):
+                    copied = Path(folder, file.relative_to(self.recipe_file.parent))
+                    copied.parent.mkdir(parents=True, exist_ok=True)
+                    copied.write_bytes(file.read_bytes())
                 env["working_dir"] = folder
             yield env
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bamba_data.errors import BambaError
+from bamba_data.filtering.transform_source import pinned, unlike_locked
 from bamba_data.locking import lock as locks
 from bamba_data.locking.lock import Lock
 from bamba_data.recipe import Recipe
@@ -18,6 +19,7 @@ from .network import host_of, urls_of
 RETRY_SECONDS = 10.0
 FIRST_BYTES = 1 << 16
 INPUTS_WAY_OUT = "its base, a token for it, or a mirror (bamba-data download, --mirror)"
+TRANSFORM_WAY_OUT = "transform: the module's file beside the recipe, its packages installed (docs/inputs.md)"
 TOKENIZER_WAY_OUT = "tokenizer.url: a place that the cluster reaches"
 
 
@@ -34,6 +36,7 @@ def inputs(recipe: Recipe, folder: Path, silent: set[str], mirror: Mirror | None
     mirror its files are read, and no host is asked for inputs."""
     fetcher = Fetcher(retry_seconds=RETRY_SECONDS)
     yield _tokenizer(recipe, folder, fetcher, silent)
+    yield from _packages(recipe)
     if mirror:
         yield from _mirrored(recipe, folder, fetcher, mirror)
         return
@@ -88,6 +91,29 @@ def _tokenizer(recipe: Recipe, folder: Path, fetcher: Fetcher, silent: set[str])
     except BambaError as error:
         return missing("tokenizer", str(error), TOKENIZER_WAY_OUT)
     return ok("tokenizer", f"{url}: {tokenizer.vocab_size:,} ids")
+
+
+def transforms(recipe: Recipe, folder: Path) -> tuple[list[Finding], Recipe]:
+    """Whether the functions of transforms can be had; and the recipe, with their sources and packages pinned where they
+    can."""
+    used = [corpus.transform for corpus in recipe.corpora if corpus.transform]
+    try:
+        recipe = pinned(recipe, folder).recipe
+    except BambaError as error:
+        return [missing("transforms", str(error), TRANSFORM_WAY_OUT)], recipe
+    return [ok("transforms", "; ".join(rule.function for rule in used))] if used else [], recipe
+
+
+def _packages(recipe: Recipe) -> Iterator[Finding]:
+    """Of pinned transforms. Their sources are not looked for: they travel with the units."""
+    rules = [corpus.transform for corpus in recipe.corpora if corpus.transform and corpus.transform.sha256]
+    for rule in rules:
+        yield judged(
+            f"packages of {rule.function}",
+            unlike_locked(rule) is None,
+            unlike_locked(rule) or ", ".join(rule.packages) or "none",
+            "the same versions on every node, and where the build is started: one image",
+        )
 
 
 def _silent_host(urls: list[str], silent: set[str]) -> str | None:

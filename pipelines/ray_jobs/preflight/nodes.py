@@ -14,7 +14,7 @@ from bamba_data.recipe import Recipe
 from ..connection import join
 from .create_race import judged_race_of_nodes, race_on_node
 from .finding import Finding, judged, missing, ok
-from .inputs import Mirror, inputs
+from .inputs import Mirror, inputs, transforms
 from .machine import machine
 from .network import network, urls_of
 from .store_verbs import CONDITIONAL, store
@@ -28,7 +28,9 @@ def check(
 ) -> list[Finding]:
     """All findings, of every node too where the `address` of a cluster is given. `folder` is where relative paths of
     the recipe start, `out` the URL of the dataset, `mirror` what the build is to read in place of the hosts."""
-    findings = list(findings_here("here", recipe, folder, out, mirror))
+    pinning, recipe = transforms(recipe, folder)
+    findings = [replace(finding, where="here") for finding in pinning]
+    findings += findings_here("here", recipe, folder, out, mirror)
     if address:
         try:
             findings += _on_every_node(recipe, folder, out, address, mirror)
