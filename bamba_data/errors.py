@@ -123,6 +123,10 @@ class OtherModel(_AtUrl, UserError):
         )
 
 
+class NoSuchDocument(UserError):
+    """No document of the dataset has this id: the message says how many records were left out, and why."""
+
+
 class Withdrawn(DatasetNotFound):
     """The version was withdrawn: the message says when and why, and how to ask for it all the same."""
 

@@ -27,6 +27,15 @@ def ancestors(dataset: Dataset) -> Iterator[Dataset]:
         waiting += _parents(parent)
 
 
+def parents_of(dataset: Dataset) -> Iterator[Dataset]:
+    """The versions that a dataset was derived from directly, as far as they lie in its store."""
+    for digest in _parents(dataset):
+        try:
+            yield dataset_of(dataset.store, digest)
+        except CorruptManifest:
+            continue
+
+
 class LineageFile(NamedTuple):
     """A manifest or a table of an ancestor: its path in the store, its size, and the digest that names it."""
 

@@ -12,22 +12,20 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from bamba_data.document import Document, Reject
-from bamba_data.errors import CorruptManifest, CorruptShard, UserError
+from bamba_data.errors import CorruptManifest, CorruptShard, NoSuchDocument, UserError
 from bamba_data.format.dataset import Dataset
-from bamba_data.format.masks import unpack
 from bamba_data.format.shard import ShardReader
+from bamba_data.inspect.left_out import Departure, Row, departure
 from bamba_data.inspect.upstream import UNREADABLE, Upstream
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.tokenization.tokenizer import Tokenizer, TooLongToEncode
-
-Row = tuple[str, int]  # shard path, row in it
 
 
 @dataclass(frozen=True)
 class Trace:
     """`text` is what the upstream file has, None where it cannot be read; `same`, whether the ids of what the recipe
-    makes of it are those stored, None where that cannot be told. `why` says why not. `dropped` says that the document
-    lies in the shard, but is no longer part of this version."""
+    makes of it are those stored, None where that cannot be told. `why` says why not. `dropped` says which version
+    dropped the document: it lies in the shard, but is no longer part of the dataset."""
 
     source: str
     shard: str
@@ -43,7 +41,7 @@ class Trace:
     text: str | None
     same: bool | None
     why: str
-    dropped: bool = False
+    dropped: Departure | None = None
 
 
 class _Found(NamedTuple):
@@ -85,8 +83,41 @@ def find_document(dataset: Dataset, place: str) -> list[Row]:
                     rows += [(path, row + n) for n, document_id in enumerate(ids) if document_id == document]
                     row += len(ids)
     if not rows:
-        raise UserError(f"{place!r}: no document of source {source} has this id (was it dropped or dead-lettered?)")
+        account = dataset.manifest.source(source).account  # type: ignore[union-attr]
+        lost = ", ".join(f"{count:,} {reason}" for reason, count in (account.dropped | account.dead_lettered).items())
+        left = f"Records of this source that are none: {lost}. To look for it there, say --upstream" if lost else ""
+        raise NoSuchDocument(f"{place!r}: no document of source {source} has this id. {left}".rstrip(". "))
     return rows
+
+
+def find_row(dataset: Dataset, source: str, path: str, row: int) -> list[Row]:
+    """The rows of shards that an upstream record became: one, or none. Raises UserError for an unknown input."""
+    file = input_of(dataset, source, path)["file"]
+    shards = dataset.shards.filter(pl.col("source") == source).sort("first_file")
+    # A shard has files from its first one on, up to the first one of the next unit.
+    begins = shards.filter(pl.col("first_file") <= file)["first_file"].max()
+    rows: list[Row] = []
+    for shard, first in shards.filter(pl.col("first_file") == begins).select("path", "first_file").iter_rows():
+        with _open(dataset, shard) as reader:
+            before = 0
+            for block in range(reader.blocks):
+                table = reader.table(block, ["file", "row"])
+                pairs = zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True)
+                rows += [(shard, before + n) for n, pair in enumerate(pairs) if pair == (file - first, row)]
+                before += table.num_rows
+    return rows
+
+
+def input_of(dataset: Dataset, source: str, path: str) -> dict[str, Any]:
+    """The row of the table of files of an input. Raises UserError if there is none."""
+    of_source = dataset.files.filter(pl.col("source") == source)
+    mine = of_source.filter(pl.col("path") == path)
+    if not len(mine):
+        have = ", ".join(f"{source}/{name}" for name in of_source["path"].head(3)) or ", ".join(
+            entry.name for entry in dataset.manifest.sources
+        )
+        raise UserError(f"{source}/{path}: no input of the dataset is called so (there are {have})")
+    return mine.row(0, named=True)
 
 
 def trace(
@@ -129,21 +160,8 @@ def trace(
         text=found.text,
         same=same,
         why=why,
-        dropped=_is_dropped(dataset, path, number),
+        dropped=departure(dataset, row),
     )
-
-
-def _is_dropped(dataset: Dataset, path: str, row: int) -> bool:
-    """Whether a row of a shard is masked."""
-    shard = dataset.shards["path"].to_list().index(path)
-    before = 0
-    for block, documents in dataset.blocks.filter(pl.col("shard") == shard).select("block", "documents").iter_rows():
-        if row < before + documents:
-            here = (pl.col("shard") == shard) & (pl.col("block") == block)
-            masks = dataset.masks.filter(here)["removed"].to_list()
-            return bool(masks) and bool(unpack(masks[0], documents)[row - before])
-        before += documents
-    return False
 
 
 def _only(frame: pl.DataFrame, missing: str) -> dict[str, Any]:

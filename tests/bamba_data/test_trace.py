@@ -234,7 +234,7 @@ def test_a_row_beyond_the_last_is_refused_with_the_last(tiny: Path) -> None:
         ("doc-1", "SOURCE is one of lines, rows"),
         ("nothing:doc-1", "SOURCE is one of lines, rows"),
         ("lines:", "no document of source lines"),
-        ("lines:doc-999", "dropped or dead-lettered"),
+        ("lines:doc-999", "1 empty_text, 1 bad_json, 1 missing_text.* --upstream"),
         ("rows:doc-1", "no document of source rows"),
     ],
 )
