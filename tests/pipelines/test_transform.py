@@ -9,17 +9,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from bamba_data.errors import BudgetExceeded, MachineFault, RecipeError, UserError, WrongForm
+from bamba_data.filtering.transform_source import beside
 from bamba_data.format.dataset import open_dataset
 from bamba_data.format.manifest import Manifest
 from bamba_data.inspect.verify import verify
+from bamba_data.locking.lock import request_key
 from bamba_data.recipe import load
 from bamba_data.storage.store import open_store
 from bamba_data.tokenization.conformance import Certificate
 from bamba_data.tokenization.tokenizer import Tokenizer
+from pipelines.cli.options import load_recipe
+from pipelines.dataset_build.mirror_file import request_of, unfiltered
 from pipelines.dataset_build.staged_records import Staging
+from pipelines.observe.runs import Run
+from pipelines.ray_jobs.preflight.inputs import inputs, transforms
+from pipelines.ray_jobs.submit import Submission
 from tests.building import build, prepared
 from tests.corpora import TOKENIZER, records, write_jsonl, write_parquet
 from tests.derive.content import stored
+from tests.running import bamba
 
 ROWS = [{**row, "n": n, "dump": "x"} for n, row in enumerate(records(60, text_chars=300))]
 CLEAN = '''
@@ -278,3 +286,62 @@ def test_a_rule_that_contradicts_itself_is_refused() -> None:
         load(
             "name: a\ntokenizer: {url: x}\ncorpora: []\nbad_input: {policy: {transform_none: dead_letter}}\n", "recipe"
         )
+
+
+@pytest.mark.costly
+@pytest.mark.ray
+def test_a_build_on_ray_runs_the_module_beside_the_recipe(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Workers have not the folder of the recipe on their path: the source travels with the units."""
+    path = recipe(tmp_path, extra="unit_bytes: 1")
+    done = bamba("build", path, "--out", tmp_path / "out", "--workers", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert texts(tmp_path, tokenizer) == {
+        row["id"]: f"[{row['n']}] " + row["text"].upper() for row in ROWS if row["n"] % 3
+    }
+    write_jsonl(tmp_path / "inputs" / "a.more.gz", [{**row, "id": f"more-{row['n']}"} for row in ROWS[:9]])
+    done = bamba("append", path, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert open_dataset(tmp_path / "out").manifest.totals.dropped == {"transform_none": 23}
+    (tmp_path / "clean.py").write_text(CLEAN + "\n# changed\n")
+    write_jsonl(tmp_path / "inputs" / "a.third.gz", ROWS[:3])
+    done = bamba("append", path, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    said = " ".join((done.stdout + done.stderr).split())
+    assert said.count("clean:clean, sha256 ") >= 2 and "give the new inputs a source of another name" in said
+
+
+def test_a_submission_brings_the_source_that_lies_beside_the_recipe(tmp_path: Path) -> None:
+    file = Path(recipe(tmp_path, said="{function: 'deep.clean:clean', columns: [n]}"))
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "clean.py").rename(tmp_path / "deep" / "clean.py")
+    loaded, folder = load_recipe(str(file), None)
+    what = Submission(Run.of("build", loaded, None, False), "s3://b/x", (), file, None, tuple(beside(loaded, folder)))
+    with what.runtime_env("one") as env:
+        shipped = Path(env["working_dir"])
+        assert {str(one.relative_to(shipped)) for one in shipped.rglob("*") if one.is_file()} == {
+            "transformed.yaml",
+            "deep/clean.py",
+        }
+    (tmp_path / "deep" / "clean.py").write_text("URL = 'https://me:secret@host/'\n")
+    with pytest.raises(UserError, match="credentials"):
+        Submission(what.run, what.out, (), file, None, what.code)
+
+
+def test_a_mirror_of_raw_files_serves_whatever_is_made_of_them(tmp_path: Path, certificate: Certificate) -> None:
+    plain = load_recipe(recipe(tmp_path, said="null"), None)[0]
+    changed, folder = load_recipe(recipe(tmp_path), None)
+    assert request_of(plain, folder) == request_of(changed, folder) == request_key(plain, folder)
+    assert unfiltered(changed).corpora[0].transform is None
+
+
+def test_a_preflight_says_that_a_function_or_a_package_is_missing(tmp_path: Path, certificate: Certificate) -> None:
+    loaded, folder = load_recipe(
+        recipe(tmp_path, said="{function: 'clean:clean', columns: [n], packages: [numpy]}"), None
+    )
+    (finding,), exact = transforms(loaded, folder)
+    assert finding.verdict == "ok" and "clean:clean" in finding.detail
+    found = {one.check: one for one in inputs(exact, folder, set())}
+    assert found["packages of clean:clean"].detail == f"numpy=={np.__version__}"
+    (tmp_path / "clean.py").unlink()
+    (finding,), _ = transforms(loaded, folder)
+    assert finding.is_missing and "no module clean" in finding.detail
