@@ -15,6 +15,10 @@ TORCH = ("loader/dataloader.py", "loader/masks.py", "loader/row_dataset.py", "lo
 UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "yaml.load", "marshal.loads", "np.load"}
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 
+#: The one file that runs code: the function of a recipe's `transform`, from the user's own file as it was locked. What
+#: a dataset says is never run (bamba_data/filtering/transform_source.py).
+TRANSFORM, RUNS_WHAT_A_RECIPE_NAMES = "bamba_data/filtering/transform.py", {"compile"}
+
 
 def files(*tops: str) -> list[Path]:
     return [path for top in tops for path in sorted((ROOT / top).rglob("*.py"))]
@@ -63,7 +67,8 @@ def test_a_file_imports_only_what_its_floor_may(path: Path) -> None:
 
 @pytest.mark.parametrize("path", files("bamba_data", "loader"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_unpickles_or_evaluates_what_it_reads(path: Path) -> None:
-    assert unsafe(ast.parse(path.read_bytes())) == set()
+    allowed = RUNS_WHAT_A_RECIPE_NAMES if path.relative_to(ROOT).as_posix() == TRANSFORM else set()
+    assert unsafe(ast.parse(path.read_bytes())) == allowed
 
 
 @pytest.mark.parametrize("path", files("loader", "trainer", "pipelines"), ids=lambda path: str(path.relative_to(ROOT)))
