@@ -4,6 +4,7 @@ Hub branches become commits; sizes, sha256s and etags are what the hosts tell. W
 and nothing else. A sha256 that an earlier build learned at a first full read binds the later ones.
 """
 
+import functools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +27,9 @@ from bamba_data.errors import (
     first_fault,
 )
 from bamba_data.locking.exclusions import is_left_out
+from bamba_data.locking.listings import chosen, listed_names
 from bamba_data.recipe import Recipe
-from bamba_data.sources.base import Source
+from bamba_data.sources.base import Listing, Source
 from bamba_data.storage.addresses import absolute, joined
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.locked_file import NOT_ASKED, Facts, LockedFile
@@ -40,6 +42,9 @@ FORMAT = "bamba-lock/1"
 MAX_BYTES = 1 << 30
 MAX_TOKENIZER_BYTES = 256 << 20
 HEADS_AT_ONCE = 16
+
+#: What a host has, by the list that it publishes.
+_Listed = Callable[[Listing], tuple[str, ...]]
 
 _Q = TypeVar("_Q")
 _A = TypeVar("_A")
@@ -217,9 +222,10 @@ def resolve(
     """
     faults: list[_Missing] = []
     places: list[_Place] = []
+    listed = functools.cache(lambda listing: listed_names(listing, fetcher))  # the sources of a corpus share one
     for source in recipe.sources():
         try:
-            places.append(_place(source, folder, fetcher, recipe))
+            places.append(_place(source, folder, fetcher, recipe, listed))
         except _FAULTS as error:
             faults.append(_Missing(source, "", error))
     questions = [(place, pattern) for place in places for pattern in place.patterns]
@@ -269,8 +275,10 @@ class _Place:
         return matching
 
 
-def _place(source: Source, folder: Path, fetcher: Fetcher, recipe: Recipe) -> _Place:
+def _place(source: Source, folder: Path, fetcher: Fetcher, recipe: Recipe, listed: _Listed) -> _Place:
     base, patterns = absolute(source.location.base, folder), tuple(source.location.files)
+    if (listing := source.location.listing) is not None:
+        patterns = chosen(listed(listing), patterns, listing.url)
     limit = recipe.limits.files
     if limit is not None and not any(is_pattern(base, pattern) for pattern in patterns):
         patterns = patterns[:limit]

@@ -75,18 +75,30 @@ class TextRule(Strict):
         return self
 
 
+class Listing(Strict):
+    """A published list of files for a host that cannot list: a text at `url`, gzipped or plain, of a path a line.
+    `prefix` is what each path has before the name below the location's base; `sha256` is that of the file, if known."""
+
+    url: str
+    prefix: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+
 class Location(Strict):
     """Where a source's files lie.
 
     `base` is a folder or URL as the recipe wrote it; `files` are names below it, literal or with `*`, `?`, `[ ]`
-    (globs need a store that can list: disk, S3, the hub; plain https cannot).
+    (globs need a store that can list: disk, S3, the hub; plain https cannot, but by a `listing`).
     For the hub `base` is `hf://datasets/<org>/<name>` and `revision` a branch, tag or commit; locking turns it
     into a commit.
     """
 
+    later = frozenset({"listing"})
+
     base: str
     files: list[str] = Field(min_length=1)
     revision: str | None = None
+    listing: Listing | None = None
 
 
 def hub_location(repo: str, base: str | None, files: list[str], revision: str) -> Location:

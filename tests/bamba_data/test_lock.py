@@ -502,7 +502,13 @@ def test_a_base_with_credentials_is_refused_and_not_shown(url: str, folder: Path
     assert SECRET not in f"{caught.value!r} {caught.value}"
 
 
-@pytest.mark.parametrize("corpus", ["dolma-v1_7", "fineweb-edu", "cosmopedia", "smollm-corpus"])
+@pytest.mark.parametrize(
+    "corpus",
+    [
+        *("dolma-v1_7", "fineweb-edu", "cosmopedia", "smollm-corpus"),
+        *("olmo-mix-1124", "dolmino-mix-1124", "nemotron-cc", "finemath", "dclm-baseline"),
+    ],
+)
 def test_a_copy_of_a_corpus_with_credentials_is_refused(corpus: str, folder: Path, fetcher: Fetcher) -> None:
     with pytest.raises(UserError, match="credentials"):
         resolve(recipe({"corpus": corpus, "base": WITH_CREDENTIALS[0]}), folder, fetcher)

@@ -40,6 +40,8 @@ def test_every_recipe_that_ships_with_us_loads_and_pins_its_tokenizer(path: Path
 def test_the_recipes_that_the_readme_promises_are_there() -> None:
     assert {path.stem for path in RECIPES.glob("*.yaml")} >= {
         *("demo", "dolma-v1_7", "fineweb-edu", "cosmopedia", "smollm-corpus", "long-documents"),
+        *("olmo-mix-1124", "dolmino-mix-1124", "nemotron-cc", "finemath", "dclm-baseline"),
+        *("bamba-v2-3t", "bamba-v2-anneal"),
     }
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-LFS_SUFFIXES = (".parquet", ".gz", ".zst")
+LFS_SUFFIXES = (".parquet", ".gz", ".zst", ".zstd")
 LFS_MIN_BYTES = 64 * 1024
 LFS_POINTER_BYTES = 134
 

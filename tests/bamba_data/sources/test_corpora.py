@@ -11,6 +11,7 @@ from bamba_data.recipe import load
 from bamba_data.sources.base import Source, TextRule
 from bamba_data.sources.dolma import DATASETS, HOST, URL_LIST_SHA256, official_urls
 from bamba_data.sources.fineweb_edu import V1_4_0
+from bamba_data.sources.nemotron_cc import PATHS_SHA256
 from bamba_data.sources.registry import AnyCorpus
 
 #: The weights of Bamba's first phase, in 1/10,000, from the README of its data loader.
@@ -191,6 +192,87 @@ def test_only_cosmopedia_v2_has_a_prompt() -> None:
     assert [source.text.fields for source in found] == [["prompt", "text"], ["text"]]
 
 
+# -- what Bamba's second version used (test_published.py builds them as they lie at their publishers)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "names"),
+    [
+        (
+            "olmo-mix-1124",
+            ["dclm", "arxiv", "pes2o", "starcoder", "algebraic-stack", "open-web-math", "wiki"],
+        ),
+        (
+            "dolmino-mix-1124",
+            [
+                *("dclm", "flan", "pes2o", "wiki", "stackexchange", "tulu_math", "dolmino_math_synth", "tinyGSM-MIND"),
+                *("mathcoder2-synthmath", "metamath-owmfilter", "codesearchnet-owmfilter", "gsm8k"),
+            ],
+        ),
+        (
+            "nemotron-cc",
+            [
+                *("high-actual", "high-distill", "high-diverse_qa_pairs", "high-extract_knowledge"),
+                *("high-knowledge_list", "high-wrap_medium", "medium-high-actual", "medium-actual"),
+                *("medium-low-actual", "low-actual", "low-wrap_medium"),
+            ],
+        ),
+    ],
+)
+def test_parts_are_sources_under_the_name_of_their_corpus_so_that_mixes_may_take_of_all(
+    corpus: str, names: list[str]
+) -> None:
+    assert [source.name for source in sources(corpus=corpus)] == [f"{corpus.split('-')[0]}-{name}" for name in names]
+
+
+def test_sources_of_all_corpora_together_have_names_of_their_own() -> None:
+    corpora = (*OF_VERSION_2, *LICENSES, "smollm-corpus")
+    names = [source.name for corpus in corpora for source in sources(corpus=corpus)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "repo", "commit"),
+    [
+        ("olmo-mix-1124", "allenai/olmo-mix-1124", "99ee6aaace88779d1ef099d36251b91101c1679b"),
+        ("dolmino-mix-1124", "allenai/dolmino-mix-1124", "a319f19eef1e257417b11ea8c30da266ae175557"),
+        ("finemath", "HuggingFaceTB/finemath", "e92b25a616738fe95dc186b64dfb19f9c8525594"),
+        ("dclm-baseline", "mlfoundations/dclm-baseline-1.0", "a3b142c183aebe5af344955ae20836eb34dcf69b"),
+    ],
+)
+def test_they_are_read_at_a_commit(corpus: str, repo: str, commit: str) -> None:
+    for source in sources(corpus=corpus):
+        assert (source.location.base, source.location.revision) == (f"hf://datasets/{repo}", commit)
+
+
+def test_nemotron_cc_has_the_known_list_of_paths_at_its_host_and_none_where_files_can_be_listed() -> None:
+    location = only(corpus="nemotron-cc", parts=["low/wrap_medium"]).location
+    assert location.base == "https://data.commoncrawl.org/contrib/Nemotron/Nemotron-CC/data-jsonl"
+    assert location.files == ["quality=low/kind=synthetic/kind2=wrap_medium/*.jsonl.zstd"]
+    assert location.listing is not None
+    assert (location.listing.url, location.listing.sha256) == (f"{location.base}.paths.gz", PATHS_SHA256)
+    for base in ("s3://commoncrawl/contrib/Nemotron/Nemotron-CC/data-jsonl", "/data/nemotron", "hf://datasets/me/copy"):
+        assert only(corpus="nemotron-cc", parts=["high/actual"], base=base).location.listing is None
+
+
+def test_the_whole_of_dclm_is_one_listing_and_a_part_of_it_one_a_folder() -> None:
+    assert only(corpus="dclm-baseline").location.files == ["global-shard_*_of_10/local-shard_*_of_10/*.jsonl.zst*"]
+    some = only(corpus="dclm-baseline", global_shards=[10, 1], local_shards=[0]).location.files
+    assert some == [f"global-shard_{shard}_of_10/local-shard_0_of_10/*.jsonl.zst*" for shard in ("01", "10")]
+
+
+def test_the_licences_of_dolminos_sets_are_their_own() -> None:
+    licences = {source.name.removeprefix("dolmino-"): source.license for source in sources(corpus="dolmino-mix-1124")}
+    others = {name: licence for name, licence in licences.items() if licence != "ODC-BY-1.0"}
+    assert others == {
+        "dclm": "CC-BY-4.0",
+        "stackexchange": "CC-BY-SA-2.5, CC-BY-SA-3.0, CC-BY-SA-4.0",
+        "mathcoder2-synthmath": "Apache-2.0",
+        "metamath-owmfilter": "CC-BY-SA-4.0",
+        "gsm8k": "MIT",
+    }
+
+
 # -- a folder, and what is the same for all
 
 
@@ -223,6 +305,7 @@ def test_what_a_folder_does_not_say_is_said_to_be_unstated() -> None:
     assert (source.license, source.attribution) == ("unstated", "unstated")
 
 
+OF_VERSION_2 = ("olmo-mix-1124", "dolmino-mix-1124", "nemotron-cc", "finemath", "dclm-baseline")
 LICENSES = {"dolma-v1_7": "ODC-BY-1.0", "fineweb-edu": "ODC-BY-1.0", "cosmopedia": "Apache-2.0"}
 
 
@@ -234,13 +317,19 @@ def test_every_source_carries_its_licence_its_attribution_and_its_home(corpus: s
         assert source.homepage.startswith("https://huggingface.co/datasets/")
 
 
-@pytest.mark.parametrize("corpus", [*LICENSES, "smollm-corpus"])
+@pytest.mark.parametrize("corpus", [*LICENSES, "smollm-corpus", *OF_VERSION_2])
 def test_a_copy_with_other_text_may_state_its_own_licence(corpus: str) -> None:
     for source in sources(corpus=corpus, base="copy", license="CC0-1.0", attribution="Herman Melville"):
         assert (source.license, source.attribution) == ("CC0-1.0", "Herman Melville")
 
 
-@pytest.mark.parametrize("corpus", ["fineweb-edu", "cosmopedia", "smollm-corpus"])
+@pytest.mark.parametrize(
+    "corpus",
+    [
+        *("fineweb-edu", "cosmopedia", "smollm-corpus"),
+        *("olmo-mix-1124", "dolmino-mix-1124", "finemath", "dclm-baseline"),
+    ],
+)
 @pytest.mark.parametrize(("base", "revision"), [("copy", None), ("hf://datasets/me/copy", "v2")])
 def test_a_copy_has_revisions_only_on_the_hub(corpus: str, base: str, revision: str | None) -> None:
     for source in sources(corpus=corpus, base=base, revision="v2"):
@@ -254,6 +343,13 @@ def test_a_copy_has_revisions_only_on_the_hub(corpus: str, base: str, revision: 
         ("{corpus: cosmopedia, configs: [tales]}", "cosmopedia.configs: ['tales'] are not among"),
         ("{corpus: smollm-corpus, subsets: [python-edu]}", "smollm-corpus.subsets: ['python-edu'] are not among"),
         ("{corpus: fineweb-edu, subset: nope}", "fineweb-edu.subset: 'nope'"),
+        ("{corpus: olmo-mix-1124, parts: [c4]}", "olmo-mix-1124.parts: ['c4'] are not among ['dclm', 'arxiv'"),
+        ("{corpus: dolmino-mix-1124, parts: [math]}", "dolmino-mix-1124.parts: ['math'] are not among"),
+        ("{corpus: nemotron-cc, parts: [low/distill]}", "nemotron-cc.parts: ['low/distill'] are not among"),
+        ("{corpus: finemath, configs: [finemath-5plus]}", "finemath.configs: ['finemath-5plus'] are not among"),
+        ("{corpus: dclm-baseline, global_shards: [0]}", "dclm-baseline.global_shards: [0] are not different numbers"),
+        ("{corpus: dclm-baseline, local_shards: [3, 3]}", "dclm-baseline.local_shards: [3, 3] are not different"),
+        ("{corpus: nemotron-cc, revision: main}", "corpora.0.nemotron-cc.revision: Extra inputs"),
         ("{corpus: dolma-v1_7, datasets: []}", "corpora.0.dolma-v1_7.datasets: "),
         ("{corpus: dolma-v1_7, files: []}", "corpora.0.dolma-v1_7.files: "),
         ("{corpus: cosmopedia, configs: []}", "corpora.0.cosmopedia.configs: "),
