@@ -76,8 +76,8 @@ function seconds(count) {
 }
 
 function money(value, currency) {
-  const said = value === 0 ? "0" : value < 0.0001 ? "<0.0001" : value < 0.1 ? value.toPrecision(2) : full(Number(value.toFixed(2)));
-  return currency + said;
+  if (value > 0 && value < 0.0001) return `<${currency}0.0001`;
+  return currency + (value === 0 ? "0" : value < 0.1 ? value.toPrecision(2) : full(Number(value.toFixed(2))));
 }
 
 const sum = (counts) => Object.values(counts).reduce((total, count) => total + count, 0);
@@ -270,14 +270,14 @@ function mix() {
     const largest = Math.max(...values.sources.map((source) => source.account.tokens / total), ...Object.values(shares), 1e-9);
     const row = (name, actual, planned, note) => {
       const bar = (share, kind) => {
-        const made = el("div", { class: kind });
+        const made = el("div", { class: share ? kind : `${kind} none` });
         made.style.width = `${100 * share / largest}%`;
         return made;
       };
       return el("div", { class: "mixrow" }, el("span", {}, shown(name)),
         el("div", { class: "bars" }, actual === null ? null : bar(actual, "bar"), stretch ? bar(planned, "bar second") : null),
         el("span", { class: "value right" }, actual === null ? null : el("div", {}, percent(actual)),
-          stretch ? el("div", { class: "soft" }, percent(planned), note) : null));
+          stretch ? el("div", { class: "soft" }, planned ? percent(planned) : "left out", note) : null));
     };
     const sources = values.sources.map((source) => {
       const planned = shares[source.name] || 0;
@@ -483,7 +483,7 @@ function curve(attempt) {
   svg.setAttribute("preserveAspectRatio", "none");
   for (const y of [0, 50, 100]) line("line", { x1: 0, x2: 100, y1: y, y2: y });
   line("polyline", { points: attempt.curve.map(([at, read]) => `${(100 * at / last).toFixed(2)},${(100 - 100 * Math.min(1, read / total)).toFixed(2)}`).join(" ") });
-  return el("div", {}, el("p", { class: "note" }, `Share of the input read, 0 to 100%, over ${seconds(last)} from ${attempt.started_at.replace("T", " ").replace("+00:00", " UTC")}`), svg);
+  return el("div", { class: "over-time" }, el("p", { class: "note" }, `Share of the input read, 0 to 100%, over ${seconds(last)} from ${attempt.started_at.replace("T", " ").replace("+00:00", " UTC")}`), svg);
 }
 
 function identity() {

@@ -10,6 +10,7 @@ from bamba_data.format.dataset import open_dataset
 from bamba_data.page.browse import Browser
 from bamba_data.page.content import content
 from bamba_data.page.file import page
+from bamba_data.page.planned import PlannedMix, PlannedStretch
 from bamba_data.page.server import Server
 from bamba_data.tokenization.conformance import Certificate
 from tests.browser import Tab, browser
@@ -84,6 +85,40 @@ def test_hostile_data_is_text(hostile: Path, tmp_path: Path, width: int) -> None
         assert "ff 3c 73 63 72 69 70 74" in text, "the raw bytes of a dead letter"
         tab.picture(tmp_path / "page.png")
         assert (tmp_path / "page.png").stat().st_size > 20_000
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_bars_of_a_plan_are_as_long_as_its_shares_and_what_it_leaves_out_has_none(
+    tiny: Path, tmp_path: Path, width: int
+) -> None:
+    long = "elsewhere-" * 6
+    shares = {"lines": 0.25, long: 0.75}
+    plan = PlannedMix("<b>.json", 4096, [PlannedStretch(0, None, 384, shares)], 1, [long])
+    file = tmp_path / "page.html"
+    file.write_text(page(content(open_dataset(str(tiny)), url="place", plan=plan)), encoding="utf-8")
+    with browser() as tab:
+        tab.open(file.as_uri(), width)
+        check(tab, width)
+        rows = tab.ask("""[...document.querySelectorAll('.mixrow')].map((row) => ({
+            name: row.firstChild.textContent,
+            planned: row.querySelector('.value .soft').textContent,
+            bar: getComputedStyle(row.querySelector('.bar.second')).visibility === 'hidden' ? 0
+              : row.querySelector('.bar.second').getBoundingClientRect().width,
+            right: [...row.querySelectorAll('.value div')].map((one) => {
+              const range = document.createRange();
+              range.selectNodeContents(one);
+              return [range.getClientRects().length ? Math.round(range.getBoundingClientRect().right) : 0,
+                one.getBoundingClientRect().height < 25];
+            }),
+        }))""")
+        by_name = {row["name"]: row for row in rows}
+        assert by_name["rows"]["planned"] == "left out" and by_name["rows"]["bar"] == 0
+        assert by_name["lines"]["planned"].startswith("25.0% · epoch ")
+        assert by_name[long]["planned"] == "75.0% · not here"
+        assert by_name[long]["bar"] == pytest.approx(3 * by_name["lines"]["bar"], rel=0.02)
+        edges = {edge for row in rows for edge, _ in row["right"]}
+        assert len(edges) == 1, "numbers end at one edge"
+        assert all(one_line for row in rows for _, one_line in row["right"])
 
 
 def shown(tab: Tab) -> Any:
