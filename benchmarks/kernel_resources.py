@@ -1,6 +1,6 @@
 """What the compiler makes of every kernel, for a GPU that need not be here: registers, spilled bytes, shared memory.
 
-    python -m benchmarks.kernel_resources                      an H100's and an A100's launches
+    python -m benchmarks.kernel_resources                      an H100's, an A100's and a B200's launches
     python -m benchmarks.kernel_resources --gpu A100 --json    for a program
     python -m benchmarks.kernel_resources --gpu A100 --launch scan_forward.FORWARD=8,2,32,0
     python -m benchmarks.kernel_resources --shape 128,256 --dtype float32    heads of 128, a state of 256
@@ -32,7 +32,11 @@ from trainer.kernels.launch import Launch
 from trainer.kernels.shapes import Carried
 
 #: Compute capability, and the bytes of shared memory that a program may have.
-GPUS = {"H100": ((9, 0), tuned_launches.HOPPER_SHARED_BYTES), "A100": ((8, 0), tuned_launches.A100_SHARED_BYTES)}
+GPUS = {
+    "H100": ((9, 0), tuned_launches.HOPPER_SHARED_BYTES),
+    "A100": ((8, 0), tuned_launches.A100_SHARED_BYTES),
+    "B200": ((10, 0), tuned_launches.HOPPER_SHARED_BYTES),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +174,7 @@ def main() -> None:
     head_dim, state = map(int, options.shape.split(","))
     shape = Shape(head_dim, state, options.heads, getattr(torch, options.dtype))
     for gpu in options.gpu or GPUS:
-        found = compiled(gpu, tuned_launches.shipped(gpu, GPUS[gpu][1]) | others, shape)
+        found = compiled(gpu, tuned_launches.shipped(gpu, GPUS[gpu][1], GPUS[gpu][0][0]) | others, shape)
         if options.json:
             json.dump([asdict(one) for one in found], sys.stdout)
             print()

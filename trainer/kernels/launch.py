@@ -42,7 +42,8 @@ class TunableLaunch:
     Args:
         name: What files of measured launches on people's machines call it: it stays, also where a kernel moves.
         launch: The one measured on an H100.
-        few_stages: Of a call with no more programs than multiprocessors: each then has the shared memory for itself.
+        few_stages: Of a call with no more programs than multiprocessors: each then has the shared memory for itself. A
+            launch of one stage keeps it: it is of a device whose compiler cannot do more.
     """
 
     def __init__(self, name: str, launch: Launch, few_stages: int = 0) -> None:
@@ -54,8 +55,9 @@ class TunableLaunch:
 
     def options(self, data: Tensor | None = None, programs: int = 0) -> dict[str, int]:
         """For a call of so many programs, where that matters."""
-        if data is not None and self.few_stages and programs <= multiprocessors(data.device):
-            return replace(self.launch, stages=self.few_stages).options(data)
+        few = self.few_stages if self.launch.stages > 1 else 0
+        if data is not None and few and programs <= multiprocessors(data.device):
+            return replace(self.launch, stages=few).options(data)
         return self.launch.options(data)
 
 

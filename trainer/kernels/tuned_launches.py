@@ -1,7 +1,7 @@
 """Which launch a kernel takes on which device. Every choice computes the same function; only the time differs.
 
 What stands in the kernels' files was measured on an H100 and holds for every Hopper (an H200 has the same
-multiprocessors). An A100's launches stand here, chosen by what the compiler makes of them
+multiprocessors). An A100's and a B200's launches stand here, chosen by what the compiler makes of them
 (benchmarks/kernel_resources.py), without a measurement. Another device takes what `python -m benchmarks.kernels --tune`
 once measured on it, kept in a file by device and Triton version; until then a Hopper's or an A100's launches, by the
 size of its shared memory, and one line in the log. A process drives one kind of device.
@@ -37,7 +37,7 @@ _TUNABLE: dict[str, TunableLaunch] = {
     )
 }
 KERNELS = tuple(_TUNABLE)
-HOPPER = 9  # compute capability
+HOPPER, BLACKWELL = 9, 10  # compute capability
 HOPPER_SHARED_BYTES = 232_448  # that a program may have
 A100_SHARED_BYTES = 166_912  # the largest of its launches takes 139,264
 
@@ -52,6 +52,13 @@ A100 = {
     "scan_backward.FINISH": Launch(warps=8, block=16),
 }
 
+#: Where a B200 takes others. One stage: Triton 3.6 ends with "Fatal pipeliner error" where a loop that it pipelines for
+#: a Blackwell stores a tile. With no limit of registers the pairs spill nothing.
+B200 = {
+    "scan_states.STATES": Launch(warps=8, stages=1, block=128),
+    "scan_pairs.PAIRS": Launch(warps=4, stages=3, block=16),
+}
+
 
 def current() -> dict[str, Launch]:
     """What every kernel takes now."""
@@ -64,14 +71,17 @@ def apply(launches: Mapping[str, Launch]) -> None:
         _TUNABLE[name].launch = launch
 
 
-def shipped(device: str, shared_bytes: int) -> dict[str, Launch]:
-    """The launches that came with the kernels, for a device whose programs may have so much shared memory."""
+def shipped(device: str, shared_bytes: int, capability: int) -> dict[str, Launch]:
+    """The launches that came with the kernels, for a device whose programs may have so much shared memory, of the major
+    number of its compute capability."""
     if shared_bytes < A100_SHARED_BYTES:
         raise UserError(
             f"{device} gives a program {shared_bytes >> 10} KiB of shared memory, and the Mamba2 kernels are made "
             f"for {A100_SHARED_BYTES >> 10} or more: train on an A100, H100, H200 or larger"
         )
-    return current() if shared_bytes >= HOPPER_SHARED_BYTES else current() | A100
+    if shared_bytes < HOPPER_SHARED_BYTES:
+        return current() | A100
+    return current() | B200 if capability == BLACKWELL else current()
 
 
 def file_of(device: str) -> Path:
@@ -112,9 +122,9 @@ def ready(device: torch.device) -> None:
     kept = read(file)
     if kept is not None:
         apply(kept)
-    elif torch.cuda.get_device_capability(device)[0] != HOPPER:
+    elif (capability := torch.cuda.get_device_capability(device)[0]) != HOPPER:
         shared_bytes = triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
-        apply(shipped(name, shared_bytes))
+        apply(shipped(name, shared_bytes, capability))
         LOG.warning(
             "the launches of the Mamba2 kernels were measured on Hopper, not on %s: right, but maybe slow. "
             "`python -m benchmarks.kernels --tune` measures what suits it, once, into %s",

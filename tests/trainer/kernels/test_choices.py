@@ -13,7 +13,7 @@ from tests.trainer.kernels.cases import TILES, draw, on, results, rows_of_docume
 
 pytest.importorskip("triton")
 from trainer.kernels import tuned_launches
-from trainer.kernels.launch import Launch
+from trainer.kernels.launch import Launch, TunableLaunch
 
 
 @pytest.fixture
@@ -74,9 +74,19 @@ def test_numbers_of_another_kind_are_no_launches(launches: dict[str, Launch], tm
     assert tuned_launches.read(file) is None
 
 
-def test_the_size_of_the_shared_memory_says_whose_launches_a_device_takes(launches: dict[str, Launch]) -> None:
-    assert tuned_launches.shipped("NVIDIA B200", 232_448) == launches
-    others = tuned_launches.shipped("NVIDIA A100-SXM4-80GB", 166_912)
-    assert {name for name in launches if others[name] != launches[name]} == set(tuned_launches.A100)
+def test_shared_memory_and_capability_say_whose_launches_a_device_takes(launches: dict[str, Launch]) -> None:
+    assert tuned_launches.shipped("one of a later kind", 232_448, 11) == launches
+    for device, shared_bytes, capability, its in (
+        ("NVIDIA A100-SXM4-80GB", 166_912, 8, tuned_launches.A100),
+        ("NVIDIA B200", 232_448, 10, tuned_launches.B200),
+    ):
+        others = tuned_launches.shipped(device, shared_bytes, capability)
+        assert {name for name in launches if others[name] != launches[name]} == set(its)
     with pytest.raises(UserError, match="NVIDIA L4 gives a program 99 KiB of shared memory"):
-        tuned_launches.shipped("NVIDIA L4", 101_376)
+        tuned_launches.shipped("NVIDIA L4", 101_376, 8)
+
+
+def test_a_launch_of_one_stage_keeps_it_where_few_programs_could_have_more() -> None:
+    data = torch.zeros(1, dtype=torch.bfloat16)
+    two, one = (TunableLaunch("test", Launch(warps=4, stages=stages), few_stages=3) for stages in (2, 1))
+    assert [launch.options(data, 1)["num_stages"] for launch in (two, one)] == [3, 1]

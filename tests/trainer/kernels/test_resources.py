@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("triton")
 from trainer.kernels import tuned_launches
 
-SHARED_BYTES = {"H100": 232_448, "A100": 166_912}
+SHARED_BYTES = {"H100": 232_448, "A100": 166_912, "B200": 232_448}
 SPILLED = 256  # bytes a thread: a few loads in a chunk's thousands of instructions
 
 
@@ -26,7 +26,7 @@ def resources(*arguments: str) -> list[dict[str, int]]:
     return found
 
 
-@pytest.mark.parametrize("gpu", ["H100", pytest.param("A100", marks=pytest.mark.costly)])
+@pytest.mark.parametrize("gpu", ["H100", *(pytest.param(gpu, marks=pytest.mark.costly) for gpu in ("A100", "B200"))])
 def test_every_kernel_compiles_and_fits(gpu: str) -> None:
     found = resources("--gpu", gpu)
     of_writing = {"_step", "_shift", "_swiglu", "_residual_norm"}  # too short for a launch to matter
