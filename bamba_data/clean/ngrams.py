@@ -7,7 +7,8 @@ the first of a fixed series under which no two n-grams of the texts have the sam
 Memory: up to 60 bytes a token of the texts (28 of arrays, 16 to 32 of flags).
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 NGRAM_TOKENS = 13  # as in GPT-3, appendix C, which counts words
 _PLACES = 1 << 20  # looked at at once
+
+Find = Callable[[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class NgramIndex:
 
     def __len__(self) -> int:
         return len(self.digests)
+
+    def finder(self, decode: object = None) -> "Find":
+        """What says, of the ids of documents end to end and how many each has, which have which n-grams: `ngrams_in`.
+        Ids are compared, so nothing is decoded."""
+        return functools.partial(ngrams_in, self)
 
     @property
     def size_bytes(self) -> int:

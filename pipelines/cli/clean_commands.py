@@ -107,10 +107,14 @@ def contaminated(
         ),
     ],
     out: Out,
+    rule: Annotated[
+        str,
+        typer.Option(metavar="RULE", help="gpt3: 13 tokens in a row; olmo: a whole paragraph of 13 words or more."),
+    ] = "gpt3",
     common_documents: Annotated[
-        int,
-        typer.Option(min=1, max=1000, metavar="N", help="Pass over an n-gram that more documents have (GPT-3: 10)."),
-    ] = 10,
+        int | None,
+        typer.Option(min=1, max=1000, metavar="N", help="Of gpt3: pass over an n-gram that more documents have. 10."),
+    ] = None,
     sources: Annotated[
         list[str] | None, typer.Option("--source", metavar="NAME", help="Look at these sources; at all without it.")
     ] = None,
@@ -122,9 +126,13 @@ def contaminated(
     interval: Interval = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """List the documents that share 13 tokens in a row with texts of evaluations. Killed, the same command goes on."""
-    from bamba_data.clean.contaminated import contaminated_job
+    """List the documents that hold texts of evaluations, by a rule of GPT-3 or OLMo. Killed, the same command goes on.
+
+    `bamba-data model suite-texts` writes the texts of a suite as FILE.
+    """
+    from bamba_data.clean.contaminated import RULES, contaminated_job
     from bamba_data.clean.evaluation_texts import read_texts
+    from bamba_data.errors import UserError
     from bamba_data.extras import require
     from bamba_data.format.dataset import open_dataset
 
@@ -132,11 +140,15 @@ def contaminated(
     from ..ray_jobs.contaminated import find_contaminated
     from ..ray_jobs.executor import Options
 
+    chosen = next((known for known in RULES if known == rule), None)
+    if chosen is None:
+        raise UserError(f"--rule {rule}: it can be {', '.join(RULES)}")
     require("ray")
     options = Options(address, workers, fail_fast)
     place = _work_of(out, work, bool(options.cluster))
     shown = Display() if as_json else display("contaminated", sys.stdout.isatty(), interval)
-    job = contaminated_job(open_dataset(url, version), read_texts(against), place, sources or [], common_documents)
+    dataset, texts = open_dataset(url, version), read_texts(against)
+    job = contaminated_job(dataset, texts, place, sources or [], common_documents, rule=chosen)
     found = find_contaminated(job, out, options, shown)
     if as_json:
         print_json({"documents": found.documents, "by_source": found.by_source, "by_task": found.by_task})

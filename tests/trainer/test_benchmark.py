@@ -1,11 +1,13 @@
 """Stock tasks of lm-evaluation-harness on local files: our checkpoint and the harness's own backend on our export."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
+from bamba_data.clean.evaluation_texts import read_texts
 from tests.peers import environment, run
 from tests.trainer.small import CONFIG, model, saved
 from tests.trainer.vocabularies import a_tokenizer
@@ -192,7 +194,7 @@ CATEGORIES += ["Race_x_gender", "Race_x_SES", "Religion", "SES", "Sexual_orienta
 ASKED = """
 import json, sys
 from pathlib import Path
-from trainer.tasks.benchmark import _config, known_tasks
+from trainer.tasks.benchmark import harness_config, known_tasks
 from trainer.tasks.suites import suite_of
 import yaml
 
@@ -200,7 +202,7 @@ manager, found = known_tasks(), {}
 for spec in suite_of(sys.argv[1]).tasks:
     for name in {"bamba_popqa": ["bamba_popqa"], "bamba_bbq": ["bamba_bbq_age"]}.get(spec.task, []):
         overlay = Path(sys.argv[2]) / f"{name}.yaml"
-        overlay.write_text(yaml.safe_dump(_config(manager, spec, name)))
+        overlay.write_text(yaml.safe_dump(harness_config(manager, spec, name)))
         task = manager.load([str(overlay)])["tasks"][name]
         task.set_config("num_fewshot", spec.shots)
         task.build_all_requests(limit=1, rank=0, world_size=1)
@@ -264,3 +266,16 @@ def test_the_safety_suite_runs_on_local_files(safety: Path) -> None:
     assert len(list((safety / "results").iterdir())) == 3 + len(CATEGORIES)
     counted = [value for name, value in found["tasks"].items() if name != "crows_pairs_english"]
     assert found["mean"] == pytest.approx(sum(counted) / 3)
+
+
+def test_the_texts_of_a_suite_are_written_for_a_search_of_contaminated_documents(safety: Path) -> None:
+    out = safety / "asked.jsonl"
+    command = ["model", "suite-texts", "--suite", safety / "safety.yaml", "--out", out, "--json"]
+    said = run(environment("lm-eval", LM_EVAL), COMMAND, *command, timeout_seconds=900)
+    texts = read_texts([out])
+    counts = json.loads(said)
+    assert counts == Counter(text.task for text in texts)
+    assert counts["bamba_popqa"] == 4
+    assert texts[0].text == 'What is the capital of 0?\n["Berlin", "Bln"]'
+    of_bbq = next(text.text for text in texts if text.task == "bamba_bbq")
+    assert {"Two met.", "Who fell?", "The old one", "Not known", "The young one"} <= set(of_bbq.split("\n"))

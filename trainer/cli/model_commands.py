@@ -122,6 +122,36 @@ def benchmark(
     show_numbers(found, suite, plot, table_file, as_json=as_json)
 
 
+@app.command("suite-texts", rich_help_panel=MODELS)
+def suite_texts(
+    suite: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="leaderboard-v1, leaderboard-v2, safety, or a file of tasks.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="A new .jsonl file: task and text.", callback=in_a_folder)
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Write the texts of a suite's questions and answers, for `bamba-data contaminated --against FILE`."""
+    from bamba_data.extras import require
+    from bamba_data.terminal import emit, print_json
+
+    from ..tasks.suites import suite_of
+
+    if out.suffix != ".jsonl":
+        raise UserError(f"--out {out}: its lines are JSON, so name it .jsonl")
+    asked = suite_of(suite)
+    require("lm_eval")
+    from ..tasks.benchmark import known_tasks
+    from ..tasks.suite_texts import write_suite_texts
+
+    texts = write_suite_texts(asked, out, known_tasks())
+    if as_json:
+        print_json(texts)
+    else:
+        emit("\n".join(f"{count:>9,}  {task}" for task, count in texts.items()))
+
+
 @app.command(rich_help_panel=MODELS)
 def phonebook(
     checkpoint: Checkpoint,

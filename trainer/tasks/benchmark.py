@@ -11,6 +11,7 @@ the task with its shots, and the bytes of local data. The same command again com
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -104,16 +105,16 @@ def subtasks_of(
     """All subtasks of a suite, in its order; `UserError` where one is unknown or its local data is not there."""
     checkpoint, words = canonical_json.digest(saved.commit), canonical_json.sha256(tokenizer.data)
     return [
-        Subtask(spec, name, checkpoint, questions, words, _data_digests(_config(manager, spec, name)))
+        Subtask(spec, name, checkpoint, questions, words, _data_digests(harness_config(manager, spec, name)))
         for spec in suite.tasks
-        for name in _subtasks(manager, spec.task)
+        for name in subtasks(manager, spec.task)
     ]
 
 
 def answer(subtask: Subtask, model: Any, manager: Any, store: Store) -> None:
     """Ask `model`, a `CheckpointModel` of the subtask's checkpoint, and leave the result in `store`."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    config = _config(manager, subtask.spec, subtask.name)
+    config = harness_config(manager, subtask.spec, subtask.name)
     result = {"format": FORMAT, **subtask.asked, **_run(manager, model, config, subtask.spec, subtask.questions)}
     store.put(subtask.file, f"{json.dumps(result, indent=2, sort_keys=True)}\n".encode())
 
@@ -136,7 +137,7 @@ def known_tasks() -> Any:
     return TaskManager(include_path=str(Path(__file__).parent / "ours"))
 
 
-def _subtasks(manager: Any, name: str) -> Iterator[str]:
+def subtasks(manager: Any, name: str) -> Iterator[str]:
     """The tasks of a task, a group or a tag, without opening their data."""
     entry = manager.task_index.get(name)
     if entry is None:
@@ -152,10 +153,10 @@ def _subtasks(manager: Any, name: str) -> Iterator[str]:
     for member in members:
         if not isinstance(member, str):
             raise UserError(f"{name} defines tasks within itself: name them one by one")
-        yield from _subtasks(manager, member)
+        yield from subtasks(manager, member)
 
 
-def _config(manager: Any, spec: TaskSpec, name: str) -> dict[str, Any]:
+def harness_config(manager: Any, spec: TaskSpec, name: str) -> dict[str, Any]:
     """What a file for the harness says of the subtask: its name, and all that is replaced."""
     repaired = REPAIRS.get(name, {})
     stock = {"include": str(manager.task_index[name].yaml_path), "task": name}
@@ -174,6 +175,15 @@ def _config(manager: Any, spec: TaskSpec, name: str) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def known_to_harness(config: dict[str, Any]) -> Iterator[str]:
+    """By what name the harness knows the task of `harness_config`: its own, or that of a file that is there now."""
+    with TemporaryDirectory() as folder:
+        overlay = Path(folder) / f"{config['task']}.yaml"
+        overlay.write_text(yaml.safe_dump(config), encoding="utf-8")
+        yield str(overlay) if "include" in config else config["task"]
+
+
 def _data_digests(config: dict[str, Any]) -> dict[str, str]:
     """{split: sha256} of local files; of the hub's data there is none to be had before it is opened."""
     files = config.get("dataset_kwargs", {}).get("data_files", {})
@@ -185,12 +195,10 @@ def _run(manager: Any, model: Any, config: dict[str, Any], spec: TaskSpec, quest
 
     name = config["task"]
     try:
-        with TemporaryDirectory() as folder:
-            overlay = Path(folder) / f"{name}.yaml"
-            overlay.write_text(yaml.safe_dump(config), encoding="utf-8")
+        with known_to_harness(config) as known:
             answer = lm_eval.simple_evaluate(
                 model,
-                tasks=[str(overlay) if "include" in config else name],
+                tasks=[known],
                 num_fewshot=spec.shots,
                 limit=questions,
                 task_manager=manager,
