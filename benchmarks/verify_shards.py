@@ -1,5 +1,5 @@
-"""How long `verify` without bodies, `show`, `status` and `sweep` take over many shards on a local disk, and in how much
-memory.
+"""How long `verify` without bodies, `show`, `status`, `sweep` and `page` take over many shards on a local disk, and in
+how much memory.
 
 python -m benchmarks.verify_shards [--shards 10000]
 """
@@ -41,9 +41,10 @@ def main() -> None:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             pool.submit(make, Path(folder), count).result()
         print(f"{datetime.now(UTC):%Y-%m-%d}  {machine()}  {count:,} shards")
-        for command in ("verify", "show", "status", "sweep"):
+        for command in ("verify", "show", "status", "sweep", "page"):
             began = time.perf_counter()
             argv = [sys.executable, "-m", "pipelines.cli", command, str(dataset)]
+            argv += ["-o", str(Path(folder) / "page.html")] if command == "page" else []
             with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
                 assert running.stdout is not None
                 said = running.stdout.read().splitlines()

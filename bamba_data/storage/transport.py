@@ -7,6 +7,7 @@ one of `errors`. Whether the file is still the locked one is checked at every (r
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import stat
@@ -509,9 +510,14 @@ def _hub_faults(url: str) -> Iterator[None]:
 
 def path_matches(path: str, pattern: str) -> bool:
     """As shells and S3 listings match: `*` does not cross a slash, `**` does."""
+    return _matcher(pattern).fullmatch(path) is not None
+
+
+@functools.lru_cache(maxsize=64)  # to translate it takes ten times as long as to match, and listings are long
+def _matcher(pattern: str) -> re.Pattern[str]:
     from fsspec.utils import glob_translate
 
-    return re.fullmatch(glob_translate(pattern), path) is not None
+    return re.compile(glob_translate(pattern))
 
 
 def facts_of(reply: Reply, url: str, like: str | None = ETAG) -> Facts:

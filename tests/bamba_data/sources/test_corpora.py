@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from bamba_data.card.licences import hub_licences
 from bamba_data.errors import RecipeError
 from bamba_data.recipe import load
 from bamba_data.sources.base import Source, TextRule
@@ -271,6 +272,21 @@ def test_the_licences_of_dolminos_sets_are_their_own() -> None:
         "metamath-owmfilter": "CC-BY-SA-4.0",
         "gsm8k": "MIT",
     }
+
+
+@pytest.mark.parametrize(
+    ("corpus", "licences"),
+    [
+        ({"corpus": "olmo-mix-1124"}, ["cc-by-4.0", "odc-by"]),
+        ({"corpus": "dolmino-mix-1124"}, ["other"]),  # of Stack Exchange, a part by its date
+        ({"corpus": "dolmino-mix-1124", "parts": ["gsm8k", "flan"]}, ["mit", "odc-by"]),
+        ({"corpus": "nemotron-cc"}, ["other"]),
+        ({"corpus": "finemath"}, ["odc-by"]),
+        ({"corpus": "dclm-baseline"}, ["cc-by-4.0"]),
+    ],
+)
+def test_their_licences_as_a_hub_knows_them(corpus: dict[str, Any], licences: list[str]) -> None:
+    assert hub_licences(source.license for source in sources(**corpus)) == licences
 
 
 # -- a folder, and what is the same for all
