@@ -354,6 +354,23 @@ class CorruptShard(IntegrityError):
         return f"{self.path}: {self.detail}"
 
 
+class ReferredFileMissing(CorruptShard):
+    """A file of a dataset that refers to another store is not there any more: `path`, the `store` where it was, and the
+    dataset `home` that needs it."""
+
+    def __init__(self, path: str, store: str, home: str) -> None:
+        super().__init__(path, f"is missing in {store}, where {home} refers to it and holds no copy")
+        self.args = (path, store, home)
+        self.store, self.home = store, home
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.detail}. Who keeps {self.store} must put it back (a version there was expired and "
+            f"swept, or the store was moved); {self.home} itself is sound. So that it cannot happen again, merge with "
+            "--copy, or tag the version there"
+        )
+
+
 class CorruptCheckpoint(_AtUrl, IntegrityError):
     """A checkpoint of a training run is torn or damaged: which one, and what is wrong with it."""
 

@@ -21,12 +21,13 @@ class Config:
     paths: tuple[str, ...]
 
 
-def configs(dataset: Dataset) -> list[Config]:
+def configs(dataset: Dataset, is_whole: bool) -> list[Config]:
     """The whole first, then every source in the manifest's order; none for a source without shards.
 
-    None at all where documents were dropped that lie in the files still: who reads files would be given them.
+    None at all where documents were dropped that lie in the files still: who reads files would be given them. Nor where
+    the folder is not whole, because files lie in other stores (Dataset.is_whole; a pushed copy is).
     """
-    if len(dataset.masks):
+    if len(dataset.masks) or not is_whole:
         return []
     of_sources = list(_of_sources(dataset))
     if not of_sources:

@@ -57,10 +57,10 @@ _CONTEXT: dict[str, Any] = {
 }
 
 
-def croissant(dataset: Dataset) -> bytes:
+def croissant(dataset: Dataset, is_whole: bool = True) -> bytes:
     """The description of a version: canonical JSON with its seal."""
     manifest = dataset.manifest
-    sources = [config for config in configs(dataset) if config.source is not None]
+    sources = [config for config in configs(dataset, is_whole) if config.source is not None]
     said = [source.attribution or source.base for source in manifest.sources]
     return seal(
         {

@@ -25,9 +25,10 @@ _SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_
 _SIZE_NAMES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 
-def readme(dataset: Dataset, tags: Sequence[str] = ()) -> str:
-    """The card of a version, to its seal. `tags` are the names of that version."""
-    return _sealed(_header(dataset) + "\n".join(_body(dataset, tags)) + "\n")
+def readme(dataset: Dataset, tags: Sequence[str] = (), is_whole: bool = True) -> str:
+    """The card of a version, to its seal. `tags` are the names of that version, and `is_whole` whether all of its files
+    lie where the card does."""
+    return _sealed(_header(dataset, is_whole) + "\n".join(_body(dataset, tags, is_whole)) + "\n")
 
 
 def readme_of_nothing() -> str:
@@ -59,7 +60,7 @@ def _sha256(text: str) -> str:
 # ---- the header, for programs
 
 
-def _header(dataset: Dataset) -> str:
+def _header(dataset: Dataset, is_whole: bool) -> str:
     manifest = dataset.manifest
     licences = hub_licences(source.license for source in manifest.sources)
     fields: dict[str, Any] = {
@@ -69,7 +70,8 @@ def _header(dataset: Dataset) -> str:
         "size_categories": [_size_category(manifest.totals.kept)],
         "task_categories": ["text-generation"],
         "tags": ["bamba-data", "tokenized"],
-        "configs": [_yaml_config(config) for config in configs(dataset)] or [_yaml_config(Config("default", None, ()))],
+        "configs": [_yaml_config(config) for config in configs(dataset, is_whole)]
+        or [_yaml_config(Config("default", None, ()))],
     }
     return f"---\n{_yaml(fields)}---\n\n"
 
@@ -99,7 +101,7 @@ def _size_category(documents: int) -> str:
 # ---- the body, for people
 
 
-def _body(dataset: Dataset, tags: Sequence[str]) -> Iterator[str]:
+def _body(dataset: Dataset, tags: Sequence[str], is_whole: bool) -> Iterator[str]:
     manifest, totals = dataset.manifest, dataset.manifest.totals
     tokenizer = manifest.tokenizer
     width = "uint16" if tokenizer.token_dtype == "<u2" else "uint32"
@@ -113,7 +115,7 @@ def _body(dataset: Dataset, tags: Sequence[str]) -> Iterator[str]:
     )
     yield "## Sources\n"
     yield "| config | tokens | documents | shards | licence |\n|---|---:|---:|---:|---|"
-    found = configs(dataset)
+    found = configs(dataset, is_whole)
     for config in found[:1]:
         yield f"| `{config.name}` | {totals.tokens:,} | {totals.kept:,} | {len(config.paths):,} | all below |"
     yield from map(_row, manifest.sources)
@@ -126,6 +128,12 @@ def _body(dataset: Dataset, tags: Sequence[str]) -> Iterator[str]:
             f"\nDocuments in {masked:,} blocks of the shards were dropped and lie in the files still, so this card "
             "names none: a reader of the files alone would give them back. Loaders of bamba-data leave them out; "
             "`bamba-data compact` writes the files anew without them.\n"
+        )
+    elif not is_whole:
+        stores = dataset.elsewhere["store"].unique().sort().to_list()
+        yield (
+            f"\nShards of this version lie in other places ({_markdown(', '.join(stores))}), so this card names none: "
+            "loaders of bamba-data read them there, and `bamba-data push` makes a copy that has them all.\n"
         )
     yield "\n## What exactly this is\n"
     yield f"- identity (same documents, same ids): `{dataset.identity}`"

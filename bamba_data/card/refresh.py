@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Card:
     """What the folder is to say: `croissant` is None where there is nothing that files alone give: no version is
-    offered, or documents were dropped that lie in them still."""
+    offered, documents were dropped that lie in them still, or files lie in other places."""
 
     readme: str
     croissant: bytes | None
@@ -76,9 +76,10 @@ def refresh_and_say(store: Store) -> None:
         _log.warning("%s", printable(f"{store.url}/{name} {NOT_OURS.format(url=store.url)}"))
 
 
-def card_of(dataset: Dataset) -> Card:
-    """The card of one version, newest or not."""
-    return _card_of(dataset, _seen(dataset.store)[1])
+def card_of(dataset: Dataset, is_whole: bool | None = None) -> Card:
+    """The card of one version, newest or not. `is_whole` says whether all files lie where it will be; without it,
+    whether they do here."""
+    return _card_of(dataset, _seen(dataset.store)[1], dataset.is_whole if is_whole is None else is_whole)
 
 
 _Names = tuple[tuple[str, int], ...]  # tags, each with its version's number
@@ -102,12 +103,12 @@ def _card(store: Store, known: version_marks.Known, names: _Names) -> Card:
     if not known.offered:
         return Card(readme_of_nothing(), None)
     dataset = open_version(store, known.offered[-1])
-    return _card_of(dataset, names)
+    return _card_of(dataset, names, dataset.is_whole)
 
 
-def _card_of(dataset: Dataset, names: _Names) -> Card:
-    described = None if len(dataset.masks) else croissant(dataset)
-    return Card(readme(dataset, _tags(names, dataset.version.number)), described)
+def _card_of(dataset: Dataset, names: _Names, is_whole: bool) -> Card:
+    described = None if len(dataset.masks) or not is_whole else croissant(dataset)
+    return Card(readme(dataset, _tags(names, dataset.version.number), is_whole), described)
 
 
 def _write(store: Store, card: Card, replace: bool) -> list[str]:

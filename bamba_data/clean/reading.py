@@ -89,7 +89,7 @@ def blocks_of(dataset: Dataset, shard: dict[str, Any], removed: dict[tuple[int, 
     """
     blocks = dataset.blocks.filter(pl.col("shard") == shard["shard"]).sort("block")
     try:
-        with dataset.store.open(shard["path"]) as file:
+        with dataset.files_store.open(shard["path"]) as file:
             reader = ShardReader(file, shard["path"])
             for block in blocks.iter_rows(named=True):
                 tokens = reader.tokens(block["block"], block["digest"].hex(), block["documents"])

@@ -77,13 +77,17 @@ def merge(
     urls: Annotated[list[str], typer.Argument(metavar="URL URL...", help="The datasets; URL@VERSION for a version.")],
     out: Out,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the shards that lie at another place than --out.")] = False,
+    refer: Annotated[
+        bool,
+        typer.Option("--refer", help="Leave them there: the result names their places and reads them there."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Publish datasets of one tokenizer as one, at the place of one of them or at an empty one."""
     from bamba_data.derive.merging import merge as join
 
     with progress_bar("copy", not as_json) as tick:
-        made = join(urls, out, copy, tick)
+        made = join(urls, out, copy, tick, refer)
     _say(made, "", as_json)
 
 

@@ -97,7 +97,7 @@ def _masks_of(
     """The masks of a shard's blocks that lose documents now."""
     path, number, source = shard["path"], shard["shard"], shard["source"]
     try:
-        with dataset.store.open(path) as file:
+        with dataset.files_store.open(path) as file:
             reader = ShardReader(file, path)
             for block in blocks.sort("block").iter_rows(named=True):
                 frame = _documents(reader, shard, block, paths, columns)

@@ -25,7 +25,7 @@ from bamba_data.format.shard import Finished, ShardReader, ShardWriter
 from .committing import commit, newest_expected, parent_held
 from .dropping import Derived
 from .restating import parent_of, refuse_first_format, restated, source_as_left
-from .saving import save_table
+from .saving import save_elsewhere, save_table
 
 LOST = 0.2  # of a shard's tokens: then to read it costs a quarter more than it should
 _ENDLESS = 1 << 62  # blocks end where they did
@@ -101,7 +101,7 @@ def _written_anew(parent: Dataset, number: int, removed: Mapping[tuple[int, int]
     """Write what is left of a shard; None if that is nothing."""
     row = parent.shards.row(number, named=True)
     try:
-        data = parent.store.read(row["path"])
+        data = parent.files_store.read(row["path"])
     except FileNotFoundError:
         raise CorruptShard(row["path"], "is missing") from None
     if sha256(data) != row["sha256"]:
@@ -208,6 +208,9 @@ def _manifest(parent: Dataset, tables: Mapping[str, pl.DataFrame], lost: float) 
         parents=[parent_of(parent)],
         masks=saved.pop("masks"),
         joined=[],
+        elsewhere=save_elsewhere(
+            parent.elsewhere, {*tables["shards"]["path"], *tables["dead_letters"]["path"]}, parent.store
+        ),
     )
     lines = tables["shards"]["software"].value_counts().sort("software")
     by_line = {software_line(entry.versions): entry.versions for entry in parent.manifest.software}

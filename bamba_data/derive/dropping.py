@@ -90,6 +90,7 @@ def masked(parent: Dataset, chosen: Chosen, command: Literal["drop", "subset"], 
         parents=[parent_of(parent)],
         masks=save_table("masks", chosen.masks, parent.store),
         joined=parent.manifest.derived.joined if parent.manifest.derived else [],
+        elsewhere=parent.manifest.derived.elsewhere if parent.manifest.derived else None,
     )
     return restated(parent.manifest, sources, derived)
 

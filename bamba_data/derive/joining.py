@@ -26,7 +26,7 @@ from bamba_data.format.masks import as_read
 from bamba_data.storage.store import Store
 
 from .restating import parent_of, refuse_first_format, restated, source_as_left, totals_of
-from .saving import save_table
+from .saving import files_of, save_elsewhere, save_table
 
 SHOWN = 3
 _SAID = ("corpus", "base", "license", "attribution", "homepage")
@@ -38,6 +38,7 @@ def joined(
     command: Literal["append", "merge"],
     arguments: dict[str, str],
     parents: Sequence[Dataset],
+    elsewhere: pl.DataFrame | None = None,
 ) -> Manifest:
     """The manifest of several datasets in one. Writes the further parts of the tables, and publishes nothing.
 
@@ -47,6 +48,7 @@ def joined(
         command: what is done.
         arguments: all that decided the result.
         parents: the published ones among `parts`.
+        elsewhere: which of their files are to stay in other stores; without it those that do already.
 
     Raises:
         UserError: their tokenizers differ, or sources of one name are not one source.
@@ -63,6 +65,8 @@ def joined(
         moved = _moved(part, tables)
         further.append(Tables(**{name: save_table(name, moved[name], store) for name in Tables.model_fields}))
         tables = {name: pl.concat([tables[name], moved[name]]) for name in tables}
+    if elsewhere is None:
+        elsewhere = pl.concat([part.elsewhere for part in parts])
     left = as_read(tables["blocks"], tables["candidates"], tables["masks"])
     derived = DerivedEntry(
         command=command,
@@ -70,6 +74,7 @@ def joined(
         parents=[parent_of(parent) for parent in parents],
         masks=save_table("masks", tables["masks"], store),
         joined=further,
+        elsewhere=save_elsewhere(elsewhere, set().union(*map(files_of, parts)), store),
     )
     return restated(
         first.manifest,

@@ -7,7 +7,7 @@ import polars as pl
 from bamba_data.errors import UserError
 from bamba_data.format.dataset import Dataset
 from bamba_data.format.identity import of_dataset, of_tables
-from bamba_data.format.manifest import DERIVED_FORMAT, FIRST_FORMAT, Manifest
+from bamba_data.format.manifest import DERIVED_FORMAT, FIRST_FORMAT, REFERRING_FORMAT, Manifest
 from bamba_data.format.manifest_entries import (
     Account,
     DerivedEntry,
@@ -82,7 +82,7 @@ def restated(parent: Manifest, sources: Sequence[SourceEntry], derived: DerivedE
     return Manifest(
         **fields
         | {
-            "format": DERIVED_FORMAT,
+            "format": REFERRING_FORMAT if derived.elsewhere else DERIVED_FORMAT,
             "identity": of_dataset(parent.tokenizer.sha256, parent.tokenizer.token_dtype, identities),  # type: ignore[arg-type]
             "sources": list(sources),
             "totals": totals_of(sources),

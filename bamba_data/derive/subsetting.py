@@ -22,7 +22,7 @@ from .choosing import DOCUMENTS, choose
 from .committing import commit, newest_expected, nothing_left, parent_held
 from .dropping import Derived
 from .restating import parent_of, refuse_first_format, restated, software_of, source_as_left
-from .saving import save_table
+from .saving import files_of, save_elsewhere, save_table
 
 
 def subset(url: str, sources: Sequence[str], where: str | None, version: str | None = None) -> Derived | None:
@@ -77,6 +77,7 @@ def _masked(staying: Dataset, parent: Dataset, condition: Condition | None, argu
         parents=[parent_of(parent)],
         masks=save_table("masks", masks, parent.store),
         joined=staying.manifest.derived.joined if staying.manifest.derived else [],
+        elsewhere=staying.manifest.derived.elsewhere if staying.manifest.derived else None,
     )
     return restated(staying.manifest, entries, derived)
 
@@ -106,6 +107,7 @@ def _restricted(parent: Dataset, sources: Sequence[str]) -> Manifest:
         parents=[parent_of(parent)],
         masks=save_table("masks", of_sources("masks", parent.masks), parent.store),
         joined=[],
+        elsewhere=save_elsewhere(parent.elsewhere, files_of(parent, stays), parent.store),
     )
     entries = [source for source in parent.manifest.sources if source.name in sources]
     software = software_of(parent.manifest, parent.shards.filter(stays)["software"])

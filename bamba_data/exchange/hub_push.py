@@ -29,6 +29,7 @@ from bamba_data.format.layout import (
     version_path,
 )
 from bamba_data.format.lineage import files_of_ancestors
+from bamba_data.format.referring import ReferringStore
 from bamba_data.format.version_marks import Tag
 from bamba_data.format.versions import Version
 from bamba_data.storage.local_disk import scratch_folder
@@ -86,14 +87,14 @@ def push(
     there = repo.files(head)
     with tempfile.TemporaryDirectory(prefix="push-", dir=scratch_folder()) as folder:
         _check_number(dataset, repo, there, head, Path(folder))
-        missing = [file for file in wanted if not _is_there(dataset.store, file, there)]
+        missing = [file for file in wanted if not _is_there(_place_of(dataset, file), file, there)]
         say(f"{repo.url}: {len(missing):,} of {len(wanted):,} files to send")
-        for part, staged in enumerate(_staged(dataset.store, missing, Path(folder) / "staged"), 1):
+        for part, staged in enumerate(_staged(dataset, missing, Path(folder) / "staged"), 1):
             repo.upload(staged, f"Files of version {number}" + (f", part {part}" if part > 1 else ""))
         if missing:
             head = repo.head()
             there = repo.files(head)
-            if wrong := next((file for file in wanted if not _is_there(dataset.store, file, there)), None):
+            if wrong := next((file for file in wanted if not _is_there(_place_of(dataset, file), file, there)), None):
                 raise IntegrityError(
                     f"{repo.url}/{wrong.path}: is not the file of the manifest: the one here is damaged (bamba-data "
                     f"verify {dataset.store.url} --full), or somebody else changed it there. The version is not named"
@@ -143,17 +144,22 @@ def _is_there(store: Store, file: DatasetFile, there: dict[str, HubFile]) -> boo
     )
 
 
-def _staged(store: Store, files: Sequence[DatasetFile], folder: Path) -> Iterator[Path]:
+def _place_of(dataset: Dataset, file: DatasetFile) -> Store:
+    """Where a file lies: of what the dataset refers to, in another store."""
+    store = dataset.files_store
+    return store.place_of(file.path) if isinstance(store, ReferringStore) else store
+
+
+def _staged(dataset: Dataset, files: Sequence[DatasetFile], folder: Path) -> Iterator[Path]:
     """Folders that hold these files and nothing else: links to those of a disk, copies of others, some at a time."""
     batch: list[DatasetFile] = []
     batch_bytes = 0
     for file in [*files, None]:
-        is_local = isinstance(store, LocalStore)
-        size = file.size_bytes if file and not is_local else 0
+        size = file.size_bytes if file and not isinstance(_place_of(dataset, file), LocalStore) else 0
         if batch and (file is None or len(batch) >= FILES_A_CALL or batch_bytes + size > STAGED_BYTES):
             shutil.rmtree(folder, ignore_errors=True)
             for one in batch:
-                _stage(store, one, folder / one.path)
+                _stage(_place_of(dataset, one), one, folder / one.path)
             yield folder
             batch, batch_bytes = [], 0
         if file is not None:
@@ -199,7 +205,7 @@ def _last_commit(
     numbers = [int(name) for known in there if (name := _number(known))]
     left_alone = False
     if dataset.version.number >= max(numbers, default=0):
-        card = card_of(dataset)
+        card = card_of(dataset, is_whole=True)
         tail: str | None = ""
         if README in there:
             tail = tail_of(repo.read(README, head, folder).decode("utf-8", "replace"))

@@ -78,7 +78,7 @@ class BlockReader:
         Raises:
             CorruptShard: what lies there is missing, or is not what the manifest says.
         """
-        footer = _again(lambda: read_footer(self._dataset.store, shard.row))
+        footer = _again(lambda: read_footer(self._dataset.files_store, shard.row))
         places = [BlockPlace._make((*row[:-1], row[-1].hex())) for row in self._places[(shard.number,)].iter_rows()]
         yield from _ahead(self._pool, lambda place: self._block(shard.number, footer, place), places)
 
@@ -86,7 +86,7 @@ class BlockReader:
         removed = self._removed.get((shard, place.block))
 
         def block() -> TokenBlock:
-            reader = fetch_block(self._dataset.store, footer, place)
+            reader = fetch_block(self._dataset.files_store, footer, place)
             tokens = vouched_tokens(reader, place, None if removed is None else ~removed)
             lineage = reader.table(place.block, LINEAGE) if self._with_lineage else None
             if lineage is not None and removed is not None:

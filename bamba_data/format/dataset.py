@@ -14,8 +14,9 @@ from bamba_data.errors import CorruptManifest, UserError
 from bamba_data.format import manifest as manifests
 from bamba_data.format.identity import SourceIdentity, of_dataset, of_tables
 from bamba_data.format.layout import VERSIONS, lock_path, manifest_path, table_path, tokenizer_path
-from bamba_data.format.manifest import FIRST_FORMAT, Manifest
+from bamba_data.format.manifest import FIRST_FORMAT, REFERRING_FORMAT, Manifest
 from bamba_data.format.manifest_entries import TableEntry
+from bamba_data.format.referring import ReferringStore
 from bamba_data.format.versions import Version, read_version
 from bamba_data.records import Record
 from bamba_data.storage.paths import checked, distinct
@@ -53,7 +54,7 @@ class Dataset:
 
     def __getstate__(self) -> dict[str, object]:
         """Another process gets the tables that were asked for, once."""
-        return {**self.__dict__, "frames": {}}
+        return {name: value for name, value in self.__dict__.items() if name != "files_store"} | {"frames": {}}
 
     @property
     def identity(self) -> str:
@@ -126,6 +127,29 @@ class Dataset:
             return empty
         return self._read_table("masks", self.manifest.derived.masks)
 
+    @cached_property
+    def elsewhere(self) -> "pl.DataFrame":
+        """One row a file that lies in another store (see referring.py): `path`, and the address of the `store`."""
+        import polars as pl
+
+        derived = self.manifest.derived
+        if derived is None or derived.elsewhere is None:
+            return pl.DataFrame(schema={"path": pl.String, "store": pl.String})
+        return self._read_table("elsewhere", derived.elsewhere)
+
+    @cached_property
+    def files_store(self) -> Store:
+        """What to read shards and dead letters through: the place itself, or, where some lie elsewhere, a
+        ReferringStore. Manifests, tables, lock and tokenizer lie in `store`, always."""
+        if self.manifest.format != REFERRING_FORMAT:
+            return self.store
+        return ReferringStore(self.store, dict(self.elsewhere.iter_rows()))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of its files lie in `store`."""
+        return not isinstance(self.files_store, ReferringStore) or self.files_store.is_whole
+
     def shard_urls(self, source: str | None = None, *, with_dropped: bool = False) -> list[str]:
         """Where the shards lie: what to give to Polars, DuckDB, datasets or pandas. (Not `dataset=*/*.parquet`: that
         also finds the shards of other versions, and what a killed build left.)
@@ -145,7 +169,10 @@ class Dataset:
                 "Dataset.dropped_rows() lists, or say with_dropped=True"
             )
         frame = self.shards if source is None else self.shards.filter(self.shards["source"] == source)
-        return [f"{self.store.url}/{path}" for path in frame["path"]]
+        store = self.files_store
+        if not isinstance(store, ReferringStore):
+            return [f"{store.url}/{path}" for path in frame["path"]]
+        return [f"{store.place_of(path).url}/{path}" for path in frame["path"]]
 
     def dropped_rows(self) -> "pl.DataFrame":
         """The rows of shards that are no longer part of the dataset: `path` of the shard, and `row` in it, from 0."""
@@ -188,13 +215,13 @@ class Dataset:
     def _read_table(self, name: str, entry: TableEntry) -> "pl.DataFrame":
         import polars as pl
 
-        from bamba_data.format.tables import MASKS, read_bounded, schemas_of
+        from bamba_data.format.tables import DERIVED_SCHEMAS, read_bounded, schemas_of
 
         if (known := self.frames.get((name, entry))) is not None:
             return known
         path = table_path(entry.sha256)
         data = read_named(self.store, path, entry.sha256, entry.size_bytes)
-        schema = MASKS if name == "masks" else schemas_of(self.manifest.format)[name]
+        schema = DERIVED_SCHEMAS[name] if name in DERIVED_SCHEMAS else schemas_of(self.manifest.format)[name]
         try:
             frame = pl.from_arrow(read_bounded(data, schema, name, entry.rows, path))
         except pl.exceptions.PolarsError as error:

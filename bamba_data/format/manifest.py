@@ -5,7 +5,8 @@ source with its licence and account, the software that wrote the shards, and the
 row an input, a shard, a block, a file of dead letters). Nothing in it depends on the cluster, the time, or the machine.
 Read strictly: an unknown field, a wrong type or sum is a CorruptManifest. The first format is read, too
 (manifest_v1.py); it states no identity. What is derived from other versions is of the third format, with the field
-`derived`: who knows only the second refuses it, rather than serve documents that were dropped.
+`derived`: who knows only the second refuses it, rather than serve documents that were dropped. What refers to files of
+other stores is of the fourth, with `derived.elsewhere`: who knows only the third would take them for lost.
 """
 
 from collections import Counter
@@ -34,14 +35,15 @@ from bamba_data.format.manifest_v1 import First
 FORMAT: Literal["bamba-data/2"] = "bamba-data/2"
 FIRST_FORMAT: Literal["bamba-data/1"] = "bamba-data/1"
 DERIVED_FORMAT: Literal["bamba-data/3"] = "bamba-data/3"
-FORMATS = (FIRST_FORMAT, FORMAT, DERIVED_FORMAT)
+REFERRING_FORMAT: Literal["bamba-data/4"] = "bamba-data/4"
+FORMATS = (FIRST_FORMAT, FORMAT, DERIVED_FORMAT, REFERRING_FORMAT)
 MAX_BYTES = 64 << 20
 
 
 class Manifest(Entry):
     """A publication: all that it says, and the sha256s of the tables that say the rest."""
 
-    format: Literal["bamba-data/1", "bamba-data/2", "bamba-data/3"]
+    format: Literal["bamba-data/1", "bamba-data/2", "bamba-data/3", "bamba-data/4"]
     identity: Sha256 | None = None
     name: str
     recipe: dict[str, Any]
@@ -61,8 +63,10 @@ class Manifest(Entry):
         return self._written or canonical_json.dumps(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields; `derived` only where it is."""
-        return self.model_dump(mode="json", exclude=None if self.derived else {"derived"})
+        """Its fields; `derived` only where it is, and in it `elsewhere`."""
+        if self.derived is None:
+            return self.model_dump(mode="json", exclude={"derived"})
+        return self.model_dump(mode="json", exclude=None if self.derived.elsewhere else {"derived": {"elsewhere"}})
 
     @cached_property
     def digest(self) -> str:
@@ -84,7 +88,9 @@ class Manifest(Entry):
         if self.derived:
             derived = said["derived"]
             derived |= {"joined": [rows_of(part) for part in derived["joined"]]}
-            derived |= {"masks": [derived["masks"]["rows"], derived["masks"]["content"]]}
+            for name in ("masks", "elsewhere"):
+                if name in derived:
+                    derived |= {name: [derived[name]["rows"], derived[name]["content"]]}
         return canonical_json.digest(said)
 
     def table_parts(self, name: str) -> list[TableEntry]:
@@ -94,9 +100,11 @@ class Manifest(Entry):
 
     @property
     def all_tables(self) -> list[TableEntry]:
-        """All files of all tables, that of the masks too."""
+        """All files of all tables, those of the masks and of what lies elsewhere too."""
         entries = [entry for name in Tables.model_fields for entry in self.table_parts(name)]
-        return [*entries, *([self.derived.masks] if self.derived else [])]
+        if self.derived is None:
+            return entries
+        return [*entries, self.derived.masks, *([self.derived.elsewhere] if self.derived.elsewhere else [])]
 
     def source(self, name: str) -> SourceEntry | None:
         return next((source for source in self.sources if source.name == name), None)
@@ -162,9 +170,13 @@ def _is_canonical(raw: Any, data: bytes) -> bool:
 
 def _check_identity(manifest: Manifest, where: str) -> None:
     """What stands in some formats alone."""
-    if (manifest.derived is not None) != (manifest.format == DERIVED_FORMAT):
+    if (manifest.derived is not None) != (manifest.format in (DERIVED_FORMAT, REFERRING_FORMAT)):
         fault = "is missing" if manifest.derived is None else f"is no field of {manifest.format!r}"
         raise CorruptManifest(where, f"field derived: {fault}")
+    elsewhere = manifest.derived.elsewhere if manifest.derived else None
+    if (elsewhere is not None) != (manifest.format == REFERRING_FORMAT):
+        fault = "is missing" if elsewhere is None else f"is no field of {manifest.format!r}"
+        raise CorruptManifest(where, f"field derived.elsewhere: {fault}")
     for field, value in [
         ("identity", manifest.identity),
         *((f"sources.{source.name}.identity", source.identity) for source in manifest.sources),
@@ -174,6 +186,7 @@ def _check_identity(manifest: Manifest, where: str) -> None:
             for table in manifest.table_parts(name)
         ),
         *([("derived.masks.content", manifest.derived.masks.content)] if manifest.derived else []),
+        *([("derived.elsewhere.content", elsewhere.content)] if elsewhere else []),
     ]:
         if value is None:
             raise CorruptManifest(where, f"field {field}: is missing")

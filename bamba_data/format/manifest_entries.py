@@ -142,11 +142,12 @@ class ParentEntry(Entry):
 
 
 class DerivedEntry(Entry):
-    """How a version came of others, without a shard being made again (format 3 alone).
+    """How a version came of others, without a shard being made again (formats 3 and 4).
 
     `arguments` are all that decided the result. `masks` lists the documents that are no longer part of the dataset,
     though their shards are (see masks.py). `joined` are further parts of the tables, in order: their rows follow those
-    of `Manifest.tables`, and their numbers count on from them.
+    of `Manifest.tables`, and their numbers count on from them. `elsewhere` names the files that lie in another store
+    (see referring.py), in format 4 alone.
     """
 
     command: Literal["append", "drop", "subset", "merge", "compact"]
@@ -154,6 +155,7 @@ class DerivedEntry(Entry):
     parents: Annotated[list[ParentEntry], Field(min_length=1)]
     masks: TableEntry
     joined: list[Tables]
+    elsewhere: TableEntry | None = None
 
 
 def software_line(versions: Mapping[str, str]) -> str:

@@ -6,7 +6,8 @@ shards        one row a shard; what it says of a row's `file` counts from `first
 blocks        one row a block (row group): byte range, counts, digests; `shard` is a row of `shards`
 candidates    one row a document that may be held out (see holdout_candidates.py); `shard` is a row of `shards`
 dead_letters  one row a file of dead letters
-masks         one row a block that has lost documents (see masks.py); in manifests of the third format alone
+masks         one row a block that has lost documents (see masks.py); in derived versions alone
+elsewhere     one row a file of another store (see referring.py); in manifests of the fourth format alone
 
 In the first format of the manifest `first_file`, `ids_digest` and `software` are missing.
 """
@@ -128,6 +129,10 @@ MASKS = _schema(
     digest=pa.binary(16),
     ids_digest=pa.binary(16),
 )
+#: Of versions that refer to files of other stores.
+ELSEWHERE = _schema(path=pa.string(), store=pa.string())
+#: The tables that not every manifest has.
+DERIVED_SCHEMAS: Mapping[str, pa.Schema] = {"masks": MASKS, "elsewhere": ELSEWHERE}
 _LATER = {"first_file", "ids_digest", "software"}
 
 
@@ -195,7 +200,7 @@ class TableWriter:
 
     def __init__(self, name: str) -> None:
         self.rows = 0
-        self._schema = MASKS if name == "masks" else SCHEMAS[name]
+        self._schema = DERIVED_SCHEMAS[name] if name in DERIVED_SCHEMAS else SCHEMAS[name]
         self._held: list[Mapping[str, Any]] = []
         self._content = hashlib.sha256()
         self._folder = tempfile.TemporaryDirectory(prefix="bamba-table-")

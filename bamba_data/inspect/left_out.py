@@ -200,7 +200,7 @@ def _letter_of(dataset: Dataset, file: Mapping[str, Any], row: int) -> tuple[str
     of_source = dataset.dead_letters.filter(pl.col("source") == file["source"])
     for path, digest in of_source.select("path", "sha256").iter_rows():
         try:
-            data = dataset.store.read(path)
+            data = dataset.files_store.read(path)
         except FileNotFoundError:
             raise CorruptShard(path, "is missing") from None
         if sha256(data) != digest:

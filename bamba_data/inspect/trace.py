@@ -182,7 +182,7 @@ def _file_of(dataset: Dataset, shard: Mapping[str, Any], file: int, row: int) ->
 @contextmanager
 def _open(dataset: Dataset, path: str) -> Iterator[ShardReader]:
     try:
-        with dataset.store.open(path) as file:
+        with dataset.files_store.open(path) as file:
             yield ShardReader(file, path)
     except FileNotFoundError:
         raise CorruptShard(path, "is missing") from None

@@ -18,12 +18,14 @@ from pathlib import Path
 import polars as pl
 
 from bamba_data.canonical_json import sha256
-from bamba_data.errors import CorruptManifest, TokenizerError, UnsafePath
+from bamba_data.errors import CorruptManifest, ReferredFileMissing, TokenizerError, UnsafePath
 from bamba_data.format.dataset import Dataset, open_dataset
 from bamba_data.format.layout import DEAD_LETTERS, shard_folder
+from bamba_data.format.referring import ReferringStore
 from bamba_data.format.tables import SCHEMAS
 from bamba_data.inspect.ids_proof import prove
 from bamba_data.inspect.shard_rows import ShardRows, slices
+from bamba_data.inspect.verify_report import Fault
 from bamba_data.inspect.verify_report import Report as Report
 from bamba_data.inspect.verify_shards import ShardResult, check_body, check_footer
 from bamba_data.inspect.verify_tables import check_tables
@@ -73,7 +75,7 @@ def check(
 
 
 def _check_tables_readable(dataset: Dataset, report: Report) -> bool:
-    for name in (*SCHEMAS, "masks"):
+    for name in (*SCHEMAS, "masks", "elsewhere", "files_store"):
         try:
             getattr(dataset, name)
         except CorruptManifest as error:
@@ -88,13 +90,19 @@ def _check_objects(dataset: Dataset, report: Report) -> None:
     folders = [shard_folder(source.name) for source in dataset.manifest.sources]
     folders += [DEAD_LETTERS] if len(dataset.dead_letters) else []
     there = _listed(dataset.store, folders)
+    store = dataset.files_store
+    for url, place in store.elsewhere().items() if isinstance(store, ReferringStore) else ():
+        theirs = dataset.elsewhere.filter(pl.col("store") == url).select("path")
+        there = pl.concat([there.join(theirs, on="path", how="anti"), _listed(place, folders).join(theirs, on="path")])
+    referred = dict(dataset.elsewhere.iter_rows())
     named = pl.concat(
         frame.select("path", pl.col("size_bytes").cast(pl.UInt64)) for frame in (dataset.shards, dataset.dead_letters)
     )
     found = named.join(there, on="path", how="left", maintain_order="left")
     for path, size, size_there in found.filter(pl.col("size_bytes").ne_missing(pl.col("size_there"))).iter_rows():
         if size_there is None:
-            report.fault(path, "is missing")
+            lost = ReferredFileMissing(path, referred[path], dataset.store.url) if path in referred else None
+            report.fault(path, lost.detail if lost else "is missing")
         else:
             report.fault(path, f"has {size_there:,} bytes, the manifest says {size:,}")
     report.unlisted = there.join(named, on="path", how="anti").height
@@ -122,8 +130,8 @@ def _check_dead_letters(dataset: Dataset, report: Report) -> None:
     for path, digest in zip(dataset.dead_letters["path"], dataset.dead_letters["sha256"], strict=True):
         if path in {fault.where for fault in report.faults}:  # missing, or of another size
             continue
-        with contextlib.suppress(OSError):
-            data = dataset.store.read(path)
+        with contextlib.suppress(OSError, ReferredFileMissing):
+            data = dataset.files_store.read(path)
             report.bytes_read += len(data)
             if sha256(data) != digest:
                 report.fault(path, "its sha256 is not the manifest's")
@@ -163,9 +171,12 @@ def _check_shards(
     undecided: list[str] = []
 
     def check(shard: ShardRows) -> ShardResult:
-        if report.full:
-            return check_body(dataset.store, shard, vocab_size, tokenizer)
-        return check_footer(dataset.store, shard)
+        try:
+            if report.full:
+                return check_body(dataset.files_store, shard, vocab_size, tokenizer)
+            return check_footer(dataset.files_store, shard)
+        except ReferredFileMissing as error:
+            return ShardResult(faults=[Fault(error.path, error.detail)])
 
     with ThreadPoolExecutor(THREADS if not report.full else 4) as pool:
         for part in slices(dataset, only):

@@ -131,7 +131,7 @@ def _read(dataset: Dataset, entry: dict[str, Any]) -> list[dict[str, Any]]:
     if size > MAX_LETTER_BYTES:
         raise CorruptShard(path, f"has {size:,} bytes: a page reads files of dead letters up to {MAX_LETTER_BYTES:,}")
     try:
-        data = dataset.store.read_range(path, 0, size + 1)
+        data = dataset.files_store.read_range(path, 0, size + 1)
     except FileNotFoundError:
         raise CorruptShard(path, "is missing") from None
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:

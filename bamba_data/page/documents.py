@@ -123,7 +123,7 @@ class Documents:
         footer = self._footer(row["shard"])
         left = self._left(row["shard"], row["block"], row["stored"])
         try:
-            reader = fetch_block(self._dataset.store, footer, place)
+            reader = fetch_block(self._dataset.files_store, footer, place)
         except FileNotFoundError:
             raise CorruptShard(footer.path, "is missing") from None
         tokens = vouched_tokens(reader, place, left)
@@ -211,7 +211,7 @@ class Documents:
         if shard not in self._footers:
             entry = self._dataset.shards.row(shard, named=True)
             try:
-                footer = read_footer(self._dataset.store, entry)
+                footer = read_footer(self._dataset.files_store, entry)
             except FileNotFoundError:
                 raise CorruptShard(entry["path"], "is missing") from None
             while len(self._footers) >= KEPT_FOOTERS:

@@ -185,7 +185,7 @@ def _rows_of_block(
     dataset: Dataset, shard: int, block: int, removed: Mapping[tuple[int, int], Flags]
 ) -> list[tuple[int, int]]:
     row = dataset.shards.row(shard, named=True)
-    with dataset.store.open(row["path"]) as file:
+    with dataset.files_store.open(row["path"]) as file:
         table = ShardReader(file, row["path"]).table(block, ["file", "row"])
     places = list(zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True))
     gone = removed.get((shard, block))

@@ -73,7 +73,7 @@ class ShardBlocks(Indexed):
             int(self.tokens[block]),
             self.digest(block).hex(),
         )
-        return vouched_tokens(fetch_block(self.dataset.store, shard, place), place, self._is_left(block))
+        return vouched_tokens(fetch_block(self.dataset.files_store, shard, place), place, self._is_left(block))
 
     def counts(self, block: int) -> NDArray[np.uint32]:
         """Tokens of each document, uint32 [documents], from their column alone.
@@ -88,7 +88,7 @@ class ShardBlocks(Indexed):
             chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == "token_count"
         )
         start, size = column.data_page_offset, column.total_compressed_size
-        body = self.dataset.store.read_range(shard.path, start, start + size)
+        body = self.dataset.files_store.read_range(shard.path, start, start + size)
         reader = ShardReader(FilePiece(start, body), shard.path, shard.metadata)
         counts: NDArray[np.uint32] = reader.table(row_group, ["token_count"]).column("token_count").to_numpy()
         is_left = self._is_left(block)
@@ -213,7 +213,7 @@ def _again(read: Callable[[], T]) -> T:
 
 @lru_cache(maxsize=FOOTERS)
 def _shard_of(key: "_DatasetKey", number: int) -> ShardFooter:
-    return read_footer(key.dataset.store, key.dataset.shards.row(number, named=True))
+    return read_footer(key.dataset.files_store, key.dataset.shards.row(number, named=True))
 
 
 class _DatasetKey:
