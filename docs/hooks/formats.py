@@ -209,6 +209,7 @@ RECORDS: Mapping[str, Callable[[], Names]] = {
         )
     },
     **{name: columns(f"{TABLES}.{name}") for name in ("files", "shards", "blocks", "candidates", "dead_letters")},
+    "elsewhere": columns("bamba_data.format.tables:ELSEWHERE"),
     "masks": columns("bamba_data.format.tables:MASKS"),
     "letters": columns("pipelines.dataset_build.part_writer:LETTERS"),
     "lock": written("bamba_data/locking/lock.py", "Lock.to_json"),

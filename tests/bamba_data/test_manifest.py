@@ -116,7 +116,7 @@ def test_the_demo_holds_the_tokens_of_this_release(demo: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "value", "names"),
     [
-        ("format", "bamba-data/4", "format"),
+        ("format", "bamba-data/5", "format"),
         ("format", None, "format"),
         ("surprise", 1, "surprise"),
         ("totals.read", -1, "totals.read"),

@@ -217,3 +217,26 @@ def test_referring_to_what_refers_names_the_place_where_it_lies(
     merge([str(referring), str(halves[1])], str(tmp_path / "copied"), copy=True)
     assert open_dataset(tmp_path / "copied").manifest.format == "bamba-data/3"
     assert verify(str(tmp_path / "copied"), full=True).faults == []
+
+
+@pytest.mark.s3
+def test_a_dataset_on_a_disk_refers_to_a_bucket_and_one_in_a_bucket_to_another(
+    halves: tuple[Path, Path], bucket: str, tmp_path: Path
+) -> None:
+    for place, half in zip(("left", "right"), halves, strict=True):
+        far = open_store(f"{bucket}/{place}")
+        for file in half.rglob("*"):
+            if file.is_file():
+                far.put(file.relative_to(half).as_posix(), file.read_bytes())
+    wanted = read(halves[0], tmp_path / "cache") + read(halves[1], tmp_path / "cache")
+    before = {entry.path for entry in open_store(f"{bucket}/left").list()}
+    for out in (f"{bucket}/all", str(tmp_path / "all")):
+        merge([f"{bucket}/left", f"{bucket}/right"], out, refer=True)
+        assert verify(out, full=True).faults == [] and read(out, tmp_path / "cache") == wanted
+    assert {entry.path for entry in open_store(f"{bucket}/left").list()} == before
+    with pytest.raises(UserError, match=r"--refer: .* is a folder of one machine.*say --copy"):
+        merge([f"{bucket}/left", str(halves[1])], f"{bucket}/third", refer=True)
+    shard = next(entry.path for entry in open_store(f"{bucket}/right").list() if "=rows" in entry.path)
+    open_store(f"{bucket}/right").delete(shard)
+    (fault,) = verify(str(tmp_path / "all"), full=False).faults
+    assert fault.where == shard and f"is missing in {bucket}/right" in fault.detail
