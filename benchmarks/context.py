@@ -159,8 +159,10 @@ def steps_of(world: World, name: str, changes: list[str], small: bool, count: in
     model = build(recipe, world)
     optimizer = AdamW(model, recipe.optimizer, world)
     stepper = Stepper(model, optimizer, recipe.compute, world, 1)
-    make = torch.Generator().manual_seed(world.data_rank)
-    ids = torch.randint(0, recipe.model.vocab_size, (ranks, tokens + 1), generator=make)
+    everyone = torch.randint(
+        0, recipe.model.vocab_size, (world.size, tokens + 1), generator=torch.Generator().manual_seed(1)
+    )
+    ids = everyone[world.data_rank * ranks :][:ranks]
     rows = (ids[:, :-1], ids[:, 1:], torch.arange(tokens).expand(ranks, -1), torch.zeros(ranks, tokens).int())
     numbers = torch.arange(ranks) + world.data_rank * ranks
     batch = Batch(*(part(one, world) for one in rows), numbers, torch.zeros(ranks, dtype=torch.int64))

@@ -87,9 +87,13 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """All of them, the cheapest recipe first."""
+    """All of them, the cheapest recipe first; where ranks share rows, on as many ranks at least."""
     names = sorted((file.stem for file in RECIPES.glob("*.yaml")), key=lambda name: load_recipe(name).model.parameters)
-    found = [Case(name, *way) for name in names for way in SHIPPED]
+    shared = {name: load_recipe(name).compute.context_ranks for name in names}
+    found = [
+        Case(name, way, -(-ranks // shared[name]) * shared[name], ()) for name in names for way, ranks, _ in SHIPPED
+    ]
+    found = list(dict.fromkeys(found))
     return [*found, *(Case(LARGEST, *way) for way in WAYS)]
 
 
@@ -98,7 +102,8 @@ def shaped(case: Case, there_bytes: float, tiny: bool) -> tuple[Recipe, int]:
     asked = load_recipe(case.recipe, [*(TINY if tiny else ()), *case.changes])
     rows_asked = any(change.startswith("data.batch_rows") for change in case.changes)
     if not rows_asked:
-        asked = _with(asked, data={"batch_rows": 2 * asked.compute.micro_rows * case.ranks})
+        data_ranks = case.ranks // asked.compute.context_ranks
+        asked = _with(asked, data={"batch_rows": 2 * asked.compute.micro_rows * data_ranks})
     recipe, layers = asked, asked.model.layers
     while recipe.model.layers > 2 and memory_estimate.minimum_need(recipe, case.ranks).total * ROOM > there_bytes:
         fewer = recipe.model.layers - 1
@@ -121,7 +126,9 @@ def take(case: Case, world: World, tiny: bool) -> dict[str, Any]:
     model = build(recipe, world)
     optimizer = AdamW(model, recipe.optimizer, world)
     stepper = Stepper(model, optimizer, recipe.compute, world, 1)
-    batch = Batch.of(rows(recipe.data.batch_rows // world.size, recipe, 1 + world.rank))
+    whole = rows(recipe.data.batch_rows // world.data_ranks, recipe, 1 + world.data_rank)
+    place, places = world.context.rank, world.context.ranks
+    batch = Batch.of({name: one.chunk(places, 1)[place] if one.dim() > 1 else one for name, one in whole.items()})
     with tempfile.TemporaryDirectory() as folder:
         losses, healthy, seconds = [], True, []
         snapshot = MemorySnapshot(recipe.log, world, Path(folder))
@@ -179,7 +186,8 @@ def child(case: Case, tiny: bool) -> None:
     """In a rank of its own: take the steps and print one line of JSON on rank 0."""
     if tiny:
         float8.SMALLEST = 32
-    with joined() as world, compiled.everywhere() if tiny else nullcontext():
+    shared = load_recipe(case.recipe, case.changes).compute.context_ranks
+    with joined(shared) as world, compiled.everywhere() if tiny else nullcontext():
         found = take(case, world, tiny)
         if world.leads:
             print(json.dumps(found), flush=True)

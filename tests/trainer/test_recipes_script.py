@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import recipes
-from trainer.config import RECIPES
+from trainer.config import RECIPES, load_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -16,10 +16,10 @@ def script(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
 
 
-def test_every_shipped_recipe_has_cases_on_one_rank_and_on_two() -> None:
-    names = {file.stem for file in RECIPES.glob("*.yaml")}
+def test_every_shipped_recipe_has_cases_on_one_rank_and_on_two_or_as_many_as_share_its_rows() -> None:
+    names = {file.stem: load_recipe(file.stem).compute.context_ranks for file in RECIPES.glob("*.yaml")}
     assert {(case.recipe, case.ranks) for case in recipes.cases()} == {
-        (name, ranks) for name in names for ranks in (1, 2)
+        (name, max(ranks, shared)) for name, shared in names.items() for ranks in (1, 2)
     }
     assert len({case.name for case in recipes.cases()}) == len(recipes.cases())
 
@@ -37,6 +37,12 @@ def test_half_the_memory_whole_on_each_of_two_ranks_passes_all_compiled() -> Non
     done = script("--dry", "--only", f"{recipes.LARGEST} / low, whole on each / 2 ranks")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("passed") and "1 passed, 0 failed" in done.stdout
+
+
+def test_a_recipe_whose_rows_two_ranks_share_passes_on_two() -> None:
+    done = script("--dry", "--only", "tiny-cpu-long / *")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tiny-cpu-long / as it ships / 2 ranks" in done.stdout and "1 passed, 0 failed" in done.stdout
 
 
 def test_a_case_that_dies_has_failed_and_says_of_what() -> None:
