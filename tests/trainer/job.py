@@ -9,6 +9,7 @@ torchrun. The environment can make it meet trouble:
     TRAINER_SEED=<seed>      on the last rank only: another recipe than the others have
     TRAINER_PLACE=<step>     on the last rank only: another place in the data than the others have
     TRAINER_FAULT=<step>     on the last rank only: the data of that step is damaged
+    TRAINER_SHARED=<ranks>   on the last rank only: so many share rows
     TRAINER_WHOLE=1          the feed deals whole rows to all ranks, whoever shares them
     TRAINER_FILE_BYTES=<n>   no file takes more, as by `ulimit -f`
     TRAINER_BITS=1           every rank prints the digest of what it holds of the weights and moments at the end
@@ -95,7 +96,10 @@ def started(world: World, out: str, changes: list[str]) -> Run:
 def main(out: str, changes: list[str]) -> None:
     if "TRAINER_FILE_BYTES" in os.environ:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["TRAINER_FILE_BYTES"]),) * 2)
-    with joined(recipe_of(changes).compute.context_ranks) as world:
+    shared = recipe_of(changes).compute.context_ranks
+    if os.environ.get("RANK") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1):
+        shared = int(os.environ.get("TRAINER_SHARED", shared))
+    with joined(shared) as world:
         run = started(world, out, changes)
         if world.rank == world.size - 1 and "TRAINER_KILL" in os.environ:
             Killer(int(os.environ["TRAINER_KILL"])).arm()

@@ -24,6 +24,19 @@ class Arriving:
         return arrived.view(self._shape)
 
 
+class Dealt:
+    """A message to every rank on its way, (ranks, …) by receiver: `wait` gives what came, (ranks, …) by sender."""
+
+    def __init__(self, by_receiver: Tensor, group: ContextGroup) -> None:
+        each = [1] * group.ranks
+        dense = by_receiver.contiguous()
+        self._arriving = torch.ops._c10d_functional.all_to_all_single(dense, each, each, group.name)
+
+    def wait(self) -> Tensor:
+        arrived: Tensor = torch.ops._c10d_functional.wait_tensor(self._arriving)
+        return arrived
+
+
 def end_to_end(part: Tensor, group: ContextGroup) -> Tensor:
     """(batch, tokens, …) of a part as (batch, ranks * tokens, …) of the rows."""
     return Arriving(part, group).wait().transpose(0, 1).flatten(1, 2).contiguous()
@@ -32,9 +45,6 @@ def end_to_end(part: Tensor, group: ContextGroup) -> Tensor:
 def summed_parts(rows: Tensor, group: ContextGroup) -> Tensor:
     """The way back, for gradients: of (batch, ranks * tokens, …) on every rank the part that is held here, summed over
     the ranks in their order, in float32 at least."""
-    by_part = torch.unflatten(rows, 1, (group.ranks, -1)).transpose(0, 1).contiguous()
-    each = [1] * group.ranks
-    arriving = torch.ops._c10d_functional.all_to_all_single(by_part, each, each, group.name)
-    found: Tensor = torch.ops._c10d_functional.wait_tensor(arriving)
+    found = Dealt(torch.unflatten(rows, 1, (group.ranks, -1)).transpose(0, 1), group).wait()
     wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
     return found.sum(0, dtype=wide).to(rows.dtype)

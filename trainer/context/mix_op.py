@@ -3,7 +3,7 @@
 What must pass from part to part is small: before the convolution the last three tokens, x | B | C; in the scan one
 state a head (Bamba-9B: 4 MB a row and layer). States pass without waiting for each other: from its own tokens alone a
 part knows what it adds to a state that passes over it, and how much of it it lets through (`Backend.passing`). Those
-summaries are gathered, and each rank makes of the ones to its left the state that enters its part:
+summaries make the state that enters each part:
 
     state <- passed_k state + added_k        over the parts k to the left
 
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.flop_counter import register_flop_formula
 
 from bamba_data.errors import UserError
@@ -29,7 +30,7 @@ from ..kernels.conv_halo import HALO, first_gradients, go_on
 from ..kernels.mix_op import mix_flops, scan_inputs
 from ..kernels.op_arguments import in_dtype_of, tensor_arguments
 from ..kernels.shapes import MIX_TENSORS, MixInputs, ScanGrads, border_state, kept_states, split_conv, unpack
-from .exchange import Arriving
+from .exchange import Arriving, Dealt
 from .group import ContextGroup
 
 # Graphs that somebody exported, and FLOP tables, hold these names.
@@ -58,38 +59,37 @@ def _check(given: MixInputs) -> None:
         raise UserError(f"mix_context: documents_in is {found}, not {(batch, HALO)} torch.int32")
 
 
-def handed_over(summaries: Iterable[tuple[Tensor, Tensor]]) -> Tensor | None:
-    """The state behind some parts, from (added, passed) of each in the order in which it passes over them; None of
-    none."""
-    state: Tensor | None = None
-    for added, passed in summaries:
-        state = added if state is None else torch.addcmul(added, passed[..., None, None], state)
-    return state
-
-
 class _Summaries:
-    """What every part makes of a state, on its way here."""
+    """What every part makes of a state that passes over it, dealt to the ranks by heads: each gets all parts' of its
+    share of the heads, makes the state that meets each part, and sends it there. So a rank sends and gets two states,
+    however many parts there are."""
 
     def __init__(self, added: Tensor, passed: Tensor, group: ContextGroup) -> None:
-        self._shapes, self._group = (added.shape, passed.shape), group
-        self._nothing = torch.zeros_like(added)
-        self._arriving = Arriving(torch.cat([added.flatten(), passed.flatten()]), group)
+        self._shape, self._group = added.shape, group
+        self._heads = passed.numel()  # of all rows
+        table = torch.cat([added.view(self._heads, -1), passed.view(self._heads, 1)], 1)
+        table = pad(table, (0, 0, 0, -self._heads % group.ranks))
+        self._arriving = Dealt(torch.unflatten(table, 0, (group.ranks, -1)), group)
 
-    def _of(self, ranks: range) -> Tensor:
-        arrived = self._arriving.wait()
-        sizes = [shape.numel() for shape in self._shapes]
-        parts = (torch.split(arrived[rank], sizes) for rank in ranks)
-        added, passed = self._shapes
-        state = handed_over((first.view(added), second.view(passed)) for first, second in parts)
-        return self._nothing if state is None else state
+    def _met_here(self, order: Iterable[int]) -> Tensor:
+        """The state that meets this rank's part where one passes over the parts in this order."""
+        of_parts = self._arriving.wait()
+        added, passed = of_parts[..., :-1], of_parts[..., -1:]
+        met = torch.empty_like(added)
+        state = torch.zeros_like(added[0])
+        for part in order:
+            met[part] = state
+            state = torch.addcmul(added[part], passed[part], state)
+        by_share = Dealt(met, self._group).wait()
+        return by_share.flatten(0, 1)[: self._heads].view(self._shape)
 
     def from_left(self) -> Tensor:
         """The state that enters this rank's part."""
-        return self._of(range(self._group.rank))
+        return self._met_here(range(self._group.ranks))
 
     def from_right(self) -> Tensor:
         """Of gradients: that of the state which leaves this rank's part."""
-        return self._of(range(self._group.ranks - 1, self._group.rank, -1))
+        return self._met_here(reversed(range(self._group.ranks)))
 
 
 def _left_halo(arrived: Tensor, group: ContextGroup) -> Tensor:

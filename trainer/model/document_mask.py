@@ -59,6 +59,7 @@ def document_block_mask(documents: Tensor, keys: Tensor | None = None, before: i
     first_key, last_key, lowest, highest = (end[:, None, :] for end in _block_ends(keys, 0))
     seen = (last_query >= first_key) & (highest >= least) & (lowest <= most)
     whole = (first_query >= last_key) & (least == most) & (lowest == highest) & (lowest == least)
+    whole &= (last_query - first_query == BLOCK - 1) & (last_key - first_key == BLOCK - 1)  # what lies behind is hidden
     partly, wholly = (_listed_blocks(which[:, None]) for which in (seen & ~whole, seen & whole))
     return BlockMask.from_kv_blocks(
         *partly, *wholly, BLOCK_SIZE=BLOCK, mask_mod=visible, seq_lengths=(documents.shape[1], keys.shape[1])

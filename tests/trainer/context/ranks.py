@@ -1,6 +1,7 @@
 """What ranks compute of their parts of rows, left in a folder as tensors: `run` is one rank of `tests.forking`."""
 
 import os
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -19,13 +20,27 @@ from trainer.distributed.fsdp import World, joined
 Found = dict[str, Tensor]
 
 
-def computed(job: Callable[..., Found], ranks: int, *arguments: Any, context_ranks: int | None = None) -> list[Found]:
-    """What `job(world, *arguments)` gives on each of `ranks`, of which all share rows, or so many."""
+def computed(
+    job: Callable[..., Found],
+    ranks: int,
+    *arguments: Any,
+    context_ranks: int | None = None,
+    interpreted: bool = False,
+) -> list[Found]:
+    """What `job(world, *arguments)` gives on each of `ranks`, of which all share rows, or so many. `interpreted`: by
+    the Triton kernels, in Triton's interpreter, which a process must be begun for."""
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder, "arguments")
         torch.save(arguments, given)
         words = [folder, job.__module__, job.__qualname__, str(context_ranks or ranks)]
-        done = run_forked(run, words, ranks, {**os.environ, "OMP_NUM_THREADS": "1"})
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if interpreted:
+            launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", __name__]
+            command = [sys.executable, "-m", *launcher, *words]
+            env["TRITON_INTERPRET"] = "1"
+            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+        else:
+            done = run_forked(run, words, ranks, env)
         assert done.returncode == 0, done.stderr
         return [torch.load(Path(folder, str(rank)), weights_only=True) for rank in range(ranks)]
 
@@ -49,3 +64,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"error: {error}\n")
         return exit_code_of(error)
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import interpreter
 from tests.trainer.context import jobs
 from tests.trainer.context.ranks import Found, computed
 from tests.trainer.kernels.cases import NAMES, Case, draw, gradients, relative, rows_of_documents
@@ -49,6 +50,15 @@ def test_in_float32_and_bfloat16_parts_differ_from_rows_by_rounding() -> None:
         found = computed(jobs.mixes, 2, [list(exact.to(dtype))], True)
         errors = {name: relative(whole(found, 0)[name], value) for name, value in wanted(exact).items()}
         assert {name: error for name, error in errors.items() if error > most} == {}, dtype
+
+
+@pytest.mark.costly
+@pytest.mark.skipif(not interpreter.needed(), reason="needs Triton 3.9 for its interpreter")
+def test_the_triton_kernels_give_for_parts_what_the_reference_gives_for_rows() -> None:
+    case = draw(rows_of_documents(2, 264, [[], [70, 131, 132]]), heads=2).to(torch.float32)
+    found = computed(jobs.mixes, 2, [list(case)], True, interpreted=True)
+    errors = {name: relative(whole(found, 0)[name], value) for name, value in wanted(case).items()}
+    assert {name: error for name, error in errors.items() if error > 2e-5} == {}
 
 
 def test_a_document_changed_leaves_the_bits_of_the_others_on_every_rank() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from tests.trainer.context import jobs
@@ -50,7 +50,7 @@ def test_two_data_ranks_of_two_parts_each_learn_as_one_rank_does() -> None:
     assert {name: error for name, error in errors.items() if error > ROUNDING} == {}
 
 
-@pytest.mark.slow
+@pytest.mark.costly
 def test_compiled_and_recomputed_blocks_learn_the_same_in_two_graphs_without_a_break() -> None:
     losses, gradients = alone(rows())
     found = computed(jobs.learned, 2, rows(), True, ["none", "selective", "full"])
@@ -98,6 +98,23 @@ def test_a_part_s_queries_see_what_they_see_in_the_whole_row(parts: int) -> None
             count = int(mask.full_kv_num_blocks[row, 0, block])
             full[row, 0, block, mask.full_kv_indices[row, 0, block, :count].long()] = True
         assert torch.equal(full, blocks.all(5).all(3))
+
+
+def test_the_blocks_are_those_that_torch_finds_in_all_pairs_of_tokens() -> None:
+    for tokens, starts in ((768, [[5, 256, 300, 384], [383, 512, 513]]), (300, [[130, 299], []]), (640, [[], [128]])):
+        documents = rows_of_documents(2, tokens, starts)
+
+        def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor, documents: Tensor = documents) -> Tensor:
+            return (query >= key) & (documents[row, query] == documents[row, key])
+
+        theirs, ours = create_block_mask(visible, 2, None, tokens, tokens, "cpu"), document_block_mask(documents)
+        assert (ours.shape, ours.seq_lengths, ours.BLOCK_SIZE) == (theirs.shape, theirs.seq_lengths, theirs.BLOCK_SIZE)
+        for kind in ("kv", "full_kv", "q", "full_q"):
+            counts, wanted = (getattr(mask, f"{kind}_num_blocks") for mask in (ours, theirs))
+            assert torch.equal(counts, wanted) and counts.dtype == wanted.dtype, kind
+            found, expected = (getattr(mask, f"{kind}_indices") for mask in (ours, theirs))
+            listed = torch.arange(found.shape[-1]) < counts[..., None]
+            assert torch.equal(found[listed], expected[listed]) and found.dtype == expected.dtype, kind
 
 
 @pytest.mark.slow

@@ -78,6 +78,12 @@ def test_a_feed_that_deals_whole_rows_to_ranks_that_share_them_is_refused_at_the
     assert losses(tmp_path / "run") == {}
 
 
+def test_ranks_that_are_told_to_share_with_another_number_are_named_and_none_waits(tmp_path: Path) -> None:
+    done = job(tmp_path / "run", 2, SHARED, env={"TRAINER_SHARED": "1"})
+    assert done.returncode != 0
+    assert "rank 1 differs from rank 0: compute.context_ranks is 1, on rank 0 2" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
