@@ -30,6 +30,17 @@ TORCHTITAN += ["docstring_parser", "shtab", "typeguard"]
 TRL = ["--no-deps", "trl==1.16.0", "peft==0.21.2"]
 
 
+#: What lm-evaluation-harness needs of transformers, datasets and torch is among what the tests need.
+LM_EVAL = ["lm-eval==0.4.13"]
+
+#: `bamba-data`, as a program for `run`.
+COMMAND = """
+import sys
+from bamba.pipelines.cli import main
+sys.argv = ["bamba-data", *sys.argv[1:]]
+main()
+"""
+
 #: transformers opens folders of FP8 with it; the rest of its needs is ours.
 COMPRESSED_TENSORS = ["--no-deps", "compressed-tensors==0.20.1", "loguru"]
 

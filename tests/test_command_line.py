@@ -36,6 +36,7 @@ ENTRIES = {
     "loader.quality": "loader quality",
     "loader.simulate": "loader simulate",
     "trainer": "model train",
+    "trainer.benchmark": "model benchmark",
     "trainer.evaluate": "model evaluate",
     "trainer.generate": "model generate",
     "trainer.export_hf": "model export",

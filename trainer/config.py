@@ -148,7 +148,11 @@ class Log(Strict):
     """A line every `every_steps`; the loss on `evaluate_rows` held-out rows every `evaluate_every_steps`, if at all;
     a trace by torch's profiler, of rank 0, of `profile_steps` steps from `profile_from` on, if that is given; a record
     of the GPU's memory on rank 0 over `memory_snapshot_step`, if that is given (trainer/observe/memory_snapshot.py).
-    `trackers` are told beside TensorBoard and metrics.jsonl (trainer/observe/trackers.py)."""
+    `trackers` are told beside TensorBoard and metrics.jsonl (trainer/observe/trackers.py).
+
+    Every `benchmark_every_steps` a process beside the run asks the checkpoint of that step `benchmark_suite`, by name
+    or file, `benchmark_questions` of each subtask: on the CPU, or on the GPU of the number `benchmark_device`, which no
+    rank trains on. The run's end stops one that is at work, unless `benchmark_wait` (trainer/observe/benchmarks.py)."""
 
     every_steps: int = Field(default=10, ge=1)
     evaluate_every_steps: int | None = Field(default=None, ge=1)
@@ -157,6 +161,17 @@ class Log(Strict):
     profile_steps: int = Field(default=3, ge=1)
     memory_snapshot_step: int | None = Field(default=None, ge=1)
     trackers: list[Literal["wandb", "mlflow", "aim"]] = Field(default_factory=list)
+    benchmark_suite: str | None = None
+    benchmark_every_steps: int | None = Field(default=None, ge=1)
+    benchmark_questions: int | None = Field(default=None, ge=1)
+    benchmark_device: str = Field(default="cpu", pattern=r"^(cpu|\d+)$")
+    benchmark_wait: bool = False
+
+    @model_validator(mode="after")
+    def _suite_and_steps(self) -> "Log":
+        if (self.benchmark_suite is None) != (self.benchmark_every_steps is None):
+            raise ValueError("benchmark_suite and benchmark_every_steps: give both, or neither")
+        return self
 
 
 class StartFrom(Strict):
@@ -188,6 +203,12 @@ class Recipe(Strict):
     def _fits(self) -> "Recipe":
         if self.optimizer.memory == "low" and self.compute.dtype != "bfloat16":
             raise ValueError("optimizer.memory: low keeps bfloat16 weights only: set compute.dtype to bfloat16")
+        every, saves = self.log.benchmark_every_steps, self.checkpoints.every_steps
+        if every is not None and every % saves:
+            raise ValueError(
+                f"log.benchmark_every_steps: it asks checkpoints, and {every} is no multiple of "
+                f"checkpoints.every_steps {saves}"
+            )
         model = self.model
         if len(model.attention_indices) < model.layers:
             sizes = model.mamba_head_dim, model.mamba_state, model.mamba_heads

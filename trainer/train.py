@@ -29,6 +29,7 @@ from .distributed.fsdp import World, distribute, reshard_model
 from .evaluation import first_rows, losses_by_source
 from .model.bamba import Bamba
 from .model.init_weights import init_weights
+from .observe.benchmarks import CheckpointBenchmarks, check_benchmarks
 from .observe.memory_estimate import check_fits_memory
 from .observe.messages import rank_zero_logger
 from .observe.metrics import Metrics
@@ -86,6 +87,10 @@ class Run:
         self.saver = RunSaver(
             self.checkpointer, lambda: (self.done_steps, self.state(), self.about()), self.metrics, self.log
         )
+        check_benchmarks(recipe.log, folder)
+        self.benchmarks: CheckpointBenchmarks | None = None
+        if recipe.log.benchmark_suite is not None and world.leads and folder is not None:
+            self.benchmarks = CheckpointBenchmarks(recipe.log, self.checkpointer.store, folder, self.metrics, self.log)
         self.stragglers = StragglerDetector(world)
         self.traces = Traces(recipe.log, world, folder, self.log)
         self.bad_steps = BadSteps(recipe.guard)
@@ -206,6 +211,8 @@ class Run:
                         f"stopped after step {self.done_steps}, saved; the same command goes on from there"
                     )
             self.saver.finish()
+        if self.benchmarks is not None:
+            self.benchmarks.end(self.checkpointer.saved_step)
 
     def _batches(self) -> Iterator[Batch]:
         """This rank's rows of each step from here on."""
@@ -223,6 +230,8 @@ class Run:
         if self.world.leads:
             self.checkpointer.poll()
             self.saver.report()
+        if self.benchmarks is not None:
+            self.benchmarks.poll(self.checkpointer.saved_step)
         self.traces.before(step)
         before = time.monotonic()
         batch = next(batches)
@@ -307,6 +316,8 @@ class Run:
             self.traces.end()
             self.checkpointer.close()
         finally:
+            if self.benchmarks is not None:
+                self.benchmarks.close()
             self.feed.close()
             self.metrics.close()
 

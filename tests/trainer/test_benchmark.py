@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bamba_data.clean.evaluation_texts import read_texts
-from tests.peers import environment, run
+from tests.peers import COMMAND, LM_EVAL, environment, run
 from tests.trainer.small import CONFIG, model, saved
 from tests.trainer.vocabularies import a_tokenizer
 from trainer.gguf import pretokenizers
@@ -16,9 +16,6 @@ from trainer.hf.export import export
 from trainer.model.config import ModelConfig
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(3600)]
-
-#: What it needs of transformers, datasets and torch is among what the tests need.
-LM_EVAL = ["lm-eval==0.4.13"]
 
 CONFIG_512 = ModelConfig.model_validate({**CONFIG.model_dump(), "vocab_size": 512})
 
@@ -77,13 +74,6 @@ generations = asked("generate_until", [(context, until) for context, _ in pairs 
 one = HFLM(pretrained=folder, dtype="float32", device="cpu", batch_size=1)
 assert ours.generate_until(generations) == one.generate_until(generations)
 print("FOUND" + json.dumps([len(found), max(found), len(rolling), max(rolling)]))
-"""
-
-COMMAND = """
-import sys
-from bamba.pipelines.cli import main
-sys.argv = ["bamba-data", *sys.argv[1:]]
-main()
 """
 
 

@@ -10,11 +10,23 @@ imported when a command runs, never for a page of help. Under `torchrun` each co
 from bamba_data.cli.entry import group
 
 from .model_commands import app as models
-from .model_commands import evaluate, export, generate, import_
+from .model_commands import benchmark, evaluate, export, generate, import_
 from .run_commands import RUNS, TrainCommand, checkpoints, health, train
 from .run_commands import app as runs
 
-__all__ = ["RUNS", "TrainCommand", "app", "checkpoints", "evaluate", "export", "generate", "health", "import_", "train"]
+__all__ = [
+    "RUNS",
+    "TrainCommand",
+    "app",
+    "benchmark",
+    "checkpoints",
+    "evaluate",
+    "export",
+    "generate",
+    "health",
+    "import_",
+    "train",
+]
 
 app = group(help="Runs and models: train, evaluate, generate, export, import, checkpoints, health, memory, arithmetic.")
 app.add_typer(runs)
