@@ -136,11 +136,12 @@ def test_the_command_makes_a_run_that_every_other_command_reads(
     (tmp_path / "tokenizer.json").write_bytes(a_tokenizer(next(iter(pretokenizers.NAMES.values()))).data)
     (tmp_path / "long.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
     words = f"--text {tmp_path}/long.txt --tokenizer {tmp_path}/tokenizer.json --rows 2".split()
-    asked = ["model", "extend", f"{tmp_path}/run", "--to", "128", *words, "--evaluations", "12"]
+    asked = ["model", "extend", f"{tmp_path}/run", "--to", "128", *words, "--evaluations", "20"]
     assert exit_codes.run(app, [*asked, "--out", f"{tmp_path}/longer", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [one["method"] for one in found["methods"]] == ["unscaled", "PI", "NTK", "YaRN", "searched"]
-    assert (found["own"], found["to"], found["evaluations"], len(found["curve"])) == (32, 128, 12, 12)
+    assert (found["own"], found["to"], found["evaluations"]) == (32, 128, 20)
+    assert len(found["curve"]) < 20, "some are for the other attention factor"
     assert found["methods"][-1]["target"] == pytest.approx(found["curve"][-1], rel=1e-6)
 
     made = SavedCheckpoint(f"{tmp_path}/longer")

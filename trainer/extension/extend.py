@@ -28,9 +28,10 @@ from ..model.bamba import Bamba
 from ..model.config import ModelConfig
 from ..observe.messages import rank_zero_logger
 from .methods import Target, first_slow_pair, known_methods, searched, seeds
-from .search import Factors, search
+from .search import Factors, rounded, search
 from .texts import Row
 
+ATTENTION = (None, 1.0)  # LongRoPE's factor, or none
 BEYOND = 1.25  # times the length's own factor: no frequency is divided by more, as in the paper
 
 
@@ -52,7 +53,7 @@ class Extension:
         rows: So many texts of `to` tokens the losses are of.
         methods: The known ones, then the one that was searched.
         config: Of the model, with the factors that were searched.
-        curve: The lowest loss at the target length after each evaluation.
+        curve: The lowest loss at the target length after each list that was judged.
     """
 
     step: int
@@ -100,24 +101,34 @@ def extended(
     """
     config = saved.config
     begin = seeds(config, target)
-    if evaluations < len(begin):
-        raise UserError(f"--evaluations {evaluations}: the methods that the search begins with are {len(begin)}")
+    if evaluations < len(ATTENTION) * len(begin):
+        raise UserError(
+            f"--evaluations {evaluations}: what the search begins with takes {len(ATTENTION) * len(begin)} of them"
+        )
     model = load_model(saved, world)
     short = _cut(rows, target.own)
 
     def both(name: str, changed: ModelConfig) -> MethodLosses:
         return MethodLosses(name, mean_loss(model, changed, short, world), mean_loss(model, changed, rows, world))
 
-    def objective(factors: Factors) -> float:
-        return mean_loss(model, searched(config, target, factors), rows, world)
-
     first = first_slow_pair(config, target.own)
-    found = search(objective, begin, first, BEYOND * target.factor, evaluations, seed)
-    best = searched(config, target, found.factors)
+    known: dict[tuple[float | None, Factors], float] = {}
+
+    def loss_by(attention: float | None, factors: Factors) -> float:
+        if (attention, factors) not in known:
+            changed = searched(config, target, factors, attention)
+            known[attention, factors] = mean_loss(model, changed, rows, world)
+        return known[attention, factors]
+
+    # LongRoPE's attention factor is made for models that are trained on with it: by the seeds, it or none.
+    attention = min(ATTENTION, key=lambda each: min(loss_by(each, rounded(factors)) for factors in begin))
+    budget = evaluations - len(known) // 2
+    found = search(lambda each: loss_by(attention, each), begin, first, BEYOND * target.factor, budget, seed)
+    best = searched(config, target, found.factors, attention)
     methods = [both(name, changed) for name, changed in known_methods(config, target).items()]
     pairs = config.rotary_width // 2
     return Extension(
-        *(saved.commit["step"], target.own, target.to, len(rows), pairs, pairs - first, len(found.losses), seed),
+        *(saved.commit["step"], target.own, target.to, len(rows), pairs, pairs - first, len(known), seed),
         *((*methods, both("searched", best)), best, found.losses),
     )
 
@@ -181,5 +192,6 @@ def table(made: Extension) -> str:
     asked = f"{made.rows} texts, {made.evaluations} evaluations, {made.free} of {made.pairs} pairs"
     lines = [f"step {made.step:,}: {asked}", "", f"{'':9}{f'{made.own:,} tokens':>16}{f'{made.to:,} tokens':>16}"]
     lines += [f"{one.method:9}{one.own:16.4f}{one.target:16.4f}" for one in made.methods]
-    factors = made.config.rotary_factors or []
-    return "\n".join([*lines, "", "factors  " + " ".join(f"{factor:g}" for factor in factors)])
+    factors, scale = made.config.rotary_factors or [], made.config.rotary_scale
+    lines += ["", "factors  " + " ".join(f"{factor:g}" for factor in factors)]
+    return "\n".join([*lines, f"attention factor  {scale.cos_and_sin_by if scale else 1:.4g}"])

@@ -34,9 +34,9 @@ def known_methods(config: ModelConfig, target: Target) -> dict[str, ModelConfig]
     return {name: config.model_copy(update={"rotary_scale": scale}) for name, scale in scales.items()}
 
 
-def searched(config: ModelConfig, target: Target, factors: Factors) -> ModelConfig:
-    """With a factor a pair, and LongRoPE's attention factor."""
-    scale = RotaryScale(kind="longrope", factor=target.factor, original_tokens=target.own)
+def searched(config: ModelConfig, target: Target, factors: Factors, attention: float | None = None) -> ModelConfig:
+    """With a factor a pair, and an attention factor; LongRoPE's own without one."""
+    scale = RotaryScale(kind="longrope", factor=target.factor, original_tokens=target.own, attention_factor=attention)
     changed = {**config.model_dump(), "rotary_factors": list(factors), "rotary_scale": scale.model_dump()}
     return ModelConfig.model_validate(changed)
 
