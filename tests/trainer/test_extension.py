@@ -10,6 +10,7 @@ import torch
 from bamba.pipelines.cli import app
 from bamba_data import exit_codes
 from bamba_data.errors import UserError
+from tests.forking import typed
 from tests.trainer.small import CONFIG, model, saved
 from tests.trainer.vocabularies import a_tokenizer
 from trainer.checkpoint.reader import SavedCheckpoint
@@ -160,3 +161,19 @@ def test_the_command_makes_a_run_that_every_other_command_reads(
     assert stated["rope_parameters"]["long_factor"] == found["model"]["rotary_factors"]
     assert exit_codes.run(app, [*asked, "--out", f"{tmp_path}/longer"]) == 2
     assert "is in use" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_held_out_documents_of_the_runs_own_data_are_packed_into_longer_rows(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ("schedule.steps=1", "data.row_tokens=24", "data.batch_rows=4")
+    rest = [word for change in changes for word in ("--set", change)]
+    done = typed("trainer", "--recipe", "tiny-cpu", "--data", dataset, "--out", tmp_path / "run", *rest)
+    assert done.returncode == 0, done.stderr
+    asked = ["model", "extend", f"{tmp_path}/run", "--data", str(dataset), "--json", "--evaluations", "16"]
+    assert exit_codes.run(app, [*asked, "--to", "96", "--rows", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["own"], found["to"], found["rows"]) == (24, 96, 2)
+    assert exit_codes.run(app, [*asked, "--to", "2100", "--own", "2000"]) == 2
+    assert "none goes beyond 2,000 tokens: give longer texts (--text)" in capsys.readouterr().err
