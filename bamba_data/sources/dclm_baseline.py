@@ -45,12 +45,12 @@ class DCLMBaseline(Corpus):
         ]
 
     def _patterns(self) -> list[str]:
-        """One pattern for the whole, which is one listing; else one a folder."""
+        """One pattern for the whole or a whole global shard, which is one listing each; else one a folder."""
         globals_ = self._chosen("global_shards", self.global_shards, GLOBAL_SHARDS)
         locals_ = self._chosen("local_shards", self.local_shards, LOCAL_SHARDS)
-        if globals_ == GLOBAL_SHARDS and locals_ == LOCAL_SHARDS:
-            return ["global-shard_*_of_10/local-shard_*_of_10/*.jsonl.zst*"]
-        return [f"global-shard_{g:02d}_of_10/local-shard_{n}_of_10/*.jsonl.zst*" for g in globals_ for n in locals_]
+        some = ["*"] if globals_ == GLOBAL_SHARDS and locals_ == LOCAL_SHARDS else [f"{g:02d}" for g in globals_]
+        below = ["*"] if locals_ == LOCAL_SHARDS else [str(number) for number in locals_]
+        return [f"global-shard_{g}_of_10/local-shard_{number}_of_10/*.jsonl.zst*" for g in some for number in below]
 
     @staticmethod
     def _chosen(field: str, said: list[int], there_are: tuple[int, ...]) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ def lay_out(root: Path) -> None:
     _dolmino_mix(root / "datasets/allenai/dolmino-mix-1124/data")
     _dclm(root / "datasets/mlfoundations/dclm-baseline-1.0")
     _finemath(root / "datasets/HuggingFaceTB/finemath")
+    _smollm(root / "datasets/HuggingFaceTB/smollm-corpus")
     _nemotron(root / "files" / NEMOTRON)
 
 
@@ -137,6 +138,13 @@ def _finemath(repo: Path) -> None:
             path = repo / f"{config}-{name}" / "train-00000-of-00128.parquet"
             path.parent.mkdir(parents=True)
             pq.write_table(pa.Table.from_pylist(kept), path)
+
+
+def _smollm(repo: Path) -> None:
+    for subset, of in (("cosmopedia-v2", 104), ("fineweb-edu-dedup", 234)):
+        (repo / subset).mkdir(parents=True)
+        rows = pa.Table.from_pylist([{"id": "<urn:uuid:1>", "prompt": "Write", "text": f"{subset} text"}])
+        pq.write_table(rows, repo / subset / f"train-00000-of-{of:05d}.parquet")
 
 
 def _nemotron(folder: Path) -> None:

@@ -258,6 +258,8 @@ def test_nemotron_cc_has_the_known_list_of_paths_at_its_host_and_none_where_file
 
 def test_the_whole_of_dclm_is_one_listing_and_a_part_of_it_one_a_folder() -> None:
     assert only(corpus="dclm-baseline").location.files == ["global-shard_*_of_10/local-shard_*_of_10/*.jsonl.zst*"]
+    whole = only(corpus="dclm-baseline", global_shards=[3]).location.files
+    assert whole == ["global-shard_03_of_10/local-shard_*_of_10/*.jsonl.zst*"]
     some = only(corpus="dclm-baseline", global_shards=[10, 1], local_shards=[0]).location.files
     assert some == [f"global-shard_{shard}_of_10/local-shard_0_of_10/*.jsonl.zst*" for shard in ("01", "10")]
 

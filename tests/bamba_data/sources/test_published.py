@@ -178,6 +178,42 @@ def test_each_repository_is_read_at_its_commit_and_no_token_goes_to_where_the_fi
     assert hub.leaks == []
 
 
+LOCK = """
+import json, sys
+from bamba_data.locking.lock import resolve
+from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.rate_limit import LocalBudget
+from pipelines.cli.options import load_recipe
+base, *names = sys.argv[1:]
+counts = {}
+for name in names:
+    recipe, folder = load_recipe(name, [])
+    at = [n for n, corpus in enumerate(recipe.corpora) if corpus.corpus == "nemotron-cc"]
+    recipe, folder = load_recipe(name, [f"corpora.{n}.base={base}" for n in at])
+    lock = resolve(recipe, folder, Fetcher(LocalBudget(1000, 1000), 1))
+    counts[name] = {source: len(files) for source, files in lock.by_source.items()}
+print(json.dumps(counts))
+"""
+RECIPES = [
+    *("olmo-mix-1124", "dolmino-mix-1124", "nemotron-cc", "finemath", "dclm-baseline"),
+    *("bamba-v2-3t", "bamba-v2-anneal"),
+]
+
+
+def test_every_recipe_that_ships_finds_all_its_sources(hub: HubServer, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    words = [sys.executable, "-c", LOCK, f"{hub.url}/files/{NEMOTRON}/data-jsonl", *RECIPES]
+    env = environment | hub.env(tmp_path)
+    run = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert run.returncode == 0, run.stderr[-3000:]
+    counts = json.loads(run.stdout)
+    assert {name: len(sources) for name, sources in counts.items()} == {
+        **{"olmo-mix-1124": 7, "dolmino-mix-1124": 12, "nemotron-cc": 6, "finemath": 2, "dclm-baseline": 1},
+        **{"bamba-v2-3t": 14, "bamba-v2-anneal": 12},
+    }
+    assert all(count > 0 for sources in counts.values() for count in sources.values())
+
+
 def test_scores_and_fields_within_fields_choose_documents(
     hub: HubServer, certificate: Certificate, tmp_path: Path
 ) -> None:
