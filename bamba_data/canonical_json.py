@@ -89,10 +89,14 @@ def loads(data: bytes, where: str, max_bytes: int) -> Any:
 
 def _is_deeper(value: Any, limit: int) -> bool:
     """Level by level, so that it needs no stack."""
-    level = [value]
-    for _ in range(limit + 1):
-        level = [value for value in level if isinstance(value, dict | list)]
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(limit):
         if not level:
             return False
-        level = [inner for value in level for inner in (value.values() if isinstance(value, dict) else value)]
-    return True
+        level = [
+            inner
+            for value in level
+            for inner in (value.values() if type(value) is dict else value)
+            if type(inner) is list or type(inner) is dict
+        ]
+    return bool(level)

@@ -4,6 +4,8 @@ The least of the machine's own, of the cores that the process may run on (affini
 group and of every group around that one (cgroup v1 and v2).
 """
 
+import contextlib
+import gc
 import math
 import os
 from collections.abc import Iterator
@@ -31,6 +33,19 @@ def memory_bytes(root: Path = Path("/")) -> int:
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [limit for folder in _groups(root, "memory") if (limit := _memory_limit(folder)) is not None]
     return min([whole, *limits])
+
+
+@contextlib.contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """For a moment in which very many objects are made that all stay: to look through them for circles again and again,
+    while they grow, takes as long as to make them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

@@ -29,6 +29,7 @@ from bamba_data.errors import (
 from bamba_data.locking.exclusions import is_left_out
 from bamba_data.locking.listings import chosen, listed_names
 from bamba_data.recipe import Recipe
+from bamba_data.resources import without_garbage_collection
 from bamba_data.sources.base import Listing, Source
 from bamba_data.storage.addresses import absolute, joined
 from bamba_data.storage.fetch import Fetcher
@@ -135,6 +136,11 @@ def loads(data: bytes, where: str) -> Lock:
         CorruptManifest: names the first field that is wrong.
         UnsafePath: a name in it leads out of its base, or stands twice.
     """
+    with without_garbage_collection():
+        return _loads(data, where)
+
+
+def _loads(data: bytes, where: str) -> Lock:
     raw = canonical_json.loads(data, where, MAX_BYTES)
     try:
         written = _Written.model_validate(raw)
