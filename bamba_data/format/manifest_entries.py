@@ -34,6 +34,13 @@ class Account(Entry):
     def balanced(self) -> bool:
         return self.read == self.kept + sum(self.dropped.values()) + sum(self.dead_lettered.values())
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Records that are no documents, by reason: dropped or dead-lettered, which one reason may be in different
+        versions."""
+        reasons = [*self.dropped, *self.dead_lettered]
+        return {name: self.dropped.get(name, 0) + self.dead_lettered.get(name, 0) for name in dict.fromkeys(reasons)}
+
     @classmethod
     def of(cls, ledger: Ledger) -> "Account":
         def sort(counts: dict[str, int]) -> dict[str, int]:

@@ -63,5 +63,5 @@ def append(
         version, manifest = tokenize.build(
             prepared, options, shown, held, lambda _, fence: finish_append(appending, fence)
         )
-        journal.published(manifest.digest, version.number, sum(source.size_bytes for source in manifest.sources))
+        journal.published(version.number, manifest)
     say_published(prepared.store.url, version, manifest, True, is_terminal)

@@ -212,7 +212,7 @@ def build(
             exported(display("tokenize", is_terminal, interval), loaded.name, "tokenize", options.cluster)
         )
         version, manifest = tokenize.build(prepared, options, journal.watching(shown), held)
-        journal.published(manifest.digest, version.number, sum(source.size_bytes for source in manifest.sources))
+        journal.published(version.number, manifest)
     say_published(prepared.store.url, version, manifest, version.build == prepared.build, is_terminal)
 
 
@@ -245,16 +245,18 @@ def say_prepared(prepared: "Prepared", done: int, is_terminal: bool) -> None:
 def say_published(url: str, version: "Version", manifest: "Manifest", is_new: bool, is_terminal: bool) -> None:
     from rich.markup import escape
 
+    from bamba_data.error_budget import reasons
     from bamba_data.inspect.show import size
 
     from ..observe.logs import json_log
 
     if is_terminal:
         stored = sum(source.size_bytes for source in manifest.sources)
+        left_out = f"; left out: {reasons(manifest.totals.left_out)}" if manifest.totals.left_out else ""
         did = "[green]published[/]" if is_new else "[yellow]nothing new[/], this dataset is there already:"
         console().print(
             f"{did} {escape(url)} version {version.number}: {manifest.totals.tokens:,} tokens in "
-            f"{manifest.totals.kept:,} documents, {size(stored)}; verified\n"
+            f"{manifest.totals.kept:,} documents, {size(stored)}; verified{left_out}\n"
             f"dataset [cyan]{version.manifest}[/]\nidentity [cyan]{manifest.identity}[/]"
         )
     else:
@@ -268,6 +270,7 @@ def say_published(url: str, version: "Version", manifest: "Manifest", is_new: bo
             identity=manifest.identity,
             tokens=manifest.totals.tokens,
             documents=manifest.totals.kept,
+            left_out=manifest.totals.left_out,
         )
 
 

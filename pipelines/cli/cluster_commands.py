@@ -223,6 +223,7 @@ def _jobs(address: str) -> list[dict[str, Any]]:
 def _print_attempt(attempt: "Status") -> None:
     from rich.markup import escape
 
+    from bamba_data.error_budget import reasons
     from bamba_data.inspect.show import size
     from bamba_data.inspect.units import significant
 
@@ -240,6 +241,8 @@ def _print_attempt(attempt: "Status") -> None:
         f"{sum(attempt.retries.values()):,} retries; {significant(attempt.core_seconds / 3600)} core-hours",
         markup=False,
     )
+    if attempt.left_out:
+        out.print(f"  left out: {reasons(attempt.left_out)}", markup=False)
     if attempt.reason:
         out.print(f"  {attempt.reason}", markup=False)
 

@@ -3,7 +3,7 @@
     with RunLog(store, run) as log:               raises runs.Stopped if an earlier attempt ended with `stop`
         log.phase("tokenize")
         work(log.watching(display))               every snapshot of the progress goes into the status too
-        log.published(dataset, version, size)
+        log.published(version, manifest)
                                                   an exception becomes the verdict, and goes on its way
 
 A thread writes, so that a slow store never holds up the work; a store that cannot take the record is said on stderr
@@ -25,6 +25,7 @@ from typing import Any, Self
 from bamba_data.errors import BambaError, UserError
 from bamba_data.exit_codes import INTERRUPTED, exit_code_of
 from bamba_data.format.layout import events_path, status_path
+from bamba_data.format.manifest import Manifest
 from bamba_data.records import seal
 from bamba_data.storage.store import Store, open_store
 
@@ -136,10 +137,12 @@ class RunLog:
             self.status.input_bytes_total = input_bytes
         self.phase("tokenize", plan=plan, units=units_total, units_finished=units_done)
 
-    def published(self, dataset: str, version: int, shard_bytes: int) -> None:
+    def published(self, version: int, manifest: Manifest) -> None:
         with self._lock:
-            self.status.dataset, self.status.version, self.status.shard_bytes = dataset, version, shard_bytes
-        self.event("published", dataset=dataset, version=version)
+            self.status.dataset, self.status.version = manifest.digest, version
+            self.status.shard_bytes = sum(source.size_bytes for source in manifest.sources)
+            self.status.left_out = manifest.totals.left_out
+        self.event("published", dataset=manifest.digest, version=version)
 
     def event(self, name: str, **facts: Any) -> None:
         """`facts` are plain values, small, and no secrets."""

@@ -60,7 +60,8 @@ class Status(msgspec.Struct, kw_only=True):
     """One attempt. Times are ISO 8601 in UTC by the driver's clock; `updated_seconds` is the same since 1970.
 
     `verdict` is None while it works. `core_seconds` is what the cluster held while units ran, `unit_seconds` the part
-    of it in which a unit was running.
+    of it in which a unit was running. `left_out` are the records that are no documents of what was published, by
+    reason.
     """
 
     format: str = FORMAT
@@ -96,6 +97,7 @@ class Status(msgspec.Struct, kw_only=True):
     retries: dict[str, int] = {}
     sources: dict[str, dict[str, int]] = {}
     phase_seconds: dict[str, float] = {}
+    left_out: dict[str, int] = {}
     points: list[Point] = []
     place: dict[str, str] = {}
 

@@ -21,8 +21,9 @@ def stored(dataset: Dataset | Path) -> Contents:
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     dtype = opened.manifest.tokenizer.token_dtype
     found: Contents = Counter()
-    for source, path in opened.shards.select("source", "path").iter_rows():
-        for row in pq.read_table(f"{opened.store.url}/{path}", partitioning=None).to_pylist():
+    urls = opened.shard_urls(with_dropped=True)
+    for source, url in zip(opened.shards["source"], urls, strict=True):
+        for row in pq.read_table(url, partitioning=None).to_pylist():
             found[source, row["document_id"], tuple(np.frombuffer(row["tokens"], dtype).tolist())] += 1
     return found
 

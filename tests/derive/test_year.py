@@ -1,5 +1,6 @@
 """A year in the life of a dataset: at every point it holds exactly the documents that it should, and no shard is made
-without need; a run that began with the first version ends with the last, on the machine that pulled it from a hub."""
+without need; a run that began with the first version ends with the last, on the machine that pulled it from a hub. A
+part of it was sieved and changed by a recipe, lies at another place, and is only referred to."""
 
 import shutil
 import subprocess
@@ -20,7 +21,9 @@ from bamba_data.format.lineage import ancestors
 from bamba_data.inspect import garbage
 from bamba_data.inspect.verify import verify
 from bamba_data.storage.store import open_store
+from bamba_data.tokenization.conformance import Certificate
 from loader import Loader, OrderSpec, Reading, build_loader
+from tests.building import build
 from tests.corpora import TOKENIZER, records, write_jsonl
 from tests.derive.appended import append
 from tests.derive.content import Contents, dropped, objects, read, stored, tokens_of, without
@@ -57,6 +60,10 @@ class Year:
 
 
 REPO = "acme/year"
+DATED = """
+def dated(text, columns):
+    return None if columns["year"] == 1805 else f"In {columns['year']}: {text}"
+"""
 ELSEWHERE = """
 import datasets, huggingface_hub, sys
 repo, revision, folder = sys.argv[1:]
@@ -82,7 +89,7 @@ def opened_there(hub: HubServer, home: Path, folder: Path, revision: str) -> dic
 
 
 @pytest.mark.costly
-def test_a_year(tiny_copy: Path, tmp_path: Path) -> None:
+def test_a_year(tiny_copy: Path, tmp_path: Path, certificate: Certificate) -> None:
     url, inputs, recipe = tiny_copy, tiny_copy.parent / "inputs", tiny_copy.parent / "tiny.yaml"
     year = Year(url, tmp_path / "cache")
     year.check(0)
@@ -123,6 +130,25 @@ def test_a_year(tiny_copy: Path, tmp_path: Path) -> None:
     year.contents = year.contents + coded
     year.check(1)
 
+    # April had a recipe that keeps some records and changes their texts; it lies at another place and stays there.
+    dates = [{**row, "year": 1800 + n} for n, row in enumerate(records(8, 900, text_chars=300))]
+    write_jsonl(tmp_path / "april" / "inputs" / "dated.jsonl", dates)
+    (tmp_path / "april" / "dated.py").write_text(DATED)
+    path = tmp_path / "april" / "recipe.yaml"
+    path.write_text(
+        f"name: april\ntokenizer: {{url: package:{TOKENIZER.name}}}\ncorpora:\n"
+        '  - {corpus: folder, name: dated, base: inputs, form: jsonl, files: ["*.jsonl"], where: year > 1801,\n'
+        "     transform: {function: 'dated:dated', columns: [year]}}\n"
+    )
+    april = tmp_path / "april" / "out"
+    build(april, certificate, str(path))
+    assert open_dataset(april).manifest.totals.dropped == {"where_false": 2, "transform_none": 1}
+    changed, theirs_before = stored(april), objects(april)
+    merge([str(url), str(april)], str(url), refer=True)
+    year.contents = year.contents + changed
+    year.check(0)
+    assert not open_dataset(url).is_whole and objects(april) == theirs_before
+
     # June: a version that should not be, taken back.
     dropped(url, {name for source, name, _ in year.contents if source == "code" and name != "doc-700"})
     withdraw(open_store(str(url)), open_dataset(url).version.number, "a mistake")
@@ -137,6 +163,7 @@ def test_a_year(tiny_copy: Path, tmp_path: Path) -> None:
     assert open_dataset(url).identity == identity
     emptied = whole - len(open_dataset(url).shards)
     year.check(lost - emptied)
+    assert objects(april) == theirs_before
     newest = open_dataset(url).version.number
     expire(open_store(str(url)), list(range(3, newest)), "")  # the run reads the first two
     garbage.remove(str(url), garbage.find(str(url), 0))
@@ -151,7 +178,8 @@ def test_a_year(tiny_copy: Path, tmp_path: Path) -> None:
         moved = tmp_path / "elsewhere" / "copy"
         loaded = opened_there(hub, tmp_path / "elsewhere", moved, f"v{newest}")
     shutil.rmtree(url)
-    assert loaded == {"default": year.of()} | {name: year.of(name) for name in ("lines", "rows", "code")}
+    shutil.rmtree(april)
+    assert loaded == {"default": year.of()} | {name: year.of(name) for name in ("lines", "rows", "code", "dated")}
     assert verify(str(moved), full=True).faults == []
     assert read(moved, tmp_path / "cache2") == tokens_of(year.contents)
     assert len(list(ancestors(open_dataset(moved)))) >= 4

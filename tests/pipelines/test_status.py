@@ -23,6 +23,7 @@ from bamba_data.errors import (
     Unfinished,
     UserError,
 )
+from bamba_data.format.dataset import open_dataset
 from bamba_data.format.layout import RUNS, status_path
 from bamba_data.inspect import garbage
 from bamba_data.storage.store import LocalStore, open_store
@@ -163,18 +164,20 @@ def test_a_machine_that_reads_the_recipe_otherwise_than_its_submitter_refuses(
 # ---- what the record holds
 
 
-def test_the_status_has_where_the_work_is(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
+def test_the_status_has_where_the_work_is_and_what_was_left_out(tmp_path: Path, tiny: Path) -> None:
+    store, manifest = LocalStore(tmp_path), open_dataset(tiny).manifest
     with RunLog(store, RUN) as journal:
         journal.planned("ab" * 32, units_total=5, units_done=0, input_bytes=100)
         journal.saw(snapshot())
-        journal.published("cd" * 32, 3, 55)
+        journal.published(3, manifest)
     found = runs.newest(store, RUN.name)
     assert found is not None
     assert (found.units_done, found.units_total, found.units_failed, found.input_bytes) == (1, 5, 1, 10)
     assert (found.documents, found.tokens, found.bad, found.retries) == (2, 7, 1, {"status 503": 3})
     assert found.sources == {"books": {"documents": 2, "tokens": 7, "bad": 1, "units": 1}}
-    assert (found.dataset, found.version, found.shard_bytes) == ("cd" * 32, 3, 55)
+    stored = sum(source.size_bytes for source in manifest.sources)
+    assert (found.dataset, found.version, found.shard_bytes) == (manifest.digest, 3, stored)
+    assert found.left_out == {"empty_text": 1, "bad_json": 1, "missing_text": 1}
     assert set(found.phase_seconds) == {"prepare", "tokenize"}
     assert [event["event"] for event in runs.events(store, found)] == [
         "started",
