@@ -75,7 +75,7 @@ def merge(
         for parent in elsewhere:
             _copy(parent, store, tick, with_shards=copy)
         fence: Fence = fences[store.url]
-        store.put(lock_path(lock.digest), canonical_json.dumps(lock.to_json()))
+        store.put(lock_path(lock.digest), lock.data)
         fresh = {path for parent in elsewhere for path in parent.shards["path"]}
         say_of = ", ".join(sorted(set(where["store"])))
         if say_of and refer:

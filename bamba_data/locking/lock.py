@@ -61,7 +61,12 @@ class Lock:
 
     @cached_property
     def digest(self) -> str:
-        return canonical_json.digest(self.to_json())
+        return canonical_json.sha256(self.data)
+
+    @cached_property
+    def data(self) -> bytes:
+        """As it is written."""
+        return canonical_json.dumps(self.to_json())
 
     @cached_property
     def by_source(self) -> dict[str, list[LockedFile]]:

@@ -90,7 +90,7 @@ def prepare_append(recipe: Recipe, folder: Path, out: str, fetcher: Fetcher, tic
         return Appending(parent, None, 0, remarks)
     fresh = _of_files(frozen.lock, new)
     whole = joined_lock([known_lock, fresh])
-    parent.store.put(lock_path(whole.digest), canonical_json.dumps(whole.to_json()))
+    parent.store.put(lock_path(whole.digest), whole.data)
     prepared = prepared_for(out, tokenizer, frozen._replace(lock=fresh, digest=whole.digest, remark=None))
     return Appending(parent, prepared, len(new), remarks)
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bamba_data import canonical_json
 from bamba_data.errors import CorruptManifest, DatasetNotFound, UserError
 from bamba_data.filtering.transform_source import Code, pinned
 from bamba_data.format.dataset import RELOCK, Pointer, open_dataset, pointed_at, read_named
@@ -59,7 +58,7 @@ def frozen_lock(
     if digest is None:
         fresh = mirrored_lock(recipe, folder, mirror) if mirror else locks.resolve(recipe, folder, fetcher, tick)
         digest = fresh.digest
-        store.put(lock_path(digest), canonical_json.dumps(fresh.to_json()))
+        store.put(lock_path(digest), fresh.data)
         if relock:
             store.put(pointer, Pointer(digest).sealed())
         elif not store.create(pointer, Pointer(digest).sealed()):
