@@ -25,7 +25,8 @@ from bamba_data.tokenization.tokenizer import Tokenizer, TooLongToEncode
 class Trace:
     """`text` is what the upstream file has, None where it cannot be read; `same`, whether the ids of what the recipe
     makes of it are those stored, None where that cannot be told. `why` says why not. `dropped` says which version
-    dropped the document: it lies in the shard, but is no longer part of the dataset."""
+    dropped the document: it lies in the shard, but is no longer part of the dataset. `transform` is the function that
+    made the text of which `same` speaks, where there is one."""
 
     source: str
     shard: str
@@ -42,6 +43,7 @@ class Trace:
     same: bool | None
     why: str
     dropped: Departure | None = None
+    transform: str | None = None
 
 
 class _Found(NamedTuple):
@@ -50,6 +52,7 @@ class _Found(NamedTuple):
     text: str | None
     made: str | None
     why: str
+    transform: str | None = None
 
 
 def locate(dataset: Dataset, place: str) -> Row:
@@ -161,6 +164,7 @@ def trace(
         same=same,
         why=why,
         dropped=departure(dataset, row),
+        transform=found.transform,
     )
 
 
@@ -220,7 +224,7 @@ def _upstream_text(upstream: Upstream, file: Mapping[str, Any], row: int) -> _Fo
         return _Found(None, None, f"the upstream file cannot be read: {error}")
     if isinstance(made, Reject):
         return _Found(item.text, None, f"the recipe leaves it out now: {made.reason} {made.detail}".rstrip())
-    return _Found(item.text, made.text, "")
+    return _Found(item.text, made.text, "", opened.transform.rule.function if opened.transform else None)
 
 
 def _example(dataset: Dataset) -> str:

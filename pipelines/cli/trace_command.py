@@ -156,9 +156,10 @@ def _print_trace(lineage: Any) -> None:
 
     out = console()
     text = lineage.text if lineage.text is not None else lineage.decoded
+    made = f"the upstream text, changed by {lineage.transform} and" if lineage.transform else "the upstream text,"
     verdict = {
-        True: "[green]yes[/]: the upstream text, encoded again, gives these ids",
-        False: "[red]NO[/]: the upstream text, encoded again, gives other ids",
+        True: f"[green]yes[/]: {escape(made)} encoded again, gives these ids",
+        False: f"[red]NO[/]: {escape(made)} encoded again, gives other ids",
         None: f"[yellow]not checked[/]: {escape(lineage.why)}",
     }[lineage.same]
     out.print(f"[bold]{escape(lineage.shard)}[/]:{lineage.shard_row}  (block {lineage.block})")
