@@ -210,7 +210,7 @@ class Recipe(Strict):
                 f"checkpoints.every_steps {saves}"
             )
         model = self.model
-        if len(model.attention_indices) < model.layers:
+        if model.mamba_indices:
             sizes = model.mamba_head_dim, model.mamba_state, model.mamba_heads
             if why := unsupported(*sizes, self.compute.dtype):
                 raise ValueError(f"compute.dtype: {why}")

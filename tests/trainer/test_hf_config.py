@@ -45,6 +45,7 @@ MEANT: list[tuple[dict[str, Any], tuple[float, float]]] = [
     ({"rope_scaling": {**LONGROPE, "factor": 4.0, "attention_factor": 1.2}}, (1e4, 0.5)),
     ({"time_step_limit": [0.0, {"__float__": "Infinity"}]}, (1e4, 0.5)),
     ({"time_step_limit": [0.0, float("inf")]}, (1e4, 0.5)),
+    ({"time_step_limit": [0.001, 0.1]}, (1e4, 0.5)),
 ]
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -67,8 +68,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"partial_rotary_factor": 1.0}, "say it in rope_parameters.partial_rotary_factor"),
     ({"attn_rotary_emb": 16}, "by attn_rotary_emb 16 features of a head are rotated, transformers 5 would rotate 8"),
     ({"attn_rotary_emb": 16, "rope_parameters": {"partial_rotary_factor": 0.5}}, "stated twice"),
-    ({"time_step_limit": [0.001, 0.1]}, "time_step_limit"),
-    ({"time_step_limit": [0.0, 0.1]}, "time_step_limit"),
+    ({"time_step_limit": [0.2, 0.1]}, r"mamba_dt_max: 0\.1 is below mamba_dt_min 0\.2"),
+    ({"time_step_limit": 0.1}, r"time_step_limit is 0\.1, not two numbers"),
     ({"mamba_n_groups": 3}, "mamba_groups: 3 do not divide"),
     ({"mamba_conv_bias": False}, "mamba_conv_bias is False"),
     ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),

@@ -43,19 +43,20 @@ class ModelCost:
 
     @property
     def mamba_layers(self) -> int:
-        return self.config.layers - self.attention_layers
+        return len(self.config.mamba_indices)
 
     @property
     def parts(self) -> list[Part]:
         """In the order of a forward. Their parameters sum to those of the model."""
         model, mambas = self.config, self.mamba_layers
         hidden, inner, heads = model.hidden_size, model.inner_size, model.mamba_heads
-        qkv = hidden + 2 * model.kv_heads * model.head_dim
+        queries = model.attention_size
+        qkv = queries + 2 * model.kv_heads * model.head_dim
         embedding = model.vocab_size * hidden
         vectors = mambas * (model.conv_channels * (CONV_WIDTH + 1) + inner)
         scalars = mambas * 3 * heads  # A_log, D, dt_bias
         scan = SCAN_FLOPS_PER_STATE_ELEMENT * inner * model.mamba_state + 2 * CONV_WIDTH * model.conv_channels
-        norms = (2 * model.layers + 1) * hidden
+        norms = (model.branches + 1) * hidden
         projected = inner + model.conv_channels + heads
         return [
             Part("embedding", embedding, 0, embedding * BF16_BYTES),
@@ -66,11 +67,11 @@ class ModelCost:
                 mambas * scan,
                 vectors * BF16_BYTES + scalars * FLOAT32_BYTES,
             ),
-            self._linears("attention linears", self.attention_layers, [(hidden, qkv), (hidden, hidden)]),
+            self._linears("attention linears", self.attention_layers, [(hidden, qkv), (queries, hidden)]),
             self._linears(
                 "MLP linears",
-                model.layers,
-                [(hidden, model.mlp_size), (hidden, model.mlp_size), (model.mlp_size, hidden)],
+                len(model.mlp_indices),
+                [*[(hidden, model.mlp_size)] * (model.mlp_matrices - 1), (model.mlp_size, hidden)],
             ),
             Part("norms", norms, 0, norms * BF16_BYTES),
             Part("head", embedding, 2 * embedding, embedding * BF16_BYTES),
@@ -124,4 +125,4 @@ class ModelCost:
 
     def attention_flops(self, context_tokens: float) -> float:
         """Of one token that looks back on `context_tokens`: q·k and p·v, 4 FLOP a feature of the heads of queries."""
-        return 4 * self.attention_layers * self.config.hidden_size * context_tokens
+        return 4 * self.attention_layers * self.config.attention_size * context_tokens

@@ -14,6 +14,7 @@ The method is the chunk recurrence of the Mamba-2 paper over ranks instead of ch
 "Sequence parallelism").
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -36,14 +37,16 @@ from .group import ContextGroup
 # Graphs that somebody exported, and FLOP tables, hold these names.
 MIX, MIX_BACKWARD = "bamba::mix_context", "bamba::mix_context_backward"
 _TENSORS = tensor_arguments((*MIX_TENSORS, "documents_in"))
-_INPUTS = f"{_TENSORS}, int groups, int norm_groups, float eps, str name, int rank, int ranks"
+_NUMBERS = "int groups, int norm_groups, float dt_min, float dt_max, float eps"
+_INPUTS = f"{_TENSORS}, {_NUMBERS}, str name, int rank, int ranks"
 _TAKEN = len(MIX_TENSORS)
 
 
 def _unpacked(arguments: tuple[Any, ...]) -> tuple[MixInputs, float, ContextGroup]:
-    documents_in, groups, norm_groups, eps, *group = arguments[_TAKEN:]
+    documents_in, groups, norm_groups, dt_min, dt_max, eps, *group = arguments[_TAKEN:]
     given = MixInputs(*arguments[:_TAKEN])
     given = given._replace(documents_in=documents_in, groups=groups, norm_groups=norm_groups)
+    given = given._replace(dt_min=dt_min, dt_max=dt_max)
     return given, eps, ContextGroup(*group)
 
 
@@ -208,6 +211,8 @@ def mix_context(
     keep: bool = True,
     groups: int = 1,
     norm_groups: int = 1,
+    dt_min: float = 0.0,
+    dt_max: float = math.inf,
 ) -> Tensor:
     """`kernels.ops.mix` of this rank's part of rows that the ranks of `group` hold together; so are its gradients: the
     parts end to end are what `mix` gives for the whole rows, to rounding. A collective call, forward and backward.
@@ -221,7 +226,7 @@ def mix_context(
         UserError: As `mix`, and for parts that are too short.
     """
     small = (conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents, documents_in)
-    given = (zxbcdt, *(one.contiguous() for one in small), groups, norm_groups, eps, *group)
+    given = (zxbcdt, *(one.contiguous() for one in small), groups, norm_groups, dt_min, dt_max, eps, *group)
     return torch.ops.bamba.mix_context(*given, keep)[0]  # type: ignore[no-any-return]
 
 

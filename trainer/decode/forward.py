@@ -69,9 +69,12 @@ def _layers(model: Bamba, memory: Memory, piece: Piece) -> list[tuple[RMSNorm, C
         assert isinstance(block, Block)
         if isinstance(block.mixer, Attention):
             layers.append((block.mixer_norm, partial(_attended, block.mixer, memory, number, piece)))
-        else:
+        elif block.mixer is not None:
             layers.append((block.mixer_norm, partial(_mixed, block.mixer, memory, number, piece)))
-        layers.append((block.mlp_norm, partial(_fed, block.mlp)))
+        if isinstance(block.mlp, MLP):
+            layers.append((block.mlp_norm, partial(_fed, block.mlp)))
+        elif block.mlp is not None:
+            layers.append((block.mlp_norm, block.mlp))
     return layers
 
 
@@ -92,14 +95,14 @@ def _attended(mixer: Attention, memory: Memory, number: int, piece: Piece, x: Te
 
 
 def _mixed(mixer: Mamba2, memory: Memory, number: int, piece: Piece, x: Tensor) -> Tensor:
-    groups = (mixer.groups, mixer.norm_groups)
+    numbers = (mixer.groups, mixer.norm_groups, mixer.dt_min, mixer.dt_max)
     parameters = (mixer.conv_weight, mixer.conv_bias, mixer.A_log, mixer.D, mixer.dt_bias, mixer.norm_weight)
     carried, zxbcdt = memory.carried[number], mixer.in_proj(x)
     if x.shape[1] == 1 and carried is not None:
-        mixed = step(zxbcdt, *parameters, carried, mixer.eps, *groups)
+        mixed = step(zxbcdt, *parameters, carried, mixer.eps, *numbers)
     else:
         documents = piece.documents
-        mixed, after = mix_carried(zxbcdt, *parameters, documents, mixer.eps, carried, False, *groups)
+        mixed, after = mix_carried(zxbcdt, *parameters, documents, mixer.eps, carried, False, *numbers)
         halo = torch.where((after.documents == documents[:, -1:])[..., None], after.halo, 0)  # `step` asks for it
         memory.carried[number] = Carried(after.state, halo.contiguous(), after.documents.contiguous())
     out: Tensor = mixer.out_proj(mixed)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..kernels.shapes import Carried
-from ..model.attention import Attention
 from ..model.bamba import Bamba
 
 FILLED, OWN = 0, 1  # documents of a row: what fills it up on its left, and the text
@@ -42,11 +41,10 @@ def empty(model: Bamba, rows: int, capacity_tokens: int) -> Memory:
     config = model.config
     matrix = model.head.weight
     shape = (rows, config.kv_heads, capacity_tokens, config.head_dim)
-    attends = [layer for layer, block in enumerate(model.blocks) if isinstance(block.mixer, Attention)]
     return Memory(
-        carried={layer: None for layer in range(config.layers) if layer not in attends},
-        keys={layer: matrix.new_zeros(shape) for layer in attends},
-        values={layer: matrix.new_zeros(shape) for layer in attends},
+        carried=dict.fromkeys(config.mamba_indices),
+        keys={layer: matrix.new_zeros(shape) for layer in config.attention_indices},
+        values={layer: matrix.new_zeros(shape) for layer in config.attention_indices},
         documents=torch.full((rows, capacity_tokens), -1, dtype=torch.int32, device=matrix.device),
         used=torch.zeros(1, dtype=torch.int64, device=matrix.device),
     )
@@ -55,7 +53,6 @@ def empty(model: Bamba, rows: int, capacity_tokens: int) -> Memory:
 def bytes_of(model: Bamba, rows: int, capacity_tokens: int) -> int:
     """What `empty` takes once texts are in it."""
     config, number = model.config, model.head.weight.element_size()
-    attends = len(config.attention_indices)
-    keys = 2 * attends * config.kv_heads * config.head_dim * capacity_tokens * number
+    keys = 2 * len(config.attention_indices) * config.kv_heads * config.head_dim * capacity_tokens * number
     state = config.inner_size * config.mamba_state * 4 + 3 * config.conv_channels * number
-    return rows * (keys + (config.layers - attends) * state + 4 * capacity_tokens)
+    return rows * (keys + len(config.mamba_indices) * state + 4 * capacity_tokens)

@@ -18,7 +18,7 @@ from bamba_data.errors import UserError
 
 from ..checkpoint.reader import SavedCheckpoint
 from ..checkpoint.tokenizer import RunTokenizer
-from ..hf.config_fields import refuse_other_norm
+from ..hf.config_fields import refuse_other_layers, refuse_other_norm
 from ..hf.rotary_fields import base_of
 from ..kernels.supported import CONV_WIDTH
 from ..model.config import ModelConfig
@@ -77,6 +77,7 @@ def export_gguf(saved: SavedCheckpoint, out: Path, kind: str, tokenizer: RunToke
 
 def _check(config: ModelConfig, kind: str) -> None:
     """`UserError` where llama.cpp, or the type, has no place for this shape."""
+    refuse_other_layers(config, "gguf")
     refuse_other_norm(config, "gguf")
     if not config.attention_indices:
         raise UserError("--layout gguf: no layer attends, and llama.cpp opens no hybrid of Mamba layers alone")

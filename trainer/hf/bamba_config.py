@@ -11,7 +11,18 @@ from bamba_data.errors import UserError
 
 from ..kernels.supported import CONV_WIDTH
 from ..model.config import ModelConfig
-from .config_fields import Fixed, agreed, checked, mamba_sizes, model_of, refuse_other_norm, same, shape_of
+from .config_fields import (
+    Fixed,
+    agreed,
+    checked,
+    mamba_sizes,
+    model_of,
+    refuse_other_layers,
+    refuse_other_norm,
+    same,
+    shape_of,
+    time_step_limits,
+)
 from .rotary_fields import base_of, is_scaled, scaled_in, stated
 
 #: Fields that have one value in every model of ours.
@@ -112,6 +123,7 @@ def config_json(
 
 def refuse_unsayable(config: ModelConfig) -> None:
     """`UserError` for a model of ours that this layout cannot say."""
+    refuse_other_layers(config, "bamba")
     refuse_other_norm(config, "bamba")
 
 
@@ -135,6 +147,7 @@ def config_of(theirs: Any, where: str) -> ModelConfig:
             **scaled,
             "norm_eps": shape["rms_norm_eps"],
             **mamba_sizes(shape, where),
+            **time_step_limits(theirs.get("time_step_limit"), f"{where}: time_step_limit"),
         }
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"{where}: a size is not a number ({error})") from None

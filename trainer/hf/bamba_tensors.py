@@ -37,17 +37,18 @@ def mixer_tensors(
     `query_scale`: as `head_scale`, of queries."""
     ours = f"blocks.{layer}.mixer"
     if layer in config.attention_indices:
-        return _attention(config, ours, f"model.layers.{layer}.self_attn", rotary_order, query_scale)
-    return _mamba(config, ours, f"model.layers.{layer}.mamba")
+        return attention_tensors(config, ours, f"model.layers.{layer}.self_attn", rotary_order, query_scale)
+    return mamba_tensors(config, ours, f"model.layers.{layer}.mamba")
 
 
-def _attention(
+def attention_tensors(
     config: ModelConfig,
     ours: str,
     theirs: str,
-    rotary_order: tuple[int, ...] | None,
-    query_scale: tuple[float, ...] | None,
+    rotary_order: tuple[int, ...] | None = None,
+    query_scale: tuple[float, ...] | None = None,
 ) -> Iterator[TensorMapping]:
+    """Of one attention block, `ours` and `theirs` by the beginnings of the names; the rest as in `mixer_tensors`."""
     start = 0
     for name, heads in (("q", config.attention_heads), ("k", config.kv_heads), ("v", config.kv_heads)):
         end = start + heads * config.head_dim
@@ -58,7 +59,8 @@ def _attention(
     yield TensorMapping(f"{ours}.out.weight", f"{theirs}.o_proj.weight", 0, config.hidden_size, linear=True)
 
 
-def _mamba(config: ModelConfig, ours: str, theirs: str) -> Iterator[TensorMapping]:
+def mamba_tensors(config: ModelConfig, ours: str, theirs: str) -> Iterator[TensorMapping]:
+    """Of one Mamba2 block, `ours` and `theirs` by the beginnings of the names."""
     wide = config.inner_size + config.conv_channels + config.mamba_heads
     yield TensorMapping(f"{ours}.in_proj.weight", f"{theirs}.in_proj.weight", 0, wide, linear=True)
     yield TensorMapping(f"{ours}.conv_weight", f"{theirs}.conv1d.weight", 0, config.conv_channels, middle=True)

@@ -16,7 +16,7 @@ tags: [bamba, mamba2, hybrid]
 
 # {title}
 
-{parameters:.2f} B parameters in {numbers}: {mamba} Mamba2 layers and {attention} of attention (layers {indices}).
+{parameters:.2f} B parameters in {numbers}: {mamba} Mamba2 layers and {attention} of attention (layers {indices}){mlps}.
 Opens as `{class_name}` in {opened_by}:
 
 ```python
@@ -46,9 +46,10 @@ def model_card(saved: SavedCheckpoint, form: FolderForm, storage: Storage) -> st
         numbers="FP8 (e4m3, one scale a row; the rest bfloat16)" if storage.fp8 else storage.dtype_name,
         class_name=form.class_name,
         opened_by=form.openers_of(config),
-        mamba=config.layers - len(indices),
+        mamba=len(config.mamba_indices),
         attention=len(indices),
         indices=", ".join(map(str, indices)) or "none",
+        mlps="" if config.layer_kinds is None else f", {len(config.mlp_indices)} of an MLP",
     )
     rows = [("checkpoint", digest(commit)), ("recipe, as far as it decides what is learned", commit.get("learned"))]
     plan = (commit.get("feed") or {}).get("plan")

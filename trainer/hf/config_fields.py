@@ -59,7 +59,6 @@ def checked(theirs: Any, fixed: Mapping[str, Fixed], known: Iterable[str], where
         stated = theirs.get(field, missing)
         if not _equal(stated, wanted):
             raise UserError(f"{where}: {field} is {stated!r}, this model has {wanted!r}")
-    _check_time_steps(theirs.get("time_step_limit"), where)
     if "quantization_config" in theirs:
         raise UserError(f"{where}: quantization_config: its weights are codes: take the folder they were made of")
     if unknown := sorted(set(theirs) - {*fixed, *known, *HARMLESS, "time_step_limit"}):
@@ -101,9 +100,34 @@ def mamba_sizes(shape: Mapping[str, Any], where: str) -> dict[str, int]:
     }
 
 
+def refuse_other_layers(config: ModelConfig, layout: str) -> None:
+    """`UserError` for a model whose layers are not Bamba's, for the layouts that have no others: each holds a mixer and
+    a gated MLP, heads share the hidden_size, and positions count."""
+    heads = config.attention_size != config.hidden_size or not config.rotary_fraction
+    faults = {
+        "layer_kinds is stated: a layer holds a mixer or an MLP": config.layer_kinds is not None,
+        f"mlp_kind is {config.mlp_kind}": config.mlp_kind != "swiglu" and bool(config.mlp_indices),
+        f"attention_head_dim is {config.head_dim}, of {config.attention_heads} heads, and rotary_fraction "
+        f"{config.rotary_fraction:g}": heads and bool(config.attention_indices),
+    }
+    if fault := next((fault for fault, present in faults.items() if present), None):
+        raise UserError(
+            f"the layout {layout} has layers of a mixer and a SwiGLU, heads of hidden_size / attention_heads and "
+            f"rotary positions, and in this model {fault}. Layers of one kind each: --layout nemotron; of Mamba2 "
+            "alone: --layout mamba2"
+        )
+
+
 def refuse_other_norm(config: ModelConfig, layout: str) -> None:
-    """`UserError` for a model whose groups of the norm are not its groups of heads: other libraries have one number."""
-    if config.mamba_norm_groups != config.mamba_groups and len(config.attention_indices) < config.layers:
+    """`UserError` for a model whose groups of the norm are not its groups of heads (others have one number), or that
+    limits its time steps (no library does in every step)."""
+    if config.mamba_indices and (config.mamba_dt_min or config.mamba_dt_max is not None):
+        raise UserError(
+            f"the layout {layout}: this model's mamba_dt_min is {config.mamba_dt_min:g}, mamba_dt_max "
+            f"{config.mamba_dt_max}: those who open it limit the time steps of a prompt, or none, and never those of "
+            "what they generate, so no layout can say it"
+        )
+    if config.mamba_norm_groups != config.mamba_groups and config.mamba_indices:
         raise UserError(
             f"the layout {layout} takes the norm over each group of heads, and in this model mamba_groups is "
             f"{config.mamba_groups}, mamba_norm_groups {config.mamba_norm_groups}: no layout can say it"
@@ -132,10 +156,14 @@ def _equal(stated: Any, wanted: Any) -> bool:
     return bool(stated == wanted)
 
 
-def _check_time_steps(limit: Any, where: str) -> None:
-    """The limits of dt: (0, infinity) is none, since dt comes out of a softplus. Infinity has three spellings."""
+def time_step_limits(limit: Any, where: str) -> dict[str, float]:
+    """Our fields of the least and the largest time step, [least, largest] or None of theirs; without an end that limits
+    nothing: 0, since steps come out of a softplus, and infinity, which has three spellings."""
     if limit is None:
-        return
-    ends = [end.get("__float__", end) if isinstance(end, dict) else end for end in limit]
-    if len(ends) != 2 or float(ends[0]) > 0 or not math.isinf(float(ends[1])):
-        raise UserError(f"{where}: time_step_limit is {limit!r}, this model limits no time step")
+        return {}
+    try:
+        least, largest = (float(end.get("__float__", end) if isinstance(end, dict) else end) for end in limit)
+    except (TypeError, ValueError):
+        raise UserError(f"{where} is {limit!r}, not two numbers") from None
+    found = {"mamba_dt_min": least} if least > 0 else {}
+    return found if math.isinf(largest) else {**found, "mamba_dt_max": largest}

@@ -1,13 +1,24 @@
 """How a Hugging Face folder says a model of ours: one form each class of `transformers` that computes the same."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from bamba_data.errors import UserError
 
 from ..model.config import ModelConfig
-from . import bamba_config, bamba_tensors, granite_config, granite_folded, granite_tensors, mamba_ssm
+from . import (
+    backbone_tensors,
+    bamba_config,
+    bamba_tensors,
+    granite_config,
+    granite_folded,
+    granite_tensors,
+    mamba2_config,
+    mamba_ssm,
+    nemotron_config,
+)
 from .tensor_mapping import TensorMapping
 
 
@@ -27,11 +38,13 @@ class ForeignForm:
         class_name: The class that opens the folder.
         config_of: Our config of theirs; it raises UserError for a field that our model cannot be, or does not know.
         tensors: Every tensor of theirs, and where it lies in ours.
+        remark_on: Where those who read this config differ, in words; None where they agree.
     """
 
     class_name: str
     config_of: Callable[[Any, str], ModelConfig]
     tensors: Callable[[ModelConfig], Iterator[TensorMapping]]
+    remark_on: Callable[[dict[str, Any]], str | None] = lambda _: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +89,35 @@ GRANITE = FolderForm(
     refuse_unsayable=granite_config.refuse_unsayable,
 )
 
+NEMOTRON = FolderForm(
+    class_name="NemotronHForCausalLM",
+    opened_by="vLLM, transformers 5",
+    opened_with_groups="vLLM, transformers 5",
+    config_json=nemotron_config.config_json,
+    config_of=nemotron_config.config_of,
+    tensors=backbone_tensors.tensor_mappings,
+    refuse_unsayable=nemotron_config.refuse_unsayable,
+    remark_on=nemotron_config.remark_on,
+)
+
+MAMBA2 = FolderForm(
+    class_name="Mamba2ForCausalLM",
+    opened_by="vLLM, transformers 4.57 and 5",
+    opened_with_groups="vLLM, transformers 5",
+    config_json=mamba2_config.config_json,
+    config_of=mamba2_config.config_of,
+    tensors=backbone_tensors.tensor_mappings,
+    refuse_unsayable=mamba2_config.refuse_unsayable,
+)
+
 MAMBA_SSM = ForeignForm(
-    class_name="MambaLMHeadModel of Mamba2 and MLPs",
+    class_name="MambaLMHeadModel of Mamba2",
     config_of=mamba_ssm.config_of,
     tensors=mamba_ssm.tensor_mappings,
 )
 
 #: By what config.json calls `model_type`: the forms that an import reads, beside mamba_ssm's, which has no such field.
-BY_MODEL_TYPE = {"bamba": BAMBA, "granitemoehybrid": GRANITE}
+BY_MODEL_TYPE = {"bamba": BAMBA, "granitemoehybrid": GRANITE, "nemotron_h": NEMOTRON, "mamba2": MAMBA2}
 
 
 def form_of(theirs: Any, where: str) -> ForeignForm:
@@ -100,4 +134,6 @@ def form_of(theirs: Any, where: str) -> ForeignForm:
             config_of=granite_folded.config_of,
             tensors=lambda config: granite_folded.tensor_mappings(theirs, config),
         )
+    if kind == "mamba2" and mamba2_config.is_tied(theirs):
+        return replace(MAMBA2, tensors=partial(backbone_tensors.tensor_mappings, tied=True))
     return BY_MODEL_TYPE[kind]

@@ -16,7 +16,18 @@ from bamba_data.errors import UserError
 from ..kernels.supported import CONV_WIDTH
 from ..model.config import ModelConfig
 from ..model.rotary import frequencies
-from .config_fields import Fixed, agreed, checked, mamba_sizes, model_of, refuse_other_norm, same, shape_of
+from .config_fields import (
+    Fixed,
+    agreed,
+    checked,
+    mamba_sizes,
+    model_of,
+    refuse_other_layers,
+    refuse_other_norm,
+    same,
+    shape_of,
+    time_step_limits,
+)
 from .rotary_fields import base_of, divisors_of, is_scaled, longrope, scaled_in
 
 #: Divides the frequency of a pair that is not rotated: after 10^20 tokens its angle would still be nothing in float32.
@@ -127,6 +138,7 @@ def config_json(
 
 def refuse_unsayable(config: ModelConfig) -> None:
     """`UserError` for a model of ours that this layout cannot say."""
+    refuse_other_layers(config, "granite")
     refuse_other_norm(config, "granite")
     if config.head_dim % 2:
         raise UserError(
@@ -154,6 +166,7 @@ def config_of(theirs: Any, where: str) -> ModelConfig:
             **_rotary_of(theirs, head_dim, where),
             "norm_eps": shape["rms_norm_eps"],
             **mamba_sizes(shape, where),
+            **time_step_limits(theirs.get("time_step_limit"), f"{where}: time_step_limit"),
         }
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"{where}: a size is not a number ({error})") from None

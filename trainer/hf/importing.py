@@ -54,6 +54,8 @@ def imported(folder: Path, out: str) -> None:
     finally:
         lease.release()
     say(f"{out}: the model of {folder}")
+    if remark := form.remark_on(theirs):
+        say(f"{folder}: {remark}")
 
 
 def _config(file: Path) -> Any:

@@ -3,6 +3,8 @@
     layout       opens in                                   can be told
     bamba        transformers                               --dtype, --quantize
     granite      vLLM, transformers                         --dtype, --quantize
+    nemotron     vLLM, transformers                         --dtype, --quantize
+    mamba2       vLLM, transformers                         --dtype, --quantize
     gguf         llama.cpp, and what is built on it         --type
 
 A layout is a value with a writer. Another one is another line of `LAYOUTS`: the command, its help and the refusal of
@@ -22,7 +24,7 @@ from ..checkpoint.reader import SavedCheckpoint
 from ..checkpoint.tokenizer import RunTokenizer, of_checkpoint
 from ..gguf.export import TYPES, export_gguf
 from .export import export, max_position_of
-from .form import BAMBA, GRANITE, FolderForm
+from .form import BAMBA, GRANITE, MAMBA2, NEMOTRON, FolderForm
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,13 @@ def _write_gguf(saved: SavedCheckpoint, out: Path, options: ExportOptions, token
 
 FOLDER_OPTIONS = {"dtype": ("bfloat16", "float32"), "quantize": ("fp8",)}
 
+FORMS = {"bamba": BAMBA, "granite": GRANITE, "nemotron": NEMOTRON, "mamba2": MAMBA2}
+
 LAYOUTS: dict[str, Layout] = {
-    "bamba": Layout(f"{BAMBA.class_name}: {BAMBA.opened_by}", FOLDER_OPTIONS, _folder_writer(BAMBA)),
-    "granite": Layout(f"{GRANITE.class_name}: {GRANITE.opened_by}", FOLDER_OPTIONS, _folder_writer(GRANITE)),
+    **{
+        name: Layout(f"{form.class_name}: {form.opened_by}", FOLDER_OPTIONS, _folder_writer(form))
+        for name, form in FORMS.items()
+    },
     "gguf": Layout("one file: llama.cpp", {"type": TYPES}, _write_gguf),
 }
 

@@ -3,7 +3,8 @@ config.json understood or refused, and where its tensors lie in ours.
 
 Their config names a few sizes and leaves the rest to the defaults of the classes `Mamba2` and `MHA`, so what is not
 stated here is what those take (mamba_ssm 2.2 to 2.3). Two matrices differ from what transformers has: `mlp.fc1` holds
-up before gate, and `mixer.in_proj` of an attention layer holds q, k and v.
+up before gate, and `mixer.in_proj` of an attention layer holds q, k and v. A head that is tied to the embedding is
+taken in as a copy, which learns by itself from here on.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,13 +14,12 @@ from bamba_data.errors import UserError
 
 from ..kernels.supported import CONV_WIDTH
 from ..model.config import ModelConfig
-from .config_fields import Fixed, checked, model_of, same, shape_of
+from .config_fields import Fixed, checked, model_of, same, shape_of, time_step_limits
 from .tensor_mapping import TensorMapping
 
 #: Fields that have one value in every model of ours.
 FIXED: dict[str, Fixed] = {
     "rms_norm": same(True),
-    "tie_embeddings": Fixed(False, missing=True),
 }
 #: Of `ssm_cfg`, the arguments of `Mamba2`.
 FIXED_MAMBA: dict[str, Fixed] = {
@@ -31,7 +31,6 @@ FIXED_MAMBA: dict[str, Fixed] = {
     "norm_before_gate": same(False),
     "bias": same(False),
     "conv_bias": same(True),
-    "dt_limit": Fixed([0.0, float("inf")], missing=[0.0, float("inf")]),
 }
 #: Of `attn_cfg`, the arguments of `MHA`.
 FIXED_ATTENTION: dict[str, Fixed] = {
@@ -45,6 +44,7 @@ FIXED_ATTENTION: dict[str, Fixed] = {
 }
 
 SHAPE: dict[str, Any] = {"d_model": ..., "n_layer": ..., "vocab_size": ..., "d_intermediate": 0}
+TIED = "tie_embeddings"  # True where it is not stated
 MAMBA_SHAPE: dict[str, Any] = {"d_state": 128, "expand": 2, "headdim": 64, "ngroups": 1}
 ATTENTION_SHAPE: dict[str, Any] = {
     "num_heads": ...,
@@ -66,21 +66,24 @@ def is_mamba_ssm(theirs: Any) -> bool:
 
 def config_of(theirs: Any, where: str) -> ModelConfig:
     """Our shape of their config.json; `UserError` names a field that this model cannot be, or does not know."""
-    theirs = checked(theirs, FIXED, {*SHAPE, *HARMLESS}, where)
+    theirs = checked(theirs, FIXED, {*SHAPE, *HARMLESS, TIED}, where)
     shape = shape_of(theirs, SHAPE, where)
-    mamba = _part(theirs, "ssm_cfg", FIXED_MAMBA, {*MAMBA_SHAPE, *HARMLESS_MAMBA}, where)
-    if not shape["d_intermediate"]:
-        raise UserError(f"{where}: d_intermediate is 0: its layers have no MLP, and each of this model has one")
-    indices = theirs.get("attn_layer_idx") or []
+    mamba = _part(theirs, "ssm_cfg", FIXED_MAMBA, {*MAMBA_SHAPE, *HARMLESS_MAMBA, "dt_limit"}, where)
+    indices = list(theirs.get("attn_layer_idx") or [])
+    layers: dict[str, Any] = {"attention_layers": indices}
+    if not shape["d_intermediate"]:  # no layer has an MLP
+        kinds = ["attention" if layer in indices else "mamba" for layer in range(shape["n_layer"])]
+        layers = {"layer_kinds": kinds}
     fields = {
         "vocab_size": _up_to(shape["vocab_size"], theirs.get("pad_vocab_size_multiple", 8)),
         "hidden_size": shape["d_model"],
         "mlp_size": _up_to(shape["d_intermediate"], 128),  # as their GatedMLP makes it
         "layers": shape["n_layer"],
-        "attention_layers": list(indices),
+        **layers,
         "norm_eps": 1e-5,  # it cannot be stated
         **_mamba_fields(shape["d_model"], shape_of(mamba, MAMBA_SHAPE, f"{where}: ssm_cfg"), where),
         **_attention_fields(theirs, shape["d_model"], bool(indices), where),
+        **time_step_limits(mamba.get("dt_limit"), f"{where}: ssm_cfg: dt_limit"),
     }
     return model_of(fields, where)
 
@@ -140,12 +143,13 @@ def tensor_mappings(config: ModelConfig) -> Iterator[TensorMapping]:
     for layer in range(config.layers):
         ours, theirs = f"blocks.{layer}", f"backbone.layers.{layer}"
         yield TensorMapping(f"{ours}.mixer_norm.weight", f"{theirs}.norm.weight", 0, hidden)
-        yield TensorMapping(f"{ours}.mlp_norm.weight", f"{theirs}.norm2.weight", 0, hidden)
-        # up before gate, ours gate before up
-        halves = (*range(mlp, 2 * mlp), *range(mlp))
-        fc1 = f"{theirs}.mlp.fc1.weight"
-        yield TensorMapping(f"{ours}.mlp.gate_up.weight", fc1, 0, 2 * mlp, head_order=halves, linear=True)
-        yield TensorMapping(f"{ours}.mlp.down.weight", f"{theirs}.mlp.fc2.weight", 0, hidden, linear=True)
+        if config.layer_kinds is None:
+            yield TensorMapping(f"{ours}.mlp_norm.weight", f"{theirs}.norm2.weight", 0, hidden)
+            # up before gate, ours gate before up
+            halves = (*range(mlp, 2 * mlp), *range(mlp))
+            fc1 = f"{theirs}.mlp.fc1.weight"
+            yield TensorMapping(f"{ours}.mlp.gate_up.weight", fc1, 0, 2 * mlp, head_order=halves, linear=True)
+            yield TensorMapping(f"{ours}.mlp.down.weight", f"{theirs}.mlp.fc2.weight", 0, hidden, linear=True)
         yield from _mixer(config, layer, f"{ours}.mixer", f"{theirs}.mixer")
     yield TensorMapping("head.norm.weight", "backbone.norm_f.weight", 0, hidden)
     yield TensorMapping("head.weight", "lm_head.weight", 0, config.vocab_size)

@@ -43,6 +43,7 @@ def check_mix(given: MixInputs) -> None:
     _check_tokens("mix", batch, tokens, given.documents)
     for name in MIX_TENSORS[:-1]:
         _check_strides("mix", name, tensors[name], whole=name != "zxbcdt")
+    _check_limits("mix", given.dt_min, given.dt_max)
     if (entering := given.entering) is not None:
         _check_state("mix", entering.state, (batch, heads, given.head_dim, given.state), given.zxbcdt)
         _check_entering("mix", "halo_in", entering.halo, (batch, CONV_WIDTH - 1, channels), given.zxbcdt.dtype)
@@ -70,6 +71,7 @@ def check_scan(given: ScanInputs) -> None:
         if tensor.dtype != given.x.dtype:
             raise UserError(f"scan: {name} is {tensor.dtype}, x is {given.x.dtype}: their products take one dtype")
     _check_tokens("scan", batch, tokens, given.documents)
+    _check_limits("scan", given.dt_min, given.dt_max)
     if (given.state_in is None) != (given.document_in is None):
         raise UserError("scan: a state and its document enter together, or neither does")
     if given.state_in is not None and given.document_in is not None:
@@ -131,6 +133,11 @@ def _check_shape(op: str, name: str, tensor: Tensor, wanted: Sequence[int]) -> N
 def _check_groups(op: str, groups: int, heads: int) -> None:
     if groups < 1 or heads % groups:
         raise UserError(f"{op}: {groups} groups do not divide {heads} heads")
+
+
+def _check_limits(op: str, least: float, largest: float) -> None:
+    if not 0 <= least <= largest or largest == 0:
+        raise UserError(f"{op}: dt_min {least:g} and dt_max {largest:g} are no limits of steps, which are above 0")
 
 
 def _check_state(op: str, state: Tensor, shape: Sequence[int], of: Tensor) -> None:

@@ -18,6 +18,12 @@ def at_most(x, bound):
 
 
 @triton.jit
+def at_least(x, bound):
+    """The larger of two numbers, and NaN where one is."""
+    return tl.maximum(x, bound, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def sigmoid(x):
     """1 / (1 + exp(-x)); the square of a reciprocal root, since Triton's division takes three times as many steps."""
     root = tl.math.rsqrt(1.0 + tl.exp2(x * -1.4426950408889634))

@@ -4,6 +4,7 @@ Its backward writes the gradient of the packed projection in place, piece by pie
 input, the scan's output and, by choice, the convolution's and some states.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,13 +33,15 @@ from .shapes import (
 # Graphs that somebody exported, and FLOP tables, hold these names.
 MIX, MIX_BACKWARD = "bamba::mix", "bamba::mix_backward"
 _ENTERING = "Tensor? state_in, Tensor? halo_in, Tensor? documents_in"
-_INPUTS = f"{tensor_arguments(MIX_TENSORS)}, {_ENTERING}, int groups, int norm_groups, float eps"
+_INPUTS = f"{tensor_arguments(MIX_TENSORS)}, {_ENTERING}, int groups, int norm_groups"
+_INPUTS += ", float dt_min, float dt_max, float eps"
 
 
 def scan_inputs(xbc: Tensor, dt: Tensor, given: MixInputs) -> ScanInputs:
     x, B, C = split_conv(xbc, given.inner, given.heads, given.groups)
     document = None if given.documents_in is None else given.documents_in[:, -1].contiguous()
-    return ScanInputs(x, dt, B, C, given.A_log, given.D, given.dt_bias, given.documents, given.state_in, document)
+    small = (given.A_log, given.D, given.dt_bias, given.documents)
+    return ScanInputs(x, dt, B, C, *small, given.state_in, document, given.dt_min, given.dt_max)
 
 
 @torch.library.custom_op(
@@ -117,7 +120,7 @@ def _(grad: Tensor, grad_last: Any, y: Tensor, convolved: Tensor, states: Tensor
 
 
 def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *given, ctx.groups, ctx.norm_groups, ctx.eps, _, ctx.hand_on = inputs
+    *given, ctx.groups, ctx.norm_groups, ctx.dt_min, ctx.dt_max, ctx.eps, _, ctx.hand_on = inputs
     ctx.set_materialize_grads(False)  # no zeros for y, which only the backward uses
     ctx.save_for_backward(*output[1:4], *given)
 
@@ -126,12 +129,12 @@ def _mix_grads(ctx: Any, grad: Tensor | None, *more: Tensor | None) -> tuple[Ten
     y, convolved, states, *given = ctx.saved_tensors
     grad_last = more[-1] if ctx.hand_on else None
     if grad is None and grad_last is None:  # nobody asked for what the outputs were made of
-        return (None,) * (len(given) + 5)
+        return (None,) * (len(given) + 7)
     found = torch.ops.bamba.mix_backward(
         torch.zeros_like(y) if grad is None else grad,
-        *(grad_last, y, convolved, states, *given, ctx.groups, ctx.norm_groups, ctx.eps),
+        *(grad_last, y, convolved, states, *given, ctx.groups, ctx.norm_groups, ctx.dt_min, ctx.dt_max, ctx.eps),
     )
-    return (*gradients_of_inputs(found, len(given)), None, None, None, None, None)
+    return (*gradients_of_inputs(found, len(given)), *[None] * 7)
 
 
 _mix.register_autograd(_mix_grads, setup_context=_save_mix)
@@ -150,6 +153,8 @@ def mix(
     keep: bool = True,
     groups: int = 1,
     norm_groups: int = 1,
+    dt_min: float = 0.0,
+    dt_max: float = math.inf,
 ) -> Tensor:
     """All of a Mamba2 block between its two linears: norm(scan(silu(conv(x|B|C)), dt) * silu(z)).
 
@@ -173,6 +178,7 @@ def mix(
             inner state / 64 bytes a token (33 kB in Bamba-9B), which else are made again, in a tenth of the op's time.
         groups: Of heads; the heads of one, side by side, share their B and C.
         norm_groups: The norm is taken over each of so many equal parts of the channels.
+        dt_min, dt_max: Between them dt is brought behind its softplus; what was beyond has no gradient.
 
     Returns:
         (batch, tokens, inner) in the dtype of zxbcdt.
@@ -182,7 +188,7 @@ def mix(
     """
     small = (one.contiguous() for one in (conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents))
     return torch.ops.bamba.mix(  # type: ignore[no-any-return]
-        zxbcdt, *small, None, None, None, groups, norm_groups, eps, keep, False
+        zxbcdt, *small, None, None, None, groups, norm_groups, dt_min, dt_max, eps, keep, False
     )[0]
 
 
@@ -200,6 +206,8 @@ def mix_carried(
     keep: bool = True,
     groups: int = 1,
     norm_groups: int = 1,
+    dt_min: float = 0.0,
+    dt_max: float = math.inf,
 ) -> tuple[Tensor, Carried]:
     """`mix` of a row that may go on from another, and what the next one goes on with: cut anywhere, the pieces of a row
     give what the row gives. Gradients pass through both.
@@ -210,7 +218,8 @@ def mix_carried(
     """
     small = (one.contiguous() for one in (conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents))
     before = (None, None, None) if entering is None else tuple(one.contiguous() for one in entering)
-    out, _, _, _, state = torch.ops.bamba.mix(zxbcdt, *small, *before, groups, norm_groups, eps, keep, True)
+    numbers = (groups, norm_groups, dt_min, dt_max, eps)
+    out, _, _, _, state = torch.ops.bamba.mix(zxbcdt, *small, *before, *numbers, keep, True)
     inner, heads = len(norm_weight), len(A_log)
     return out, Carried(state, *_last_tokens(unpack(zxbcdt, inner, heads).xbc, documents, entering))
 

@@ -134,7 +134,7 @@ def _cut(tensor: Tensor, tokens: int) -> Tensor:
 def _chunks(inputs: ScanInputs) -> _Chunks:
     tokens, heads = inputs.dt.shape[1:]
     raw = _wide(inputs.dt) + _wide(inputs.dt_bias)
-    step = _cut(softplus(raw), tokens)
+    step = _cut(softplus(raw).clamp(inputs.dt_min, inputs.dt_max), tokens)
     missing = -tokens % CHUNK
     documents = torch.cat([inputs.documents, inputs.documents[:, -1:].expand(-1, missing)], 1).unflatten(1, (-1, CHUNK))
     last = documents[:, :, -1]
@@ -252,7 +252,10 @@ def scan_backward(
     da = da.unflatten(3, by_group) + through[:, :, None]
 
     dstep = (q * cut.x).sum(-1) + rate * da
-    ddt = _uncut(dstep, tokens).flatten(2) * torch.sigmoid(_wide(inputs.dt) + _wide(inputs.dt_bias))
+    raw = _wide(inputs.dt) + _wide(inputs.dt_bias)
+    step = softplus(raw)
+    inside = (step >= inputs.dt_min) & (step <= inputs.dt_max)
+    ddt = _uncut(dstep, tokens).flatten(2) * torch.sigmoid(raw) * inside
     out.dt.copy_(ddt)
     dA_log, dD = rate * (da * cut.step).sum((0, 1, 2)), (dy * cut.x).sum((0, 1, 2, 5))
     return dA_log.flatten(), dD.flatten(), ddt.sum((0, 1))
@@ -285,7 +288,7 @@ def step(given: MixInputs, eps: float) -> Tensor:
     convolved = _wide(given.conv_bias) + (_wide(window).mT * _wide(given.conv_weight)).sum(-1)
     x, B, C = split_conv(silu(convolved).to(xbc.dtype), given.inner, given.heads, given.groups)
     B, C = (_wide(of_group).repeat_interleave(given.heads // given.groups, 1) for of_group in (B, C))
-    wait = softplus(_wide(dt[:, 0]) + _wide(given.dt_bias))
+    wait = softplus(_wide(dt[:, 0]) + _wide(given.dt_bias)).clamp(given.dt_min, given.dt_max)
     kept = (-_wide(given.A_log).exp() * wait).exp()
     added = torch.einsum("bh,bhp,bhn->bhpn", wait, _wide(x), B)
     given.state_in.copy_(kept[..., None, None] * given.state_in + added)

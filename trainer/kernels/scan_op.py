@@ -1,5 +1,6 @@
 """`bamba::scan`: the SSD scan alone, with the state that enters and the one that leaves."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from .shapes import SCAN_TENSORS, ScanGrads, ScanInputs, border_state
 # Graphs that somebody exported, and FLOP tables, hold these names.
 SCAN, SCAN_BACKWARD = "bamba::scan", "bamba::scan_backward"
 ALIGNED_BYTES = 16  # what a copy engine reads begins at a multiple of them
-_INPUTS = f"{tensor_arguments(SCAN_TENSORS)}, Tensor? state_in, Tensor? document_in"
+_INPUTS = f"{tensor_arguments(SCAN_TENSORS)}, Tensor? state_in, Tensor? document_in, float dt_min, float dt_max"
 
 
 @torch.library.custom_op(SCAN, mutates_args=(), schema=f"({_INPUTS}, bool hand_on) -> (Tensor, Tensor)")
@@ -43,10 +44,8 @@ def _laid_out(given: ScanInputs) -> ScanInputs:
         dense = tensor.contiguous()
         return dense if dense.data_ptr() % ALIGNED_BYTES == 0 else dense.clone()
 
-    tensors, entering = given[: len(SCAN_TENSORS)], given[len(SCAN_TENSORS) :]
-    return ScanInputs(
-        *(aligned(t) for t in tensors if t is not None), *(t if t is None else aligned(t) for t in entering)
-    )
+    tensors = {name: aligned(one) for name, one in given._asdict().items() if isinstance(one, Tensor)}
+    return given._replace(**tensors)  # type: ignore[arg-type]  # by name, those that are tensors
 
 
 @torch.library.custom_op(
@@ -71,7 +70,7 @@ def _(grad: Tensor, grad_last: Tensor | None, *given: Any) -> list[Tensor]:
 
 
 def _save_scan(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *given, ctx.hand_on = inputs
+    *given, ctx.dt_min, ctx.dt_max, ctx.hand_on = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[0], *given)
 
@@ -80,9 +79,10 @@ def _scan_grads(ctx: Any, grad: Tensor | None, grad_last: Tensor | None) -> tupl
     y, *given = ctx.saved_tensors
     grad_last = grad_last if ctx.hand_on else None
     if grad is None and grad_last is None:  # nobody asked for what the outputs were made of
-        return (None,) * (len(given) + 1)
-    found = torch.ops.bamba.scan_backward(torch.zeros_like(y) if grad is None else grad, grad_last, *given)
-    return (*gradients_of_inputs(found, len(given)), None)
+        return (None,) * (len(given) + 3)
+    grad = torch.zeros_like(y) if grad is None else grad
+    found = torch.ops.bamba.scan_backward(grad, grad_last, *given, ctx.dt_min, ctx.dt_max)
+    return (*gradients_of_inputs(found, len(given)), None, None, None)
 
 
 _scan.register_autograd(_scan_grads, setup_context=_save_scan)
@@ -100,6 +100,8 @@ def scan(
     state_in: Tensor | None = None,
     document_in: Tensor | None = None,
     hand_on: bool = False,
+    dt_min: float = 0.0,
+    dt_max: float = math.inf,
 ) -> tuple[Tensor, Tensor]:
     """The SSD scan: h_t = exp(A dt_t) h_{t-1} + dt_t x_t B_t^T, y_t = h_t C_t + D x_t (arXiv 2405.21060, section 6).
 
@@ -110,6 +112,7 @@ def scan(
         state_in: The state before the first token, (batch, heads, head_dim, state) in float32, or float64 with float64.
         document_in: (batch,) int32, the document that state is of: only its tokens receive it.
         hand_on: Return the state after the last token, which is that token's document's.
+        dt_min, dt_max: Between them dt is brought behind its softplus; what was beyond has no gradient.
 
     Returns:
         y, (batch, tokens, heads, head_dim) in the dtype of x; and the last state, empty unless `hand_on`.
@@ -118,7 +121,7 @@ def scan(
         UserError: For shapes, dtypes or devices that there is no kernel for, and for documents that do not ascend.
     """
     found: tuple[Tensor, Tensor] = torch.ops.bamba.scan(
-        x, dt, B, C, A_log, D, dt_bias, documents, state_in, document_in, hand_on
+        x, dt, B, C, A_log, D, dt_bias, documents, state_in, document_in, dt_min, dt_max, hand_on
     )
     return found
 

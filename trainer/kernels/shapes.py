@@ -14,6 +14,7 @@ A row may go on from another: `Carried` is what passes from one to the next. Of 
 over) is only spoken where kernels are launched.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -53,6 +54,8 @@ class MixInputs(NamedTuple):
     documents_in: Tensor | None = None
     groups: int = 1
     norm_groups: int = 1
+    dt_min: float = 0.0
+    dt_max: float = math.inf
 
     @property
     def inner(self) -> int:
@@ -93,7 +96,8 @@ class ScanInputs(NamedTuple):
 
     x: (batch, tokens, heads, head_dim); dt, before bias and softplus: (batch, tokens, heads); B, C: (batch, tokens,
     groups, state); A_log, D, dt_bias: (heads,); documents: (batch, tokens); state_in: None or a state that enters, see
-    `Carried`; document_in: (batch,) int32, of whom that state is.
+    `Carried`; document_in: (batch,) int32, of whom that state is; dt_min, dt_max: between them dt is brought behind its
+    softplus.
     """
 
     x: Tensor
@@ -106,6 +110,15 @@ class ScanInputs(NamedTuple):
     documents: Tensor
     state_in: Tensor | None = None
     document_in: Tensor | None = None
+    dt_min: float = 0.0
+    dt_max: float = math.inf
+
+    @property
+    def raw_limits(self) -> tuple[float, float] | None:
+        """The limits of dt before its softplus, as the kernels want them; None where nothing is limited."""
+        if self.dt_min <= 0 and math.isinf(self.dt_max):
+            return None
+        return inverse_softplus(self.dt_min), inverse_softplus(self.dt_max)
 
     @property
     def group_heads(self) -> int:
@@ -133,6 +146,13 @@ GradLast = Tensor | Callable[[], Tensor] | None
 def arrived(grad_last: GradLast) -> Tensor | None:
     """The gradient itself."""
     return grad_last() if callable(grad_last) else grad_last
+
+
+def inverse_softplus(step: float) -> float:
+    """What has `step` for its softplus; minus infinity of 0."""
+    if step <= 0:
+        return -math.inf
+    return step if math.isinf(step) else step + math.log(-math.expm1(-step))
 
 
 def wide_dtype(of: Tensor) -> torch.dtype:

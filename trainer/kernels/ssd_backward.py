@@ -98,8 +98,8 @@ def _join(
 @triton.jit
 def _finish(
     dt, bias, a_log, documents, steps, starts, stops, skips, arrivals, through, ddt, dparameters,
-    tokens, heads, chunks, dt_batch, dt_token, ddt_batch, ddt_token,
-    CHUNK: tl.constexpr, HEADS: tl.constexpr,
+    tokens, heads, chunks, dt_batch, dt_token, ddt_batch, ddt_token, least, largest,
+    CHUNK: tl.constexpr, HEADS: tl.constexpr, LIMITED: tl.constexpr,
 ):  # fmt: skip
     batch = (tl.program_id(0) // chunks).to(tl.int64)
     batches = tl.num_programs(0) // chunks
@@ -133,6 +133,8 @@ def _finish(
     # dt_j (q_j . x_j) is what starts at j. It is wanted without dt_j and times softplus' slope: dt itself where small.
     direct = begun * tl.where(step > 1e-6, slope / tl.where(step > 1e-6, step, 1.0), 1.0)
     result = tl.where(live, direct + rate[None, :] * da * slope, 0.0)
+    if LIMITED:
+        result = tl.where((raw < least) | (raw > largest), 0.0, result)
     tl.store(
         ddt + batch * ddt_batch + token.to(tl.int64)[:, None] * ddt_token + head[None, :],
         result.to(ddt.dtype.element_ty),
@@ -181,12 +183,13 @@ def _scan_backward(
         tokens, chunks, batch, groups, pairs.dscores.shape[0] // groups, parts.shape[1] // groups,
         BLOCK=CHUNK // 2, STATE=size, **JOIN.options(),
     )  # fmt: skip
+    limits = inputs.raw_limits
     parameters = torch.empty((batch * chunks, heads, 3), dtype=torch.float32, device=grad.device)
     _finish[(batch * chunks, triton.cdiv(heads, FINISH.block))](
         inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, decay.steps, pairs.starts, pairs.stops,
         pairs.skips, arrivals, through, out.dt, parameters,
-        tokens, heads, chunks, *inputs.dt.stride()[:2], *out.dt.stride()[:2],
-        CHUNK=CHUNK, HEADS=FINISH.block, **FINISH.options(),
+        tokens, heads, chunks, *inputs.dt.stride()[:2], *out.dt.stride()[:2], *(limits or (0.0, 0.0)),
+        CHUNK=CHUNK, HEADS=FINISH.block, LIMITED=limits is not None, **FINISH.options(),
     )  # fmt: skip
     da_log, dd, dbias = parameters.sum(0).unbind(-1)
     return da_log, dd, dbias

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Launch, TunableLaunch, on
-from .math import at_most, softplus
+from .math import at_least, at_most, softplus
 from .shapes import ScanInputs
 
 DECAYS = TunableLaunch("decay.DECAYS", Launch(warps=4, block=16))  # block: heads
@@ -37,8 +37,8 @@ def _later(a, b):
 @triton.jit
 def _decays(
     dt, bias, a_log, documents, entering, steps, sums, enter, kept, firsts,
-    tokens, heads, chunks, dt_batch, dt_token,
-    CHUNK: tl.constexpr, HEADS: tl.constexpr, ENTERS: tl.constexpr,
+    tokens, heads, chunks, dt_batch, dt_token, least, largest,
+    CHUNK: tl.constexpr, HEADS: tl.constexpr, ENTERS: tl.constexpr, LIMITED: tl.constexpr,
 ):  # fmt: skip
     batch = (tl.program_id(0) // chunks).to(tl.int64)
     chunk = tl.program_id(0) % chunks
@@ -50,6 +50,8 @@ def _decays(
     raw = tl.load(dt + batch * dt_batch + token.to(tl.int64)[:, None] * dt_token + head[None, :], mask=live, other=0.0)
     raw = raw.to(tl.float32) + tl.load(bias + head, mask=head < heads, other=0.0).to(tl.float32)[None, :]
     rate = -tl.exp(tl.load(a_log + head, mask=head < heads, other=0.0).to(tl.float32)) * LOG2_E
+    if LIMITED:
+        raw = at_least(at_most(raw, largest), least)
     step = tl.where(live, softplus(raw), 0.0)
     documents += batch * tokens
     own = tl.load(documents + tl.minimum(token, tokens - 1))
@@ -101,11 +103,13 @@ def decays(inputs: ScanInputs, chunk: int) -> Decays:
         (4, batch, heads, chunks * chunk), dtype=torch.float32, device=inputs.dt.device
     ).unbind(0)
     firsts = torch.empty((batch, chunks * chunk), dtype=torch.int32, device=inputs.dt.device)
+    limits = inputs.raw_limits
     result = Decays(steps, sums, enter, kept, firsts)
     with on(inputs.dt):
         _decays[(batch * chunks, triton.cdiv(heads, DECAYS.block))](
             inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, inputs.document_in, *result,
-            tokens, heads, chunks, *inputs.dt.stride()[:2],
-            CHUNK=chunk, HEADS=DECAYS.block, ENTERS=inputs.document_in is not None, **DECAYS.options(),
+            tokens, heads, chunks, *inputs.dt.stride()[:2], *(limits or (0.0, 0.0)),
+            CHUNK=chunk, HEADS=DECAYS.block, ENTERS=inputs.document_in is not None, LIMITED=limits is not None,
+            **DECAYS.options(),
         )  # fmt: skip
     return result

@@ -112,9 +112,12 @@ def _halved(inputs: ScanInputs) -> ScanInputs:
     """One row as two, of which the second goes on from the first: what that hands on is made first, in half the time of
     a scan."""
     half = inputs.x.shape[1] // 2
-    x, dt, B, C, A_log, D, dt_bias, documents, state, document = inputs
+    x, dt, B, C, A_log, D, dt_bias, documents, state, document, dt_min, dt_max = inputs
     first = ScanInputs(
-        x[:, :half], dt[:, :half], B[:, :half], C[:, :half], A_log, D, dt_bias, documents[:, :half], state, document
+        *(x[:, :half], dt[:, :half], B[:, :half], C[:, :half], A_log, D, dt_bias, documents[:, :half]),
+        *(state, document),
+        dt_min=dt_min,
+        dt_max=dt_max,
     )
     handed_on, passed = passing(first)
     if state is None or document is None:
@@ -122,7 +125,7 @@ def _halved(inputs: ScanInputs) -> ScanInputs:
     handed_on += passed[..., None, None] * state
     x, dt, B, C, documents = (whole.unflatten(1, (2, half)).flatten(0, 1) for whole in (x, dt, B, C, documents))
     owners = torch.cat([document, documents[:1, -1]])
-    return ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents, torch.cat([state, handed_on]), owners)
+    return ScanInputs(x, dt, B, C, A_log, D, dt_bias, documents, torch.cat([state, handed_on]), owners, dt_min, dt_max)
 
 
 def _scan_forward(inputs: ScanInputs, keep: bool, hand_on: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,6 +5,8 @@ the halo and the token, decays the state, adds to it and reads it once, and writ
 state, all that there is to move. h <- exp(A dt) h + dt x B^T, y = h C + D x (arXiv 2405.21060, section 3).
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from .gated_norm import norm_forward
 from .launch import Launch, on
-from .math import sigmoid, softplus, wide
+from .math import at_least, at_most, sigmoid, softplus, wide
 from .shapes import MixInputs, unpack
 
 STEP = Launch(warps=4)
@@ -33,8 +35,8 @@ def _convolved(row, halo, weight, bias, column, channels):
 @triton.jit
 def _step(
     zxbcdt, halo, weight, bias, a_log, d, dt_bias, state, y,
-    heads, group_heads, groups, row_stride,
-    WIDTH: tl.constexpr, STATE: tl.constexpr,
+    heads, group_heads, groups, row_stride, least, largest,
+    WIDTH: tl.constexpr, STATE: tl.constexpr, LIMITED: tl.constexpr,
 ):  # fmt: skip
     head, batch = tl.program_id(0), wide(tl.program_id(1))
     inner = heads * WIDTH
@@ -47,6 +49,8 @@ def _step(
     b = _convolved(row, halo, weight, bias, of_group, channels)
     c = _convolved(row, halo, weight, bias, of_group + groups * STATE, channels)
     wait = softplus(tl.load(row + channels + head).to(tl.float32) + tl.load(dt_bias + head).to(tl.float32))
+    if LIMITED:
+        wait = at_least(at_most(wait, largest), least)
     kept = tl.exp(-tl.exp(tl.load(a_log + head).to(tl.float32)) * wait)
     place = (batch * heads + head) * WIDTH * STATE + own[:, None] * STATE + number[None, :]
     now = kept * tl.load(state + place) + (wait * x)[:, None] * b[None, :]
@@ -78,8 +82,9 @@ def step(given: MixInputs, eps: float) -> Tensor:
         _step[(given.heads, batch)](
             given.zxbcdt, given.halo_in, given.conv_weight, given.conv_bias,
             given.A_log, given.D, given.dt_bias, given.state_in, y,
-            given.heads, given.heads // given.groups, given.groups, given.zxbcdt.stride(0),
-            WIDTH=given.head_dim, STATE=given.state, **STEP.options(),
+            given.heads, given.heads // given.groups, given.groups, given.zxbcdt.stride(0), given.dt_min, given.dt_max,
+            WIDTH=given.head_dim, STATE=given.state, LIMITED=given.dt_min > 0 or given.dt_max < math.inf,
+            **STEP.options(),
         )  # fmt: skip
         channels = xbc.shape[-1]
         _shift[(triton.cdiv(channels, SHIFT.block), batch)](

@@ -1,5 +1,7 @@
 """One token a row of a Mamba2 block, without gradients and in place: how a text is written."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,8 @@ def step(
     eps: float,
     groups: int = 1,
     norm_groups: int = 1,
+    dt_min: float = 0.0,
+    dt_max: float = math.inf,
 ) -> Tensor:
     """`mix_carried` of rows of one token that all go on; `carried.state` and `.halo` are changed in place.
 
@@ -32,7 +36,7 @@ def step(
         (batch, 1, inner) in the dtype of zxbcdt.
     """
     small = (conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, carried.documents[:, -1:])
-    given = MixInputs(zxbcdt, *small, *carried, groups, norm_groups)
+    given = MixInputs(zxbcdt, *small, *carried, groups, norm_groups, dt_min, dt_max)
     check_mix(given)
     if zxbcdt.shape[1] != 1:
         raise UserError(f"step: {zxbcdt.shape[1]} tokens a row: one is taken")

@@ -24,7 +24,12 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.splits = [config.attention_heads, config.kv_heads, config.kv_heads]
         self.qkv = nn.Linear(config.hidden_size, sum(self.splits) * self.head_dim, bias=False)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.out = nn.Linear(config.attention_size, config.hidden_size, bias=False)
+
+    @property
+    def out_dtype(self) -> torch.dtype:
+        """What its products are computed in."""
+        return self.out.weight.dtype
 
     def forward(self, x: Tensor, rows: PackedRows) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.splits, dim=2)

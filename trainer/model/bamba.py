@@ -1,4 +1,5 @@
-"""The hybrid: embedding, blocks of (mixer, MLP) around a residual stream, a last norm, and an untied head.
+"""The hybrid: embedding, blocks around a residual stream (mixer, MLP, or one after the other), a last norm, and an
+untied head.
 
 `Bamba(config)` makes it without values: `init_weights` draws them, or a checkpoint brings them. Between blocks the
 residual stream is float32 or whatever the linears compute in, as `residual` says.
@@ -16,10 +17,10 @@ from ..context.group import ALONE
 from ..kernels.conv_halo import HALO
 from ..loss import summed_loss
 from .attention import Attention
-from .config import ModelConfig
+from .config import LayerParts, ModelConfig
 from .document_mask import PackedRows, document_block_mask, document_mask
 from .mamba2 import Mamba2
-from .mlp import MLP
+from .mlp import MLP, SquaredReLU, mlp_of
 from .norm import RMSNorm
 from .rotary import rotary_angles
 
@@ -27,20 +28,25 @@ Residual = Literal["float32", "compute"]
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x)); the mixer is attention or Mamba2."""
+    """x + mixer(norm(x)), then x + mlp(norm(x)), of whichever of the two its layer has; the mixer is attention or
+    Mamba2. Only those have parameters, so only those stand in checkpoints."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, parts: LayerParts) -> None:
         super().__init__()
-        self.mixer_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        attends = layer in config.attention_indices
-        self.mixer: Attention | Mamba2 = Attention(config) if attends else Mamba2(config)
-        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = MLP(config.hidden_size, config.mlp_size)
+        self.mixer: Attention | Mamba2 | None = None
+        self.mlp: MLP | SquaredReLU | None = None
+        if parts.mixer is not None:
+            self.mixer_norm = RMSNorm(config.hidden_size, config.norm_eps)
+            self.mixer = Attention(config) if parts.mixer == "attention" else Mamba2(config)
+        if parts.mlp:
+            self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
+            self.mlp = mlp_of(config)
 
     def forward(self, x: Tensor, rows: PackedRows) -> Tensor:
-        compute = self.mlp.down.weight.dtype
-        x = x + self.mixer(self.mixer_norm(x, compute), rows)
-        x = x + self.mlp(self.mlp_norm(x, compute))
+        if self.mixer is not None:
+            x = x + self.mixer(self.mixer_norm(x, self.mixer.out_dtype), rows)
+        if self.mlp is not None:
+            x = x + self.mlp(self.mlp_norm(x, self.mlp.down.weight.dtype))
         return x
 
 
@@ -81,7 +87,7 @@ class Bamba(nn.Module):
         self.context = ALONE  # this rank among those that hold its rows together
         self.flex = False  # attend by flex_attention, which is fast where blocks are compiled, and only there
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, parts) for parts in config.layer_parts)
         self.head = Head(config)
 
     def rows(self, documents: Tensor, positions: Tensor) -> PackedRows:

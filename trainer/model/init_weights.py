@@ -2,8 +2,9 @@
 
 As the Mamba2 authors draw them (mamba_ssm/modules/mamba2.py in github.com/state-spaces/mamba), not as `transformers`
 does (its dt_bias of 1 and A up to the number of heads make states that forget at once): A uniform in [1, 16], dt
-log-uniform in [0.001, 0.1] through the inverse of softplus, linears uniform within 1/sqrt(inputs), and the two linears
-that write to the residual stream divided by sqrt(2 * layers), as in GPT-2. Embeddings are normal with deviation 0.02.
+log-uniform in [0.001, 0.1] through the inverse of softplus, linears uniform within 1/sqrt(inputs), and the linears
+that write to the residual stream divided by the root of how many there are, as in GPT-2. Embeddings are normal with
+deviation 0.02.
 """
 
 import hashlib
@@ -54,7 +55,7 @@ def _draw(whole: Tensor, name: str, config: ModelConfig, generator: torch.Genera
     else:
         bound = 1 / math.sqrt(whole.shape[1])
         if name.endswith(("out_proj.weight", "mixer.out.weight", "mlp.down.weight")):
-            bound /= math.sqrt(2 * config.layers)
+            bound /= math.sqrt(config.branches)
         whole.uniform_(-bound, bound, generator=generator)
 
 

@@ -1,6 +1,8 @@
 """A Mamba2 mixer (arXiv 2405.21060, section 7.1): one linear in, then convolution, state-space scan and gated norm in
 one op, one linear out."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,8 @@ class Mamba2(nn.Module):
         super().__init__()
         self.eps = config.norm_eps
         self.groups, self.norm_groups = config.mamba_groups, config.mamba_norm_groups
+        self.dt_min = config.mamba_dt_min
+        self.dt_max = math.inf if config.mamba_dt_max is None else config.mamba_dt_max
         self.in_proj = nn.Linear(
             config.hidden_size, config.inner_size + config.conv_channels + config.mamba_heads, bias=False
         )
@@ -30,12 +34,17 @@ class Mamba2(nn.Module):
         self.norm_weight = nn.Parameter(torch.empty(config.inner_size))
         self.out_proj = nn.Linear(config.inner_size, config.hidden_size, bias=False)
 
+    @property
+    def out_dtype(self) -> torch.dtype:
+        """What its products are computed in."""
+        return self.out_proj.weight.dtype
+
     def forward(self, x: Tensor, rows: PackedRows) -> Tensor:
         vectors = (self.conv_weight, self.conv_bias, self.A_log, self.D, self.dt_bias, self.norm_weight)
         given = (self.in_proj(x), *vectors, rows.documents)
-        groups = (True, self.groups, self.norm_groups)
+        numbers = (True, self.groups, self.norm_groups, self.dt_min, self.dt_max)
         if rows.documents_in is None:
-            mixed = mix(*given, self.eps, *groups)
+            mixed = mix(*given, self.eps, *numbers)
         else:
-            mixed = mix_context(*given, rows.documents_in, self.eps, rows.context, *groups)
+            mixed = mix_context(*given, rows.documents_in, self.eps, rows.context, *numbers)
         return self.out_proj(mixed)  # type: ignore[no-any-return]

@@ -72,6 +72,8 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Feature i goes with feature i + half the rotary width (not with its neighbour): as the Bamba weights were trained.
     """
     half = cos.shape[-1]
+    if not half:  # no position counts
+        return x
     first, second, rest = x[..., :half].float(), x[..., half : 2 * half].float(), x[..., 2 * half :]
     turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     return torch.cat([turned.to(x.dtype), rest], dim=-1)

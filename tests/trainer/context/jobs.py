@@ -35,7 +35,7 @@ def mixes(world: World, cases: list[list[object]], keep: bool) -> Found:
         weights = part(weights.view(*case.documents.shape, -1), world) * 3
         leaves = [t.detach().clone().requires_grad_() for t in (part(case.zxbcdt, world).contiguous(), *case[1:7])]
         given = (*leaves, part(case.documents, world), before(case.documents, world))
-        out = mix_context(*given, EPS, world.context, keep, case.groups, case.norm_groups)
+        out = mix_context(*given, EPS, world.context, keep, *case[8:])
         grads = torch.autograd.grad((out.double() * weights).sum(), leaves)
         found |= {f"{number}.out": out.detach()}
         found |= {f"{number}.{name}": grad for name, grad in zip(NAMES, grads, strict=True)}

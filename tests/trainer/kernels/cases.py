@@ -1,5 +1,6 @@
 """Inputs for the kernels, and the recurrence that they must compute: one token after the other, in float64."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,8 @@ class Case(NamedTuple):
     documents: Tensor
     groups: int = 1
     norm_groups: int = 1
+    dt_min: float = 0.0
+    dt_max: float = math.inf
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -50,7 +53,7 @@ class Case(NamedTuple):
 
     def mixed(self, keep: bool = True) -> Tensor:
         """The op's output."""
-        return ops.mix(*self[:8], EPS, keep, self.groups, self.norm_groups)
+        return ops.mix(*self[:8], EPS, keep, *self[8:])
 
     def loss(self, out: Tensor) -> Tensor:
         """A scalar with a different, fixed weight on every element of the output."""
@@ -81,6 +84,8 @@ def draw(
     steps: tuple[float, float] = (1e-3, 1e-1),
     groups: int = 1,
     norm_groups: int = 1,
+    dt_min: float = 0.0,
+    dt_max: float = math.inf,
     seed: int = 0,
 ) -> Case:
     """Random inputs in float64; decay rates and steps from the ranges that a new model draws them from."""
@@ -105,16 +110,26 @@ def draw(
         documents=documents,
         groups=groups,
         norm_groups=norm_groups,
+        dt_min=dt_min,
+        dt_max=dt_max,
     )
 
 
 def recurrence(
-    x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A_log: Tensor, D: Tensor, dt_bias: Tensor, documents: Tensor
+    x: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    documents: Tensor,
+    limits: tuple[float, float] = (0.0, math.inf),
 ) -> Tensor:
     """The definition of the scan, token by token; B and C by group."""
     batch, tokens, heads, width = x.shape
     B, C = (of_group.repeat_interleave(heads // B.shape[2], 2) for of_group in (B, C))
-    step = softplus(dt + dt_bias)
+    step = softplus(dt + dt_bias).clamp(*limits)
     state = x.new_zeros(batch, heads, width, B.shape[-1])
     out = []
     for t in range(tokens):
@@ -142,7 +157,8 @@ def definition(case: Case) -> Tensor:
         taps.append(total)
     x, B, C = silu(torch.stack(taps, 1)).split([inner, both, both], -1)
     B, C = B.unflatten(-1, (case.groups, -1)), C.unflatten(-1, (case.groups, -1))
-    y = recurrence(x.unflatten(-1, (heads, -1)), dt, B, C, case.A_log, case.D, case.dt_bias, case.documents).flatten(2)
+    small, limits = (case.A_log, case.D, case.dt_bias, case.documents), (case.dt_min, case.dt_max)
+    y = recurrence(x.unflatten(-1, (heads, -1)), dt, B, C, *small, limits).flatten(2)
     gated = (y * silu(z)).unflatten(-1, (case.norm_groups, -1))
     return rms_norm(gated, (inner // case.norm_groups,), None, EPS).flatten(-2) * case.norm_weight
 

@@ -1,5 +1,6 @@
 """A row cut into pieces, each going on from the one before, gives what the whole row gives, and so do gradients."""
 
+import math
 import re
 from itertools import pairwise
 
@@ -22,7 +23,7 @@ def pieces(case: Case, cuts: list[int], keep: bool = True) -> tuple[Tensor, Carr
     outs, carried = [], None
     for begin, end in pairwise([0, *cuts, case.documents.shape[1]]):
         own = (case.zxbcdt[:, begin:end], *case[1:7], case.documents[:, begin:end])
-        out, carried = ops.mix_carried(*own, EPS, carried, keep, case.groups, case.norm_groups)
+        out, carried = ops.mix_carried(*own, EPS, carried, keep, *case[8:])
         outs.append(out)
     assert carried is not None
     return torch.cat(outs, 1), carried
@@ -111,7 +112,7 @@ def test_torch_s_own_check_of_custom_ops_passes_with_a_state() -> None:
     case = row(tokens=20, groups=2).to(torch.float32)
     _, first = pieces(case._replace(zxbcdt=case.zxbcdt[:, :10], documents=case.documents[:, :10]), [])
     entering = [tensor.contiguous().requires_grad_() for tensor in first[:2]]
-    given = (*case.leaves()[:8], *entering, first.documents.contiguous(), 2, 1, EPS, True, True)
+    given = (*case.leaves()[:8], *entering, first.documents.contiguous(), 2, 1, 0.01, 0.5, EPS, True, True)
     given = (given[0][:, 10:].detach().requires_grad_(), *given[1:7], given[7][:, 10:].contiguous(), *given[8:])
     torch.library.opcheck(torch.ops.bamba.mix.default, given)
 
@@ -155,6 +156,21 @@ def test_the_kernels_hand_a_state_on_as_the_reference_does(triton_kernels: torch
         found.append([out, last.state, *torch.autograd.grad(loss, one.tensors)])
     errors = [relative(a.double(), b) for a, b in zip(*found, strict=True)]
     assert max(errors) < EXACT, errors
+
+
+@pytest.mark.costly
+def test_the_kernels_bring_steps_between_limits(triton_kernels: torch.device) -> None:
+    documents = rows_of_documents(2, 140, [[5, 66, 129], []])
+    case = on(draw(documents, heads=4, dt_min=0.01, dt_max=0.05, **TILES).float(), triton_kernels)
+    exact = Case(*(t.double() for t in case.tensors), *case[7:])
+    found = []
+    for one in (case.leaves(), exact.leaves()):
+        out = one.mixed()
+        found.append([out, *torch.autograd.grad(one.loss(out), one.tensors)])
+    errors = [relative(a.double(), b) for a, b in zip(*found, strict=True)]
+    assert max(errors) < EXACT, errors
+    held_back = found[0][1][..., -4:] == 0
+    assert held_back.any() and torch.equal(held_back, found[1][1][..., -4:] == 0)
 
 
 @pytest.mark.costly
@@ -207,19 +223,21 @@ def test_one_long_row_is_scanned_in_halves_and_is_what_it_would_be_whole(
     assert not torch.equal(got[0], wanted[0])  # another order of the same sums
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-def test_one_token_a_row_is_what_a_piece_of_one_token_is(triton_kernels: torch.device, groups: int) -> None:
+@pytest.mark.parametrize(("groups", "limits"), [(1, (0.0, math.inf)), (2, (0.0, math.inf)), (2, (0.02, 0.05))])
+def test_one_token_a_row_is_what_a_piece_of_one_token_is(
+    triton_kernels: torch.device, groups: int, limits: tuple[float, float]
+) -> None:
     documents = torch.zeros(2, 12, dtype=torch.int32)
-    sizes = {**TILES, "groups": groups, "norm_groups": groups}
-    case = on(draw(documents, heads=2, **sizes).float(), triton_kernels)
+    drawn = draw(documents, heads=2, groups=groups, norm_groups=groups, dt_min=limits[0], dt_max=limits[1], **TILES)
+    case = on(drawn.float(), triton_kernels)
     with torch.no_grad():
         parameters, begun = case[1:7], (case.zxbcdt[:, :8], *case[1:7], case.documents[:, :8])
-        _, carried = ops.mix_carried(*begun, EPS, None, False, groups, groups)
+        _, carried = ops.mix_carried(*begun, EPS, None, False, *case[8:])
         carried = Carried(*(tensor.contiguous().clone() for tensor in carried))
         outs = []
         for t in range(8, 12):
-            outs.append(ops.step(case.zxbcdt[:, t : t + 1], *parameters, carried, EPS, groups, groups))
-        wanted = ops.mix(*case[:8], EPS, False, groups, groups)[:, 8:]
+            outs.append(ops.step(case.zxbcdt[:, t : t + 1], *parameters, carried, EPS, *case[8:]))
+        wanted = case.mixed(keep=False)[:, 8:]
     assert relative(torch.cat(outs, 1), wanted) < EXACT
     _, last = pieces(case, [])
     assert relative(carried.state, last.state) < EXACT and torch.equal(carried.halo, last.halo)

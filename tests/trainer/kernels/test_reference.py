@@ -1,5 +1,7 @@
 """The plain torch form of the op computes the recurrence, its gradients, and keeps documents apart to the bit."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -32,6 +34,17 @@ def test_heads_share_b_and_c_by_groups_and_the_norm_has_its_own(groups: int, nor
     assert relative(got, wanted) < 1e-12
     wanted_grads, got_grads = gradients(case, wanted), gradients(case, got)
     assert {name: error for name in NAMES if (error := relative(got_grads[name], wanted_grads[name])) > 1e-10} == {}
+
+
+@pytest.mark.parametrize("limits", [(0.01, math.inf), (0.0, 0.05), (0.02, 0.04)])
+def test_steps_are_brought_between_limits_and_those_beyond_have_no_gradient(limits: tuple[float, float]) -> None:
+    documents = rows_of_documents(2, 70, [[10], [64]])
+    case = draw(documents, heads=4, dt_min=limits[0], dt_max=limits[1]).leaves()
+    wanted, got = definition(case), case.mixed()
+    assert relative(got, wanted) < 1e-12 < relative(draw(documents, heads=4).mixed(), wanted)
+    wanted_grads, got_grads = gradients(case, wanted), gradients(case, got)
+    assert {name: error for name in NAMES if (error := relative(got_grads[name], wanted_grads[name])) > 1e-10} == {}
+    assert (got_grads["zxbcdt"][..., -4:] == 0).any() and (got_grads["zxbcdt"][..., -4:] != 0).any()
 
 
 @pytest.mark.slow
@@ -92,7 +105,7 @@ def test_the_op_passes_torchs_own_check_of_custom_ops() -> None:
     case = draw(rows_of_documents(2, 70, [[10], [64]])).to(torch.float32)
     for keep in (False, True):
         torch.library.opcheck(
-            torch.ops.bamba.mix.default, (*case.leaves()[:8], None, None, None, 1, 1, EPS, keep, False)
+            torch.ops.bamba.mix.default, (*case.leaves()[:8], None, None, None, *case[8:], EPS, keep, False)
         )
 
 
