@@ -102,7 +102,8 @@ class Compute(Strict):
 
     `micro_rows` rows go through the model at once on each rank; more of them are accumulated. `dtype` is that of the
     products; master weights are float32 unless `optimizer.memory` is low. `recompute` trades time for memory:
-    `selective` keeps the results of products, scan and attention, `full` keeps only what goes into a block. `reshard`
+    `selective` keeps the results of products, scan and attention, `full` keeps only what goes into a block, and
+    with `offload_residuals` that lies in the host's memory until the backward wants it. `reshard`
     gives a block's gathered weights back after its forward. Every `shard_ranks` ranks hold a copy of the model together
     (hybrid sharding); without it all ranks hold the only one. `context_ranks` neighbours share every row, each with a
     part of its tokens (trainer/context): for rows too long for one GPU. `float8` is for the large linears of the
@@ -116,6 +117,7 @@ class Compute(Strict):
     loss_chunk_tokens: int = Field(default=8192, ge=1)
     compile: bool = True
     recompute: Literal["none", "selective", "full"] = "none"
+    offload_residuals: bool = False
     reshard: bool = True
     shard_ranks: int | None = Field(default=None, ge=1)
     context_ranks: int = Field(default=1, ge=1)
@@ -214,8 +216,16 @@ class Recipe(Strict):
             sizes = model.mamba_head_dim, model.mamba_state, model.mamba_heads
             if why := unsupported(*sizes, self.compute.dtype):
                 raise ValueError(f"compute.dtype: {why}")
+        self._check_offload()
         self._check_parts()
         return self
+
+    def _check_offload(self) -> None:
+        if self.compute.offload_residuals and self.compute.recompute != "full":
+            raise ValueError(
+                f"compute.offload_residuals: recompute is {self.compute.recompute}, so what goes into a block is the "
+                "smallest part of what is kept of it: set compute.recompute to full"
+            )
 
     def _check_parts(self) -> None:
         ranks, tokens = self.compute.context_ranks, self.data.row_tokens

@@ -30,7 +30,7 @@ from .evaluation import first_rows, losses_by_source
 from .model.bamba import Bamba
 from .model.init_weights import init_weights
 from .observe.benchmarks import CheckpointBenchmarks, check_benchmarks
-from .observe.memory_estimate import check_fits_memory
+from .observe.memory_estimate import check_fits_memory, memory_note
 from .observe.messages import rank_zero_logger
 from .observe.metrics import Metrics
 from .observe.stragglers import StragglerDetector
@@ -333,8 +333,9 @@ def _describe_rows(rows: Tensor) -> str:
 def train(recipe: Recipe, feed: Feed, world: World, out: str, folder: Path | None, *, accept_changes: bool) -> None:
     """Begin or go on, to the end: see `Run` for what is given, and its `begin` and `train` for what is raised."""
     run = Run(recipe, feed, world, out, folder)
-    if note := warmup_note(recipe.schedule):
-        run.log.info(note)
+    for note in (warmup_note(recipe.schedule), memory_note(recipe, world.size, world.device)):
+        if note:
+            run.log.info(note)
     try:
         run.begin(accept_changes=accept_changes)
         run.train()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bamba_data.errors import UserError
+from tests.trainer.greedy import prompts, recomputed, texts
 from tests.trainer.small import CONFIG, model
 from trainer.decode import memory, writing
 from trainer.decode.sampling import Sampling, choosing, likeliest
@@ -18,26 +19,6 @@ SHAPES: list[dict[str, object]] = [
     {"attention_layers": [], "mamba_groups": 2, "mamba_norm_groups": 2},
 ]
 LENGTHS = [1, 2, 3, 5, 63, 64, 65, 130]
-
-
-def prompts(lengths: list[int]) -> list[list[int]]:
-    make = torch.Generator().manual_seed(3)
-    return [torch.randint(0, CONFIG.vocab_size, (length,), generator=make).tolist() for length in lengths]
-
-
-def texts(ours: Bamba, given: list[list[int]], new_tokens: int) -> list[list[int]]:
-    return [list(row) for row in zip(*written(ours, given, new_tokens, likeliest), strict=True)]
-
-
-@torch.no_grad()
-def recomputed(ours: Bamba, prompt: list[int], new_tokens: int) -> list[int]:
-    """All of the text through the model again for every token."""
-    ids = list(prompt)
-    for _ in range(new_tokens):
-        row = torch.tensor(ids)[None]
-        logits = ours.logits(row, torch.zeros_like(row, dtype=torch.int32), torch.arange(len(ids))[None])
-        ids.append(int(logits[0, -1].argmax()))
-    return ids[len(prompt) :]
 
 
 @pytest.mark.parametrize("change", SHAPES)

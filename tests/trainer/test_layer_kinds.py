@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import Mamba2Config, Mamba2ForCausalLM, NemotronHConfig, NemotronHForCausalLM, PreTrainedModel
 
 from bamba_data.errors import UserError
+from tests.trainer.greedy import prompts, recomputed, texts
 from tests.trainer.small import CONFIG, model, packed, saved
-from tests.trainer.test_decode import prompts, recomputed, texts
 from trainer.arithmetic.model_parts import ModelCost
 from trainer.checkpoint.reader import SavedCheckpoint
 from trainer.hf import mamba2_config, nemotron_config

@@ -47,6 +47,12 @@ def question(
     )
 
 
+def refuse_beside_row_tokens(**options: object) -> None:
+    """`UserError` for an option of the other question, which --row-tokens would leave without use."""
+    if stated := [name for name, value in options.items() if value]:
+        raise UserError(f"--{stated[0]} beside --row-tokens: that is of serving a model, and rows are of training one")
+
+
 def _short(model: str) -> str:
     """A name for the head of a table: the last word of a path or URL."""
     return model.rstrip("/").rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml") or model

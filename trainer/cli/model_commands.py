@@ -457,6 +457,10 @@ def arithmetic(
         typer.Option("--context", min=1, help="Tokens of each; may be repeated. 1024, 16384, 65536."),
     ] = None,
     in_tokens: Annotated[int, typer.Option(min=1, help="Of each prompt, in the table of throughput.")] = 1024,
+    row_tokens: Annotated[
+        int | None,
+        typer.Option("--row-tokens", min=2, help="Instead: how many GPUs it takes to train on one row of so many."),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -467,7 +471,8 @@ def arithmetic(
 ) -> None:
     """What serving a model costs, by arithmetic: parameters, FLOP, bytes, rooflines, throughput beside another model.
 
-    Upper bounds of speed on one GPU: what is counted must be done. docs/arithmetic.md says what is counted.
+    Upper bounds of speed on one GPU: what is counted must be done. docs/arithmetic.md says what is counted. With
+    --row-tokens it says instead what training on rows of that length takes of memory, and so of GPUs.
     """
     from bamba_data.terminal import emit, print_json
 
@@ -475,6 +480,20 @@ def arithmetic(
     from ..arithmetic.plot import draw_ratios
     from ..arithmetic.report import answer, tables
 
+    if row_tokens is not None:
+        from ..arithmetic.ask import refuse_beside_row_tokens
+        from ..arithmetic.gpus import gpu_named
+        from ..arithmetic.long_rows import as_values, long_rows, table
+        from ..arithmetic.shapes import shape_of
+
+        refuse_beside_row_tokens(batch=batches, context=contexts, plot=plot)
+        chip = gpu_named(gpu)
+        rows = long_rows(shape_of(model), chip, row_tokens)
+        if as_json:
+            print_json(as_values(model, chip, row_tokens, rows))
+        else:
+            emit("\n".join(table(model, chip, row_tokens, rows)))
+        return
     asked = question(model, beside, gpu, weights, batches, contexts, in_tokens)
     if plot is not None:
         draw_ratios(asked.ours, asked.theirs, (asked.name, asked.beside), asked.batches, plot)

@@ -36,6 +36,7 @@ from ..context.group import ALONE, ContextGroup, check_ranks
 from ..model.bamba import Bamba, vector_parameters
 from .consistency import require_agreement
 from .float8 import convert
+from .offload import ResidualOffload
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)  # the slowest step, and a rank that opens its dataset late
 
@@ -133,9 +134,11 @@ def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool
             parameter.data = parameter.data.bfloat16()
     shard = partial(fully_shard, mesh=_mesh(world, compute.shard_ranks), mp_policy=policy, ignored_params=whole)
     sharded = not low_memory or (compute.shard_ranks or world.size) > 1
+    offload = ResidualOffload()
     for block in model.blocks:
         # Within the block's own call, so that the gathering of its weights happens around it, not inside a graph.
-        block.forward = _computed(block.forward, compute)
+        forward = _computed(block.forward, compute)
+        block.forward = offload.of(forward) if compute.offload_residuals else forward
         if sharded:
             shard(block, reshard_after_forward=compute.reshard)
     if sharded:
