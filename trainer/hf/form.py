@@ -91,8 +91,8 @@ GRANITE = FolderForm(
 
 NEMOTRON = FolderForm(
     class_name="NemotronHForCausalLM",
-    opened_by="vLLM, transformers 5",
-    opened_with_groups="vLLM, transformers 5",
+    opened_by="transformers 5",
+    opened_with_groups="transformers 5",
     config_json=nemotron_config.config_json,
     config_of=nemotron_config.config_of,
     tensors=backbone_tensors.tensor_mappings,
@@ -102,8 +102,8 @@ NEMOTRON = FolderForm(
 
 MAMBA2 = FolderForm(
     class_name="Mamba2ForCausalLM",
-    opened_by="vLLM, transformers 4.57 and 5",
-    opened_with_groups="vLLM, transformers 5",
+    opened_by="transformers 5",
+    opened_with_groups="transformers 5",
     config_json=mamba2_config.config_json,
     config_of=mamba2_config.config_of,
     tensors=backbone_tensors.tensor_mappings,

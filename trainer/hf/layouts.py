@@ -3,8 +3,8 @@
     layout       opens in                                   can be told
     bamba        transformers                               --dtype, --quantize
     granite      vLLM, transformers                         --dtype, --quantize
-    nemotron     vLLM, transformers                         --dtype, --quantize
-    mamba2       vLLM, transformers                         --dtype, --quantize
+    nemotron     transformers                               --dtype, --quantize
+    mamba2       transformers                               --dtype, --quantize
     gguf         llama.cpp, and what is built on it         --type
 
 A layout is a value with a writer. Another one is another line of `LAYOUTS`: the command, its help and the refusal of

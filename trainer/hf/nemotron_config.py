@@ -1,7 +1,7 @@
 """config.json of a dense `NemotronHForCausalLM`, both ways; fields are understood or refused.
 
 Each layer is one of Mamba2, attention without positions, or an MLP of squared ReLU. The order of layers has two
-spellings: `hybrid_override_pattern`, a letter a layer (published models, vLLM), and `layers_block_type`, a word a layer
+spellings: `hybrid_override_pattern`, a letter a layer (published models), and `layers_block_type`, a word a layer
 (what transformers 5 saves). We write the first, which all read, and read either.
 
 Time steps: `time_step_limit` says what the model is (published ones limit nothing), and it is what NVIDIA's own code
