@@ -178,7 +178,8 @@ def mix(
             inner state / 64 bytes a token (33 kB in Bamba-9B), which else are made again, in a tenth of the op's time.
         groups: Of heads; the heads of one, side by side, share their B and C.
         norm_groups: The norm is taken over each of so many equal parts of the channels.
-        dt_min, dt_max: Between them dt is brought behind its softplus; what was beyond has no gradient.
+        dt_min: The least time step, behind the softplus; one that was below has no gradient.
+        dt_max: The largest one; so for those above.
 
     Returns:
         (batch, tokens, inner) in the dtype of zxbcdt.

@@ -112,7 +112,8 @@ def scan(
         state_in: The state before the first token, (batch, heads, head_dim, state) in float32, or float64 with float64.
         document_in: (batch,) int32, the document that state is of: only its tokens receive it.
         hand_on: Return the state after the last token, which is that token's document's.
-        dt_min, dt_max: Between them dt is brought behind its softplus; what was beyond has no gradient.
+        dt_min: The least time step, behind the softplus; one that was below has no gradient.
+        dt_max: The largest one; so for those above.
 
     Returns:
         y, (batch, tokens, heads, head_dim) in the dtype of x; and the last state, empty unless `hand_on`.
