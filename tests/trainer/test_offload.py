@@ -33,6 +33,7 @@ def learned(world: World, *, offload: bool, compiled: bool = False) -> list[Tens
     return [*losses, *(grad.full_tensor() if hasattr(grad, "full_tensor") else grad for grad in grads)]  # type: ignore[misc]
 
 
+@pytest.mark.filterwarnings("default")  # the compiler's own
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.costly)])
 def test_losses_and_gradients_keep_every_bit(world: World, compiled: bool) -> None:
     wanted, got = learned(world, offload=False, compiled=compiled), learned(world, offload=True, compiled=compiled)
