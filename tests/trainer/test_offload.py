@@ -1,8 +1,12 @@
 """Streams that wait in the host's memory change no bit, and are not kept on the device meanwhile."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from bamba_data.errors import UserError
 from tests.trainer.job import RECIPE
@@ -40,15 +44,18 @@ def test_losses_and_gradients_keep_every_bit(world: World, compiled: bool) -> No
     assert [torch.equal(a, b) for a, b in zip(got, wanted, strict=True)] == [True] * len(wanted)
 
 
-def test_each_stream_is_away_once_until_its_backward_and_then_gone() -> None:
-    from functools import partial
-
-    from torch.utils.checkpoint import checkpoint
-
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_each_stream_is_away_once_until_its_backward_and_then_gone(compiled: bool) -> None:
+    torch._dynamo.reset()
     model, offload = Bamba(CONFIG), ResidualOffload()
     init_weights(model, CONFIG, 3)
     for block in model.blocks:
-        forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        forward: Callable[..., Tensor] = partial(
+            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+        )
+        if compiled:
+            forward = torch.compile(forward, fullgraph=True, backend="aot_eager_decomp_partition")
         block.forward = offload.of(forward)  # type: ignore[method-assign]
     each = stream_bytes(CONFIG, Compute()) * sum(LENGTHS)
     for _ in range(2):
