@@ -1,5 +1,5 @@
-"""Lists of duplicates are made here by the tools themselves, and read: a whole run of datatrove, and the stage of NeMo
-Curator that writes its list and needs no GPU.
+"""Lists of duplicates are made here by the tools themselves, and read: a whole run of datatrove, dolma's deduper, and
+the stage of NeMo Curator that writes its list and needs no GPU.
 """
 
 import json
@@ -10,6 +10,7 @@ import pytest
 from bamba_data.derive.other_lists import read_any_list
 from bamba_data.errors import UserError
 from tests.corpora import write_jsonl
+from tests.dolma_tool import dedupe
 from tests.peers import environment, run
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(900)]
@@ -85,6 +86,17 @@ def test_what_datatrove_excluded_is_read(twice: Path) -> None:
     assert left in (["doc-3"], ["doc-13"])  # whichever it keeps
     with pytest.raises(UserError, match="exclusion_writer"):
         read_any_list(twice / "remove", "datatrove")
+
+
+def test_what_dolma_marked_is_read_and_marks_of_paragraphs_are_refused(twice: Path) -> None:
+    text = {"documents": {"attribute_name": "dup", "key": "$.text"}}
+    paragraphs = {"paragraphs": {"attribute_name": "dup", "by_ngram": None, "paragraph_separator": "\n"}}
+    dedupe(twice, {"documents": "", "name": "whole", "dedupe": text, "read_only": False})
+    assert read_any_list(twice / "attributes" / "whole", "dolma", "dup").entries["document_id"].to_list() == ["doc-13"]
+    (twice / "bloom.bin").unlink()
+    dedupe(twice, {"documents": "", "name": "parts", "dedupe": paragraphs, "read_only": False})
+    with pytest.raises(UserError, match="scores and parts of documents are not dropped"):
+        read_any_list(twice / "attributes" / "parts", "dolma", "dup")
 
 
 def test_the_ids_that_nemo_curator_wrote_are_read(tmp_path: Path) -> None:
