@@ -1,12 +1,14 @@
 """Exports, in tokens a second of processor time, beside what writes the same form without us, in one run.
 
-    python -m benchmarks.export [--tokens N] [--rounds N] [--megatron PYTHON]
+    python -m benchmarks.export [--tokens N] [--rounds N] [--megatron PYTHON] [--mds PYTHON] [--litdata PYTHON]
+        [--nanoset PYTHON]
 
 Made-up documents (lengths log-normal, mean some 800, as of web text; ids by Zipf's law) become a dataset once, which is
 then exported in every form, read and verified from its shards. The others are given the same documents in memory, and
-have nothing to read: megatron-core's `IndexedDatasetBuilder` (--megatron: a Python that has it), a record batch of
-pyarrow a document, `json.dumps` a document. Processor time of all threads, the kernel's part too, best of the rounds:
-on a machine with other work the clock on the wall says little.
+have nothing to read: a record batch of pyarrow a document, `json.dumps` a document, and, where a Python is named that
+has them, megatron-core's `IndexedDatasetBuilder`, the `MDSWriter` of mosaicml-streaming, the `BinaryWriter` of litdata
+with its `TokensLoader`, and the `TokenizedFile` of datatrove. Processor time of all threads, the kernel's part too,
+best of the rounds: on a machine with other work the clock on the wall says little.
 """
 
 from __future__ import annotations
@@ -36,23 +38,72 @@ TOKENIZER = Path(__file__).parent.parent / "bamba_data" / "tokenizers" / "allena
 EOS = 50279
 FIRST_ID = 10  # below are special tokens
 
-BUILDER = """
+READ = """
 import sys, time
-import numpy, torch
-from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+import numpy
 
 ids = numpy.fromfile(sys.argv[1] + ".bin", numpy.uint16)
 index = open(sys.argv[1] + ".idx", "rb").read()
 n = int.from_bytes(index[18:26], "little")
 ends = numpy.cumsum(numpy.frombuffer(index, "<i4", n, 34)).tolist()
-documents = [torch.from_numpy(ids[s:e].astype(numpy.int64)) for s, e in zip([0, *ends], ends)]
-start = time.process_time()
-builder = IndexedDatasetBuilder(sys.argv[2] + ".bin", dtype=numpy.uint16)
+documents = [ids[s:e] for s, e in zip([0, *ends], ends)]
+out = sys.argv[2]
+"""
+#: By form: what its own writer does with `documents` at `out`, after what is imported and made before the clock runs.
+WRITERS = {
+    "megatron": (
+        "megatron-core's builder",
+        """
+import torch
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+documents = [torch.from_numpy(document.astype(numpy.int64)) for document in documents]
+""",
+        """
+builder = IndexedDatasetBuilder(out + ".bin", dtype=numpy.uint16)
 for document in documents:
     builder.add_document(document, [len(document)])
-builder.finalize(sys.argv[2] + ".idx")
-print(time.process_time() - start)
-"""
+builder.finalize(out + ".idx")
+""",
+    ),
+    "mds": (
+        "streaming's MDSWriter",
+        "from streaming import MDSWriter",
+        """
+with MDSWriter(out=out, columns={"tokens": "ndarray:uint16"}, size_limit=1 << 26) as writer:
+    for document in documents:
+        writer.write({"tokens": document})
+""",
+    ),
+    "litdata": (
+        "litdata's BinaryWriter",
+        """
+import torch
+from litdata.streaming.item_loader import TokensLoader
+from litdata.streaming.writer import BinaryWriter
+documents = [torch.from_numpy(document) for document in documents]
+""",
+        """
+writer = BinaryWriter(out, chunk_bytes=1 << 26, item_loader=TokensLoader())
+for number, document in enumerate(documents):
+    writer[number] = document
+writer.done()
+writer.merge()
+""",
+    ),
+    "nanoset": (
+        "datatrove's TokenizedFile",
+        """
+from datatrove.pipeline.tokens.tokenizer import TokenizedFile
+documents = [document.tolist() for document in documents]  # as it gets them of its tokenizer
+""",
+        """
+file = TokenizedFile(out, "made.ds", save_final_metadata=True)
+for document in documents:
+    file.write(document, None)
+file.close()
+""",
+    ),
+}
 
 
 def make_files(prefix: Path, tokens: int) -> list[np.ndarray[Any, np.dtype[np.uint16]]]:
@@ -92,13 +143,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=40_000_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--megatron", metavar="PYTHON")
+    for form, (name, _, _) in WRITERS.items():
+        parser.add_argument(f"--{form}", metavar="PYTHON", help=f"one that has {name}")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-export-") as folder:
         work = Path(folder)
         documents = make_files(work / "made", chosen.tokens)
         tokens = sum(map(len, documents))
-        wanted = TokenImport("made", {"made": work / "made"}, Tokenizer(TOKENIZER.read_bytes()), "package")
+        wanted = TokenImport("megatron", "made", {"made": work / "made"}, Tokenizer(TOKENIZER.read_bytes()), "package")
         seconds: dict[str, list[float]] = {}
         imported = processor_seconds(lambda: import_tokens(wanted, open_store(work / "data")))
         dataset = open_dataset(work / "data")
@@ -112,10 +164,12 @@ def main() -> None:
             runs["json.dumps a document"] = lambda: with_json(documents[: len(documents) // 10], work / "theirs.jsonl")
             for name, run in runs.items():
                 seconds.setdefault(name, []).append(processor_seconds(run))
-            if chosen.megatron:
-                command = [chosen.megatron, "-c", BUILDER, str(work / "made"), str(work / "theirs")]
-                said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                seconds.setdefault("megatron-core's builder", []).append(float(said.split()[-1]))
+            for form, (name, before, write) in WRITERS.items():
+                if python := getattr(chosen, form):
+                    timed = f"{READ}{before}\nstart = time.process_time()\n{write}\nprint(time.process_time() - start)"
+                    command = [python, "-c", timed, str(work / "made"), str(work / f"theirs-{form}-{number}")]
+                    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                    seconds.setdefault(name, []).append(float(said.split()[-1]))
         seconds["json.dumps a document"] = [10 * value for value in seconds["json.dumps a document"]]
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}; {tokens:,} tokens in {len(documents):,} documents")
     print(f"{'import from Megatron (once)':<32}{tokens / imported / 1e6:8.0f} M tokens/s of one core")
