@@ -67,7 +67,11 @@ builder.finalize(out + ".idx")
     ),
     "mds": (
         "streaming's MDSWriter",
-        "from streaming import MDSWriter",
+        """
+import types
+sys.modules["streaming.vision"] = types.ModuleType("streaming.vision")  # wants a torchvision that fits a CPU's torch
+from streaming import MDSWriter
+""",
         """
 with MDSWriter(out=out, columns={"tokens": "ndarray:uint16"}, size_limit=1 << 26) as writer:
     for document in documents:
