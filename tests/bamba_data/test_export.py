@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +21,7 @@ from bamba_data.exchange.appended_file import held
 from bamba_data.exchange.export import FORMS, export
 from bamba_data.exchange.export_record import read_record
 from bamba_data.exchange.jsonl_export import texts_of
-from bamba_data.exchange.mds_export import _head
+from bamba_data.exchange.mds_export import samples_of
 from bamba_data.format.dataset import open_dataset
 from bamba_data.tokenization.tokenizer import Tokenizer
 from pipelines.cli import app, run
@@ -138,7 +139,10 @@ def test_readers_that_cut_across_documents_are_told_what_goes_between(tiny: Path
 
 @pytest.mark.parametrize("ids", [255, 256, 65_535, 65_536])
 def test_a_sample_of_mds_says_its_length_in_the_narrowest_width(ids: int) -> None:
-    head = _head(ids, 4 * ids)
+    (sample,), sizes = samples_of(np.arange(ids, dtype="<u4"), np.array([ids]))
+    assert len(sample) == sizes.sum()
+    head = bytes(sample[: len(sample) - 4 * ids])
+    assert np.frombuffer(sample[len(head) :], "<u4").tolist() == list(range(ids))
     width = 1 << (head[4] & 3)
     assert len(head) == 5 + width
     assert int.from_bytes(head[5:], "little") == ids < 256**width
