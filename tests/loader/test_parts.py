@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from bamba_data.errors import UserError
-from loader import Loader, OrderSpec, Reading, build_loader
+from loader import ConversationSource, Loader, OrderSpec, Reading, build_loader
 from loader.collate import FIELDS
+from tests.chats import CHATML, conversation, folder, write
 from tests.loader.real import size_of
 
 TOKENS = 24
@@ -64,6 +65,23 @@ def test_ids_alone_are_those_of_the_part(mixed: Path, cache: Path) -> None:
     shared = parts_of(mixed, cache, 2, {}, fields=["input_ids"], max_steps=9)
     for batch, first, second in zip(whole, *shared, strict=True):
         assert torch.equal(torch.cat([first["input_ids"], second["input_ids"]], 1), batch["input_ids"])
+
+
+@pytest.mark.parametrize("packing", ["chunk", "best-fit"])
+def test_what_an_assistant_says_is_the_target_in_parts_as_in_rows(tmp_path: Path, packing: str) -> None:
+    talks = write(tmp_path / "chat.jsonl", [conversation(number, turns=1 + number % 3) for number in range(12)])
+    source = ConversationSource("chat", str(talks), str(folder(tmp_path / "tokenizer", CHATML)), max_tokens=96)
+    order = OrderSpec(row_tokens=96, batch_rows=4, seed=3, packing=packing, holdout=0)
+    whole, *shared = (
+        build_loader(source, order, Reading(cache=tmp_path / "cache", num_workers=0, max_steps=4, **which))
+        for which in ({}, *({"context_rank": part, "context_ranks": 3} for part in range(3)))
+    )
+    learned = 0
+    for batch, *own in zip(whole, *shared, strict=True):
+        for name in TOKEN_FIELDS:
+            assert torch.equal(torch.cat([part[name] for part in own], 1), batch[name]), name
+        learned += int((batch["labels"] >= 0).sum())
+    assert learned > 0
 
 
 def test_documents_in_quarantine_and_held_out_ones_are_cut_as_the_rows_are(mixed: Path, cache: Path) -> None:
