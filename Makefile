@@ -9,7 +9,7 @@ install:
 	@$(PYTHON) .ci/install.py
 
 # The main job on the real text that ships with us: lock, plan, tokenize under a local Ray, publish, verify, show;
-# then a minute of training, killed and resumed on two ranks.
+# then a minute of training, killed and resumed on two ranks, and the loss on the documents that it never saw.
 demo: install
 	@rm -rf .demo
 	$(BIN)/bamba-data lock demo --out $(DEMO)
@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/bamba-data stats $(DEMO) --plot .demo/lengths.png
 	$(BIN)/bamba-data trace $(DEMO) --document books:moby-dick-042
 	@$(BIN)/python -c "import torch" 2>/dev/null || { echo "torch is not installed here: no training"; exit 0; }; \
-	$(BIN)/python -m trainer.demo $(DEMO) .demo/run
+	$(BIN)/python -m trainer.demo $(DEMO) .demo/run && $(BIN)/bamba-data model evaluate .demo/run --data $(DEMO)
 
 # Three workers for two cores: a third of the tests waits for processes of its own most of the time.
 test: install check

@@ -50,6 +50,12 @@ def print_json(value: Any) -> None:
     sys.stdout.write(f"{_escaped(text)}\n")
 
 
+def print_json_line(value: Any) -> None:
+    """The same in one line, which can be read at once."""
+    sys.stdout.write(f"{_escaped(json.dumps(value, ensure_ascii=False, default=_plain))}\n")
+    sys.stdout.flush()
+
+
 @contextlib.contextmanager
 def opened_output(file: "Path | None") -> Iterator[Callable[[str], None]]:
     """`write(line)` puts a line of JSON into `file`, or on stdout, where it can be read at once."""

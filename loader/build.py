@@ -24,6 +24,7 @@ from .order.plan import MixPlan, read_plan
 from .order_spec import OrderSpec
 from .reading import Reading
 from .sources.descent import with_ancestors
+from .sources.every_document import for_holdout
 from .sources.holdout import holdout_order
 from .token_dataset import Transform
 
@@ -68,7 +69,7 @@ def build_loader(
     reading = replace(reading, cache=folder)
     given = None if plan is None else read_plan(plan)
     opened = open_data(data, folder)
-    sources = blocks_by_source(opened)
+    sources = for_holdout(blocks_by_source(opened), given.header.holdout_ppm if given else spec.holdout_ppm)
     if given is not None:
         sources = with_ancestors(given, sources, folder)
         spec.check_agrees(given, opened)

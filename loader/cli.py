@@ -89,7 +89,7 @@ def pack(
     row_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a row.")] = 4096,
     packing: Annotated[str, typer.Option(help="How documents become rows.")] = "best-fit",
     delimiters: Annotated[str, typer.Option(help="Around every document: eos, bos, both, none.")] = "eos",
-    holdout: Annotated[float, typer.Option(min=0.0, max=0.005, help="Share of documents held out.")] = 0.0005,
+    holdout: Annotated[float, typer.Option(min=0.0, max=0.5, help="Share of documents held out.")] = 0.0005,
     group_rows: Annotated[int | None, typer.Option(min=1, help="Least rows that are packed together.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Take all that from a plan instead.")] = None,
     cache: Annotated[Path | None, typer.Option(help="The cache folder of the loaders.")] = None,

@@ -12,6 +12,7 @@ from .cache.location import default_cache
 from .chat.blocks import check_alone, open_conversations
 from .chat.spec import ConversationSource
 from .sources.base import Blocks
+from .sources.every_document import for_holdout
 from .sources.shards import open_blocks
 from .text.open import open_text
 from .text.spec import TextSource
@@ -79,7 +80,15 @@ def blocks_by_source(opened: Sequence[OpenData]) -> dict[str, Blocks]:
     return sources
 
 
-def identities(data: Data | Path | Sequence[Data | Path], cache: Path | str | None = None) -> dict[str, str]:
-    """The identity of every source, by name: what `MixPlan.with_mix(sources=...)` takes for sources that join."""
+def identities(
+    data: Data | Path | Sequence[Data | Path], cache: Path | str | None = None, holdout: float = 0.0
+) -> dict[str, str]:
+    """The identity of every source, by name: what `MixPlan.with_mix(sources=...)` takes for sources that join.
+
+    Args:
+        holdout: The share of documents that the plan holds out, where that is above 0.005: the ids of all documents
+            decide its rows, so they are part of an identity there.
+    """
     folder = default_cache() if cache is None else Path(cache)
-    return {name: blocks.identity for name, blocks in blocks_by_source(open_data(data, folder)).items()}
+    sources = for_holdout(blocks_by_source(open_data(data, folder)), round(holdout * 1e6))
+    return {name: blocks.identity for name, blocks in sources.items()}

@@ -16,8 +16,9 @@ from .order.plan import MixPlan
 from .order.plan_entries import GROUPED_WINDOW_ROWS, WINDOW_ROWS, Mix, Ramp, integers
 from .special_tokens import delimiters_of
 
-#: A dataset has the candidates of 0.5 % of its documents (bamba_data.format.holdout_candidates): no more can be had.
-MAX_HOLDOUT = 0.005
+#: A dataset lists 0.5 % of its documents as candidates (bamba_data.format.holdout_candidates); a small one can hold out
+#: up to half of them (sources/every_document.py).
+MAX_HOLDOUT = 0.5
 USUAL_HOLDOUT = 0.0005
 MAX_ID = 2**31
 
@@ -39,7 +40,8 @@ class OrderSpec:
             that go around every document.
         bos_id: The id of "bos", where the tokenizer does not say which it is.
         eos_id: The same of "eos".
-        holdout: Share of documents held out of training, at most 0.005; 0.0005 unless told.
+        holdout: Share of documents held out of training; 0.0005 unless told. At most 0.005, and 0.5 where no source has
+            more than a million documents, whose ids are then read once a host.
         document_transform: What is done to every document before it is packed, by its name in `loader.TRANSFORMS`.
 
     Raises:
@@ -100,7 +102,7 @@ class OrderSpec:
             row_tokens=4096 if self.row_tokens is None else self.row_tokens,
             before=before,
             after=after,
-            holdout_ppm=self._holdout_ppm,
+            holdout_ppm=self.holdout_ppm,
             packing=packing,
             shuffle=self.shuffle is not False,
             transform=self.document_transform,
@@ -116,7 +118,7 @@ class OrderSpec:
                 raise _contradiction(name, asked, planned)
         if self.document_transform not in (None, header.transform):
             raise _contradiction("document_transform", self.document_transform, header.transform)
-        if self.holdout is not None and self._holdout_ppm != header.holdout_ppm:
+        if self.holdout is not None and self.holdout_ppm != header.holdout_ppm:
             raise _contradiction("holdout", self.holdout, header.holdout_ppm / 1e6)
         # A run that changed its batch size or mix is started again with the arguments of the first day, or of the last.
         sizes = [mix.batch_rows for mix in mixes if isinstance(mix, Mix)]
@@ -138,7 +140,8 @@ class OrderSpec:
         return delimiters_of(data, usual if self.delimiters is None else self.delimiters, self.bos_id, self.eos_id)
 
     @property
-    def _holdout_ppm(self) -> int:
+    def holdout_ppm(self) -> int:
+        """Documents held out, in a million."""
         return round((USUAL_HOLDOUT if self.holdout is None else self.holdout) * 1e6)
 
 

@@ -36,10 +36,10 @@ class Heard(NamedTuple):
 
 def llama_cpp(file: Path, scratch: Path, ids: Sequence[int] = (), texts: Sequence[str] = ()) -> Heard:
     """Open `file`, evaluate `ids` as one sequence, tokenize `texts`; no token is added to either."""
-    modules = _modules()
+    folder = modules()
     job, answer = scratch / "job.json", scratch / "answer.json"
     job.write_text(json.dumps({"model": str(file), "ids": list(ids), "texts": list(texts)}))
-    command = ["node", str(SCRIPT), str(modules), str(job), str(answer)]
+    command = ["node", str(SCRIPT), str(folder), str(job), str(answer)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     if done.returncode:
         pytest.fail(f"llama.cpp: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
@@ -47,7 +47,7 @@ def llama_cpp(file: Path, scratch: Path, ids: Sequence[int] = (), texts: Sequenc
     return Heard(np.array(heard["probabilities"], dtype=np.float64), heard["tokens"], heard["decoded"])
 
 
-def _modules() -> Path:
+def modules() -> Path:
     """The folder whose node_modules hold the binding, and the build for this machine alone."""
     machine = MACHINES.get(platform.machine())
     if shutil.which("npm") is None or machine is None:

@@ -70,6 +70,7 @@ def test_datasets_have_the_verbs_and_runs_and_models_a_group_of_their_own() -> N
     top = command_of("").commands
     assert {"show", "build", "versions", "submit"} <= set(top)
     assert set(top["model"].commands) == {
+        "chat",
         *("train", "pretrain", "evaluate", "generate", "export", "push", "import", "checkpoints", "health", "memory"),
         *("arithmetic", "average", "benchmark", "judge", "phonebook", "extend", "schema", "suite-texts"),
     }

@@ -46,7 +46,7 @@ class Data(Strict):
     row_tokens: int = Field(default=4096, ge=2)
     batch_rows: int = Field(default=384, ge=1)
     seed: int = Field(default=2023, ge=0)
-    holdout: float = Field(default=0.0005, ge=0, le=0.005)
+    holdout: float = Field(default=0.0005, ge=0, le=0.5)
     packing: str = "chunk"
     workers: int = Field(default=1, ge=0)
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import xxhash
 
-ONE_IN = 200  # so at most 0.5 % of the documents can be held out
+ONE_IN = 200  # a loader holds out more of small sources only, whose ids it reads
 LIMIT = 2**64 // ONE_IN
+LISTED_PPM = 10**6 // ONE_IN
 
 
 class Candidate(NamedTuple):

@@ -87,6 +87,22 @@ class ChatTemplate:
         _check_all_is_there(messages, rendered.text)
         return rendered
 
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The text that the assistant goes on from. Raises BadConversation where the template refuses it, or leaves a
+        message out."""
+        text = self._render(messages, None, prompt=True).replace(BEGIN, "").replace(END, "")
+        _check_all_is_there(messages, text)
+        return text
+
+    def after_an_answer(self) -> str:
+        """What the template writes between an answer and what the user says next; nothing where it cannot be told."""
+        said = [("user", "first question"), ("assistant", "whole answer"), ("user", "second question")]
+        try:
+            text = self.prompt([{"role": role, "content": content} for role, content in said])
+        except BadConversation:
+            return ""
+        return text.partition("whole answer")[2].partition("second question")[0]
+
     def _added(self, messages: Sequence[Message], tools: list[Any] | None, whole: str) -> list[tuple[int, int]]:
         spans: list[tuple[int, int]] = []
         for number, message in enumerate(messages):

@@ -112,7 +112,7 @@ class Header(Record):
     group_rows: Annotated[int, Field(ge=1)] = GROUP_ROWS
     window_rows: Annotated[int, Field(ge=1)] = WINDOW_ROWS
     shuffle: bool = True
-    holdout_ppm: Annotated[int, Field(ge=0, le=5000)] = 500
+    holdout_ppm: Annotated[int, Field(ge=0, le=500_000)] = 500
     transform: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] | None = None  # of documents
 
 

@@ -15,6 +15,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bamba_data.errors import UserError
+from bamba_data.format.holdout_candidates import LISTED_PPM
+
 from ..order.epoch_cache import keep_in
 from ..order.epochs import Stream
 from ..order.plan_entries import Header
@@ -43,8 +46,15 @@ def heldout_of(blocks: Blocks, holdout_ppm: int) -> Documents:
 
     Those with the smallest hashes of their ids, so that a larger share holds out all of a smaller one, and every
     dataset and run holds out the same documents.
+
+    Raises UserError where it is more than the candidates that are listed.
     """
     candidates = blocks.candidates
+    if holdout_ppm > LISTED_PPM and len(candidates.hash) != int(blocks.documents.sum()):
+        raise UserError(
+            f"{holdout_ppm / 1e6} of the documents are to be held out, and source {blocks.name!r} lists "
+            f"{LISTED_PPM / 1e6} of them"
+        )
     chosen = np.flatnonzero(candidates.hash < np.uint64(2**64 * holdout_ppm // 10**6))
     return Documents(candidates.block[chosen], candidates.document[chosen], candidates.tokens[chosen])
 

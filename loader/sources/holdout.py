@@ -88,10 +88,11 @@ def holdout_order(order: Order) -> Order:
     }
     header = order.plan.header
     if not sources:
-        more = " or hold out more from the first row on (holdout, up to 0.005)" if header.holdout_ppm < 5000 else ""
+        documents = sum(int(order.source(name).blocks.documents.sum()) for name in order.plan.sources)
+        enough = min(0.5, max(0.05, 8 / max(1, documents)))
         raise UserError(
-            f"no document is held out: {header.holdout_ppm / 1e4:g} % of so few documents is none. Evaluate on a text "
-            f"of your own{more}"
+            f"no document is held out: {header.holdout_ppm / 1e4:g} % of {documents:,} documents is none. Evaluate on "
+            f"a text of your own, or hold out more from the first row on (holdout, such as {enough:.2g})"
         )
     last = order.plan.mixes[-1]
     plan = MixPlan.create(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from bamba_data.errors import CorruptShard
@@ -43,9 +44,10 @@ class ShardBlocks(Indexed):
     arrays: Mapping[str, NDArray[Any]]
     cache: Path  # where they are mapped from
     content: str  # see bamba_data.format.identity
+    lists_all: bool = False  # every document is a candidate (every_document.py)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (*address_of(self.dataset), self.name, self.cache)
+        return _reopened, (*address_of(self.dataset), self.name, self.cache, self.lists_all)
 
     @property
     def identity(self) -> str:
@@ -81,22 +83,32 @@ class ShardBlocks(Indexed):
         A hundredth of the bytes. Page checksums vouch for it, not the block's digest: what does not agree with the
         block when that is read is an error then.
         """
+        counts: NDArray[np.uint32] = self._column(block, "token_count").to_numpy()
+        return counts
+
+    def document_ids(self, block: int) -> list[str]:
+        """The id of each document, from their column alone: vouched for as `counts` are."""
+        ids: list[str] = _again(lambda: self._column(block, "document_id").to_pylist())
+        return ids
+
+    def _column(self, block: int, name: str) -> pa.ChunkedArray:
+        """A column of the documents of a block that are part of the dataset."""
         number, row_group = self.place(block)
         shard = _shard(self.dataset, number)
         group = shard.metadata.row_group(row_group)
-        (column,) = (
-            chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == "token_count"
-        )
+        (column,) = (chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == name)
         start, size = column.data_page_offset, column.total_compressed_size
+        if column.dictionary_page_offset is not None:
+            start = min(start, column.dictionary_page_offset)
         body = self.dataset.files_store.read_range(shard.path, start, start + size)
         reader = ShardReader(FilePiece(start, body), shard.path, shard.metadata)
-        counts: NDArray[np.uint32] = reader.table(row_group, ["token_count"]).column("token_count").to_numpy()
+        values = reader.table(row_group, [name]).column(name)
         is_left = self._is_left(block)
         if is_left is None:
-            return counts
-        if len(counts) != len(is_left):
+            return values
+        if len(values) != len(is_left):
             raise CorruptShard(shard.path, f"block {row_group}: its documents are not those of the manifest's mask")
-        return counts[is_left]
+        return values.filter(pa.array(is_left))
 
     def shard_row(self, block: int, document: int) -> tuple[str, int]:
         """The path of the shard and the row in it, from 0, that a document of a block lies at."""
@@ -156,7 +168,8 @@ class AddedBlocks(ShardBlocks):
             arrays |= {field: blocks.arrays[field][masked:] for field in ("stored_documents", "mask_begin")}
             arrays |= {"masked_block": blocks.arrays["masked_block"][masked:] - first}
             arrays |= {"mask_bits": blocks.arrays["mask_bits"]}
-        return cls(blocks.dataset, name, arrays, blocks.cache, content_of(arrays), blocks.name, first)
+        content = content_of(arrays)
+        return cls(blocks.dataset, name, arrays, blocks.cache, content, source=blocks.name, first=first)
 
 
 def address_of(dataset: Dataset) -> tuple[str, int | str]:
@@ -164,9 +177,14 @@ def address_of(dataset: Dataset) -> tuple[str, int | str]:
     return dataset.store.url, dataset.version.number or dataset.manifest.digest
 
 
-def _reopened(url: str, version: int | str, name: str, cache: Path) -> ShardBlocks:
+def _reopened(url: str, version: int | str, name: str, cache: Path, lists_all: bool = False) -> ShardBlocks:
     """In another process. Whether it is the same data, the order checks."""
-    return open_blocks(_opened(url, version), cache)[name]
+    blocks = open_blocks(_opened(url, version), cache)[name]
+    if lists_all:
+        from .every_document import listing_all  # which is made of these blocks
+
+        return listing_all(blocks)
+    return blocks
 
 
 def _reopened_added(url: str, version: int | str, source: str, cache: Path, first: int, name: str) -> AddedBlocks:

@@ -25,6 +25,7 @@ from ..packing.base import PackingInput, heldout_of
 from ..packing.registry import PACKERS
 from ..packing.row_counts import rows_by_group
 from ..sources.base import Blocks
+from ..sources.every_document import for_holdout
 from ..special_tokens import KINDS
 
 
@@ -67,7 +68,7 @@ def print_packing(data: Sequence[str], header: Header, cache: Path | None, worke
     table.add_column("source")
     for heading in ("documents", "tokens", "rows of an epoch", "full"):
         table.add_column(heading, justify="right")
-    for name, blocks in blocks_by_source(open_data(data, folder)).items():
+    for name, blocks in for_holdout(blocks_by_source(open_data(data, folder)), header.holdout_ppm).items():
         table.add_row(escape(name), *_packed(blocks, header, folder, workers or cores()))
     out = console()
     out.print(table)

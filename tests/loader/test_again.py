@@ -261,7 +261,7 @@ def test_a_state_inside_a_batch_is_refused_by_other_micro_batches(mixed: Path, c
         ({"micro_rows": 0}, "micro_rows is 0"),
         ({"prefetch_tokens": 0}, "prefetch_tokens is 0"),
         ({"cache_bytes": -1}, "cache_bytes is -1"),
-        ({"holdout": -0.1}, "holdout is -0.1: it can be between 0 and 0.005"),
+        ({"holdout": -0.1}, "holdout is -0.1: it can be between 0 and 0.5"),
         ({"holdout": "many"}, "holdout is 'many'"),
         ({"eos_id": -2}, "id -2 is beyond the vocabulary"),
         ({"on_end": "repeat"}, "on_end is 'repeat'"),

@@ -86,7 +86,7 @@ def test_a_plan_comes_back_from_its_file(mixed: Path, cache: Path, tmp_path: Pat
         (lambda raw: raw["entries"][0]["weights"].update(nix=1), "nix"),
         (lambda raw: raw["entries"][0].update(batch_rows=0), "batch_rows"),
         (lambda raw: raw["header"].update(seed="1"), "seed"),
-        (lambda raw: raw["header"].update(holdout_ppm=6000), "holdout_ppm"),
+        (lambda raw: raw["header"].update(holdout_ppm=600_000), "holdout_ppm"),
         (lambda raw: raw.update(more=1), "more"),
         (lambda raw: raw["entries"].append({"kind": "skip", "row": 3, "rows": 6}), "inside a batch"),
         (lambda raw: raw["entries"].append({"kind": "exec", "row": 6}), "kind"),

@@ -13,6 +13,7 @@ from bamba_data.errors import UserError
 from pipelines.cli import app, run
 from tests.trainer.small import CONFIG, model, packed, saved
 from trainer.arithmetic.ask import question
+from trainer.arithmetic.generation_plot import draw_generation, measured_in
 from trainer.arithmetic.gpus import GPUS
 from trainer.arithmetic.model_parts import ModelCost, WeightFormat
 from trainer.arithmetic.plot import draw_ratios
@@ -230,6 +231,9 @@ def test_a_run_and_a_config_json_are_shapes_too(tmp_path: Path) -> None:
         ("llama-3.1-8b", "the same model twice"),
         ("bamba-9b-phase1 --plot x.gif", "--plot x.gif: the name must end in .png, .svg, .pdf"),
         ("bamba-9b-phase1 --plot nowhere/x.png", "the folder nowhere is not there"),
+        ("bamba-9b-phase1 --plot-generation x.gif", "x.gif: the name must end in .png, .svg, .pdf"),
+        ("bamba-9b-phase1 --measured x.jsonl", "--measured puts points into a picture: name it by --plot-generation"),
+        ("bamba-9b-phase1 --plot-generation x.svg --measured x.jsonl", "--measured x.jsonl: no curve of"),
     ],
 )
 def test_a_question_that_has_no_answer_is_one_line(
@@ -244,6 +248,39 @@ def test_a_question_that_has_no_answer_is_one_line(
 def test_the_picture_is_drawn_in_the_format_of_its_name(tmp_path: Path) -> None:
     draw_ratios(ModelCost(BAMBA), ModelCost(LLAMA), ("bamba", "llama"), [8, 64], tmp_path / "ratio.svg")
     assert "<svg" in (tmp_path / "ratio.svg").read_text(encoding="utf-8")
+
+
+HEAD = {"device": "NVIDIA H200", "memory_bytes": 1.5e11}
+
+
+def curve(file: Path, speeds: dict[str, dict[int, float]], in_tokens: int = K) -> Path:
+    lines = [
+        {"model": name, "in_tokens": in_tokens, "out_tokens": out, "batch": 3, "tokens_per_second": speed}
+        for name, each in speeds.items()
+        for out, speed in each.items()
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in [HEAD, *lines]))
+    return file
+
+
+def test_what_was_measured_stands_in_the_picture_of_generation_and_what_was_not_is_said(tmp_path: Path) -> None:
+    asked = question("bamba-9b-phase1", "attention-only", "h200", "bf16", None, None, K)
+    assert asked.theirs.attention_layers == 32 and asked.theirs.mamba_layers == 0
+    file = curve(
+        tmp_path / "c.jsonl", {"hybrid": {2 * K: 90.0, 8 * K: 50.0}, "attention only": {2 * K: 100.0, 8 * K: 0}}
+    )
+    found = measured_in(file)
+    assert (found.device, found.ratios) == ("NVIDIA H200", {2 * K: 0.9}), "at 8K the other one had no room"
+    draw_generation(asked, found, tmp_path / "with.svg")
+    draw_generation(asked, None, tmp_path / "without.svg")
+    drawn = {name: (tmp_path / f"{name}.svg").read_text(encoding="utf-8") for name in ("with", "without")}
+    assert "measured, NVIDIA H200" in drawn["with"] and "nothing measured" not in drawn["with"]
+    assert "nothing measured" in drawn["without"]
+    other = measured_in(curve(tmp_path / "o.jsonl", {"hybrid": {K: 1.0}, "attention only": {K: 1.0}}, in_tokens=7))
+    with pytest.raises(UserError, match="--in-tokens 1024, and what was measured begins with 7"):
+        draw_generation(asked, other, tmp_path / "x.svg")
+    with pytest.raises(UserError, match="at no length both models were measured"):
+        measured_in(curve(tmp_path / "n.jsonl", {"hybrid": {K: 1.0}}))
 
 
 def test_a_model_that_is_not_ours_is_refused_by_its_field(tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ from tests.chats import CHATML, conversation, folder, turn, write
 from tests.forking import typed
 from tests.trainer.small import CONFIG, model, saved
 from trainer.__main__ import app
+from trainer.chat import Chat
 from trainer.config import Data, load_recipe
 from trainer.data.batch import Batch
 from trainer.data.feed import LoaderFeed
+from trainer.decode.sampling import Sampling
 from trainer.distributed.fsdp import World
 from trainer.model.bamba import Bamba
 
@@ -170,6 +172,10 @@ def test_a_stranger_tunes_an_imported_model_and_exports_it_with_its_template(
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == CHATML
     assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["eos_token"] == "<|endoftext|>"
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == Path(tokenizer).read_bytes()
+    talk = Chat.of(str(tmp_path / "tuned"), None, None, Sampling(), 9, 1)
+    assert talk.template.text == CHATML and talk.limit_tokens == 256
+    first, second = (talk.ask(said, lambda new: None) for said in ("What is 3 plus 0?", "What is 3 plus 1?"))
+    assert first.read_tokens == first.context_tokens and second.read_tokens < second.context_tokens
 
 
 def test_a_bad_conversation_ends_the_run_before_it_begins(chat: dict[str, Any], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from bamba_data.errors import UserError
 from .gpus import gpu_named
 from .model_parts import ModelCost, WeightFormat
 from .report import Question
-from .shapes import shape_of
+from .shapes import shape_beside, shape_of
 
 BATCHES = (1, 8, 32, 64, 128)
 CONTEXTS = (1024, 16_384, 65_536)
@@ -35,11 +35,12 @@ def question(
     names = (_short(model), _short(beside))
     if names[0] == names[1]:
         names = (model, beside)
+    ours = shape_of(model)
     return Question(
         name=names[0],
-        ours=ModelCost(shape_of(model), kinds[weights]),
+        ours=ModelCost(ours, kinds[weights]),
         beside=names[1],
-        theirs=ModelCost(shape_of(beside), kinds[weights]),
+        theirs=ModelCost(shape_beside(beside, ours), kinds[weights]),
         gpu=gpu_named(gpu),
         batches=sorted(set(batches or BATCHES)),
         contexts=sorted(set(contexts or CONTEXTS)),
@@ -49,7 +50,7 @@ def question(
 
 def refuse_beside_row_tokens(**options: object) -> None:
     """`UserError` for an option of the other question, which --row-tokens would leave without use."""
-    if stated := [name for name, value in options.items() if value]:
+    if stated := [name.replace("_", "-") for name, value in options.items() if value]:
         raise UserError(f"--{stated[0]} beside --row-tokens: that is of serving a model, and rows are of training one")
 
 

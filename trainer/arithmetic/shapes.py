@@ -25,6 +25,17 @@ KNOWN = {
 }
 
 
+#: As `--beside`: the widths of the model itself, and all layers attend.
+ATTENTION_ONLY = "attention-only"
+
+
+def shape_beside(beside: str, ours: ModelConfig) -> ModelConfig:
+    """The shape to compare with: `ATTENTION_ONLY`, or one by name (`shape_of`)."""
+    if beside == ATTENTION_ONLY:
+        return ModelConfig.model_validate({**ours.model_dump(), "attention_layers": "all"})
+    return shape_of(beside)
+
+
 def shape_of(model: str) -> ModelConfig:
     """The shape of `model`.
 

@@ -26,13 +26,14 @@ FILE = "tokenizer.json"
 @dataclass(frozen=True)
 class RunTokenizer:
     """`data` is a tokenizer.json; `bos` and `eos` are the ids that begin and end a document, `where` its origin;
-    `chat_template` is how conversations were written in training."""
+    `chat_template` is how conversations were written in training, with the names of `special_tokens` that it uses."""
 
     data: bytes
     bos: int | None
     eos: int | None
     where: str
     chat_template: str | None = None
+    special_tokens: tuple[tuple[str, str], ...] = ()
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -106,7 +107,13 @@ def _of_conversations(saved: SavedCheckpoint) -> RunTokenizer | None:
     template = template_of(asked["tokenizer"], asked["template"])
     chosen = of_file(tokenizer_file(asked["tokenizer"]))
     ids = {name: chosen.tokenizer.token_to_id(text) for name, text in template.special_tokens}
-    return replace(chosen, bos=ids.get("bos_token"), eos=ids.get("eos_token"), chat_template=template.text)
+    return replace(
+        chosen,
+        bos=ids.get("bos_token"),
+        eos=ids.get("eos_token"),
+        chat_template=template.text,
+        special_tokens=template.special_tokens,
+    )
 
 
 def _of_datasets(saved: SavedCheckpoint) -> RunTokenizer:

@@ -198,18 +198,6 @@ def phonebook(
         emit(table(cells))
 
 
-Temperature = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token every time.")]
-Top = Annotated[int, typer.Option(min=1, help="Draw from so many of the likeliest tokens.")]
-TopP = Annotated[
-    float,
-    typer.Option("--top-p", min=0.0, max=1.0, help="Draw from the likeliest tokens that together have this share."),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Another seed, another text.")]
-Stops = Annotated[
-    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text, too; may be repeated.")
-]
-
-
 @app.command(rich_help_panel=MODELS)
 def extend(
     checkpoint: Checkpoint,
@@ -264,54 +252,6 @@ def extend(
         print_json(summary(made))
     else:
         emit(table(made))
-
-
-@app.command(rich_help_panel=MODELS)
-def generate(
-    checkpoint: Checkpoint,
-    prompt: Annotated[str | None, typer.Option(help="What the text begins with.")] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help='A file of prompts, {"prompt": TEXT} a line.')
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="Of --prompts: JSON lines, not on stdout.", callback=in_a_folder),
-    ] = None,
-    tokenizer: TokenizerFile = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Add so many tokens at most.")] = 64,
-    temperature: Temperature = 0.8,
-    top: Top = 50,
-    top_p: TopP = 1.0,
-    seed: Seed = 1,
-    stop: Stops = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Of --prompts: so many at once; 8 without it.")] = None,
-) -> None:
-    """Continue a text, shown as it comes, or a file of them, as JSON lines.
-
-    A text ends where a document ended in training, before a --stop, or after --tokens. The same seed is the same text,
-    whatever else is in the file. Lines may have a "seed" of their own, and an "id" that is handed on.
-    """
-    from bamba_data.terminal import emit, opened_output, show
-
-    from ..decode.sampling import Sampling
-    from ..generation import Writer, prompts_of
-
-    if (prompt is None) == (prompts is None):
-        raise UserError("give either --prompt or --prompts")
-    for option, value in (("--out", out), ("--batch", batch)):
-        if value is not None and prompts is None:
-            raise UserError(f"{option} is of a file of prompts (--prompts): leave it out")
-    sampling = Sampling(temperature, top, top_p)
-    asked = None if prompts is None else prompts_of(prompts, seed)
-    writer = Writer.of(checkpoint, tokenizer, sampling, tokens, stop or [])
-    if asked is None:
-        assert prompt is not None
-        writer.stream(prompt, seed, show)
-        emit("")
-        return
-    with opened_output(out) as write:
-        for answer in writer.answers(asked, batch or 8):
-            write(answer.line())
 
 
 @app.command(rich_help_panel=MODELS)
@@ -446,7 +386,8 @@ def arithmetic(
     ],
     gpu: Annotated[str, typer.Option("--gpu", metavar="NAME", help="h100, h200, a100 or l40s.")] = "h100",
     beside: Annotated[
-        str, typer.Option("--beside", metavar="MODEL", help="The model to compare with.")
+        str,
+        typer.Option("--beside", metavar="MODEL", help="The model to compare with; attention-only: its own widths."),
     ] = "llama-3.1-8b",
     weights: Annotated[str, typer.Option(help="bf16 or fp8, of both models.")] = "bf16",
     batches: Annotated[
@@ -467,6 +408,14 @@ def arithmetic(
             metavar="FILE", help="Also draw the ratio over the context: .png, .svg or .pdf.", callback=in_a_folder
         ),
     ] = None,
+    plot_generation: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="And over the tokens of an answer, memory full.", callback=in_a_folder),
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Points in that picture: of python -m benchmarks.decode --curve."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What serving a model costs, by arithmetic: parameters, FLOP, bytes, rooflines, throughput beside another model.
@@ -477,6 +426,7 @@ def arithmetic(
     from bamba_data.terminal import emit, print_json
 
     from ..arithmetic.ask import question
+    from ..arithmetic.generation_plot import draw_generation, measured_in
     from ..arithmetic.plot import draw_ratios
     from ..arithmetic.report import answer, tables
 
@@ -486,7 +436,8 @@ def arithmetic(
         from ..arithmetic.long_rows import as_values, long_rows, table
         from ..arithmetic.shapes import shape_of
 
-        refuse_beside_row_tokens(batch=batches, context=contexts, plot=plot)
+        pictures = {"plot": plot, "plot_generation": plot_generation, "measured": measured}
+        refuse_beside_row_tokens(batch=batches, context=contexts, **pictures)
         chip = gpu_named(gpu)
         rows = long_rows(shape_of(model), chip, row_tokens)
         if as_json:
@@ -494,9 +445,13 @@ def arithmetic(
         else:
             emit("\n".join(table(model, chip, row_tokens, rows)))
         return
+    if measured is not None and plot_generation is None:
+        raise UserError("--measured puts points into a picture: name it by --plot-generation")
     asked = question(model, beside, gpu, weights, batches, contexts, in_tokens)
     if plot is not None:
         draw_ratios(asked.ours, asked.theirs, (asked.name, asked.beside), asked.batches, plot)
+    if plot_generation is not None:
+        draw_generation(asked, None if measured is None else measured_in(measured), plot_generation)
     if as_json:
         print_json(answer(asked))
     else:

@@ -4,10 +4,12 @@ All rows end at the same place: a shorter prompt is filled up on its left with a
 lets another document see. So a row's numbers do not depend on the others of its batch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..kernels.shapes import Carried
 from ..model.bamba import Bamba
@@ -47,6 +49,34 @@ def empty(model: Bamba, rows: int, capacity_tokens: int) -> Memory:
         values={layer: matrix.new_zeros(shape) for layer in config.attention_indices},
         documents=torch.full((rows, capacity_tokens), -1, dtype=torch.int32, device=matrix.device),
         used=torch.zeros(1, dtype=torch.int64, device=matrix.device),
+    )
+
+
+def carried_of(memory: Memory) -> dict[int, Carried | None]:
+    """A copy of the states and halos: a step changes them in place."""
+    return {layer: _copied(carried) for layer, carried in memory.carried.items()}
+
+
+def take_back(memory: Memory, tokens: int, carried: Mapping[int, Carried | None]) -> None:
+    """Forget all but the first `tokens`, behind which `carried` was copied. Later places of keys and values are written
+    again before they are looked at."""
+    memory.used.fill_(tokens)
+    memory.carried = {layer: _copied(kept) for layer, kept in carried.items()}
+
+
+def _copied(carried: Carried | None) -> Carried | None:
+    return None if carried is None else Carried(*(tensor.clone() for tensor in carried))
+
+
+def grown(memory: Memory, capacity_tokens: int) -> Memory:
+    """The same with more room; what it was made of is not to be used any more."""
+    more = capacity_tokens - memory.capacity_tokens
+    return Memory(
+        carried=memory.carried,
+        keys={layer: pad(keys, (0, 0, 0, more)) for layer, keys in memory.keys.items()},
+        values={layer: pad(values, (0, 0, 0, more)) for layer, values in memory.values.items()},
+        documents=pad(memory.documents, (0, more), value=-1),
+        used=memory.used,
     )
 
 

@@ -40,7 +40,7 @@ def written(
         documents = torch.where(fills, FILLED, OWN).int()
         positions = torch.where(fills, places[piece], places[piece] - missing[:, None])
         logits = advance(model, known, ids[:, piece], documents, positions)
-    step = _Step(model, known, longest - missing)
+    step = Step(model, known, longest - missing)
     for number in range(new_tokens):
         tokens = list(choose(logits.float()))
         yield tokens
@@ -48,7 +48,7 @@ def written(
             logits = step(torch.tensor(tokens, device=device))
 
 
-class _Step:
+class Step:
     """One token of each row. On a GPU the second call is captured as a graph, which the later ones replay: what a step
     launches is some hundreds of kernels of microseconds each."""
 
