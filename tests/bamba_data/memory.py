@@ -1,6 +1,7 @@
 """How much memory a piece of code takes: measured by the kernel, in a Python of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -18,9 +19,10 @@ def done(result, before):
 
 def grown(script: str, *arguments: object) -> tuple[Any, int]:
     """What the script gave to `done(result, before)`, and by how many bytes its peak grew since `before = peak()`."""
-    run = subprocess.run(
-        [sys.executable, "-c", PRELUDE + script, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", PRELUDE + script, *map(str, arguments)]
+    # Large blocks that are freed go back at once, so that the peak is of what is held and not of what malloc keeps.
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert run.returncode == 0, run.stderr
     result, size_bytes = json.loads(run.stdout)
     return result, size_bytes
