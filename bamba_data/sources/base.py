@@ -1,6 +1,7 @@
 """What every corpus boils down to: a `Source` says where files lie and how their records become documents."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -99,6 +100,12 @@ class Location(Strict):
     files: list[str] = Field(min_length=1)
     revision: str | None = None
     listing: Listing | None = None
+
+
+def refuse_unknown(field: str, asked: Iterable[str], known: Collection[str]) -> None:
+    """`RecipeError` where a corpus has no such part."""
+    if unknown := [name for name in asked if name not in known]:
+        raise RecipeError(f"{field}: {unknown} are not among {list(known)}")
 
 
 def hub_location(repo: str, base: str | None, files: list[str], revision: str) -> Location:

@@ -5,8 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bamba_data.errors import RecipeError
-from bamba_data.sources.base import Corpus, Source, TextRule, hub_location
+from bamba_data.sources.base import Corpus, Source, TextRule, hub_location, refuse_unknown
 
 REPO = "hf://datasets/HuggingFaceTB/cosmopedia"
 CONFIGS = (
@@ -36,8 +35,7 @@ class Cosmopedia(Corpus):
     revision: str = "main"
 
     def expand(self) -> list[Source]:
-        if unknown := [name for name in self.configs if name not in CONFIGS]:
-            raise RecipeError(f"cosmopedia.configs: {unknown} are not among {list(CONFIGS)}")
+        refuse_unknown("cosmopedia.configs", self.configs, CONFIGS)
         return [self._source(config) for config in self.configs]
 
     def _source(self, config: str) -> Source:

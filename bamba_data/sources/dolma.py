@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from bamba_data.errors import RecipeError
-from bamba_data.sources.base import Corpus, Location, Source, TextRule
+from bamba_data.sources.base import Corpus, Location, Source, TextRule, refuse_unknown
 
 HOST = "https://olmo-data.org/dolma-v1_7"
 URL_LIST_SHA256 = "9fa8c2f0eb57149ff7914b35ca2ffb8da221c02786d712bcba5f6c39d294b49e"
@@ -85,8 +85,7 @@ class DolmaV17(Corpus):
     files: list[str] | None = Field(default=None, min_length=1)
 
     def expand(self) -> list[Source]:
-        if unknown := [name for name in self.datasets if name not in DATASETS]:
-            raise RecipeError(f"dolma-v1_7.datasets: {unknown} are not among {list(DATASETS)}")
+        refuse_unknown("dolma-v1_7.datasets", self.datasets, DATASETS)
         if self.base is None:
             official_urls()
         return [self._source(name, DATASETS[name]) for name in self.datasets]

@@ -12,8 +12,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from bamba_data.errors import RecipeError
-from bamba_data.sources.base import Corpus, Source, TextRule, hub_location
+from bamba_data.sources.base import Corpus, Source, TextRule, hub_location, refuse_unknown
 
 REPO = "hf://datasets/allenai/dolmino-mix-1124"
 COMMIT = "a319f19eef1e257417b11ea8c30da266ae175557"
@@ -53,8 +52,7 @@ class DolminoMix(Corpus):
     revision: str = COMMIT
 
     def expand(self) -> list[Source]:
-        if unknown := [part for part in self.parts if part not in PARTS]:
-            raise RecipeError(f"dolmino-mix-1124.parts: {unknown} are not among {list(PARTS)}")
+        refuse_unknown("dolmino-mix-1124.parts", self.parts, PARTS)
         return [self._source(name, PARTS[name]) for name in self.parts]
 
     def _source(self, name: str, part: Part) -> Source:

@@ -12,8 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bamba_data.errors import RecipeError
-from bamba_data.sources.base import Corpus, Source, TextRule, hub_location
+from bamba_data.sources.base import Corpus, Source, TextRule, hub_location, refuse_unknown
 
 REPO = "hf://datasets/HuggingFaceTB/finemath"
 COMMIT = "e92b25a616738fe95dc186b64dfb19f9c8525594"
@@ -28,8 +27,7 @@ class FineMath(Corpus):
     revision: str = COMMIT
 
     def expand(self) -> list[Source]:
-        if unknown := [name for name in self.configs if name not in CONFIGS]:
-            raise RecipeError(f"finemath.configs: {unknown} are not among {list(CONFIGS)}")
+        refuse_unknown("finemath.configs", self.configs, CONFIGS)
         return [self._source(config) for config in self.configs]
 
     def _source(self, config: str) -> Source:

@@ -12,8 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bamba_data.errors import RecipeError
-from bamba_data.sources.base import Corpus, Listing, Location, Source, TextRule
+from bamba_data.sources.base import Corpus, Listing, Location, Source, TextRule, refuse_unknown
 
 HOST = "https://data.commoncrawl.org/contrib/Nemotron/Nemotron-CC/data-jsonl"
 PATHS_SHA256 = "d8201c1e05b5e9fecef7678457c172f98a19a25f1dd656cdba1f937e7a29e68e"
@@ -39,8 +38,7 @@ class NemotronCC(Corpus):
     parts: list[str] = Field(default_factory=lambda: list(PARTS), min_length=1)
 
     def expand(self) -> list[Source]:
-        if unknown := [part for part in self.parts if part not in PARTS]:
-            raise RecipeError(f"nemotron-cc.parts: {unknown} are not among {list(PARTS)}")
+        refuse_unknown("nemotron-cc.parts", self.parts, PARTS)
         return [self._source(*part.split("/")) for part in self.parts]
 
     def _source(self, quality: str, kind: str) -> Source:

@@ -13,8 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bamba_data.errors import RecipeError
-from bamba_data.sources.base import Corpus, Source, TextRule, hub_location
+from bamba_data.sources.base import Corpus, Source, TextRule, hub_location, refuse_unknown
 from bamba_data.sources.dclm_baseline import WARC_ID
 
 REPO = "hf://datasets/allenai/olmo-mix-1124"
@@ -39,8 +38,7 @@ class OLMoMix(Corpus):
     revision: str = COMMIT
 
     def expand(self) -> list[Source]:
-        if unknown := [part for part in self.parts if part not in PARTS]:
-            raise RecipeError(f"olmo-mix-1124.parts: {unknown} are not among {list(PARTS)}")
+        refuse_unknown("olmo-mix-1124.parts", self.parts, PARTS)
         return [self._source(part, *PARTS[part]) for part in self.parts]
 
     def _source(self, part: str, license: str, origin: str) -> Source:

@@ -4,8 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bamba_data.errors import RecipeError
-from bamba_data.sources.base import Corpus, Source, TextRule, hub_location
+from bamba_data.sources.base import Corpus, Source, TextRule, hub_location, refuse_unknown
 from bamba_data.sources.cosmopedia import TextChoice, text_rule
 
 REPO = "hf://datasets/HuggingFaceTB/smollm-corpus"
@@ -21,8 +20,7 @@ class SmolLMCorpus(Corpus):
     revision: str = "main"
 
     def expand(self) -> list[Source]:
-        if unknown := [name for name in self.subsets if name not in SUBSETS]:
-            raise RecipeError(f"smollm-corpus.subsets: {unknown} are not among {list(SUBSETS)}")
+        refuse_unknown("smollm-corpus.subsets", self.subsets, SUBSETS)
         return [self._source(subset) for subset in self.subsets]
 
     def _source(self, subset: str) -> Source:
