@@ -84,7 +84,7 @@ def test_a_launcher_that_restarts_does_not_start_over_what_is_all_torn(whole: Pa
     for file in out.glob("checkpoints/*/rank-00000.bin"):
         flip(file)
     torchrun = command(out, 2, *SHORT, restarts=2)
-    done = subprocess.run(torchrun, capture_output=True, text=True, check=False)
+    done = subprocess.run(torchrun, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode != 0
     assert "begins at step 0" not in done.stderr
 

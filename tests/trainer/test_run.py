@@ -148,9 +148,7 @@ def test_a_run_of_two_ranks_whose_second_is_killed_while_it_saves_loses_nothing(
 @pytest.mark.long
 def test_a_launcher_that_may_restart_goes_on_by_itself_when_a_rank_dies(quiet: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    # Without it the launcher keeps one store for all groups, and a new group may read addresses of the one before.
-    own_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    with started(out, 2, by_launcher=True, env=SLOW | own_store, restarts=1) as process:
+    with started(out, 2, by_launcher=True, env=SLOW, restarts=1) as process:
         wait_for_step(out, 6, process)
         ranks_of(process)[-1].kill()
         assert process.wait(timeout=240) == 0

@@ -37,6 +37,7 @@ from ..model.bamba import Bamba, vector_parameters
 from .consistency import require_agreement
 from .float8 import convert
 from .offload import ResidualOffload
+from .rendezvous import own_store
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)  # the slowest step, and a rank that opens its dataset late
 
@@ -84,7 +85,8 @@ def joined(context_ranks: int = 1) -> Iterator[World]:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+        store = own_store(rank, size, COLLECTIVE_TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     else:
         dist.init_process_group(backend, store=_store(), rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT)
     try:
