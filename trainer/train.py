@@ -146,6 +146,7 @@ class Run:
             self._restore(accept)
 
     def _restore(self, accept: Callable[[dict[str, Any]], None]) -> None:
+        self.checkpointer.prepare(self.state())
         commit = self.checkpointer.restore(self.state(), accept)
         if commit is not None:
             self._resume(commit)
@@ -156,7 +157,7 @@ class Run:
             self.log.info(said or f"no checkpoint below {self.checkpointer.store.url}: begins at step 0")
         if self.recipe.log.evaluate_every_steps:
             self.feed.held_out()  # so that a dataset without held-out documents is refused now, not hours later
-        self.checkpointer.prepare(self.state())
+        self.checkpointer.ready()
         if self.done_steps < self.recipe.schedule.steps:
             self.checkpointer.check_room()
         require_agreement(

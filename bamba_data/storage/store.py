@@ -57,6 +57,12 @@ class Store(ABC):
     def read_range(self, path: str, start: int, end: int) -> bytes:
         """The bytes [start, end); fewer only where the object ends."""
 
+    def read_into(self, path: str, start: int, place: memoryview) -> int:
+        """Fill `place` with the bytes from `start` on; how many, fewer only where the object ends."""
+        data = self.read_range(path, start, start + len(place))
+        place[: len(data)] = data
+        return len(data)
+
     @abstractmethod
     def put(self, path: str, data: bytes) -> None:
         """Write the whole object, replacing what was there."""
@@ -149,6 +155,14 @@ class LocalStore(Store):
         with self._at(path).open("rb") as file:
             file.seek(start)
             return file.read(end - start)
+
+    def read_into(self, path: str, start: int, place: memoryview) -> int:
+        done = 0
+        with self._at(path).open("rb", buffering=0) as file:
+            file.seek(start)
+            while done < len(place) and (length := file.readinto(place[done:])):
+                done += length
+        return done
 
     def put(self, path: str, data: bytes) -> None:
         with self.writer(path) as file:

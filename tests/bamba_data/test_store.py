@@ -63,7 +63,9 @@ def test_what_is_put_can_be_read(store: Store) -> None:
 
 
 def test_a_missing_object_is_a_file_not_found_error(store: Store) -> None:
-    for ask in (store.read, store.open, lambda path: store.read_range(path, 0, 1)):
+    into = memoryview(bytearray(1))
+    reads = (lambda path: store.read_range(path, 0, 1), lambda path: store.read_into(path, 0, into))
+    for ask in (store.read, store.open, *reads):
         with pytest.raises(FileNotFoundError):
             ask("folder/object")
     assert store.stat("folder/object") is None
@@ -77,6 +79,9 @@ def test_a_missing_object_is_a_file_not_found_error(store: Store) -> None:
 def test_a_range_is_short_only_where_the_object_ends(store: Store, start: int, end: int, want: bytes) -> None:
     store.put("object", b"0123456789")
     assert store.read_range("object", start, end) == want
+    place = bytearray(end - start)
+    length = store.read_into("object", start, memoryview(place))
+    assert place[:length] == want
 
 
 def test_a_range_of_an_empty_object_is_empty(store: Store) -> None:

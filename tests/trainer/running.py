@@ -17,7 +17,8 @@ from bamba_data.storage.store import LocalStore, Store, open_store
 from tests.forking import Ranks, run_forked
 from tests.trainer.job import run
 from trainer.checkpoint.commits import folders, read_commit
-from trainer.checkpoint.dcp_storage import PieceLocation, read_index, read_piece
+from trainer.checkpoint.dcp_storage import read_index
+from trainer.checkpoint.pieces import PieceLocation, read_piece
 
 #: A checkpoint that an earlier release wrote.
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint"

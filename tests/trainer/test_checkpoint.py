@@ -1,6 +1,7 @@
 """A checkpoint is whole or is not there; a torn one is found, said, and passed over; none is taken on trust."""
 
 import json
+import logging
 import os
 import random
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from bamba_data.errors import CorruptCheckpoint, UserError
 from bamba_data.storage.store import LocalStore
@@ -18,8 +20,12 @@ from tests.forking import typed
 from tests.trainer.running import GOLDEN, bits, command, job, newest_folder
 from trainer.checkpoint.commits import folders, sweep
 from trainer.checkpoint.locate import locate_checkpoint
+from trainer.checkpoint.manager import Checkpointer
 from trainer.checkpoint.marks import Mark, read_mark, set_mark
 from trainer.checkpoint.verify import faults
+from trainer.checkpoint.writers import written_by
+from trainer.config import Checkpoints
+from trainer.distributed.fsdp import World
 
 SHORT = ["schedule.steps=4", "checkpoints.every_steps=2", "data.batch_rows=2"]
 
@@ -233,6 +239,32 @@ def test_a_mark_that_is_damaged_is_a_mark_still(tmp_path: Path) -> None:
     assert damaged is not None and damaged.kind == "unknown"
     store.put("step-000000004-ab/torn.json", b'{"why":"as marks were"}\n')
     assert read_mark(store, "step-000000004-ab") == Mark("damaged", "as marks were")
+
+
+def test_a_way_back_that_is_torn_is_an_error_not_a_run_with_half_of_its_weights(tmp_path: Path, world: World) -> None:
+    state = {"model.a": torch.zeros(1000), "model.b": torch.zeros(1000)}
+    checkpointer = Checkpointer(LocalStore(tmp_path), Checkpoints(), world, logging.getLogger(__name__))
+    checkpointer.take()
+    checkpointer.save(4, state, {})
+    assert checkpointer.finish() is None
+    for value in state.values():
+        value.fill_(8.0)
+    assert checkpointer.go_back_before(2, "a spike", state) is None, "there is none so early"
+    assert all((value == 8).all() for value in state.values())
+    assert checkpointer.go_back_before(6, "a spike", state) is not None
+    assert all((value == 0).all() for value in state.values())
+    flip(next(tmp_path.glob("step-*/rank-00000.bin")))
+    with pytest.raises(CorruptCheckpoint, match="none of its 1 checkpoints before a spike is whole"):
+        checkpointer.go_back_before(6, "a spike", state)
+    checkpointer.close()
+
+
+def test_what_every_rank_holds_is_kept_and_written_by_one_of_them() -> None:
+    state = {f"matrix {number}": torch.empty(64 + number, 8) for number in range(40)} | {"count": torch.zeros(())}
+    written = [written_by(rank, 4, state) for rank in range(4)]
+    assert sorted(name for names in written for name in names) == sorted(state)
+    sizes = [sum(state[name].nbytes for name in names) for names in written]
+    assert max(sizes) < 1.05 * min(sizes), "one rank would hold the others up"
 
 
 @pytest.mark.s3

@@ -6,12 +6,13 @@ held against its digest, so a torn or flipped byte is an error, never a weight.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass
-from typing import Any, BinaryIO, cast
+from dataclasses import astuple
+from functools import partial
+from typing import Any, cast
 
 import torch
-import xxhash
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -20,7 +21,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
@@ -29,20 +30,12 @@ from bamba_data.errors import BambaError, CorruptCheckpoint, CorruptManifest, Pu
 from bamba_data.records import seal
 from bamba_data.storage.store import Store
 
+from .pieces import PieceLocation, fill, in_threads, read_piece, write_pieces
+
 INDEX, COMMIT = "index.json", "commit.json"
 FORMAT = "bamba-checkpoint/2"
 MAX_INDEX_BYTES = 1 << 30
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16", "int64", "int32")}
-
-
-@dataclass(frozen=True, slots=True)
-class PieceLocation:
-    """A piece of a tensor: its bytes in an object of the checkpoint's folder, and their xxh3_128."""
-
-    file: str
-    start: int
-    length: int
-    digest: str
 
 
 class CheckpointWriter(StorageWriter):
@@ -73,14 +66,11 @@ class CheckpointWriter(StorageWriter):
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> "Future[list[WriteResult]]":
         written: list[WriteResult] = []
         if plan.items:
+            tensors = [planner.resolve_data(item) for item in plan.items]
+            assert all(isinstance(tensor, Tensor) for tensor in tensors), "the state is tensors only"
             with self.store.writer(f"{self.folder}/{plan.storage_data}") as file:
-                at = 0
-                for item in plan.items:
-                    tensor = planner.resolve_data(item)
-                    assert isinstance(tensor, Tensor), "the state is tensors only"
-                    place = write_piece(file, tensor, plan.storage_data, at)
-                    written.append(WriteResult(item.index, place.length, place))
-                    at += place.length
+                places = write_pieces(file, cast(list[Tensor], tensors), plan.storage_data)
+            written = [WriteResult(item.index, one.length, one) for item, one in zip(plan.items, places, strict=True)]
         done: Future[list[WriteResult]] = Future()
         done.set_result(written)
         return done
@@ -94,12 +84,6 @@ class CheckpointWriter(StorageWriter):
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
         return False
-
-
-def write_piece(file: BinaryIO, tensor: Tensor, name: str, at: int) -> PieceLocation:
-    data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
-    file.write(data)
-    return PieceLocation(name, at, data.nbytes, xxhash.xxh3_128_hexdigest(data))
 
 
 def commit_checkpoint(
@@ -155,20 +139,6 @@ def read_index(store: Store, folder: str, wanted_digest: str) -> dict[str, Any]:
     return cast(dict[str, Any], index)
 
 
-def read_piece(store: Store, folder: str, place: PieceLocation) -> bytearray:
-    """The bytes of a piece, checked."""
-    try:
-        data = bytearray(store.read_range(f"{folder}/{place.file}", place.start, place.start + place.length))
-    except FileNotFoundError:
-        raise CorruptCheckpoint(f"{store.url}/{folder}", f"{place.file} is missing") from None
-    if len(data) != place.length or xxhash.xxh3_128_hexdigest(data) != place.digest:
-        raise CorruptCheckpoint(
-            f"{store.url}/{folder}/{place.file}",
-            f"bytes {place.start:,} to {place.start + place.length:,} are not what was saved",
-        )
-    return data
-
-
 class CheckpointReader(StorageReader):
     """Reads the checkpoint in `folder`, whatever the number of ranks that wrote it."""
 
@@ -201,19 +171,30 @@ class CheckpointReader(StorageReader):
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> "Future[None]":
-        for item in plan.items:
-            entry = self.index[item.storage_index.fqn]
-            sizes = next(s for o, s, *_ in entry["pieces"] if torch.Size(o) == item.storage_index.offset)
-            data = read_piece(self.store, self.folder, self.places[item.storage_index])
-            part = torch.frombuffer(data, dtype=DTYPES[entry["dtype"]]).view(sizes) if data else torch.empty(sizes)
-            for dimension, (start, length) in enumerate(zip(item.storage_offsets, item.lengths, strict=True)):
-                part = part.narrow(dimension, start, length)
-            target = planner.resolve_tensor(item).detach()
-            target.copy_(part)
+        targets = [planner.resolve_tensor(item) for item in plan.items]
+        work = [partial(self._read, *pair) for pair in zip(plan.items, targets, strict=True)]
+        in_threads(work, [self.places[item.storage_index].length for item in plan.items])
+        for item, target in zip(plan.items, targets, strict=True):
             planner.commit_tensor(item, target)
         done: Future[None] = Future()
         done.set_result(None)
         return done
+
+    def _read(self, item: ReadItem, target: Tensor) -> None:
+        """The part of a piece that `target` wants; rows of a piece go into its memory as they lie in the file."""
+        entry, place = self.index[item.storage_index.fqn], self.places[item.storage_index]
+        sizes = next(s for o, s, *_ in entry["pieces"] if torch.Size(o) == item.storage_index.offset)
+        dtype = DTYPES[entry["dtype"]]
+        rows = not any(item.storage_offsets[1:]) and list(item.lengths[1:]) == sizes[1:]
+        if rows and target.is_contiguous() and target.dtype == dtype:
+            first_row = item.storage_offsets[0] if sizes else 0
+            row_bytes = math.prod(sizes[1:]) * target.element_size()
+            fill(self.store, self.folder, place, target.detach(), first_row * row_bytes)
+            return
+        part = read_piece(self.store, self.folder, place).view(dtype).view(sizes)
+        for dimension, (start, length) in enumerate(zip(item.storage_offsets, item.lengths, strict=True)):
+            part = part.narrow(dimension, start, length)
+        target.detach().copy_(part)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:

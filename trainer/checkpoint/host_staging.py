@@ -1,7 +1,8 @@
 """A copy of the state in the host's memory, made beside the computation, that a thread can write at its leisure.
 
-Buffers are taken once (pinned, where the state is on a GPU) and used for every save. The copies run on a stream of
-their own; `wait` makes the computation on the device, not the host, wait for their end.
+Buffers are taken once (pinned, where the state is on a GPU) and used for every save; of what several ranks hold, one
+has them (`writers`). The copies run on a stream of their own; `wait` makes the computation on the device, not the host,
+wait for their end.
 """
 
 import torch
@@ -10,40 +11,49 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from ..distributed.fsdp import World, local
+from .writers import written_by
 
 
 class HostStaging:
-    """Holds one copy at a time, in as much memory of the host as this rank's shards take."""
+    """Holds one copy at a time, in as much memory of the host as what this rank writes takes."""
 
     def __init__(self, world: World) -> None:
+        self._world = world
         self._cuda = world.device.type == "cuda"
         self._meshes: dict[tuple[int, ...], DeviceMesh] = {}  # on the host, as those of the state
         self._stream = torch.cuda.Stream() if self._cuda else None  # type: ignore[no-untyped-call]
         self._copied: torch.cuda.Event | None = None
         self._buffers: dict[str, Tensor] = {}
 
-    def prepare(self, state: dict[str, Tensor]) -> None:
-        """Take the memory: some seconds for tens of gigabytes, better before the first step than in it."""
-        for name, tensor in state.items():
-            mine = local(tensor)
+    def make_meshes(self, state: dict[str, Tensor]) -> None:
+        """For shards on the host; a collective call."""
+        for tensor in state.values():
             if isinstance(tensor, DTensor) and (shape := tensor.device_mesh.shape) not in self._meshes:
                 self._meshes[shape] = init_device_mesh("cpu", shape)
+
+    def take_memory(self, state: dict[str, Tensor]) -> None:
+        """Some seconds for tens of gigabytes, better before the first step than in it; any thread may do it."""
+        for name in written_by(self._world.rank, self._world.size, state):
             if name not in self._buffers:
+                mine = local(state[name])
                 self._buffers[name] = torch.empty(mine.shape, dtype=mine.dtype, pin_memory=self._cuda)
 
     def copy(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Begin to copy `state` as it is at this point of the computation; `settle` before the copy is read."""
-        self.prepare(state)
+        """Begin to copy what this rank writes of `state` as it is at this point of the computation; `settle` before the
+        copy is read."""
+        self.make_meshes(state)
+        self.take_memory(state)
+        kept = {name: tensor for name, tensor in state.items() if name in self._buffers}
         if self._stream is None:
-            for name, tensor in state.items():
+            for name, tensor in kept.items():
                 self._buffers[name].copy_(local(tensor))
         else:
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
-                for name, tensor in state.items():
+                for name, tensor in kept.items():
                     self._buffers[name].copy_(local(tensor), non_blocking=True)
             self._copied = self._stream.record_event()
-        return {name: self._like(tensor, self._buffers[name]) for name, tensor in state.items()}
+        return {name: self._like(tensor, self._buffers[name]) for name, tensor in kept.items()}
 
     def _like(self, tensor: Tensor, buffer: Tensor) -> Tensor:
         if not isinstance(tensor, DTensor):

@@ -63,6 +63,7 @@ class Checkpointer:
         self._restorer = Restorer(store, world, self._group, log)
         self._staging = HostStaging(world)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._memory: Future[None] | None = None
         self._writing: _Writing | None = None
         self._bytes = 0  # of a checkpoint, all ranks together
         self._failures = 0  # on end
@@ -84,9 +85,15 @@ class Checkpointer:
             raise refused
 
     def prepare(self, state: dict[str, Tensor]) -> None:
-        """Take the host's memory for the copies of `state`."""
+        """Begin to take the host's memory for the copies of `state`, beside whatever comes until `ready`."""
         self._bytes = free_space.bytes_of(state)
-        self._staging.prepare(state)
+        self._staging.make_meshes(state)
+        self._memory = self._thread.submit(self._staging.take_memory, state)
+
+    def ready(self) -> None:
+        """Wait for that memory; an error if the host has not so much."""
+        if self._memory is not None:
+            self._memory.result()
 
     def check_room(self) -> None:
         """`NoRoom` if the next save cannot but fail; what killed saves left was removed before."""

@@ -1,5 +1,6 @@
 """A checkpoint read and written one tensor at a time in one process: for export, import, evaluation, generation."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,9 @@ from bamba_data.storage.store import Store
 from ..model.bamba import Bamba, is_vector
 from ..model.config import ModelConfig
 from .commits import read_checkpoint
-from .dcp_storage import DTYPES, PieceLocation, commit_checkpoint, read_piece, tensor_entry, write_piece
+from .dcp_storage import DTYPES, commit_checkpoint, tensor_entry
 from .locate import locate_checkpoint
+from .pieces import PieceLocation, fill, read_piece, write_piece
 
 
 class SavedCheckpoint:
@@ -36,9 +38,7 @@ class SavedCheckpoint:
         shape = entry["shape"]
         if not shape:
             ((_, _, *place),) = entry["pieces"]
-            return torch.frombuffer(
-                read_piece(self.store, self.name, PieceLocation(*place)), dtype=DTYPES[entry["dtype"]]
-            )[0]
+            return read_piece(self.store, self.name, PieceLocation(*place)).view(DTYPES[entry["dtype"]])[0]
         end = shape[0] if end is None else end
         out = torch.empty([end - start, *shape[1:]], dtype=DTYPES[entry["dtype"]])
         filled = 0
@@ -48,11 +48,9 @@ class SavedCheckpoint:
                 continue
             if sizes[1:] != shape[1:]:
                 raise UserError(f"{key} is not sharded by rows: load this checkpoint with the ranks that saved it")
-            data = read_piece(self.store, self.name, PieceLocation(*place))
-            piece = torch.frombuffer(data, dtype=out.dtype).view(sizes)
-            if (offsets[0], sizes[0]) == (start, end - start):
-                return piece  # all that is asked for, as one rank saved it: not held twice
-            out[low - start : high - start] = piece[low - offsets[0] : high - offsets[0]]
+            row_bytes = math.prod(shape[1:]) * out.element_size()
+            wanted = out[low - start : high - start]
+            fill(self.store, self.name, PieceLocation(*place), wanted, (low - offsets[0]) * row_bytes)
             filled += high - low
         if filled != end - start:
             raise CorruptCheckpoint(f"{self.store.url}/{self.name}", f"{key}: {filled} of its rows {start} to {end}")

@@ -60,10 +60,16 @@ class Restorer:
 
     def go_back_before(self, step: int, why: str, state: dict[str, Tensor]) -> dict[str, Any] | None:
         """Load the newest whole checkpoint of an earlier step and mark those from `step` on, so that nobody goes on
-        from them; its commit, or None, with nothing changed, where there is none."""
+        from them; its commit, or None, with nothing changed, where there is none.
+
+        Raises:
+            CorruptCheckpoint: There are earlier ones and none of them is whole: `state` is what was read of them.
+        """
         every: list[commits.CheckpointFolder] = self._from_rank_zero(lambda: commits.folders(self.store))
         earlier = [folder.name for folder in every if folder.whole and folder.step < step]
         commit = self._newest_of(earlier, state, lambda commit: None)
+        if commit is None and earlier:
+            raise CorruptCheckpoint(self.store.url, f"none of its {len(earlier)} checkpoints before {why} is whole")
         if commit is not None and self.world.leads:
             for folder in every:
                 if folder.whole and folder.step >= step:

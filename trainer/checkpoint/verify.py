@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from bamba_data.errors import CorruptCheckpoint, UserError
 from bamba_data.storage.store import Store
 
 from .commits import CheckpointFolder, folders, read_checkpoint
-from .dcp_storage import PieceLocation, read_piece
 from .marks import Mark, read_mark
+from .pieces import PieceLocation, fill, in_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,17 @@ def faults(store: Store, name: str) -> Iterator[str]:
     except CorruptCheckpoint as error:
         yield str(error)
         return
-    for entry in index.values():
-        for _, _, *place in entry["pieces"]:
-            try:
-                read_piece(store, name, PieceLocation(*place))
-            except CorruptCheckpoint as error:
-                yield str(error)
+    places = [PieceLocation(*place) for entry in index.values() for _, _, *place in entry["pieces"]]
+    found = in_threads([partial(_fault, store, name, place) for place in places], [place.length for place in places])
+    yield from filter(None, found)
+
+
+def _fault(store: Store, name: str, place: PieceLocation) -> str | None:
+    try:
+        fill(store, name, place)
+    except CorruptCheckpoint as error:
+        return str(error)
+    return None
 
 
 def named(store: Store, name: str) -> CheckpointFolder:
