@@ -31,7 +31,7 @@ def prepared(
     frozen = frozen_lock(loaded, folder, store, fetcher)
     store.put(tokenizer_path(tokenizer.sha256), tokenizer.data)
     job = Job(loaded, frozen.lock.sources, tokenizer.sha256, certificate, str(out), frozen.code)
-    plan = taken_over(plans.make(frozen.recipe, frozen.lock, tokenizer.sha256), store)
+    plan, _ = taken_over(plans.make(frozen.recipe, frozen.lock, tokenizer.sha256), store)
     return Prepared(store, tokenizer, certificate, plan, frozen.digest, job, "build-of-tests", ())
 
 

@@ -74,13 +74,19 @@ def find(url: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> Sweep:
     if next(store.list(layout.OURS.rstrip("/")), None) is None:
         raise DatasetNotFound(f"{store.url}: no dataset is here, nor what a build left")
     clock = now(store, layout.CLOCK)
-    listed = list(store.list())  # before the versions: what was published meanwhile is then known to be in use
+    needed = _needed(url, store)
+    count, held, loose = 0, [], []
+    for count, entry in enumerate(store.list(), 1):  # noqa: B007 (there may be none)
+        if entry.path.startswith(f"{layout.LEASES}/"):
+            held.append(entry)
+        elif _is_ours(entry) and entry not in needed:
+            loose.append(entry)
+    leases = fence.alive(held, clock)
+    loose += [entry for entry in held if _is_ours(entry) and entry.path not in leases]
     known = versions(store)
-    needed = _Needed(store)
-    for number in version_marks.known(store).unexpired:
-        needed.add(_opened(url, number))
-    leases = fence.alive(listed, clock)
-    loose = [entry for entry in listed if _is_ours(entry) and entry.path not in leases and entry not in needed]
+    if loose:  # asked once more, after the listing: what was published meanwhile is then known to be in use
+        needed = _needed(url, store)
+        loose = [entry for entry in loose if entry not in needed]
     young = {entry.path for entry in loose if clock - entry.modified < _grace(entry, grace_seconds)}
     young |= _staged(store, loose, young)
     loose.sort(key=lambda entry: entry.path)
@@ -88,10 +94,17 @@ def find(url: str, grace_seconds: float = DEFAULT_GRACE_SECONDS) -> Sweep:
         orphans=[entry for entry in loose if entry.path not in young],
         young=[entry for entry in loose if entry.path in young],
         leases=sorted(leases),
-        kept=len(listed) - len(loose) - len(leases),
+        kept=count - len(loose) - len(leases),
         versions=known,
         grace_seconds=grace_seconds,
     )
+
+
+def _needed(url: str, store: Store) -> "_Needed":
+    needed = _Needed(store)
+    for number in version_marks.known(store).unexpired:
+        needed.add(_opened(url, number))
+    return needed
 
 
 def remove(url: str, sweep: Sweep, tick: Callable[[int, int], None] = lambda done, total: None) -> int:
@@ -188,9 +201,8 @@ class _Needed:
     def __contains__(self, entry: Entry) -> bool:
         if entry.path in self._paths:
             return True
-        parts = entry.path.split("/")
         return entry.path.startswith(f"{layout.UNITS}/") and (
-            "" in self._folders or "/".join(parts[2:4]) in self._folders
+            "" in self._folders or "/".join(entry.path.split("/", 4)[2:4]) in self._folders
         )
 
     def add(self, dataset: Dataset) -> None:

@@ -121,7 +121,6 @@ def plan(
     from ..dataset_build import plan as plans
     from ..dataset_build.frozen_lock import frozen_lock
     from ..dataset_build.reuse import taken_over
-    from ..dataset_build.staged_records import Staging
 
     loaded, folder = load_recipe(recipe, overrides, limit_files, limit_documents, quarantine)
     fetcher, store = fetcher_of(loaded), open_store(out)
@@ -129,9 +128,7 @@ def plan(
     tokenizer.check(loaded.tokenizer.backend)
     with shared(store, say=say), lock_progress.shown() as tick:
         frozen = frozen_lock(loaded, folder, store, fetcher, mirror, relock, tick)
-    made = taken_over(plans.make(loaded, frozen.lock, tokenizer.sha256), store)
-    finished = set(Staging(store).finished())
-    done = sum(unit.key in finished for unit in made.units)
+    made, done = taken_over(plans.make(loaded, frozen.lock, tokenizer.sha256), store)
     if as_json:
         units = [
             {

@@ -95,7 +95,7 @@ def prepare(
 def prepared_for(out: str, tokenizer: Tokenizer, inputs: Frozen) -> Prepared:
     """Plan, choose and certify the backend, for inputs that are locked."""
     store, recipe = open_store(out), inputs.recipe
-    plan = taken_over(plans.make(recipe, inputs.lock, tokenizer.sha256), store)
+    plan, _ = taken_over(plans.make(recipe, inputs.lock, tokenizer.sha256), store)
     _, certificate, passed_over = choose(tokenizer, recipe.tokenizer.backend)
     store.put(tokenizer_path(tokenizer.sha256), tokenizer.data)
     changed = plan_history.remark(store, plan, tokenizer.sha256, inputs.digest)

@@ -133,14 +133,16 @@ def make(recipe: Recipe, lock: Lock, tokenizer_sha256: str) -> Plan:
     refuse_unasked(taken)
     refuse_empty(taken, recipe.bad_input)
     units: list[Unit] = []
+    rules = _rules(recipe.bad_input)
     for name, source in lock.sources.items():
+        shared = _shared(recipe, source, tokenizer_sha256)
         for number, files in enumerate(_groups(lock.by_source[name], left_out, recipe.unit_bytes)):
-            base = unit_base(recipe, source, tokenizer_sha256, files)
+            base = _key_of(shared, [_told(file) for file in files])
             units.append(
                 Unit(
                     source=name,
                     number=number,
-                    key=unit_key(base, recipe.bad_input),
+                    key=_key_of([base], *rules),
                     base=base,
                     files=files,
                     size_bytes=sum(file.locked.facts.size_bytes or 0 for file in files),
@@ -176,26 +178,33 @@ def _parts_here(file: LockedFile, unit_bytes: int) -> bool:
     return bool(xxhash.xxh3_64_intdigest(file.path.encode()) < share * 2**64)
 
 
-def unit_key(base: str, rules: BadInput) -> str:
-    """What the bytes of a unit depend on, and nothing else: sha256, its first 32 hex digits. Of the rules those that
-    some record may meet; whether one did is known only afterwards."""
+def _rules(rules: BadInput) -> list[Any]:
+    """What the key of a unit depends on beside its base, and nothing else: of the rules those that some record may
+    meet; whether one did is known only afterwards."""
     matters = rules.model_dump(mode="json", exclude={"quarantine", "policy", *BadInput.verdict_only})
     actions = {reason: rules.action(reason) for reason in sorted(REASONS)}
     actions |= {reason: action for reason, action in rules.policy.items() if reason in FILTERED}
-    return canonical_json.digest([base, matters, actions])[:32]  # 128 bits: two of 10**9 units meet at odds of 10**-21
+    return [matters, actions]
 
 
-def unit_base(recipe: Recipe, source: Source, tokenizer: str, files: tuple[UnitFile, ...]) -> str:
-    """The same without the rules for bad input."""
-    depends_on: list[Any] = [
+def _shared(recipe: Recipe, source: Source, tokenizer: str) -> list[Any]:
+    """What the base of a unit depends on beside its files, and nothing else."""
+    return [
         UNIT_VERSION,
         source.model_dump(mode="json", include={"name", "form", "text", "compression", "where", "transform"}),
         tokenizer,
         recipe.shards.model_dump(mode="json"),
         recipe.limits.documents,
-        [[f.locked.path, f.locked.facts.size_bytes, _identity(f.locked), f.quarantined] for f in files],
     ]
-    return canonical_json.digest(depends_on)[:32]
+
+
+def _key_of(begin: list[Any], *end: Any) -> str:
+    """sha256 of what bytes depend on, its first 32 hex digits."""
+    return canonical_json.digest([*begin, *end])[:32]  # 128 bits: two of 10**9 units meet at odds of 10**-21
+
+
+def _told(file: UnitFile) -> list[Any]:
+    return [file.locked.path, file.locked.facts.size_bytes, _identity(file.locked), file.quarantined]
 
 
 def _identity(file: LockedFile) -> str | None:

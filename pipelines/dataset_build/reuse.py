@@ -8,6 +8,7 @@ under other rules takes over the units whose notes fit, by one listing; the othe
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from bamba_data.document import FILTERED, REASONS, Ledger
 from bamba_data.format.layout import UNIT_NAME, UNITS, unit_folder
@@ -73,15 +74,24 @@ def note(store: Store, unit: Unit, rules: BadInput, ledger: Ledger) -> None:
     store.put(path, seal({"format": FORMAT, "key": unit.key, "base": unit.base, "met": str(met)}))
 
 
-def taken_over(plan: Plan, store: Store) -> Plan:
-    """The plan with the keys of finished units in place of those that would give the same."""
+class TakenOver(NamedTuple):
+    """A plan with the keys of finished units in place of those that would give the same, and how many of its units are
+    finished."""
+
+    plan: Plan
+    finished: int
+
+
+def taken_over(plan: Plan, store: Store) -> TakenOver:
+    """By one listing of what there is."""
     finished: set[str] = set()
     notes: dict[str, list[tuple[str, Met]]] = {}
+    own = {unit.key for unit in plan.units}
     for entry in store.list(UNITS):
         key, name = entry.path.split("/")[-2:]
         if name == UNIT_NAME:
             finished.add(key)
-        elif name.startswith(_PREFIX) and name.endswith(".json"):
+        elif name.startswith(_PREFIX) and name.endswith(".json") and key not in own:  # its own it has by their records
             base, _, rest = name.removeprefix(_PREFIX).removesuffix(".json").partition(".")
             if (met := Met.parsed(rest)) is not None:
                 notes.setdefault(base, []).append((key, met))
@@ -94,4 +104,5 @@ def taken_over(plan: Plan, store: Store) -> Plan:
         fitting = sorted(key for key, met in notes.get(unit.base, ()) if key in finished and met.fits(rules))
         return replace(unit, key=fitting[0]) if fitting else unit
 
-    return replace(plan, units=tuple(map(same, plan.units)))
+    units = tuple(map(same, plan.units))
+    return TakenOver(replace(plan, units=units), sum(unit.key in finished for unit in units))

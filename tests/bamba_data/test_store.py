@@ -124,6 +124,15 @@ def test_a_listing_has_what_lies_below_a_folder_and_nothing_beside_it(store: Sto
     assert list(store.list("top")) == []
 
 
+def test_a_listing_of_a_disk_has_links_as_what_they_are_and_goes_through_none(tmp_path: Path) -> None:
+    (tmp_path / "store" / "a").mkdir(parents=True)
+    (tmp_path / "store" / "a" / "x").write_bytes(b"123")
+    for name, target in (("folder", "a"), ("file", "a/x"), ("nowhere", "b"), ("circle", "circle")):
+        (tmp_path / "store" / name).symlink_to(target)
+    found = {entry.path: entry.size_bytes for entry in open_store(tmp_path / "store").list()}
+    assert found == {"a/x": 3, "file": len("a/x"), "nowhere": len("b"), "circle": len("circle")}
+
+
 def test_a_listing_of_more_than_a_thousand_objects_is_complete(store: Store) -> None:
     wanted = {f"many/{number:05d}" for number in range(1203)}
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
