@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
 from bamba.loader.chat.files import BadConversation, Message
 from bamba.loader.chat.template import ChatTemplate, template_of, tokenizer_file
 from bamba_data.errors import UserError
@@ -75,8 +73,7 @@ class Chat:
         read = of_checkpoint(saved, tokenizer)
         chosen = template_for(read, tokenizer, template)
         until = until_for(read, chosen, new_tokens)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = saved.model(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        model = saved.model_alone()
         return cls(read, chosen, PrefixCache(model, max_position_of(saved)), until, sampling, seed)
 
     @property

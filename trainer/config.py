@@ -14,7 +14,8 @@ from bamba_data.canonical_json import digest
 from bamba_data.recipe import load_file_as, named
 from bamba_data.sources.base import Strict
 
-from .kernels.supported import CONV_WIDTH, unsupported
+from .context.group import why_no_parts
+from .kernels.supported import unsupported
 from .model.config import ModelConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -229,17 +230,8 @@ class Recipe(Strict):
 
     def _check_parts(self) -> None:
         ranks, tokens = self.compute.context_ranks, self.data.row_tokens
-        if tokens % ranks:
-            raise ValueError(
-                f"compute.context_ranks: {ranks} ranks cannot share rows of data.row_tokens {tokens:,} in equal parts: "
-                f"take a divisor of {tokens:,}, or rows of {tokens // ranks * ranks or ranks:,} or "
-                f"{(tokens // ranks + 1) * ranks:,} tokens"
-            )
-        if ranks > 1 and tokens // ranks < CONV_WIDTH - 1:
-            raise ValueError(
-                f"compute.context_ranks: {ranks} ranks share rows of data.row_tokens {tokens:,}, {tokens // ranks} "
-                f"tokens each: the convolution reaches back over {CONV_WIDTH - 1}. Take fewer ranks, or longer rows"
-            )
+        if why := why_no_parts(tokens, ranks, "data.row_tokens"):
+            raise ValueError(f"compute.context_ranks: {why}")
 
     def learned(self) -> dict[str, Any]:
         """All that decides what is learned: a run resumed with another one is another run."""

@@ -4,7 +4,8 @@
     bamba-data model evaluate CHECKPOINT --text FILE --tokenizer JSON        a text, in rows of the recipe's length
     bamba-data model evaluate CHECKPOINT --text FILE --by-position           by the tokens of context
 
-Losses are in nats a token. Under `torchrun` the model is sharded over the ranks, and the rows are shared out.
+Losses are in nats a token. Under `torchrun` the model is sharded over the ranks, and the rows are shared out; with
+`--context-ranks N` each row is, among N neighbours (context/).
 """
 
 import json
@@ -29,11 +30,14 @@ from .checkpoint.reader import SavedCheckpoint
 from .checkpoint.restore import load
 from .checkpoint.tokenizer import of_checkpoint
 from .config import Compute
+from .context.group import ALONE, ContextGroup, part_of_rows
 from .data.batch import Batch, SourceSums
 from .distributed.fsdp import World, distribute, joined
 from .loss import IGNORED
 from .model.bamba import Bamba
 from .positions import draw, losses_by_position, table, write_csv
+
+LONG_TOKENS = 8192  # of a row: there is work enough in one
 
 
 @torch.no_grad()
@@ -59,22 +63,31 @@ def losses_by_source(
     return {name: (total / count, round(count)) for name, total, count in summed if count}
 
 
-def text_rows(ids: Sequence[int], row_tokens: int, rank: int, ranks: int) -> Iterator[dict[str, Tensor]]:
+def text_rows(
+    ids: Sequence[int], row_tokens: int, rank: int, ranks: int, context: ContextGroup = ALONE
+) -> Iterator[dict[str, Tensor]]:
     """This rank's rows of a text as batches of one row, as the loader would make them; every rank gets equally many.
 
     Rows begin where the one before ended, so the first tokens of each have little before them: the figure is a little
     high. The first token of all is only an input.
+
+    Args:
+        context: This rank among those that hold the rows, of each of which it gets its part.
+
+    Raises:
+        UserError: Rows have no equal parts, or parts that are too short.
     """
     inputs, labels = torch.tensor(ids[:-1]), torch.tensor(ids[1:])
     rows = -(-len(labels) // row_tokens)
+    own = part_of_rows(row_tokens, context)
     for row in range(rank, -(-rows // ranks) * ranks, ranks):
         here = slice(row * row_tokens, (row + 1) * row_tokens)
         real = len(labels[here])
         yield {
-            "input_ids": pad(inputs[here], (0, row_tokens - real))[None],
-            "labels": pad(labels[here], (0, row_tokens - real), value=IGNORED)[None],
-            "position_ids": torch.arange(row_tokens)[None],
-            "seq_idx": torch.zeros(1, row_tokens),
+            "input_ids": pad(inputs[here], (0, row_tokens - real))[None, own],
+            "labels": pad(labels[here], (0, row_tokens - real), value=IGNORED)[None, own],
+            "position_ids": torch.arange(row_tokens)[None, own],
+            "seq_idx": torch.zeros(1, row_tokens)[:, own],
             "row": torch.tensor([row if real else -1]),
             "source": torch.tensor([0 if real else -1]),
         }
@@ -105,6 +118,7 @@ class Asked:
         tokenizer: Another tokenizer.json than the dataset's.
         rows: So many rows of the held-out part; None for all.
         row_tokens: Of a text; None for those of the run's recipe.
+        context_ranks: So many neighbouring ranks share each row.
     """
 
     checkpoint: str
@@ -113,6 +127,7 @@ class Asked:
     tokenizer: Path | None = None
     rows: int | None = None
     row_tokens: int | None = None
+    context_ranks: int = 1
 
     def tokens_of_a_row(self, saved: SavedCheckpoint) -> int:
         trained: int = saved.commit["recipe"].get("data", {}).get("row_tokens", 4096)
@@ -124,13 +139,19 @@ class Asked:
             return _held_out(saved, list(self.data), self.rows, world)
         return _of_text(saved, self.text, self.tokenizer, self.tokens_of_a_row(saved), world)
 
+    def micro_rows(self, saved: SavedCheckpoint, world: World) -> int:
+        """Rows that go through the model at once: two, where they are no longer than most. A text's come one by one."""
+        is_long = self.tokens_of_a_row(saved) // world.context.ranks > LONG_TOKENS
+        return 1 if is_long or self.text is not None else 2
+
 
 def print_losses(asked: Asked, *, as_json: bool) -> None:
     """Print the loss of a text, or of held-out documents by source: on rank 0, one call on all ranks."""
     saved = SavedCheckpoint(asked.checkpoint)
-    with joined() as world:
+    with joined(asked.context_ranks, "--context-ranks") as world:
         sources, batches = asked.of(saved, world)
-        found = losses_by_source(load_model(saved, world), batches, sources, world.device, micro_rows=2)
+        micro_rows = asked.micro_rows(saved, world)
+        found = losses_by_source(load_model(saved, world), batches, sources, world.device, micro_rows)
     if not world.leads:
         return
     if as_json:
@@ -144,10 +165,10 @@ def print_losses(asked: Asked, *, as_json: bool) -> None:
 def print_positions(asked: Asked, plot: Path | None, table_file: Path | None, *, as_json: bool) -> None:
     """Print, and write, the loss by position in the context, over all sources: on rank 0, one call on all ranks."""
     saved = SavedCheckpoint(asked.checkpoint)
-    with joined() as world:
+    with joined(asked.context_ranks, "--context-ranks") as world:
         sources, batches = asked.of(saved, world)
-        row_tokens = asked.tokens_of_a_row(saved)
-        bands = losses_by_position(load_model(saved, world), batches, row_tokens, world.device, micro_rows=2)
+        row_tokens, micro_rows = asked.tokens_of_a_row(saved), asked.micro_rows(saved, world)
+        bands = losses_by_position(load_model(saved, world), batches, row_tokens, world.device, micro_rows)
     if not world.leads:
         return
     step = saved.commit["step"]
@@ -166,14 +187,23 @@ def _of_text(saved: SavedCheckpoint, text: Path, tokenizer: Path | None, row_tok
     ids = of_checkpoint(saved, tokenizer).tokenizer.encode(words).ids
     if len(ids) < 2:
         raise UserError(f"{text} is {len(ids)} tokens: there is nothing to predict")
-    return [str(text)], text_rows(ids, row_tokens, world.rank, world.size)
+    return [str(text)], text_rows(ids, row_tokens, world.data_rank, world.data_ranks, world.context)
 
 
 def _held_out(saved: SavedCheckpoint, data: list[str], rows: int | None, world: World) -> Rows:
     if "plan" not in saved.commit.get("feed", {}):
         raise UserError(f"{saved.name} was not trained on a dataset of ours: it does not say what was held out")
     plan = loads(dumps(saved.commit["feed"]["plan"]), "the plan in the checkpoint")
-    reading = Reading(rank=world.rank, world_size=world.size, num_workers=0, pad_rows=True)
+    part_of_rows(plan.header.row_tokens, world.context)
+    context = world.context
+    reading = Reading(
+        rank=world.data_rank,
+        world_size=world.data_ranks,
+        context_rank=context.rank,
+        context_ranks=context.ranks,
+        num_workers=0,
+        pad_rows=True,
+    )
     loader = build_loader(data, reading=reading, plan=plan, split="holdout")
     return sorted(loader.plan.sources), loader if rows is None else first_rows(loader, rows, plan.mixes[-1].batch_rows)
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 
 from bamba_data.errors import UserError, one_line
@@ -122,8 +121,7 @@ class Writer:
         saved = SavedCheckpoint(checkpoint)
         read = of_checkpoint(saved, tokenizer)
         until = Until.of(read.tokenizer, new_tokens, [read.eos], stops)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = saved.model(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        model = saved.model_alone()
         return cls(model, read.tokenizer, sampling, until, max_position_of(saved))
 
     def stream(self, prompt: str, seed: int, show: Callable[[str], None]) -> Answer:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .context.exchange import end_to_end
 from .data.batch import Batch
 from .model.bamba import Bamba
 
@@ -41,7 +42,7 @@ def losses_by_position(
         batches: As the loader yields them.
         row_tokens: No context is longer.
     """
-    count = row_tokens.bit_length()
+    count, context = row_tokens.bit_length(), model.context
     sums, targets = torch.zeros(2, count, dtype=torch.float64, device=device)
     for loaded in batches:
         for part in Batch.of(loaded).micro(micro_rows):
@@ -49,7 +50,9 @@ def losses_by_position(
             _, losses = model.losses(on.input_ids, on.documents, on.positions, on.labels)
             real = on.labels >= 0
             # frexp gives the bits of a number exactly: 1 has one bit, 2 and 3 have two. A logarithm would round.
-            bands = torch.frexp(contexts(on.documents)[real].double()).exponent.long() - 1
+            seen = contexts(end_to_end(on.documents, context) if context.ranks > 1 else on.documents)
+            own = seen.chunk(context.ranks, 1)[context.rank][real]
+            bands = torch.frexp(own.double()).exponent.long() - 1
             sums.index_add_(0, bands, losses[real].double())
             targets += torch.bincount(bands, minlength=count)
     table = torch.stack([sums, targets])

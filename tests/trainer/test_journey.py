@@ -79,6 +79,41 @@ def test_held_out_documents_are_evaluated_alike_in_the_run_and_after_it_on_one_r
             assert one["loss"] == pytest.approx(within[f"held_out/{name}"], rel=1e-4)
 
 
+def test_ranks_that_share_each_row_evaluate_what_one_rank_does(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    """By source and by position, of documents and of a text: rows of 128 tokens, cut after 64, most of them inside a
+    document."""
+    text = tmp_path / "text.txt"
+    text.write_text("It is a truth universally acknowledged, that a reader of tests is in want of sentences. " * 20)
+    of_text = ["--text", text, "--tokenizer", TOKENIZER]
+    for asked in (["--data", dataset], ["--data", dataset, "--by-position"], [*of_text, "--by-position"]):
+        found = []
+        for ranks, more in ((1, []), (2, ["--context-ranks", "2"])):
+            done = typed("trainer.evaluate", trained, *asked, *more, "--json", ranks=ranks)
+            assert done.returncode == 0, done.stderr
+            told = json.loads(done.stdout)
+            found.append(told["losses"].values() if "losses" in told else told["bands"])
+        alone, shared = found
+        assert len(alone) == len(shared) > 1
+        for ours, wanted in zip(shared, alone, strict=True):
+            assert ours == pytest.approx(wanted, rel=1e-5)
+
+
+def test_rows_that_ranks_cannot_share_are_refused_by_evaluate_with_both_numbers(
+    dataset: Path, trained: Path, tmp_path: Path
+) -> None:
+    done = typed("trainer.evaluate", trained, "--data", dataset, "--context-ranks", "2")
+    assert done.returncode == 2
+    assert "--context-ranks: 1 ranks are no whole number of groups of 2: start a multiple of 2" in done.stderr
+    done = typed("trainer.evaluate", trained, "--data", dataset, "--context-ranks", "3", ranks=3)
+    assert done.returncode != 0
+    assert "--context-ranks: 3 ranks cannot share rows of row_tokens 128 in equal parts" in done.stderr
+    (tmp_path / "text").write_text("Call me Ishmael. " * 9)
+    odd = ["--text", tmp_path / "text", "--tokenizer", TOKENIZER, "--row-tokens", "4"]
+    done = typed("trainer.evaluate", trained, *odd, "--context-ranks", "2", ranks=2)
+    assert done.returncode != 0
+    assert "2 ranks share rows of row_tokens 4, 2 tokens each: the convolution reaches back over 3" in done.stderr
+
+
 def test_a_text_is_evaluated_and_continued(trained: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("It is a truth universally acknowledged, that a reader of tests is in want of sentences. " * 9)
@@ -89,6 +124,12 @@ def test_a_text_is_evaluated_and_continued(trained: Path, tmp_path: Path) -> Non
     done = typed("trainer.generate", trained, "--tokenizer", TOKENIZER, "--prompt", "Call me", "--tokens", "3")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Call me")
+
+
+def test_texts_are_written_by_one_process_and_several_are_refused(trained: Path) -> None:
+    done = typed("trainer.generate", trained, "--tokenizer", TOKENIZER, "--prompt", "Call me", ranks=2)
+    assert done.returncode != 0 and not done.stdout
+    assert "one process reads and writes texts, and 2 ranks were started: leave torchrun out" in done.stderr
 
 
 def test_another_order_of_the_data_is_refused_by_name(dataset: Path, trained: Path) -> None:

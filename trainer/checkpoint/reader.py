@@ -1,6 +1,7 @@
 """A checkpoint read and written one tensor at a time in one process: for export, import, evaluation, generation."""
 
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +56,22 @@ class SavedCheckpoint:
         if filled != end - start:
             raise CorruptCheckpoint(f"{self.store.url}/{self.name}", f"{key}: {filled} of its rows {start} to {end}")
         return out
+
+    def model_alone(self, device: torch.device | None = None) -> Bamba:
+        """The whole model for this process alone, on a GPU if there is one: there in bfloat16, on a CPU in float32.
+
+        Raises:
+            UserError: The process is one of a launcher's, each of which would do all the work.
+        """
+        ranks = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+        if ranks > 1:
+            raise UserError(
+                f"one process reads and writes texts, and {ranks} ranks were started: leave torchrun out. Prompts are "
+                "read in pieces, so a long one needs no second GPU; the loss of long rows is shared out by "
+                "`model evaluate --context-ranks`"
+            )
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return self.model(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
     def model(self, device: torch.device, dtype: torch.dtype) -> Bamba:
         """The whole model on one device, its matrices in `dtype` and its vectors in float32."""

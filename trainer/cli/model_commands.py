@@ -45,6 +45,9 @@ def evaluate(
     row_tokens: Annotated[
         int | None, typer.Option("--row-tokens", min=1, help="Of --text: tokens of a row; as in training without it.")
     ] = None,
+    context_ranks: Annotated[
+        int, typer.Option("--context-ranks", min=1, help="Under torchrun so many neighbouring ranks share each row.")
+    ] = 1,
     by_position: Annotated[
         bool, typer.Option("--by-position", help="By the tokens of context that a target has, not by source.")
     ] = False,
@@ -60,7 +63,8 @@ def evaluate(
 ) -> None:
     """Loss on the held-out documents of datasets, by source, or perplexity of a text, in nats a token.
 
-    Under `torchrun` the model is sharded over the ranks, and the rows are shared out.
+    Under `torchrun` the model is sharded over the ranks, and the rows are shared out; with --context-ranks each row is,
+    too, for rows that are too long for one GPU.
     """
     from bamba_data.extras import require
 
@@ -80,7 +84,7 @@ def evaluate(
         refuse_picture(plot)
     from ..evaluation import Asked, print_losses, print_positions
 
-    asked = Asked(checkpoint, data or [], text, tokenizer, rows, row_tokens)
+    asked = Asked(checkpoint, data or [], text, tokenizer, rows, row_tokens, context_ranks)
     if by_position:
         print_positions(asked, plot, table_file, as_json=as_json)
     else:

@@ -68,17 +68,18 @@ class World:
 
 
 @contextmanager
-def joined(context_ranks: int = 1) -> Iterator[World]:
+def joined(context_ranks: int = 1, said: str = "compute.context_ranks") -> Iterator[World]:
     """Join the processes that the launcher started (`torchrun` sets RANK and its kin), or be alone.
 
     Args:
         context_ranks: So many neighbours share rows; the same on all ranks.
+        said: What the user says that by.
 
     Raises:
         UserError: They do not divide the ranks, or other ranks were given another number.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    check_ranks(size, context_ranks)
+    check_ranks(size, context_ranks, said)
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
@@ -126,6 +127,7 @@ def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool
     )
     model.head.fused = compute.compile and compiled.wanted(world.device)
     model.context = world.context
+    model.compiled = compute.compile
     model.flex = model.head.fused and world.device.type == "cuda"  # on a CPU it has no backward
     if model.head.fused:
         model.head.norm.compile(fullgraph=True)

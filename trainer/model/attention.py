@@ -2,7 +2,8 @@
 first part of each head.
 
 Where ranks share rows, each has its part's queries and the keys and values of the whole rows (context/gather_op.py).
-By flex_attention, which skips what a mask hides by blocks, or by scaled_dot_product_attention, as the mask says.
+By flex_attention, which skips what a mask hides by blocks, or by scaled_dot_product_attention, of all queries at once
+or of some at a time, as the mask says.
 """
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ..context.gather_op import gather_tokens
 from .config import ModelConfig
-from .document_mask import PackedRows
+from .document_mask import PackedRows, QueryBlocks
 from .rotary import apply_rotary
 
 
@@ -39,6 +40,14 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if isinstance(rows.mask, BlockMask):
             attended = flex_attention(q, k, v, block_mask=rows.mask, enable_gqa=True)
+        elif isinstance(rows.mask, QueryBlocks):
+            parts = [
+                scaled_dot_product_attention(
+                    q[:, :, own], k[:, :, seen], v[:, :, seen], attn_mask=mask, enable_gqa=True
+                )
+                for own, seen, mask in rows.mask.masks()
+            ]
+            attended = torch.cat(parts, 2)
         else:
             attended = scaled_dot_product_attention(q, k, v, attn_mask=rows.mask, enable_gqa=True)
         assert isinstance(attended, Tensor)  # flex_attention gives a pair where it is asked for more

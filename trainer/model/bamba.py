@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import pad
 
 from ..context.exchange import end_to_end
@@ -18,7 +19,7 @@ from ..kernels.conv_halo import HALO
 from ..loss import summed_loss
 from .attention import Attention
 from .config import LayerParts, ModelConfig
-from .document_mask import PackedRows, document_block_mask, document_mask
+from .document_mask import PackedRows, QueryBlocks, document_block_mask, document_masks
 from .mamba2 import Mamba2
 from .mlp import MLP, SquaredReLU, mlp_of
 from .norm import RMSNorm
@@ -85,6 +86,7 @@ class Bamba(nn.Module):
         self.residual = residual
         self.chunk_tokens = chunk_tokens
         self.context = ALONE  # this rank among those that hold its rows together
+        self.compiled = False  # its blocks, of which a graph is made
         self.flex = False  # attend by flex_attention, which is fast where blocks are compiled, and only there
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, parts) for parts in config.layer_parts)
@@ -99,10 +101,13 @@ class Bamba(nn.Module):
         if context.ranks > 1:
             keys = end_to_end(documents, context)
             documents_in = pad(keys, (HALO, 0), value=-1)[:, context.rank * tokens :][:, :HALO].contiguous()
-        mask = None
+        mask: Tensor | QueryBlocks | BlockMask | None = None
         if self.config.attention_indices:
-            make = document_block_mask if self.flex else document_mask
-            mask = make(documents, keys, context.rank * tokens)
+            before = context.rank * tokens
+            if self.flex:
+                mask = document_block_mask(documents, keys, before)
+            else:
+                mask = document_masks(documents, keys, before, skip=not self.compiled)
         return PackedRows(documents, cos, sin, mask, context, documents_in)
 
     def losses(

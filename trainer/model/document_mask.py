@@ -1,9 +1,11 @@
 """What every layer must know of a batch of packed rows: which token is whose document's, and where in it.
 
 A row holds whole and cut documents one after the other. Attention, convolution and scan look only within a document,
-and positions start at 0 in each.
+and positions start at 0 in each. Where all pairs of tokens are too many for a mask, it is made for some queries at a
+time (`QueryBlocks`), or by blocks (`document_block_mask`).
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,12 +15,35 @@ from torch.nn.attention.flex_attention import BlockMask
 from ..context.group import ALONE, ContextGroup
 
 BLOCK = 128  # tokens: flex_attention's own
+#: Of a query and a key that a mask holds at once: 200 MiB on a CPU, where attention makes it float32.
+MASK_PAIRS = 1 << 24
+ALIGN = 512  # keys: where attention on a CPU begins anew, so that what is left out before changes no bit
+
+
+class QueryBlocks(NamedTuple):
+    """What `document_mask` is given; and for each block of `queries` queries the place of the first key that it is
+    shown, before which only other documents lie."""
+
+    documents: Tensor
+    keys: Tensor
+    before: int
+    queries: int
+    first_keys: tuple[int, ...]
+
+    def masks(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Some queries, the keys that are left of them, and their mask, which is made when it is asked for."""
+        for number, first in enumerate(self.first_keys):
+            begin = number * self.queries
+            own = slice(begin, min(begin + self.queries, self.documents.shape[1]))
+            seen = slice(first, own.stop + self.before)
+            place = own.start + self.before - first
+            yield own, seen, document_mask(self.documents[:, own], self.keys[:, seen], place)
 
 
 class PackedRows(NamedTuple):
     """documents: (batch, tokens) int32, ids that ascend along a row; cos, sin: (batch, tokens, 1, half the rotary
-    width) float32; mask: which key a query may see, for `scaled_dot_product_attention` (batch, 1, tokens, keys) or
-    for `flex_attention`; None where the model has no attention.
+    width) float32; mask: which key a query may see, for `scaled_dot_product_attention` (batch, 1, tokens, keys), whole
+    or of some queries at a time, or for `flex_attention`; None where the model has no attention.
 
     Where the rows are parts of longer ones, `context` is this rank among those that hold them, keys are those of the
     whole rows, and documents_in, (batch, 3) int32, are of the three tokens before the part, -1 before the first one."""
@@ -26,7 +51,7 @@ class PackedRows(NamedTuple):
     documents: Tensor
     cos: Tensor
     sin: Tensor
-    mask: Tensor | BlockMask | None
+    mask: Tensor | QueryBlocks | BlockMask | None
     context: ContextGroup = ALONE
     documents_in: Tensor | None = None
 
@@ -42,6 +67,24 @@ def document_mask(documents: Tensor, keys: Tensor | None = None, before: int = 0
     keys = documents if keys is None else keys
     same = documents[:, :, None] == keys[:, None, :]
     return same.tril(before)[:, None]
+
+
+def document_masks(documents: Tensor, keys: Tensor, before: int, *, skip: bool) -> Tensor | QueryBlocks:
+    """`document_mask`, or where that is more than MASK_PAIRS, how to make it for some queries at a time.
+
+    Args:
+        skip: Leave out keys of earlier documents, for which the host must know where those end: not in a compiled
+            graph, which would be compiled anew for each batch.
+    """
+    rows, tokens = documents.shape
+    if rows * tokens * keys.shape[1] <= MASK_PAIRS:
+        return document_mask(documents, keys, before)
+    queries = max(1, MASK_PAIRS // (rows * keys.shape[1]))
+    first_keys = [0] * -(-tokens // queries)
+    if skip:
+        begins = torch.searchsorted(keys.contiguous(), documents[:, ::queries].contiguous())
+        first_keys = (begins.amin(0) // ALIGN * ALIGN).tolist()
+    return QueryBlocks(documents, keys, before, queries, tuple(first_keys))
 
 
 def document_block_mask(documents: Tensor, keys: Tensor | None = None, before: int = 0) -> BlockMask:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from ..checkpoint.reader import SavedCheckpoint
 from ..checkpoint.tokenizer import of_checkpoint
 from .book import Form
@@ -27,8 +25,7 @@ def asked(
     """The cells, on a GPU if there is one; see `measure`."""
     saved = SavedCheckpoint(checkpoint)
     loaded = of_checkpoint(saved, tokenizer).tokenizer
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = saved.model(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    model = saved.model_alone()
     form: Form = "reversed" if is_reversed else "standard"
     lengths = sorted(set(tokens or PROMPT_TOKENS))
     return measure(model, loaded, form, lengths, sorted(set(depths or DEPTHS)), shots, trials, seed)

@@ -43,12 +43,11 @@ class CheckpointModel(TemplateLM):  # type: ignore[misc]
         self, saved: SavedCheckpoint, tokenizer: RunTokenizer, batch: int, device: torch.device | None = None
     ) -> None:
         super().__init__()
-        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         first = tokenizer.eos if tokenizer.bos is None else tokenizer.bos
         if first is None:
             raise UserError(f"{tokenizer.where}: no token begins or ends a text: name one by --eos TOKEN")
         self.tokens = tokenizer.tokenizer
-        self.model = saved.model(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        self.model = saved.model_alone(device)
         self.batch = batch
         self.max_tokens = max_position_of(saved)
         self._first = first

@@ -77,7 +77,7 @@ def test_ranks_that_cannot_share_rows_are_refused_before_anything_is_opened(tmp_
     done = job(tmp_path / "run", 3, SHARED)
     assert done.returncode != 0
     assert "compute.context_ranks: 3 ranks are no whole number of groups of 2" in done.stderr
-    assert "start a multiple of 2 ranks, or set it to one of 1, 3" in done.stderr
+    assert "start a multiple of 2 ranks by torchrun, or set it to one of 1, 3" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
