@@ -1,7 +1,7 @@
 """The main job: a recipe in, a published dataset out, its units run by Ray.
 
     ray job submit --address URL -- python -m pipelines.tokenize RECIPE --out URL
-    bamba-data build RECIPE --out URL                     the same, on a Ray that it starts itself
+    bamba-data build RECIPE --out URL                     the same, on a Ray that it starts itself, or without one
 
 Killed at any time, the same command goes on where it was. Exit codes: 0 complete and verified, 2 bad recipe or
 arguments, 3 error budget exceeded, 4 incomplete but resumable, 5 integrity failure.
@@ -27,6 +27,7 @@ from . import unit_task
 from .driver import Prepared, finish
 from .finished_units import UnitsLost
 from .plan import Unit, core_seconds
+from .run_alone import is_enough, run_alone
 
 ROUNDS = 3  # of units whose finished work turns out to be damaged
 
@@ -38,8 +39,8 @@ def build(
     fence: Fence,
     end: Callable[[Prepared, Fence], tuple[Version, Manifest]] = finish,
 ) -> tuple[Version, Manifest]:
-    """Run what remains on Ray, verify (without bodies) and publish; and again, should finished work turn out to be
-    damaged.
+    """Run what remains, on Ray or, where that is enough, in this process; verify (without bodies) and publish; and
+    again, should finished work turn out to be damaged.
 
     Args:
         prepared: By `driver.prepare`.
@@ -68,8 +69,10 @@ def _run(prepared: Prepared, remaining: list[Unit], options: Options, display: D
     plan = prepared.plan
     planned = Counters(input_bytes=plan.input_bytes, units=len(plan.units))
     left = Counters(input_bytes=sum(unit.size_bytes for unit in remaining), units=len(remaining))
-    memory = unit_memory_bytes(plan.recipe)
-    with task_runner(options, plan.recipe.network, memory, _useful_workers(remaining)) as runner, display:
+    memory, workers = unit_memory_bytes(plan.recipe), options.workers or _useful_workers(remaining)
+    if is_enough(prepared, remaining, options, workers):
+        return run_alone(prepared, remaining, options, display, planned, planned - left)
+    with task_runner(options, plan.recipe.network, memory, workers) as runner, display:
         import ray
 
         job = ray.put(prepared.job)

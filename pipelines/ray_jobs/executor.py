@@ -180,7 +180,7 @@ class TaskRunner:
                     next_show = time.monotonic() + POLL_SECONDS
                     display.show(self._snapshot(planned, done_before))
                 if self.signals:
-                    raise Unfinished(f"stopped by {self.signals[0]}; run the same command again to go on")
+                    raise Unfinished(stopped_by(self.signals[0]))
                 if any(isinstance(fault.error, BudgetExceeded) for fault in faults):
                     # Nothing can be published, so nothing more is started. What else fails within a few seconds is
                     # told in the same run, so that all of it can be put right at once.
@@ -311,6 +311,11 @@ class TaskRunner:
         snapshot.cores = _cluster_cores()
         snapshot.throttled_seconds = sum(ray.get(self.rate_limit.throttled_seconds.remote()).values())
         return snapshot
+
+
+def stopped_by(signal: str) -> str:
+    """What is said of a run that a signal ended."""
+    return f"stopped by {signal}; run the same command again to go on"
 
 
 def _cluster_cores() -> int:

@@ -5,11 +5,12 @@ A machine's trouble is what its own system says: a disk that is full, broken or 
 missing, no memory. It is told with the machine and the path, and it is never the build's.
 """
 
+import contextlib
 import functools
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,27 +32,35 @@ def on_a_machine(work: Callable[..., Any]) -> Callable[..., Any]:
         name, progress = arguments[0].name, arguments[-1]
         progress.started.remote(name)
         progress.placed.remote(name, node)
-        try:
+        with faults_of(node):
             return node, work(*arguments)
-        except BambaError as error:
-            error.machine = node
-            raise
-        except (OSError, MemoryError, ImportError) as error:
-            raise _fault(error, node) from None
-        except Exception as error:  # noqa: BLE001 - whatever nobody foresaw: one unit's fault, not the build's
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            message = " ".join(str(error).split())[:300]
-            fault = WorkerFault(f"{type(error).__name__}: {message}", f"{place.filename}:{place.lineno}")
-            fault.machine = node
-            raise fault from None
 
     return placed
+
+
+@contextlib.contextmanager
+def faults_of(node: str) -> Iterator[None]:
+    """Whatever is raised within is one of our errors and says where: on the `node` of that id, "" without a cluster."""
+    try:
+        yield
+    except BambaError as error:
+        error.machine = node
+        raise
+    except (OSError, MemoryError, ImportError) as error:
+        raise _fault(error, node) from None
+    except Exception as error:  # noqa: BLE001 - whatever nobody foresaw: one unit's fault, not the build's
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        message = " ".join(str(error).split())[:300]
+        fault = WorkerFault(f"{type(error).__name__}: {message}", f"{place.filename}:{place.lineno}")
+        fault.machine = node
+        raise fault from None
 
 
 def _fault(error: BaseException, node: str) -> MachineFault:
     path = str(getattr(error, "filename", None) or "")
     message = getattr(error, "strerror", None) or " ".join(str(error).split())[:300] or type(error).__name__
-    fault = MachineFault(f"{socket.gethostname()} (node {node[:8]})", path, str(message))
+    machine = f"{socket.gethostname()} (node {node[:8]})" if node else socket.gethostname()
+    fault = MachineFault(machine, path, str(message))
     fault.machine = node
     return fault
 

@@ -55,7 +55,7 @@ def task_runner(
             retry_seconds=network.retry_seconds,
             straggler_seconds=options.straggler_seconds,
         )
-        with _signals_into(runner.signals):
+        with signals_into(runner.signals):
             yield runner
     except RayError as error:
         raise Unfinished(
@@ -88,7 +88,7 @@ def _connect(joined: str | None, workers: int, task_bytes: int) -> None:
 
 
 @contextlib.contextmanager
-def _signals_into(names: list[str]) -> Iterator[None]:
+def signals_into(names: list[str]) -> Iterator[None]:
     """The names of SIGTERM and SIGINT, as they come; a second one interrupts at once."""
 
     def hear(number: int, frame: FrameType | None) -> None:
