@@ -35,10 +35,11 @@ from torch._dynamo.utils import counters
 from trainer.config import Compute, Recipe, load_recipe
 from trainer.data.batch import Batch
 from trainer.distributed.fsdp import World, joined
+from trainer.loss import backward
 from trainer.model.bamba import Bamba
 from trainer.model.config import ModelConfig
 from trainer.model.init_weights import init_weights
-from trainer.observe.metrics import PEAK_FLOPS
+from trainer.observe.metrics import PEAK_FLOAT8_FLOPS, PEAK_FLOPS
 from trainer.optim.adamw import AdamW
 from trainer.step import PendingStepMetrics, Stepper
 from trainer.train import Run, build
@@ -177,7 +178,7 @@ def slice_of_9b(world: World, profile: str | None, changes: list[str], peer: Pat
         for parameter in model.parameters():
             parameter.grad = None
         total, _ = model.losses(*given, scale)
-        torch.autograd.backward(total)
+        backward(total)
 
     taken = _timed(step, world.device, 12)
     seconds = statistics.median(taken[4:])
@@ -365,6 +366,7 @@ def run(world: World, name: str, changes: list[str]) -> dict[str, Any]:
         "parameters": recipe.model.parameters,
         "tokens_per_second_per_gpu": statistics.median(rates[3:8]) if rates else None,
         "mfu": statistics.median(line.get("mfu", 0) for line in lines[3:8]) if rates else None,
+        "mfu_float8": statistics.median(line.get("mfu_float8", 0) for line in lines[3:8]) if rates else None,
         "memory_gib": max(line.get("memory_gib", 0) for line in lines) if rates else None,
         "losses": [round(line["loss"], 4) for line in lines],
         "rates": [round(rate) for rate in rates],
@@ -402,8 +404,12 @@ def main() -> None:
         device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"
         if world.leads:
             known = {"benchmark": options.what, "device": device, "ranks": world.size, "torch": torch.__version__}
-            peak = next((flops for kind, flops in PEAK_FLOPS.items() if kind in device), None)
-            print(json.dumps({**known, "peak_flops": peak, **found}))
+            peaks = {"peak_flops": PEAK_FLOPS, "peak_float8_flops": PEAK_FLOAT8_FLOPS}
+            known |= {
+                name: next((flops for kind, flops in peak.items() if kind in device), None)
+                for name, peak in peaks.items()
+            }
+            print(json.dumps({**known, **found}))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 The losses and the gradient of the logits come from the same logits, in place, so they are computed once and there is
 one table of them: 2.1 GB in bfloat16 for 2 x 4,096 tokens of a vocabulary of 128,256, where a plain cross-entropy
 holds four, two of them in float32. The price: only the sum of the losses can be differentiated. Liger's fused linear
-cross-entropy (arXiv 2410.10989) does the same by a kernel of its own.
+cross-entropy (arXiv 2410.10989) does the same by a kernel of its own. `backward` of that sum alone passes the gradients
+on as they are; behind any other function each is multiplied once more, 2 GB read and written.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch import Tensor
 from .compiled import fused as one_kernel
 
 IGNORED = -100
+_ONES: dict[torch.device, Tensor] = {}  # the gradients that `backward` begins with; known by their place in memory
 
 
 def summed_loss(
@@ -37,6 +39,14 @@ def summed_loss(
     """
     softmax = _logit_gradients_fused if fused else _logit_gradients
     return _SummedLoss.apply(hidden, weight, labels, scale, chunk_tokens, softmax)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def backward(total: Tensor) -> None:
+    """Make the gradients of a sum of `summed_loss`, by which nothing else was computed."""
+    one = _ONES.get(total.device)
+    if one is None:
+        one = _ONES[total.device] = torch.ones((), device=total.device)
+    torch.autograd.backward(total, one)
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -71,6 +81,9 @@ class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         into_hidden, into_weight = ctx.saved_tensors
+        one = _ONES.get(grad.device)
+        if one is not None and grad.data_ptr() == one.data_ptr():
+            return into_hidden, into_weight, *[None] * 4
         return into_hidden * grad.to(into_hidden.dtype), into_weight * grad.to(into_weight.dtype), *[None] * 4
 
 

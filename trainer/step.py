@@ -16,6 +16,7 @@ from torch import Tensor
 from .config import Compute
 from .data.batch import Batch, SourceSums
 from .distributed.fsdp import World
+from .loss import backward
 from .model.bamba import Bamba
 from .optim.adamw import AdamW
 from .optim.gradient_sync import GradientSync
@@ -98,7 +99,7 @@ class Stepper:
             on = part.to(device)
             self.gradients.before_backward(last=number == len(parts))
             total, losses = self.model.losses(on.input_ids, on.documents, on.positions, on.labels, scale)
-            torch.autograd.backward(total)
+            backward(total)
             by_source.add(on, losses)
         self.gradients.finish()
         norm = self.optimizer.gradient_norm()

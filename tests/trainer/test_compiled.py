@@ -38,8 +38,13 @@ def a_loss() -> list[Tensor | float]:
     return [noise(10, 50), torch.tensor([-100, *range(9)]), torch.tensor(0.1)]
 
 
+def a_sum() -> list[Tensor | float]:
+    return [noise(64, 16), noise(64, 16).bfloat16()]
+
+
 CASES: dict[str, Callable[[], list[Tensor | float]]] = {
     "bamba.trainer.optim.stochastic_rounding._step": an_update,
+    "bamba.trainer.optim.gradient_sync._add_to": a_sum,
     "bamba.trainer.loss._logit_gradients_fused": a_loss,
 }
 

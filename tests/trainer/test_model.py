@@ -1,16 +1,19 @@
 """The model computes what `transformers` computes, keeps documents apart to the bit, and starts as it should."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, softplus
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BambaConfig, BambaForCausalLM
 
 from tests.trainer.small import CONFIG, model, packed
 from trainer.hf.bamba_config import config_json, config_of
 from trainer.hf.bamba_tensors import tensor_mappings
-from trainer.loss import _logit_gradients, _logit_gradients_fused, summed_loss
+from trainer.loss import _logit_gradients, _logit_gradients_fused, backward, summed_loss
 from trainer.model.bamba import Bamba, vector_parameters
 from trainer.model.config import ModelConfig
 
@@ -110,6 +113,43 @@ def test_the_loss_in_chunks_is_the_loss_of_all_logits_with_its_gradients() -> No
         torch.testing.assert_close(losses, plain)
         for got, want in zip(torch.autograd.grad(total, [hidden, weight]), wanted, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [7, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradients_of_a_loss_alone_have_the_same_bits_without_a_pass_over_them(
+    dtype: torch.dtype, chunk: int
+) -> None:
+    def gradients(run: Callable[[torch.Tensor], None]) -> tuple[list[torch.Tensor], list[str]]:
+        generator = torch.Generator().manual_seed(3)
+        hidden, weight = (torch.randn(n, 32, generator=generator).to(dtype).requires_grad_() for n in (50, 211))
+        labels = torch.randint(0, 211, (50,), generator=generator)
+        total, _ = summed_loss(hidden, weight, labels, torch.tensor(0.3), chunk)
+        with Operations() as seen:
+            run(total)
+        assert hidden.grad is not None and weight.grad is not None
+        return [hidden.grad, weight.grad], seen.names
+
+    wanted, multiplied = gradients(torch.autograd.backward)
+    got, seen = gradients(backward)
+    assert multiplied.count("aten.mul.Tensor") == 2
+    assert not {"aten.mul.Tensor", "aten.clone.default", "aten._to_copy.default"} & set(seen)
+    assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
+    twice, _ = gradients(lambda total: backward(2 * total))
+    for one, other in zip(twice, wanted, strict=True):
+        torch.testing.assert_close(one, 2 * other)
+
+
+class Operations(TorchDispatchMode):
+    """Notes the names of what torch computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -68,6 +68,30 @@ def test_gradients_of_several_micro_batches_are_summed_in_float32(world: World) 
     assert seen == {torch.float32}
 
 
+def test_the_sum_over_micro_batches_has_the_bits_of_float32_additions_in_their_order(world: World) -> None:
+    model, _, step = learner(world, *HALF, "compute.micro_rows=2")
+    for times in range(2):  # the second step begins with what the first one left
+        batch = Batch.of(next(iter(Synthetic(48, 6, 0, 1, 64))))
+        scale = torch.tensor(1.0 / batch.targets)
+        wanted: dict[str, torch.Tensor] = {}
+        for part in batch.micro(2):
+            total, _ = model.losses(part.input_ids, part.documents, part.positions, part.labels, scale)
+            made = torch.autograd.grad(total, list(model.parameters()))
+            for (name, _), grad in zip(model.named_parameters(), made, strict=True):
+                wanted[name] = wanted[name] + grad.float() if name in wanted else grad.float()
+        seen: dict[str, torch.Tensor] = {}
+        step(
+            batch,
+            1e-2,
+            before_update=lambda seen=seen: seen.update(  # type: ignore[misc]
+                (name, value.grad.clone()) for name, value in model.named_parameters() if value.grad is not None
+            ),
+        )
+        assert seen.keys() == wanted.keys()
+        for name, grad in seen.items():
+            assert torch.equal(grad, wanted[name]), f"{name}, step {times}"
+
+
 def test_a_step_without_a_finite_gradient_changes_no_bit(world: World) -> None:
     model, optimizer, step = learner(world, *HALF)
     batch = Batch.of(next(iter(Synthetic(48, 6, 0, 1, 64))))

@@ -4,6 +4,7 @@ loss, loss/<source>   nats a target, over the steps since the last line; of thos
 grad_norm, lr         of the line's step
 tokens_per_second     of all ranks and, as tokens_per_second_per_gpu, of one; padding is not counted
 mfu                   of the peak of the device in bfloat16, by the rule in ModelConfig.flops_per_token
+mfu_float8            the same work, of its peak in float8; where linears compute in that (compute.float8)
 memory_gib            the most that torch held on rank 0 since the last line
 loader_wait           the part of the time that rank 0 waited for rows
 tokens, tokens/<source>, bad_steps   since the run began; tokens are those with a label
@@ -26,9 +27,25 @@ from ..step import StepMetrics
 from .json_lines import JsonLines
 from .trackers import TrackerContext, Trackers, check_installed
 
-#: Dense bfloat16 FLOP/s that the maker states (for SXM boards, without sparsity).
+#: Dense FLOP/s that the maker states (for SXM boards, without sparsity), in bfloat16 and in float8.
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
+PEAK_FLOAT8_FLOPS = {"H100": 1979e12, "H200": 1979e12, "B200": 4500e12}
 SOURCES_EVERY = 10  # lines on stderr: then one of the sources; the files have them all
+
+
+def utilization(recipe: Recipe, tokens_per_second_per_gpu: float, device: str) -> dict[str, float]:
+    """`mfu` of a device of that name and, where linears compute in float8, `mfu_float8`; empty for one that is not
+    known."""
+    flops = tokens_per_second_per_gpu * recipe.model.flops_per_token(recipe.data.row_tokens)
+    peaks = {"mfu": PEAK_FLOPS} | ({"mfu_float8": PEAK_FLOAT8_FLOPS} if recipe.compute.float8 != "none" else {})
+    return {name: flops / peak for name, known in peaks.items() for kind, peak in known.items() if kind in device}
+
+
+def utilization_said(values: Mapping[str, Any]) -> str:
+    """With the peak's name where there are two."""
+    if "mfu_float8" in values:
+        return f", MFU {values['mfu']:.1%} of the peak in bfloat16, {values['mfu_float8']:.1%} of that in float8"
+    return f", MFU {values['mfu']:.1%}" if "mfu" in values else ""
 
 
 class Metrics:
@@ -111,10 +128,7 @@ class Metrics:
             "saved_step": saved_step,
         }
         if self.world.device.type == "cuda":
-            peak = next((f for name, f in PEAK_FLOPS.items() if name in torch.cuda.get_device_name()), None)
-            if peak:
-                flops = self.recipe.model.flops_per_token(self.recipe.data.row_tokens)
-                values["mfu"] = rate / self.world.size * flops / peak
+            values |= utilization(self.recipe, rate / self.world.size, torch.cuda.get_device_name())
             values["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
             torch.cuda.reset_peak_memory_stats()
         for at, name in enumerate(self.sources):
@@ -129,11 +143,10 @@ class Metrics:
         return values
 
     def _say(self, step: int, values: Mapping[str, Any]) -> None:
-        mfu = f", MFU {values['mfu']:.1%}" if "mfu" in values else ""
         memory = f"  {values['memory_gib']:.1f} GiB" if "memory_gib" in values else ""
         self.log.info(
             f"step {step}/{self.recipe.schedule.steps}  loss {values['loss']:.4f}  norm {values['grad_norm']:.3f}  "
-            f"lr {values['lr']:.3g}  {values['tokens_per_second']:,.0f} tokens/s{mfu}{memory}  "
+            f"lr {values['lr']:.3g}  {values['tokens_per_second']:,.0f} tokens/s{utilization_said(values)}{memory}  "
             f"waited {values['loader_wait']:.1%}"
         )
         self._lines_said += 1

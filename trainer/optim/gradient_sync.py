@@ -1,9 +1,11 @@
 """How the gradients of a step come together: over its micro-batches, and over the ranks.
 
 Sharded matrices: FSDP2 sums them, block by block, while the backward still computes. Vectors: one message a step.
-Matrices that lie whole on every rank of several (`compute.shard_ranks: 1` with `optimizer.memory: low`): each is summed
-in place as soon as the last backward has made it, in the dtype it has, with no copy of it; a bfloat16 model of 9.8 B
-parameters then needs no more memory than on one rank alone.
+Matrices that lie whole on a rank in bfloat16 (`optimizer.memory: low`, not sharded): over micro-batches each is added
+to a sum in float32 as soon as it is made, in one pass that reads bfloat16, and is gone again; autograd would first
+write it in float32 and then add that. Over several ranks (`compute.shard_ranks: 1`) each is summed in place as soon as
+the last backward has made it, in the dtype it has; a bfloat16 model of 9.8 B parameters then needs no more memory than
+on one rank alone.
 """
 
 from typing import Any
@@ -13,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from ..compiled import fused
 from ..config import Compute
 from ..distributed.fsdp import World
 from ..model.bamba import Bamba, vector_parameters
@@ -25,12 +28,14 @@ class GradientSync:
         self.model, self.world, self.low_memory = model, world, low_memory
         self.reshard = compute.reshard
         self._last = False
+        self._sums: dict[Tensor, Tensor] = {}  # over the micro-batches so far, in float32
         self._under_way: list[Any] = []
-        if world.size > 1 and not isinstance(model, FSDPModule):
+        self._whole: list[Tensor] = []
+        if not isinstance(model, FSDPModule):
             small = {parameter for _, parameter in vector_parameters(model)}
-            for parameter in model.parameters():
-                if parameter not in small:
-                    parameter.register_post_accumulate_grad_hook(self._sum)  # type: ignore[no-untyped-call]
+            self._whole = [parameter for parameter in model.parameters() if parameter not in small]
+            for parameter in self._whole:
+                parameter.register_post_accumulate_grad_hook(self._made)  # type: ignore[no-untyped-call]
 
     def before_backward(self, *, last: bool) -> None:
         """Of one micro-batch; `last` says that it is the last of the step."""
@@ -41,20 +46,35 @@ class GradientSync:
                 self.model.set_reshard_after_backward(last)
             if self.low_memory:  # summed in float32: for want of a smaller place, whole on each rank until the last one
                 self.model.set_requires_gradient_sync(last)
-        elif not last:
-            for parameter in self.model.parameters():
-                if parameter.grad is None:
-                    parameter.grad_dtype = torch.float32
+        for parameter in self._whole:
+            if parameter.grad is None:  # of the step before it may be a float32 one
+                parameter.grad_dtype = parameter.dtype
 
-    def _sum(self, parameter: Tensor) -> None:
-        if self._last:
+    def _made(self, parameter: Tensor) -> None:
+        """The gradient of one micro-batch is there."""
+        if not self._last or parameter in self._sums:
+            self._add(parameter)
+        if self._last and self.world.size > 1:
             self._under_way.append(dist.all_reduce(parameter.grad, async_op=True))
+
+    def _add(self, parameter: Tensor) -> None:
+        grad, parameter.grad = parameter.grad, None
+        assert grad is not None
+        if parameter in self._sums:
+            wide = (-1, 16) if grad.numel() % 16 == 0 else (-1, 1)  # a known width: one compiled kernel with wide loads
+            _add_to(self._sums[parameter].view(wide), grad.view(wide))
+        else:
+            self._sums[parameter] = grad.float()
+        if self._last:
+            parameter.grad_dtype = torch.float32
+            parameter.grad = self._sums.pop(parameter)
 
     def finish(self) -> None:
         """After the last backward: what is computed from here on finds the sums over all ranks."""
         for work in self._under_way:
             work.wait()
         self._under_way.clear()
+        assert not self._sums, "a matrix had no gradient in the last micro-batch"
         grads = [parameter.grad for _, parameter in vector_parameters(self.model) if parameter.grad is not None]
         if self.world.size == 1 or not grads:
             return
@@ -62,3 +82,8 @@ class GradientSync:
         dist.all_reduce(flat)
         for grad, part in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
             grad.copy_(part.view_as(grad))
+
+
+@fused
+def _add_to(total: Tensor, grad: Tensor) -> None:
+    total.add_(grad)
