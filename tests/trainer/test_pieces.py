@@ -1,5 +1,9 @@
 """Pieces of a checkpoint go to the disk and come back by several threads, in blocks, with the bits they had."""
 
+import errno
+import fcntl
+import mmap
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,7 @@ from torch import Tensor
 
 from bamba_data.errors import CorruptCheckpoint
 from bamba_data.storage.store import LocalStore
-from trainer.checkpoint import pieces
+from trainer.checkpoint import direct, pieces
 from trainer.checkpoint.pieces import PieceLocation, fill, in_threads, read_piece, write_pieces
 
 TENSORS = [
@@ -43,6 +47,42 @@ def test_a_file_holds_the_bytes_of_its_tensors_one_after_the_other(tmp_path: Pat
     for tensor, place in zip(TENSORS, places, strict=True):
         assert place.digest == xxhash.xxh3_128_hexdigest(raw(tensor))
         assert raw(read_piece(store, "some", place)) == raw(tensor)
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["past the cache", "where that is refused"])
+def test_a_large_file_is_written_past_the_cache_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """Pieces that begin and end anywhere in blocks; the file ends within a page, or with one."""
+    monkeypatch.setattr(direct, "BLOCK_BYTES", 2 * mmap.PAGESIZE)
+    if refused:
+        monkeypatch.setattr(direct, "DIRECT", 0)
+    for last in (3, 4096 - sum(tensor.nbytes for tensor in TENSORS) % 4096):
+        tensors = [*TENSORS, torch.randn(70_001), *TENSORS, torch.zeros(last, dtype=torch.uint8), torch.randn(3, 5)]
+        tensors.append(torch.empty(0))
+        store, places = saved(tmp_path, tensors)
+        assert store.read("some/file.bin") == b"".join(map(raw, tensors))
+        assert all(raw(read_piece(store, "some", one)) == raw(it) for it, one in zip(tensors, places, strict=True))
+
+
+def test_a_write_past_the_cache_that_the_disk_refuses_goes_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where pages are larger, or half a block was taken."""
+    write, refusals = os.pwrite, []
+
+    def first_refused(descriptor: int, data: memoryview, start: int) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & direct.DIRECT and len(refusals) < 2:
+            refusals.append(start)
+            raise OSError(errno.EINVAL, "no")
+        return write(descriptor, data[: mmap.PAGESIZE // 2], start)
+
+    monkeypatch.setattr(direct, "BLOCK_BYTES", 2 * mmap.PAGESIZE)
+    monkeypatch.setattr(os, "pwrite", first_refused)
+    tensors = [torch.randn(70_001)]
+    store, _ = saved(tmp_path, tensors)
+    assert store.read("some/file.bin") == raw(tensors[0])
+    assert refusals or not direct.DIRECT
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 37), (0, 5), (10, 30), (36, 37), (12, 12)])

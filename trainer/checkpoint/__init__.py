@@ -4,7 +4,7 @@ in        the tensors of a run by name, sharded in any way, and plain JSON about
 out       a folder `step-…` with one object a rank, an index and a commit
 invariant a checkpoint exists when its commit does, and every byte that is read is held against its digest
 
-pieces                  bytes of tensors, written and read by several threads
+pieces, direct          bytes of tensors, written and read by several threads
 dcp_storage, commits    how one is laid out and read; which ones a run's folder holds
 host_staging, writers   the copy that is written while training goes on; whose it is
 manager, restore        saving beside the training; finding the one to go on from, on any number of ranks

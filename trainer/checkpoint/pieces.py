@@ -1,7 +1,7 @@
 """Pieces of tensors in the files of a checkpoint, written and read as fast as the disk goes, each with its digest.
 
-A piece goes in blocks, and its digest is taken of a block while that is still near the processor. Several threads work
-at once, each on a piece of its own. What is read goes straight into the memory of the tensor that wants it: beside the
+Several threads work at once: a piece each where digests are made and pieces are read, a block each of a file that is
+written (`direct`). What is read goes straight into the memory of the tensor that wants it: beside the
 tensors a load needs a block a thread, and that only for tensors on a GPU or for a part of a piece.
 """
 
@@ -19,6 +19,9 @@ from torch import Tensor
 
 from bamba_data.errors import CorruptCheckpoint
 from bamba_data.storage.store import Store
+
+from . import direct
+from .direct import DirectFile
 
 BLOCK_BYTES = 16 << 20
 
@@ -57,40 +60,30 @@ def threads() -> int:
 # ---- write
 
 
-def write_piece(file: BinaryIO, tensor: Tensor, name: str, at: int) -> PieceLocation:
-    """The next piece of a file that is written from its beginning to its end."""
-    return _written(lambda block, start: file.write(block), tensor, name, at)
-
-
 def write_pieces(file: BinaryIO, tensors: Sequence[Tensor], name: str) -> list[PieceLocation]:
-    """All pieces of a file, in their order: on a disk by several threads, each at its place."""
+    """All pieces of a file, in their order: on a disk by several threads, past the cache."""
     sizes = [size_bytes(tensor) for tensor in tensors]
     starts = list(accumulate(sizes, initial=0))[:-1]
-    if not file.seekable():  # an upload, which goes from its beginning to its end
+    if not file.seekable() or sum(sizes) < direct.BLOCK_BYTES:  # an upload; or too small for it to matter
         return [write_piece(file, tensor, name, start) for tensor, start in zip(tensors, starts, strict=True)]
-    to = partial(_write_at, file.fileno())
-    work = [partial(_written, to, tensor, name, start) for tensor, start in zip(tensors, starts, strict=True)]
-    return in_threads(work, sizes)
+    data = [_raw(tensor) for tensor in tensors]
+    whole = DirectFile(file, data, starts, threads())
+    blocks = whole.work()
+    sums: list[Callable[[], Any]] = [partial(xxhash.xxh3_128_hexdigest, piece) for piece in data]
+    digests = in_threads([*sums, *blocks], [*sizes, *[direct.BLOCK_BYTES] * len(blocks)])[: len(data)]
+    whole.end()
+    return [PieceLocation(name, *one) for one in zip(starts, sizes, digests, strict=True)]
 
 
-def _written(write: Callable[[memoryview, int], Any], tensor: Tensor, name: str, at: int) -> PieceLocation:
-    data = _bytes(tensor.detach().cpu().contiguous()).numpy().data
-    summed = xxhash.xxh3_128()
-    for start in range(0, data.nbytes, BLOCK_BYTES):
-        block = data[start : start + BLOCK_BYTES]
-        write(block, at + start)
-        summed.update(block)
-    return PieceLocation(name, at, data.nbytes, summed.hexdigest())
+def write_piece(file: BinaryIO, tensor: Tensor, name: str, at: int) -> PieceLocation:
+    """The next piece of a file that is written from its beginning to its end."""
+    data = _raw(tensor)
+    file.write(data)
+    return PieceLocation(name, at, len(data), xxhash.xxh3_128_hexdigest(data))
 
 
-def _write_at(descriptor: int, block: memoryview, start: int) -> None:
-    done = 0
-    while done < len(block):
-        done += os.pwrite(descriptor, block[done:], start + done)
-    if hasattr(os, "posix_fadvise"):  # not on a Mac
-        # Linux begins at once to send what such a call is about to its disk. Left to itself it waits until a tenth of
-        # the memory is full, and the disk stands still meanwhile.
-        os.posix_fadvise(descriptor, start, len(block), os.POSIX_FADV_DONTNEED)
+def _raw(tensor: Tensor) -> memoryview:
+    return memoryview(_bytes(tensor.detach().cpu().contiguous()).numpy().data)
 
 
 # ---- read
