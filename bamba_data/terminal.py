@@ -10,13 +10,15 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
+SEGMENTS_AT_ONCE = 1 << 14
 #: Into a pipe or a file nothing is folded to the width of a terminal that is not there.
 PIPE_COLUMNS = 240
 #: C0 but tab and newline, DEL and C1 (a terminal takes \x9b for "escape ["), and the marks that turn reading direction
@@ -42,6 +44,15 @@ def console(pipe_columns: int = PIPE_COLUMNS, *, stderr: bool = False) -> "Conso
 
     stream = sys.stderr if stderr else sys.stdout
     return PrintableConsole(stderr=stderr, highlight=False, width=None if stream.isatty() else pipe_columns)
+
+
+def print_lines(out: "Console", long: "RenderableType") -> None:
+    """Print what may have millions of lines, some at a time."""
+    from rich.segment import Segments
+
+    segments = iter(out.render(long))
+    while some := list(islice(segments, SEGMENTS_AT_ONCE)):
+        out.print(Segments(some), end="")
 
 
 def print_json(value: Any) -> None:

@@ -110,10 +110,10 @@ file.close()
 }
 
 
-def make_files(prefix: Path, tokens: int) -> list[np.ndarray[Any, np.dtype[np.uint16]]]:
+def make_files(prefix: Path, tokens: int, mean: int = 800) -> list[np.ndarray[Any, np.dtype[np.uint16]]]:
     """Token files of Megatron, without delimiters; their documents."""
     rng = np.random.default_rng(0)
-    counts = np.maximum(1, rng.lognormal(6.2, 1.0, tokens // 800 + 1).astype(np.int64))
+    counts = np.maximum(1, rng.lognormal(np.log(mean) - 0.5, 1.0, tokens // mean + 1).astype(np.int64))
     ids = ((rng.zipf(1.2, int(counts.sum())) - 1) % (EOS - FIRST_ID) + FIRST_ID).astype(np.uint16)
     ids.tofile(prefix.with_suffix(".bin"))
     ends = np.cumsum(counts)

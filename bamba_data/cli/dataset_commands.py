@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bamba_data.terminal import console, print_json, progress_bar
+from bamba_data.terminal import console, print_json, print_lines, progress_bar
 
 from .entry import group
 from .options import AsJson, Code, Place, Url, Version, in_a_folder
@@ -38,7 +38,7 @@ def show(
             fields["shards"] = dataset.shards.to_dicts()
         print_json(fields)
     else:
-        console().print(tree(dataset, shards))
+        print_lines(console(), tree(dataset, shards))
 
 
 @app.command(rich_help_panel=LOOK)

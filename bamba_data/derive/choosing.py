@@ -24,6 +24,7 @@ from bamba_data.format.dataset import Dataset
 from bamba_data.format.identity import ids_digest
 from bamba_data.format.masks import Flags, pack, removed_in
 from bamba_data.format.shard import ShardReader, block_digest
+from bamba_data.inspect.shard_rows import SLICE_SHARDS, in_order, of_shards
 
 THREADS = 16
 DOCUMENTS = pl.Schema(
@@ -66,19 +67,24 @@ def choose(dataset: Dataset, columns: Collection[str], leaves: Choose, shards: C
         CorruptShard: a shard is not what was published.
     """
     known = removed_in(dataset.masks, dataset.blocks)
-    paths = {(source, file): path for source, file, path in dataset.files.select("source", "file", "path").iter_rows()}
+    named = dataset.files.select("source", "file", "path").iter_rows() if "file" in columns else ()
+    paths = {(source, file): path for source, file, path in named}
     rows = dataset.shards.with_row_index("shard")
     if shards is not None:
         rows = rows.filter(pl.col("shard").is_in(list(shards)))
-    mine = dataset.blocks.filter(pl.col("shard").is_in(rows["shard"].to_list()))
-    blocks = mine.partition_by("shard", as_dict=True) if len(mine) else {}
+    blocks = in_order(dataset.blocks, "shard", "block")
 
-    def of_shard(row: dict[str, Any]) -> list[dict[str, Any]]:
-        number = row["shard"]
-        return list(_masks_of(dataset, row, blocks[(number,)], known, paths, set(columns), leaves))
+    def of_shard(row: dict[str, Any], blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return list(_masks_of(dataset, row, blocks, known, paths, set(columns), leaves))
 
+    fresh: list[dict[str, Any]] = []
     with ThreadPoolExecutor(THREADS, "bamba-choose") as pool:
-        fresh = [mask for masks in pool.map(of_shard, rows.iter_rows(named=True)) for mask in masks]
+        for part in rows.iter_slices(SLICE_SHARDS):
+            first, last = int(part["shard"][0]), int(part["shard"][-1])
+            of = of_shards(blocks, first, last).rows_by_key("shard", named=True)
+            shards_here = part.to_dicts()
+            for masks in pool.map(of_shard, shards_here, [of[row["shard"]] for row in shards_here]):
+                fresh += masks
     documents, tokens = (sum(mask.pop(name) for mask in fresh) for name in ("documents_gone", "tokens_gone"))
     new = pl.DataFrame(fresh, schema=dataset.masks.schema)
     kept = dataset.masks.join(new, on=["shard", "block"], how="anti")
@@ -88,7 +94,7 @@ def choose(dataset: Dataset, columns: Collection[str], leaves: Choose, shards: C
 def _masks_of(
     dataset: Dataset,
     shard: dict[str, Any],
-    blocks: pl.DataFrame,
+    blocks: list[dict[str, Any]],
     known: dict[tuple[int, int], Flags],
     paths: dict[tuple[str, int], str],
     columns: set[str],
@@ -99,7 +105,7 @@ def _masks_of(
     try:
         with dataset.files_store.open(path) as file:
             reader = ShardReader(file, path)
-            for block in blocks.sort("block").iter_rows(named=True):
+            for block in blocks:
                 frame = _documents(reader, shard, block, paths, columns)
                 before = known.get((number, block["block"]), np.zeros(len(frame), np.bool_))
                 after = before | leaves(frame)

@@ -184,7 +184,8 @@ class Dataset:
         first = self.blocks.select(
             "shard", "block", (pl.col("documents").cum_sum() - pl.col("documents")).over("shard").alias("first")
         )
-        starts = {(shard, block): row for shard, block, row in first.iter_rows()}
+        masked = first.join(self.masks, on=["shard", "block"], how="semi")
+        starts = {(shard, block): row for shard, block, row in masked.iter_rows()}
         shards: list[int] = []
         rows: list[int] = []
         for place, removed in removed_in(self.masks, self.blocks).items():

@@ -309,7 +309,10 @@ class ShardReader:
             MemoryError: this process has none left; the block need not be damaged.
         """
         self._expect(index, documents)
-        table = self.table(index, ["tokens", "token_count"])
+        return self.tokens_of(index, self.table(index, ["tokens", "token_count"]), digest)
+
+    def tokens_of(self, index: int, table: pa.Table, digest: str | None = None) -> Tokens:
+        """The same, from a table of the block that was read already."""
         decoded = self._decoded(index, table)
         if not np.array_equal(table.column("token_count").to_numpy(), decoded.counts):
             raise CorruptShard(self.path, f"block {index}: token_count is not the length of tokens")

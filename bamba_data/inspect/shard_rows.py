@@ -28,15 +28,15 @@ def slices(dataset: Dataset, only: Collection[str] | None = None) -> Iterator[li
     shards = dataset.shards.with_row_index("number")
     if only is not None:
         shards = shards.filter(pl.col("path").is_in(list(only)))
-    blocks = dataset.blocks.sort("shard", "block")  # a damaged table need not be in order
-    candidates = dataset.candidates.sort("shard", "block", "document")
-    masks = dataset.masks.sort("shard", "block")
+    blocks = in_order(dataset.blocks, "shard", "block")
+    candidates = in_order(dataset.candidates, "shard", "block", "document")
+    masks = in_order(dataset.masks, "shard", "block")
     for part in shards.iter_slices(SLICE_SHARDS):
         first, last = int(part["number"][0]), int(part["number"][-1])
-        blocks_of = _of(blocks, first, last).rows_by_key("shard", named=True)
+        blocks_of = of_shards(blocks, first, last).rows_by_key("shard", named=True)
         columns = ["shard", *Candidate._fields]
-        candidates_of = _of(candidates, first, last).select(columns).rows_by_key("shard")
-        masks_of = _of(masks, first, last).partition_by("shard", as_dict=True) if len(masks) else {}
+        candidates_of = of_shards(candidates, first, last).select(columns).rows_by_key("shard")
+        masks_of = of_shards(masks, first, last).partition_by("shard", as_dict=True) if len(masks) else {}
         yield [
             ShardRows(
                 row,
@@ -49,7 +49,21 @@ def slices(dataset: Dataset, only: Collection[str] | None = None) -> Iterator[li
         ]
 
 
-def _of(table: pl.DataFrame, first: int, last: int) -> pl.DataFrame:
+def in_order(table: pl.DataFrame, *columns: str) -> pl.DataFrame:
+    """A table sorted by these columns, of whole numbers; a damaged one need not be."""
+    return table if is_in_order(table, *columns) else table.sort(columns)
+
+
+def is_in_order(table: pl.DataFrame, *columns: str) -> bool:
+    """Whether the rows are sorted by these columns, and no two have the same values of them."""
+    after = pl.lit(False)
+    for column in reversed(columns):  # as tuples compare
+        here, before = pl.col(column), pl.col(column).shift(1)
+        after = (here > before) | ((here == before) & after)
+    return bool(table.lazy().select(after.fill_null(True).all()).collect(engine="streaming").item())
+
+
+def of_shards(table: pl.DataFrame, first: int, last: int) -> pl.DataFrame:
     """The rows of shards `first` to `last` of a table that is sorted by shard."""
     begin, end = int(table["shard"].search_sorted(first, "left")), int(table["shard"].search_sorted(last, "right"))
     return table[begin:end]

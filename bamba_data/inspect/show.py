@@ -1,10 +1,16 @@
 """A dataset as a tree for people: sources, shards, tokens, tokenizer, digests, licences. Rendering only."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 from rich.markup import escape
 from rich.tree import Tree
 
 from bamba_data.format.dataset import Dataset
 from bamba_data.format.manifest_entries import Account, SourceEntry
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def tree(dataset: Dataset, shards: bool = False) -> Tree:
@@ -39,12 +45,25 @@ def tree(dataset: Dataset, shards: bool = False) -> Tree:
     for source in manifest.sources:
         branch = root.add(_source(source))
         if shards:
-            for row in dataset.shards.filter(dataset.shards["source"] == source.name).iter_rows(named=True):
-                branch.add(
-                    f"{escape(row['path'])}  {row['documents']:,} documents, {row['tokens']:,} tokens, "
-                    f"{size(row['size_bytes'])}, sha256 [cyan]{row['sha256'][:16]}…[/]"
-                )
+            branch.children = _Shards(dataset.shards.filter(dataset.shards["source"] == source.name))  # type: ignore[assignment]
     return root
+
+
+class _Shards:
+    """A leaf a shard, made when it is drawn: there may be a million."""
+
+    def __init__(self, rows: "pl.DataFrame") -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Tree]:
+        for row in self._rows.iter_rows(named=True):
+            yield Tree(
+                f"{escape(row['path'])}  {row['documents']:,} documents, {row['tokens']:,} tokens, "
+                f"{size(row['size_bytes'])}, sha256 [cyan]{row['sha256'][:16]}…[/]"
+            )
 
 
 def _source(source: SourceEntry) -> str:

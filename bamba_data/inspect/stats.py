@@ -1,7 +1,9 @@
 """Counts and lengths of a dataset, source by source, through Polars: only the column of token counts is read."""
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+SHARDS_AT_ONCE = 4096
 PLOTS = (".png", ".pdf", ".svg")
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
@@ -71,7 +74,7 @@ def _lengths(dataset: Dataset, source: str) -> dict[str, Any]:
         column.mean().alias("mean"),
         *(column.quantile(q).alias(f"q{q:g}") for q in QUANTILES),
     ]
-    return _collect(_counts(dataset, source).select(asked), source).row(0, named=True)
+    return document_lengths(dataset, source).to_frame().select(asked).row(0, named=True)
 
 
 def _tokens_built(dataset: Dataset, source: str) -> int:
@@ -81,34 +84,36 @@ def _tokens_built(dataset: Dataset, source: str) -> int:
     return sum(entry.account.tokens for entry in dataset.manifest.sources if entry.name == source)
 
 
-def _counts(dataset: Dataset, source: str) -> pl.LazyFrame:
-    urls = dataset.shard_urls(source, with_dropped=True)
-    if not urls:
-        return pl.LazyFrame(schema={"token_count": pl.UInt32})
-    if not len(dataset.masks.filter(pl.col("source") == source)):
-        return pl.scan_parquet(urls, glob=False, hive_partitioning=False).select("token_count")
-    dropped = dict(dataset.dropped_rows().group_by("path").agg("row").iter_rows())
-    frames = []
-    for url, path in zip(urls, dataset.shards.filter(pl.col("source") == source)["path"], strict=True):
-        counts = pl.scan_parquet(url, glob=False, hive_partitioning=False).select("token_count").with_row_index("row")
-        frames.append(counts.filter(~pl.col("row").is_in(dropped.get(path, []))).select("token_count"))
-    return pl.concat(frames)
-
-
 def document_lengths(dataset: Dataset, source: str) -> pl.Series:
     """Tokens of every document of a source, in the order of its shards.
 
     Raises:
         CorruptShard: one of its shards cannot be read.
     """
-    return _collect(_counts(dataset, source), source)["token_count"]
+    urls = dataset.shard_urls(source, with_dropped=True)
+    paths = dataset.shards.filter(pl.col("source") == source)["path"]
+    is_masked = len(dataset.masks.filter(pl.col("source") == source)) > 0
+    dropped = dict(dataset.dropped_rows().group_by("path").agg("row").iter_rows()) if is_masked else {}
+    counts = [pl.Series("token_count", [], pl.UInt32)]
+    # Some at a time: of all files that it is given at once Polars keeps the footers.
+    for start in range(0, len(urls), SHARDS_AT_ONCE):
+        some = slice(start, start + SHARDS_AT_ONCE)
+        frames = list(_scans(urls[some], paths[some].to_list(), dropped))
+        try:
+            counts.append(pl.concat(frames).collect()["token_count"])
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise CorruptShard(shard_folder(source), f"a shard cannot be read ({one_line(error)})") from None
+    return pl.concat(counts)
 
 
-def _collect(frame: pl.LazyFrame, source: str) -> pl.DataFrame:
-    try:
-        return frame.collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise CorruptShard(shard_folder(source), f"a shard cannot be read ({one_line(error)})") from None
+def _scans(urls: list[str], paths: list[str], dropped: dict[str, list[int]]) -> Iterator[pl.LazyFrame]:
+    """Token counts, in order: of shards that lost nothing together, of each other one without its dropped rows."""
+    by_loss = groupby(zip(urls, paths, strict=True), lambda shard: shard[1] if shard[1] in dropped else None)
+    for path, shards in by_loss:
+        frame = pl.scan_parquet([url for url, _ in shards], glob=False, hive_partitioning=False).select("token_count")
+        if path is not None:
+            frame = frame.with_row_index("row").filter(~pl.col("row").is_in(dropped[path])).select("token_count")
+        yield frame
 
 
 def plot(dataset: Dataset, path: Path) -> None:

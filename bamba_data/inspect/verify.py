@@ -29,11 +29,12 @@ from bamba_data.inspect.verify_report import Fault
 from bamba_data.inspect.verify_report import Report as Report
 from bamba_data.inspect.verify_shards import ShardResult, check_body, check_footer
 from bamba_data.inspect.verify_tables import check_tables
+from bamba_data.resources import cores
 from bamba_data.storage.store import Store
 from bamba_data.tokenization.tokenizer import Tokenizer
 
 THREADS = 16
-FULL_THREADS = 4  # each holds a shard
+FULL_THREADS = (4, 16)  # as many as cores, within these: each holds a shard
 SHARDS_AT_ONCE = 64  # that a thread is given: one by one costs as much again as looking at them, on a local disk
 LISTED_AT_ONCE = 1 << 16
 
@@ -183,7 +184,8 @@ def _check_shards(
     def check_some(shards: Sequence[ShardRows]) -> list[ShardResult]:
         return [check(shard) for shard in shards]
 
-    with ThreadPoolExecutor(FULL_THREADS if report.full else THREADS) as pool:
+    low, high = FULL_THREADS
+    with ThreadPoolExecutor(min(high, max(low, cores())) if report.full else THREADS) as pool:
         for part in slices(dataset, only):
             there = [shard for shard in part if shard.row["path"] not in missing]
             some = 1 if report.full else min(SHARDS_AT_ONCE, -(-len(there) // THREADS)) or 1
@@ -206,11 +208,8 @@ def _check_shards(
         report.reencoded += proof.proven + len(proof.faults)
         report.from_upstream, report.unproven = proof.proven, proof.unproven
     if report.full and not report.faults:
-        for row in dataset.files.iter_rows(named=True):
-            found_rows = kept[(row["source"], row["file"])]
+        for source, file, path, wanted in dataset.files.select("source", "file", "path", "kept").iter_rows():
+            found_rows = kept[source, file]
             # What was dropped may be gone from the shards, too.
-            if found_rows > row["kept"] if dataset.manifest.derived else found_rows != row["kept"]:
-                report.fault(
-                    f"input {row['source']}/{row['path']}",
-                    f"{found_rows:,} documents in shards, kept {row['kept']:,}",
-                )
+            if found_rows > wanted if dataset.manifest.derived else found_rows != wanted:
+                report.fault(f"input {source}/{path}", f"{found_rows:,} documents in shards, kept {wanted:,}")

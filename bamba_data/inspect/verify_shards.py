@@ -1,18 +1,22 @@
 """Is a shard what the tables say of it? By its footer alone, or by every byte, block, id and document of its body."""
 
+import contextlib
 import io
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from xxhash import xxh3_64_intdigest
 
 from bamba_data.canonical_json import sha256
 from bamba_data.errors import CorruptShard, one_line
-from bamba_data.format.holdout_candidates import LIMIT, Candidate, id_hash
+from bamba_data.format.holdout_candidates import LIMIT, Candidate
 from bamba_data.format.identity import IdsDigest
-from bamba_data.format.shard import Footer, ShardReader, row_group_range
+from bamba_data.format.shard import BATCH_ROWS, Footer, ShardReader, Tokens, row_group_range
 from bamba_data.inspect.shard_rows import ShardRows
 from bamba_data.inspect.verify_masks import what_is_left
 from bamba_data.inspect.verify_report import Fault
@@ -122,7 +126,7 @@ def _check_block(
     vocab_size: int,
     tokenizer: Tokenizer | None,
 ) -> None:
-    tokens = reader.tokens(number, block["digest"].hex())
+    tokens, batches = _rows(reader, number, block["digest"].hex())
     if len(tokens.ids) != block["tokens"] or len(tokens.counts) != block["documents"]:
         raise CorruptShard(row["path"], f"block {number}: documents or tokens are not the manifest's")
     if len(tokens.ids) and int(tokens.ids.max()) >= vocab_size:
@@ -132,22 +136,34 @@ def _check_block(
     result.documents += len(tokens.counts)
     result.tokens += len(tokens.ids)
     first, named = 0, IdsDigest()
-    for batch in reader.batches(number, ["file", "document_id"]):
-        lineage = batch.to_pydict()
-        result.kept.update((row["source"], row["first_file"] + file) for file in lineage["file"])
+    for batch in batches:
+        files, kept = np.unique(batch["file"].to_numpy(), return_counts=True)
+        for file, documents in zip(files.tolist(), kept.tolist(), strict=True):
+            result.kept[row["source"], row["first_file"] + file] += documents
+        hashes = map(xxh3_64_intdigest, batch["document_id"].cast(pa.binary()).to_pylist())
         result.candidates += [
             Candidate(number, document, int(tokens.counts[document]), hashed)
-            for document, name in enumerate(lineage["document_id"], first)
-            if (hashed := id_hash(name)) < LIMIT
+            for document, hashed in enumerate(hashes, first)
+            if hashed < LIMIT
         ]
-        named.update(lineage["document_id"])
+        named.update_column(batch["document_id"])
         first += batch.num_rows
     if "ids_digest" in block and named.digest() != block["ids_digest"]:
         raise CorruptShard(row["path"], f"block {number}: its document ids do not have the manifest's digest")
     if tokenizer is not None and number == 0:
-        ids = tokens.documents()[0]
+        ids = tokens.ids[: int(tokens.counts[0])]
         if len(ids) <= SAMPLE_TOKENS:
             if same_again(tokenizer, ids.tolist()):
                 result.reencoded += 1
             else:
                 result.undecided.append(row["path"])
+
+
+def _rows(reader: ShardReader, number: int, digest: str) -> tuple[Tokens, Iterable[pa.RecordBatch]]:
+    """The tokens of a block, and its documents' inputs and ids: in one pass, where these are few and can be decoded."""
+    if reader.documents(number) <= BATCH_ROWS:
+        with contextlib.suppress(CorruptShard):  # which of its columns is damaged, two passes tell
+            table = reader.table(number, ["tokens", "token_count", "file", "document_id"])
+            lineage = table.select(["file", "document_id"]).combine_chunks()
+            return reader.tokens_of(number, table, digest), lineage.to_batches()
+    return reader.tokens(number, digest), reader.batches(number, ["file", "document_id"])

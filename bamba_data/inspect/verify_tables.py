@@ -14,6 +14,7 @@ from bamba_data.format.layout import shard_folder
 from bamba_data.format.manifest import FIRST_FORMAT
 from bamba_data.format.masks import REMOVED
 from bamba_data.format.tables import SCHEMAS, row_digest
+from bamba_data.inspect.shard_rows import is_in_order
 from bamba_data.inspect.verify_masks import masks_fit
 from bamba_data.inspect.verify_report import Fault, Report
 
@@ -105,8 +106,7 @@ def _check_candidates(dataset: Dataset, report: Report) -> None:
     )
     if not joined.select(fits.fill_null(False).all()).item():
         report.fault("table candidates", "a document of it is in no block, or should not be in it")
-    places = candidates.select("shard", "block", "document")
-    if not places.equals(places.unique().sort(places.columns)):
+    if not is_in_order(candidates, "shard", "block", "document"):
         report.fault("table candidates", "its rows are not in the order of the shards, blocks and documents")
 
 

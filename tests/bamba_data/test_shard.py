@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from bamba_data.canonical_json import sha256
 from bamba_data.errors import CorruptShard
+from bamba_data.format.identity import IdsDigest, ids_digest
 from bamba_data.format.shard import Finished, ShardReader, ShardWriter, row_group_range, schema
 
 U2, U4 = np.dtype("<u2"), np.dtype("<u4")
@@ -262,3 +263,12 @@ def test_a_token_count_that_lies_is_refused(count: int) -> None:
     pq.write_table(pa.table(columns, schema=schema(U2)), out)
     with pytest.raises(CorruptShard, match="token_count is not the length"):
         reader(out.getvalue()).tokens(0)
+
+
+@given(st.lists(st.text(max_size=9), max_size=12), st.data())
+def test_a_column_of_ids_has_the_digest_of_the_ids_in_any_number_of_pieces(ids: list[str], data: st.DataObject) -> None:
+    column, cut = pa.array(ids, pa.string()), data.draw(st.integers(0, len(ids)))
+    digest = IdsDigest()
+    for piece in (column[:cut], column[cut:]):
+        digest.update_column(piece)
+    assert digest.digest() == ids_digest(ids)
