@@ -5,6 +5,8 @@
     torchrun --nproc-per-node 2 -m benchmarks.context speed RECIPE [A.B=VALUE …]
                                                                           whole steps: data ranks alone, then context
                                                                           ranks, the same tokens, in one run
+    torchrun --nproc-per-node 2 -m benchmarks.context row RECIPE [A.B=VALUE …]
+                                                          whole steps of one row that all share: what fits
 
 `speed` gives each GPU a row a step; the ranks that share rows take as many parts of rows at once, so that as many
 tokens go through a GPU. All of a row is one document, so that every state passes every cut, and attention sees all.
@@ -148,10 +150,12 @@ def hybrid(world: World, tokens: int) -> dict[str, Any]:
     return found
 
 
-def steps_of(world: World, name: str, changes: list[str], small: bool, count: int) -> dict[str, Any]:
-    """Whole steps of a recipe: `count` after some to warm up, by the median."""
+def steps_of(world: World, at_once: int, name: str, changes: list[str], small: bool, count: int) -> dict[str, Any]:
+    """Whole steps of a recipe: `count` after some to warm up, by the median. The ranks that share rows take `at_once`
+    of them."""
     ranks = world.context.ranks
-    own = [f"compute.context_ranks={ranks}", f"compute.micro_rows={ranks}", f"data.batch_rows={world.size}"]
+    every = at_once * world.data_ranks
+    own = [f"compute.context_ranks={ranks}", f"compute.micro_rows={at_once}", f"data.batch_rows={every}"]
     recipe = load_recipe(name, [*own, *changes])
     if small:
         recipe = recipe.model_copy(update={"model": ModelConfig(**SMALL)})
@@ -160,19 +164,19 @@ def steps_of(world: World, name: str, changes: list[str], small: bool, count: in
     optimizer = AdamW(model, recipe.optimizer, world)
     stepper = Stepper(model, optimizer, recipe.compute, world, 1)
     everyone = torch.randint(
-        0, recipe.model.vocab_size, (world.size, tokens + 1), generator=torch.Generator().manual_seed(1)
+        0, recipe.model.vocab_size, (every, tokens + 1), generator=torch.Generator().manual_seed(1)
     )
-    ids = everyone[world.data_rank * ranks :][:ranks]
-    rows = (ids[:, :-1], ids[:, 1:], torch.arange(tokens).expand(ranks, -1), torch.zeros(ranks, tokens).int())
-    numbers = torch.arange(ranks) + world.data_rank * ranks
-    batch = Batch(*(part(one, world) for one in rows), numbers, torch.zeros(ranks, dtype=torch.int64))
+    ids = everyone[world.data_rank * at_once :][:at_once]
+    rows = (ids[:, :-1], ids[:, 1:], torch.arange(tokens).expand(at_once, -1), torch.zeros(at_once, tokens).int())
+    numbers = torch.arange(at_once) + world.data_rank * at_once
+    batch = Batch(*(part(one, world) for one in rows), numbers, torch.zeros(at_once, dtype=torch.int64))
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     taken = [*_taken(stepper, batch, WARM_STEPS + count)]
     seconds = statistics.median(
         after.seconds_after(before) for before, after in zip(taken[WARM_STEPS - 1 :], taken[WARM_STEPS:], strict=False)
     )
-    rate = world.size * tokens / seconds / world.size
+    rate = every * tokens / seconds / world.size
     return {
         "context_ranks": ranks,
         "row_tokens": tokens,
@@ -196,15 +200,17 @@ def _taken(stepper: Stepper, batch: Batch, count: int) -> Iterator[PendingStepMe
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["parity", "speed"])
-    parser.add_argument("changes", nargs="*", metavar="A.B=VALUE", help="after `speed`, the name of a recipe first")
+    parser.add_argument("what", choices=["parity", "speed", "row"])
+    parser.add_argument(
+        "changes", nargs="*", metavar="A.B=VALUE", help="after `speed` or `row`, the name of a recipe first"
+    )
     parser.add_argument("--ranks", type=int, help="that share a row; all of them without it")
     parser.add_argument("--tokens", type=int, default=1536, help="parity: of a row")
-    parser.add_argument("--steps", type=int, default=8, help="speed: that are timed")
-    parser.add_argument("--small", action="store_true", help="speed: a model that fits a CPU")
+    parser.add_argument("--steps", type=int, default=8, help="speed and row: that are timed")
+    parser.add_argument("--small", action="store_true", help="speed and row: a model that fits a CPU")
     options = parser.parse_intermixed_args()
-    if (options.what == "speed") != bool(options.changes) or (options.changes and "=" in options.changes[0]):
-        parser.error("`speed` wants the name of a recipe, then changes A.B=VALUE; `parity` wants neither")
+    if (options.what == "parity") == bool(options.changes) or (options.changes and "=" in options.changes[0]):
+        parser.error("`speed` and `row` want the name of a recipe, then changes A.B=VALUE; `parity` wants neither")
     with joined(options.ranks or int(os.environ.get("WORLD_SIZE", "1"))) as world:
         device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"
         peak = next((flops for kind, flops in PEAK_FLOPS.items() if kind in device), None)
@@ -215,10 +221,18 @@ def main() -> None:
             dtypes = (torch.float32, torch.bfloat16)
             found: dict[str, Any] = {f"block, {dtype}": block(world, options.tokens, dtype) for dtype in dtypes}
             found["hybrid"] = hybrid(world, options.tokens)
+        elif options.what == "row":
+            if world.context.ranks != world.size:
+                parser.error("row: all ranks share it")
+            name, *changes = options.changes
+            found = {"context": steps_of(world, 1, name, changes, options.small, options.steps)}
         else:
             name, *changes = options.changes
             worlds = {"data": replace(world, context=ALONE), "context": world}
-            found = {k: steps_of(w, name, changes, options.small, options.steps) for k, w in worlds.items()}
+            found = {
+                key: steps_of(one, one.context.ranks, name, changes, options.small, options.steps)
+                for key, one in worlds.items()
+            }
             rates = {key: one["tokens_per_second_per_gpu"] for key, one in found.items()}
             found["context_over_data"] = rates["context"] / rates["data"]
         if world.leads:

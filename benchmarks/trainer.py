@@ -214,9 +214,9 @@ def _mixed_by(folder: Path) -> Iterator[None]:
         yield
 
 
-def alone(world: World, profile: str | None, changes: list[str], count: int = 12) -> dict[str, Any]:
-    """Bamba-9B whole on one GPU: steps of the trainer with their update, but no checkpoints."""
-    recipe = load_recipe("bamba-9b-phase1", [*LOW, *changes])
+def alone(world: World, profile: str | None, changes: list[str], name: str, count: int = 12) -> dict[str, Any]:
+    """A recipe whole on one GPU: steps of the trainer with their update, but no checkpoints."""
+    recipe = load_recipe(name, [*LOW, *changes])
     started = time.perf_counter()
     model = build(recipe, world)
     optimizer = AdamW(model, recipe.optimizer, world)
@@ -385,6 +385,7 @@ def main() -> None:
         "changes", nargs="*", metavar="A.B=VALUE", help="of the recipe; after `run` comes its name first"
     )
     parser.add_argument("--profile", help="a file for all kernels of four steps")
+    parser.add_argument("--recipe", default="bamba-9b-phase1", help="alone: another one")
     parser.add_argument("--peer", type=Path, help="slice: the folder of benchmarks.kernels, for mamba_ssm's kernels")
     options = parser.parse_intermixed_args()
     name, changes = (options.changes[:1], options.changes[1:]) if options.what == "run" else ([], options.changes)
@@ -398,7 +399,7 @@ def main() -> None:
         elif options.what == "slice":
             found = slice_of_9b(world, options.profile, changes, options.peer)
         elif options.what == "alone":
-            found = alone(world, options.profile, changes)
+            found = alone(world, options.profile, changes, options.recipe)
         else:
             found = run(world, name[0], changes)
         device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"
