@@ -1,6 +1,6 @@
 """What a wheel holds (the rest stands in pyproject.toml): our code at an address that nothing else takes, `bamba.…`, at
 the short names `loader`, `trainer`, `pipelines` a few lines that lead there (bamba/__init__.py), and README.md as the
-page of an index shows it.
+page of an index shows it. And bamba_data/native.c, compiled where there is a C compiler; all works without it.
 
 Where the sources live stands in one place, `repository-code` of CITATION.cff. With it the wheel has the project's URLs
 and absolute links; without it links are words: an index shows the page far from the files that it links to.
@@ -9,7 +9,9 @@ and absolute links; without it links are words: an index shows the page far from
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 SHORT_NAMES = ("loader", "trainer", "pipelines")
@@ -45,8 +47,26 @@ def page_of_the_index(text: str, address: str | None) -> str:
     return _LINK.sub(elsewhere, text)
 
 
+class BuildNative(build_ext):
+    """Plain C that ctypes loads: one file for every Python."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split("."))) + ".so"
+
+
+class NativeWheel(bdist_wheel):
+    """Of this platform, and for every Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+NATIVE = Extension("bamba_data.native_code", ["bamba_data/native.c"], optional=True, extra_compile_args=["-O3"])
+
 if __name__ == "__main__":
     setup(
+        ext_modules=[NATIVE],
+        cmdclass={"build_ext": BuildNative, "bdist_wheel": NativeWheel},
         packages=[*find_packages(include=["bamba", "bamba.*", "bamba_data", "bamba_data.*"]), *SHORT_NAMES],
         package_dir={name: f"bamba/_top_level/{name}" for name in SHORT_NAMES},
         long_description=page_of_the_index((ROOT / "README.md").read_text(encoding="utf-8"), repository()),

@@ -28,7 +28,7 @@ PIP = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "-q"]
 def main() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036  (an older Python gets this message, not a traceback)
         sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
-    says = [ROOT / "pyproject.toml", ROOT / "setup.py", CONSTRAINTS]
+    says = [ROOT / "pyproject.toml", ROOT / "setup.py", ROOT / "bamba_data" / "native.c", CONSTRAINTS]
     wanted = hashlib.sha256(b"".join(file.read_bytes() for file in says)).hexdigest()
     if STAMP.is_file() and STAMP.read_text() == wanted:
         return

@@ -5,9 +5,13 @@ in a process whose PYTHONPATH begins with the peer's folder, since their require
 
     pip install --target PEERS/litdata litdata            pip install --target PEERS/grain grain
     pip install --target PEERS/olmo-core ai2-olmo-core    pip install --target PEERS/streaming mosaicml-streaming
+    pip install --target PEERS/energon megatron-energon   pip install --target PEERS/datatrove datatrove
+    pip install --target PEERS/torchtitan torchtitan      (each with --no-deps and what it then misses beside our torch)
     git clone https://github.com/foundation-model-stack/fms-fsdp PEERS/fms-fsdp
 
-`datasets` and torchdata's StatefulDataLoader come with the development extra.
+`datasets` and torchdata's StatefulDataLoader come with the development extra. torchtitan's loader over Grain is in no
+release on the index (0.3.0 has one over `datasets`, which tokenizes text as it is read): its parts are measured as
+"grain" and as "torchtitan, text". None of them packs by best-fit.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ROWS, TOKENS = 8, 4096
+SHIPPED = "package:allenai_gpt-neox-olmo-dolma-v1_5.json"
 END = 50279  # of a document, where a peer wants one
 
 
@@ -65,6 +70,8 @@ def pieces(path: str) -> Iterator[Any]:
 def prepare_litdata(work: Path) -> None:
     import litdata
 
+    if (work / "litdata").exists():
+        return
     litdata.optimize(
         fn=pieces,
         inputs=[str(work / "tokens.bin")],
@@ -210,6 +217,166 @@ def fms_batches(work: Path) -> Iterator[Any]:
     return iter(torch.utils.data.DataLoader(data, num_workers=0, batch_size=ROWS))
 
 
+# ---- megatron-energon: a WebDataset of whole rows, shuffled by its buffer; no worker processes
+
+
+def prepare_energon(work: Path) -> None:
+    import io
+    import tarfile
+
+    from megatron.energon.epathlib import EPath
+    from megatron.energon.flavors.webdataset import BaseWebdatasetFactory
+
+    tokens, folder = tokens_of(work), work / "energon"
+    folder.mkdir()
+    rows = len(tokens) // TOKENS
+    for shard in range(8):
+        with tarfile.open(folder / f"{shard}.tar", "w") as out:
+            for n in range(shard, rows, 8):
+                member = tarfile.TarInfo(f"{n:09}.bin")
+                member.size = 2 * TOKENS
+                out.addfile(member, io.BytesIO(tokens[n * TOKENS : (n + 1) * TOKENS].tobytes()))
+    shards = [f"{shard}.tar" for shard in range(8)]
+    BaseWebdatasetFactory.prepare_dataset(EPath(folder), shards, split_parts_ratio=[("train", 1.0)], workers=1)
+    kind = "__module__: megatron.energon\n__class__: CrudeWebdataset\n"
+    (folder / ".nv-meta" / "dataset.yaml").write_text(kind)
+
+
+def energon_batches(work: Path) -> Iterator[Any]:
+    import torch
+    from megatron import energon
+
+    read(work / "energon")
+
+    def cook(sample: dict[str, Any]) -> dict[str, Any]:
+        raw = sample.pop("bin")
+        ids = torch.from_numpy(np.frombuffer(raw, np.uint16).astype(np.int64))
+        return {**energon.basic_sample_keys(sample), "input_ids": ids}
+
+    class Encoder(energon.DefaultTaskEncoder):  # type: ignore[misc, name-defined]
+        cookers = (energon.Cooker(cook),)
+        decoder = None
+
+        def batch(self, samples: list[dict[str, Any]]) -> Any:
+            return torch.stack([sample["input_ids"] for sample in samples])
+
+    alone = energon.WorkerConfig(rank=0, world_size=1, num_workers=0)
+    dataset = energon.get_train_dataset(
+        str(work / "energon"),
+        worker_config=alone,
+        batch_size=ROWS,
+        shuffle_buffer_size=1000,
+        max_samples_per_sequence=100,
+        task_encoder=Encoder(batch_type=dict, raw_batch_type=dict),
+    )
+    return iter(energon.get_loader(dataset))
+
+
+# ---- datatrove: its reader of the files that Nanotron trains on, windows in random order
+
+
+def prepare_datatrove(work: Path) -> None:
+    (work / "datatrove").mkdir()
+    (work / "datatrove" / "one.ds").symlink_to(work / "tokens.bin")
+
+
+def datatrove_batches(work: Path) -> Iterator[Any]:
+    import torch
+    from datatrove.utils.dataset import DatatroveFolderDataset
+    from torch.utils.data import DataLoader
+
+    read(work / "tokens.bin")
+    windows = DatatroveFolderDataset(str(work / "datatrove"), TOKENS - 1, "*.ds")
+    order = torch.utils.data.RandomSampler(windows, generator=torch.Generator().manual_seed(1))
+    return iter(DataLoader(windows, batch_size=ROWS, sampler=order, num_workers=0))
+
+
+# ---- text, tokenized as it is read, not shuffled
+
+
+def tokenizer_file() -> Path:
+    import bamba_data
+
+    return Path(bamba_data.__file__).parent / "tokenizers" / SHIPPED.removeprefix("package:")
+
+
+def datasets_text_batches(work: Path) -> Iterator[Any]:
+    import datasets
+    from tokenizers import Tokenizer
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    read(work / "texts")
+    tokenizer = Tokenizer.from_file(str(tokenizer_file()))
+
+    def grouped(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        encoded = tokenizer.encode_batch_fast(batch["text"], add_special_tokens=False)
+        ids = [token for one in encoded for token in (*one.ids, END)]
+        return {"input_ids": [ids[n : n + TOKENS] for n in range(0, len(ids) - TOKENS + 1, TOKENS)]}
+
+    source = datasets.load_dataset("parquet", data_files=f"{work}/texts/*.parquet", split="train", streaming=True)
+    rows = source.map(grouped, batched=True, batch_size=1000, remove_columns=["text", "id"])
+    return iter(StatefulDataLoader(rows, batch_size=ROWS, num_workers=0, collate_fn=stacked))
+
+
+def torchtitan_batches(work: Path) -> Iterator[Any]:
+    import datasets
+    from tokenizers import Tokenizer
+    from torchtitan.hf_datasets import DatasetConfig
+    from torchtitan.hf_datasets import text_datasets as titan
+
+    read(work / "texts")
+    tokenizer = Tokenizer.from_file(str(tokenizer_file()))
+
+    class Encoding:  # its own wrapper reads a folder of more files
+        eos_id = END
+
+        def encode(self, text: str, add_bos: bool, add_eos: bool) -> list[int]:
+            return [*tokenizer.encode(text, add_special_tokens=False).ids, END]
+
+    def load(path: str) -> Any:
+        return datasets.load_dataset("parquet", data_files=f"{path}/*.parquet", split="train", streaming=True)
+
+    titan.DATASETS["texts"] = DatasetConfig(path=f"{work}/texts", loader=load, sample_processor=lambda row: row["text"])
+    config = titan.HuggingFaceTextDataLoader.Config(dataset="texts")
+    return iter(
+        titan.HuggingFaceTextDataLoader(
+            config, dp_world_size=1, dp_rank=0, tokenizer=Encoding(), seq_len=TOKENS, local_batch_size=ROWS
+        )
+    )
+
+
+# ---- with all cores
+
+
+def litdata_workers(workers: int) -> Callable[[Path], Iterator[Any]]:
+    def batches(work: Path) -> Iterator[Any]:
+        from litdata import StreamingDataLoader, StreamingDataset, TokensLoader
+
+        read(work / "litdata")
+        dataset = StreamingDataset(str(work / "litdata"), item_loader=TokensLoader(TOKENS), shuffle=True)
+        return repeated(lambda: iter(StreamingDataLoader(dataset, batch_size=ROWS, num_workers=workers)))
+
+    return batches
+
+
+def grain_threads(threads: int) -> Callable[[Path], Iterator[Any]]:
+    def batches(work: Path) -> Iterator[Any]:
+        import grain
+
+        read(work / "tokens.bin")
+        tokens = tokens_of(work)
+        rows = grain.MapDataset.range(len(tokens) // TOKENS).shuffle(seed=1).repeat()
+        taken = rows.map(lambda n: tokens[n * TOKENS : (n + 1) * TOKENS].astype(np.int64)).batch(ROWS)
+        return iter(taken.to_iter_dataset(grain.ReadOptions(num_threads=threads)))
+
+    return batches
+
+
+def repeated(once: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    while True:
+        yield from once()
+
+
 def nothing(work: Path) -> None:
     """The memory map is all that it needs."""
 
@@ -222,5 +389,13 @@ PEERS = {
         "mosaicml-streaming", "streaming", prepare_streaming, streaming_batches
     ),
     "datasets + StatefulDataLoader, ids, not shuffled": Peer("torchdata", "", prepare_datasets, datasets_batches),
+    "megatron-energon, ids, one source": Peer("megatron-energon", "energon", prepare_energon, energon_batches),
+    "datatrove's reader, ids, random windows": Peer("datatrove", "datatrove", prepare_datatrove, datatrove_batches),
+    "datasets + tokenizers, ids, text": Peer("datasets", "", nothing, datasets_text_batches),
+    "torchtitan, with positions, text": Peer("torchtitan", "torchtitan", nothing, torchtitan_batches),
+    **{
+        f"litdata, ids, {n} workers": Peer("litdata", "litdata", prepare_litdata, litdata_workers(n)) for n in (2, 4, 8)
+    },
+    **{f"grain, ids, {n} threads": Peer("grain", "grain", nothing, grain_threads(n)) for n in (2, 4, 8)},
     "fms-fsdp, ids, one source": Peer("fms-fsdp", "fms-fsdp", prepare_fms, fms_batches),
 }

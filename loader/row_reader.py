@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bamba_data import native
+
 from .collate import (
     MASKED,
     NO_ROW,
@@ -25,6 +27,7 @@ from .collate import (
     needs_documents,
 )
 from .global_order import Order
+from .native_rows import NativeRows
 from .order.mixture import Rows
 from .order.rank_split import rows_of_rank
 from .order.stretches import Batch
@@ -89,6 +92,13 @@ class RowReader:
         self._ahead_lock = threading.Lock()
         self._segments: dict[tuple[int, int, int], Segment] = cache.memo()
         self._epoch_bytes = [_epoch_bytes(source.served) for source in self._sources]
+        is_plain = not (self._is_marked or any(source.masked_from for source in self._sources))
+        self._native = None
+        if native.CODE is not None and is_plain and self._part_tokens == self._row_tokens:
+            packings = [source.packing for source in self._sources]
+            self._native = NativeRows(
+                native.CODE, packings, order.dtype, self._fields, self._row_tokens, max_epochs, self._segment, cache
+            )
 
     @classmethod
     def of(cls, order: Order, reading: Reading, share: Share | None = None) -> "RowReader":
@@ -240,6 +250,8 @@ class RowReader:
 
     def _arrays(self, locations: RowLocations, padded: int) -> Arrays:
         """The arrays of rows, filled up with masked ones to `padded`."""
+        if self._native is not None and padded:
+            return self._native.arrays(locations, padded)
         count, tokens, first = len(locations.rows), self._part_tokens, self._first_token
         ahead = int(self._needs_documents)  # ids alone need no token of look-ahead, and go where they belong at once
         ids = np.empty((padded, tokens + ahead), self.order.dtype if ahead else np.int64)

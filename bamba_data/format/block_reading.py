@@ -6,13 +6,19 @@ A footer is checked against the manifest's digest before pyarrow may parse it: o
 import io
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import zstandard
 
+from bamba_data import native
 from bamba_data.errors import CorruptShard
 from bamba_data.format.masks import Flags
-from bamba_data.format.shard import Footer, ShardReader, Tokens
+from bamba_data.format.shard import Footer, ShardReader, Tokens, block_digest
 from bamba_data.storage.store import Store
+
+_ZSTD = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
+_LARGEST_HEADER = 256  # of a page, in bytes; without statistics it has some 30
 
 
 class ShardFooter(NamedTuple):
@@ -50,10 +56,53 @@ def read_footer(store: Store, shard: dict[str, Any]) -> ShardFooter:
 
 def fetch_block(store: Store, shard: ShardFooter, place: BlockPlace) -> ShardReader:
     """A reader of the shard that has the bytes of this one block."""
+    return _reader(_body(store, shard, place), shard, place)
+
+
+def _body(store: Store, shard: ShardFooter, place: BlockPlace) -> bytes:
     body = store.read_range(shard.path, place.offset, place.offset + place.size_bytes)
     if len(body) != place.size_bytes:
         raise CorruptShard(shard.path, f"ends inside block {place.block}")
+    return body
+
+
+def _reader(body: bytes, shard: ShardFooter, place: BlockPlace) -> ShardReader:
     return ShardReader(FilePiece(place.offset, body), shard.path, shard.metadata)
+
+
+def block_tokens(
+    store: Store, shard: ShardFooter, place: BlockPlace, dtype: np.dtype[Any], is_left: Flags | None = None
+) -> Tokens:
+    """The tokens of a block, fetched, which are those of the manifest: `vouched_tokens` of `fetch_block`, in a third
+    of the time where nothing was left out and this machine has bamba_data.native. Raises CorruptShard."""
+    body = _body(store, shard, place)
+    tokens = _first_page(body, place, dtype) if is_left is None else None
+    return tokens or vouched_tokens(_reader(body, shard, place), place, is_left)
+
+
+def _first_page(body: bytes, place: BlockPlace, dtype: np.dtype[Any]) -> Tokens | None:
+    """The tokens in the first page of a block, if they are the manifest's; None leaves it to pyarrow, which also knows
+    what is wrong.
+
+    What we write has one page of the column `tokens`, the first of its block. How many bytes it has is known, and what
+    comes out is vouched for by its digest, so nothing has to be believed of the headers: not even where the page
+    begins, which is where zstd's frame does.
+    """
+    frame = body.find(_ZSTD, 0, _LARGEST_HEADER)
+    if native.CODE is None or frame < 0:
+        return None
+    size = place.tokens * dtype.itemsize + 4 * place.documents
+    page = np.empty(size, np.uint8)
+    try:
+        if zstandard.get_frame_parameters(body[frame : frame + 18]).content_size != size:
+            return None
+        with zstandard.ZstdDecompressor().stream_reader(memoryview(body)[frame:]) as stream:
+            if stream.readinto(page.data) != size:
+                return None
+    except zstandard.ZstdError:
+        return None
+    found = native.plain_page(page, place.documents, place.tokens, dtype)
+    return Tokens(*found) if found and block_digest(found[0].data.cast("B"), found[1]) == place.digest else None
 
 
 def vouched_tokens(reader: ShardReader, place: BlockPlace, is_left: Flags | None = None) -> Tokens:

@@ -30,6 +30,7 @@ from bamba_data.storage.local_disk import naming
 from bamba_data.storage.paths import checked
 
 RETRY_SECONDS = 120.0
+_ONE_READ_BYTES = 1 << 30  # what one call of the system reads whole
 DELETES_AT_ONCE = 1000  # what S3 takes in one request
 _INHERITED: list[Any] = []  # file systems of a parent process, see S3Store.fs
 _PART = ".part-"  # local temporary files: <name>.part-<random>
@@ -156,7 +157,7 @@ class LocalStore(Store):
         return self._at(path).read_bytes()
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        with self._at(path).open("rb") as file:
+        with self._at(path).open("rb", buffering=0 if end - start <= _ONE_READ_BYTES else -1) as file:
             file.seek(start)
             return file.read(end - start)
 

@@ -29,13 +29,16 @@ DIGEST_BYTES = 16
 ALIGNMENT_BYTES = 16  # of the widest item, a block's digest
 
 
-def read_arrays(path: Path, key: bytes, dtypes: Sequence[Any] = ()) -> list[NDArray[Any]] | None:
+def read_arrays(
+    path: Path, key: bytes, dtypes: Sequence[Any] = (), written: bytes | None = None
+) -> list[NDArray[Any]] | None:
     """The arrays in a file, as views of one read-only mapping.
 
     Args:
         path: the file.
         key: 16 bytes; what the file must have been written for.
         dtypes: what the arrays must be, one after the other, again and again until the last; () asks nothing.
+        written: the digest that `write_arrays` gave just now: the bytes before it are not hashed a second time.
 
     Returns:
         The arrays, or None if the file is damaged, of another format, of another key or of other dtypes.
@@ -45,7 +48,7 @@ def read_arrays(path: Path, key: bytes, dtypes: Sequence[Any] = ()) -> list[NDAr
     """
     data = map_file(path)
     end = len(data) - DIGEST_BYTES
-    if end < HEAD.itemsize or xxhash.xxh3_128_digest(data[:end].data) != data[end:].tobytes():
+    if end < HEAD.itemsize or (written or xxhash.xxh3_128_digest(data[:end].data)) != data[end:].tobytes():
         return None
     head = data[: HEAD.itemsize].view(HEAD)[0]
     if head["magic"] != MAGIC.rstrip(b"\0") or head["key"].tobytes() != key:
@@ -62,23 +65,29 @@ def read_arrays(path: Path, key: bytes, dtypes: Sequence[Any] = ()) -> list[NDAr
     return arrays if begin == end and not (dtypes and len(arrays) % len(dtypes)) else None
 
 
-def write_arrays(path: Path, key: bytes, arrays: Sequence[NDArray[Any]]) -> None:
-    """Write arrays as a file. One that is there stays: whoever found it damaged removes it first.
+def write_arrays(path: Path, key: bytes, arrays: Sequence[NDArray[Any]]) -> bytes:
+    """Write arrays as a file; its digest. One that is there stays: whoever found it damaged removes it first.
 
     Raises:
         OSError: there is no room, or the folder cannot be written.
     """
     parts = ([np.ascontiguousarray(array).view(np.uint8).data] for array in arrays)
-    write_parts(path, key, [(len(array), array.dtype) for array in arrays], parts)
+    return write_parts(path, key, [(len(array), array.dtype) for array in arrays], parts)
 
 
 def write_parts(
     path: Path, key: bytes, shapes: Sequence[tuple[int, Any]], arrays: Iterable[Iterable[memoryview | bytes]]
-) -> None:
+) -> bytes:
     """Write arrays that come in pieces: `shapes` says how many elements of what dtype each has, `arrays` gives the
     bytes of each, piece by piece. See `write_arrays`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, _content(key, shapes, arrays))
+    hashed = xxhash.xxh3_128()
+    content = _content(key, shapes, arrays, hashed)
+    try:
+        write_whole(path, content)
+    except FileNotFoundError:  # it looks for the folder before anything else
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    return hashed.digest()
 
 
 def file_bytes(arrays: Sequence[NDArray[Any]]) -> int:
@@ -88,12 +97,11 @@ def file_bytes(arrays: Sequence[NDArray[Any]]) -> int:
 
 
 def _content(
-    key: bytes, shapes: Sequence[tuple[int, Any]], arrays: Iterable[Iterable[memoryview | bytes]]
+    key: bytes, shapes: Sequence[tuple[int, Any]], arrays: Iterable[Iterable[memoryview | bytes]], hashed: Any
 ) -> Iterator[memoryview | bytes]:
     head = np.zeros((), HEAD)
     head["magic"], head["arrays"], head["key"] = MAGIC, len(shapes), np.void(key)
     rows = np.array([(elements, np.dtype(dtype).str.encode()) for elements, dtype in shapes], ROW)
-    hashed = xxhash.xxh3_128()
 
     def hashing(piece: memoryview | bytes) -> memoryview | bytes:
         hashed.update(piece)

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+CALL_BYTES, CALL_PARTS = 8 << 20, 256  # of a call; the kernel takes 1,024 parts
 
-def write_whole(path: Path, parts: Iterable[Any]) -> None:
-    """Write the bytes of `parts` end to end as `path`, whose folder exists. A file that is there stays.
+
+def write_whole(path: Path, parts: Iterable[memoryview | bytes]) -> None:
+    """Write `parts` end to end as `path`, whose folder exists. A file that is there stays.
 
     The file has no name before it is whole (open(2): O_TMPFILE and linkat). On a file system that cannot do that, such
     as NFS, it has the name `.part-*` until then.
@@ -24,15 +26,40 @@ def write_whole(path: Path, parts: Iterable[Any]) -> None:
     except (OSError, AttributeError):
         _replace(path, parts)
         return
-    with os.fdopen(descriptor, "wb") as file:
-        file.writelines(parts)
-        file.flush()
+    try:
+        _write(descriptor, parts)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:  # Python follows the link to the nameless file only when a folder is given (it calls linkat then)
             with contextlib.suppress(FileExistsError):
-                os.link(f"/proc/self/fd/{file.fileno()}", path.name, dst_dir_fd=folder)
+                os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder)
         finally:
             os.close(folder)
+    finally:
+        os.close(descriptor)
+
+
+def _write(descriptor: int, parts: Iterable[memoryview | bytes]) -> None:
+    """Many parts in a call: where each has a call of its own, a file's pages are made one by one, and take twice as
+    long."""
+    waiting: list[memoryview] = []
+    size = 0
+    for part in filter(len, parts):
+        waiting.append(memoryview(part))
+        size += len(part)
+        if size >= CALL_BYTES or len(waiting) >= CALL_PARTS:
+            _write_out(descriptor, waiting)
+            size = 0
+    _write_out(descriptor, waiting)
+
+
+def _write_out(descriptor: int, waiting: list[memoryview]) -> None:
+    """All of it, and leave the list empty. The kernel may take a part of what it is given."""
+    while waiting:
+        written = os.writev(descriptor, waiting)
+        while waiting and written >= len(waiting[0]):
+            written -= len(waiting.pop(0))
+        if written:
+            waiting[0] = waiting[0][written:]
 
 
 def write_anew(path: Path, data: bytes) -> None:

@@ -60,11 +60,16 @@ def map_file(path: Path) -> NDArray[np.uint8]:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number or errno.EIO), str(path))
     # numpy keeps `memory` alive as long as any view of it; the finalizer runs when that is freed.
-    memory = (ctypes.c_uint8 * size).from_address(address)
+    memory = _Memory(address, size)
     weakref.finalize(memory, _LIBC.munmap, address, size)
-    content = np.ctypeslib.as_array(memory)
-    content.flags.writeable = False
-    return content
+    return np.asarray(memory)
+
+
+class _Memory:
+    """Bytes at an address as numpy takes them: read-only. (A ctypes array would be a new class for each size.)"""
+
+    def __init__(self, address: int, size: int) -> None:
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": (address, True)}
 
 
 class Holder(Protocol):

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bamba_data import native
+
 from ..order.epochs import RemovedTokens, Stream, document_order, sorted_removals
 from ..sources.base import Blocks
 from .base import PackingInput, RemovedDocument, RowPiece, RowStart, cached_epochs
@@ -45,15 +47,9 @@ class BlockLayout:
         if self.left_out:
             order = order[~np.isin(order, self.left_out)]
         before, after = (np.array(ids, stored.ids.dtype) for ids in (self.before, self.after))
-        begins = (ends - stored.counts)[order].tolist()
-        parts = [
-            part
-            for begin, end in zip(begins, ends[order].tolist(), strict=True)
-            for part in (before, stored.ids[begin:end], after)
-        ]
         starts = np.zeros(len(order) + 1, np.int32)
         starts[1:] = np.cumsum(stored.counts[order].astype(np.int64) + (len(before) + len(after)))
-        ids = np.concatenate(parts) if parts else np.empty(0, stored.ids.dtype)
+        ids = native.lay_out(stored.ids, (ends - stored.counts)[order], ends[order], before, after)
         return Segment(ids, starts, order.astype(np.uint32))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bamba_data import native
 from bamba_data.errors import CorruptManifest, UserError
 
 from ..order.epochs import RemovedTokens, Stream, document_order, sorted_removals
@@ -87,17 +88,9 @@ class GroupLayout:
 
     def _delimited(self, stored: Sequence[NDArray[Any]], counts: Longs) -> NDArray[Any]:
         """All documents as stored, with delimiters."""
-        around = len(self.before) + len(self.after)
-        ends = np.cumsum(counts + around)
-        ids = np.empty(int(ends[-1]), stored[0].dtype)
-        inside = np.ones(len(ids), np.bool_)
-        starts = ends - counts - around
-        places = [starts + n for n in range(len(self.before))] + [ends - n for n in range(len(self.after), 0, -1)]
-        for place, token in zip(places, self.before + self.after, strict=True):
-            ids[place] = token
-            inside[place] = False
-        ids[inside] = np.concatenate(stored)
-        return ids
+        ends = np.cumsum(counts)
+        before, after = (np.array(ids, stored[0].dtype) for ids in (self.before, self.after))
+        return native.lay_out(np.concatenate(stored), ends - counts, ends, before, after)
 
 
 @dataclass(frozen=True)
@@ -241,11 +234,8 @@ def _segment(ids: NDArray[Any], lengths: Longs, pieces: Packed) -> Segment:
     starts = np.concatenate([[0], np.cumsum(sizes)])
     if starts[-1] > MAX_GROUP_IDS:
         raise UserError(f"a group of {starts[-1]:,} tokens is too large: give fewer group_rows, or shorter rows")
-    parts = [
-        ids[low:high] for low, high in zip((begins + start).tolist(), (begins + stop + ahead).tolist(), strict=True)
-    ]
     return Segment(
-        np.concatenate(parts) if parts else ids[:0],
+        native.lay_out(ids, begins + start, begins + stop + ahead, ids[:0], ids[:0]),
         starts.astype(np.int32),
         document.astype(np.uint32),
         start.astype(np.uint32),

@@ -192,19 +192,21 @@ class SegmentCache:
         """The segments in the file of a key, made if they are not there; None if they cannot be there."""
         assert self._folder
         name = f"{key:016x}"
-        path = self._folder / name[:2] / f"{name}.arrays"
-        with contextlib.suppress(OSError):
-            if (segments := _mapped(path, key, dtype)) is not None:
-                return segments
-            with self._lock:
-                self.damaged += 1
-            LOG.warning("%s is damaged: it is made anew from the data", path)
-            path.unlink()
+        # A new file in a folder of few takes ten times as long, so folders are few; there were 256 before.
+        path, former = (self._folder / name[:digits] / f"{name}.arrays" for digits in (1, 2))
+        for found in (path, former):
+            with contextlib.suppress(OSError):
+                if (segments := _mapped(found, key, dtype)) is not None:
+                    return segments
+                with self._lock:
+                    self.damaged += 1
+                LOG.warning("%s is damaged: it is made anew from the data", found)
+                found.unlink()
         arrays = [array for segment in make() for array in segment]
         try:
             self._make_room(file_bytes(arrays))
-            write_arrays(path, _file_key(key), arrays)
-            if (segments := _mapped(path, key, dtype)) is not None:
+            written = write_arrays(path, _file_key(key), arrays)
+            if (segments := _mapped(path, key, dtype, written)) is not None:
                 return segments
             why = "it does not come back as it was written"
         except OSError as error:
@@ -229,7 +231,7 @@ class SegmentCache:
         self._written_bytes = 0
         assert self._folder
         files = []
-        for path in self._folder.glob("[0-9a-f][0-9a-f]/*"):  # also those of earlier formats
+        for path in self._folder.glob("[0-9a-f]*/*"):  # also those of earlier formats
             with contextlib.suppress(FileNotFoundError):
                 stat = path.stat()
                 on_disk = max(stat.st_size, stat.st_blocks * 512)
@@ -250,10 +252,10 @@ def _file_key(key: int) -> bytes:
     return key.to_bytes(16, "little")
 
 
-def _mapped(path: Path, key: int, dtype: np.dtype[Any]) -> list[Segment] | None:
-    """The segments in a file; None if it is damaged."""
+def _mapped(path: Path, key: int, dtype: np.dtype[Any], written: bytes | None = None) -> list[Segment] | None:
+    """The segments in a file; None if it is damaged. `written`: its digest, if it was written just now."""
     dtypes = [dtype, *NUMBERS]
-    arrays = read_arrays(path, _file_key(key), dtypes)
+    arrays = read_arrays(path, _file_key(key), dtypes, written)
     if arrays is None:
         return None
     return [Segment(*arrays[first : first + len(dtypes)]) for first in range(0, len(arrays), len(dtypes))]

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bamba_data.errors import CorruptShard
-from bamba_data.format.block_reading import BlockPlace, FilePiece, ShardFooter, fetch_block, read_footer, vouched_tokens
+from bamba_data.format.block_reading import BlockPlace, FilePiece, ShardFooter, block_tokens, read_footer
 from bamba_data.format.dataset import Dataset, dataset_of, open_dataset
 from bamba_data.format.masks import unpack
 from bamba_data.format.shard import ShardReader, Tokens
@@ -75,7 +75,7 @@ class ShardBlocks(Indexed):
             int(self.tokens[block]),
             self.digest(block).hex(),
         )
-        return vouched_tokens(fetch_block(self.dataset.files_store, shard, place), place, self._is_left(block))
+        return block_tokens(self.dataset.files_store, shard, place, self.dtype, self._is_left(block))
 
     def counts(self, block: int) -> NDArray[np.uint32]:
         """Tokens of each document, uint32 [documents], from their column alone.
