@@ -248,6 +248,7 @@ def energon_batches(work: Path) -> Iterator[Any]:
 
     read(work / "energon")
 
+    @energon.stateless
     def cook(sample: dict[str, Any]) -> dict[str, Any]:
         raw = sample.pop("bin")
         ids = torch.from_numpy(np.frombuffer(raw, np.uint16).astype(np.int64))

@@ -91,5 +91,11 @@ def random_plan(dice: random.Random, sources: dict[str, MemoryBlocks]) -> MixPla
     return plan
 
 
+def best_fit(plan: MixPlan, dice: random.Random) -> MixPlan:
+    """The same plan, packed."""
+    header = plan.header.model_copy(update={"packing": "best-fit", "group_rows": dice.choice([1, 3, 20])})
+    return plan.model_copy(update={"header": header})
+
+
 def gone(order: Order) -> dict[str, Any]:
     return {name: order.source(name).left_out_from for name in order.plan.sources}

@@ -14,8 +14,7 @@ from loader.global_order import Order
 from loader.packing.segments import SegmentCache
 from loader.reading import Share
 from loader.row_reader import RowReader
-from tests.loader.plans import plan_of, random_plan, source
-from tests.loader.test_packing import best_fit
+from tests.loader.plans import best_fit, plan_of, random_plan, source
 
 pytestmark = pytest.mark.skipif(native.CODE is None, reason="there was no C compiler when this was installed")
 

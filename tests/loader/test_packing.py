@@ -15,13 +15,7 @@ from loader.global_order import Order
 from loader.order.plan import MixPlan
 from tests.loader.oracle import MemoryBlocks
 from tests.loader.packing_oracle import PackingOracle
-from tests.loader.plans import gone, plan_of, random_plan, reader, served, source
-
-
-def best_fit(plan: MixPlan, dice: random.Random) -> MixPlan:
-    """The same plan, packed."""
-    header = plan.header.model_copy(update={"packing": "best-fit", "group_rows": dice.choice([1, 3, 20])})
-    return plan.model_copy(update={"header": header})
+from tests.loader.plans import best_fit, gone, plan_of, random_plan, reader, served, source
 
 
 def check_history(seed: int, rows: int = 120) -> None:
