@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loader.global_order import Order
-from loader.order.plan import MixPlan
 from tests.loader.oracle import MemoryBlocks
 from tests.loader.packing_oracle import PackingOracle
 from tests.loader.plans import best_fit, gone, plan_of, random_plan, reader, served, source
