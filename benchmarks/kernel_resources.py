@@ -92,8 +92,8 @@ def block_inputs(shape: Shape, batch: int = 2, tokens: int = 256) -> list[Tensor
 
 
 def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> list[Resources]:
-    """All kernels of a block's forward and backward, of the MLP's and of writing on, once each, or twice where flags
-    differ.
+    """All kernels of a block's forward and backward, of the MLP's, of float8's and of writing on, once for each set of
+    flags.
 
     Triton is left without a GPU: not for a process that also runs kernels.
     """
@@ -122,6 +122,9 @@ def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> lis
                 torch.autograd.grad(out, inputs, torch.zeros_like(out))
             gate_up = torch.zeros(2, 256, 2 * 14336, dtype=torch.bfloat16, requires_grad=True)
             ops.swiglu(gate_up).sum().backward()
+            for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+                for cast in (ops.float8_cast, ops.float8_turned):
+                    cast(torch.zeros(256, 4096, dtype=torch.bfloat16), torch.ones(()), dtype)
             _write_on(shape)
     finally:
         tuned_launches.apply(before)

@@ -109,7 +109,8 @@ class Compute(Strict):
     (hybrid sharding); without it all ranks hold the only one. `context_ranks` neighbours share every row, each with a
     part of its tokens (trainer/context): for rows too long for one GPU. `float8` is for the large linears of the
     blocks, by one scale a matrix or a row (trainer/distributed/float8.py); it wants a GPU that can, and a CPU emulates
-    it.
+    it. With `float8_casts: kernel` one kernel makes the float8 of their backward, reading each matrix once, with the
+    same bits; of one scale a matrix alone, and not yet measured on a GPU.
     """
 
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -123,6 +124,16 @@ class Compute(Strict):
     shard_ranks: int | None = Field(default=None, ge=1)
     context_ranks: int = Field(default=1, ge=1)
     float8: Literal["none", "tensorwise", "rowwise"] = "none"
+    float8_casts: Literal["compiled", "kernel"] = "compiled"
+
+    @model_validator(mode="after")
+    def _casts(self) -> "Compute":
+        if self.float8_casts == "kernel" and self.float8 != "tensorwise":
+            raise ValueError(
+                f"float8_casts: kernel is for one scale a matrix, and float8 is {self.float8}: set float8 to "
+                "tensorwise, or float8_casts to compiled"
+            )
+        return self
 
 
 class Checkpoints(Strict):

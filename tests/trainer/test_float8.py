@@ -1,7 +1,11 @@
 """Float8 products learn what bfloat16 products learn, and nothing that is stored knows of them."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torchao.float8.float8_linear import Float8Linear
 
@@ -11,6 +15,7 @@ from tests.trainer.small import CONFIG
 from trainer.config import Compute, Optimizer
 from trainer.distributed import float8
 from trainer.distributed.fsdp import World, distribute, local
+from trainer.kernels import backends, reference
 from trainer.model.bamba import Bamba
 from trainer.model.init_weights import init_weights
 from trainer.optim.adamw import AdamW
@@ -26,10 +31,10 @@ def small_linears_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(float8, "SMALLEST", 64)
 
 
-def made(world: World, kind: str, *, low_memory: bool = False) -> Bamba:
+def made(world: World, kind: str, *, low_memory: bool = False, casts: str = "compiled") -> Bamba:
     with torch.device("meta"):
         model = Bamba(HYBRID)
-    compute = Compute.model_validate({"float8": kind, "compile": False})
+    compute = Compute.model_validate({"float8": kind, "compile": False, "float8_casts": casts})
     distribute(model, compute, world, low_memory=low_memory)
     init_weights(model, HYBRID, 1)
     return model
@@ -97,10 +102,52 @@ def test_float8_for_a_model_too_small_for_it_is_refused(world: World, monkeypatc
         made(world, "tensorwise")
 
 
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_casts_by_the_kernel_give_every_gradient_the_bits_of_torchao_s(world: World, low_memory: bool) -> None:
+    def gradients(casts: str) -> tuple[set[type], dict[str, Tensor]]:
+        model = made(world, "tensorwise", low_memory=low_memory, casts=casts)
+        model.losses(*rows(0), torch.tensor(1 / 512))[0].backward()
+        kinds = {type(module) for module in model.modules() if isinstance(module, Float8Linear)}
+        return kinds, {name: local(one.grad) for name, one in model.named_parameters() if one.grad is not None}
+
+    theirs, wanted = gradients("compiled")
+    ours, got = gradients("kernel")
+    assert theirs == {Float8Linear} and ours.isdisjoint(theirs)
+    assert got.keys() == wanted.keys()
+    assert [name for name, grad in got.items() if not torch.equal(grad, wanted[name])] == []
+
+
+def test_casts_by_the_kernel_are_refused_where_each_row_has_a_scale() -> None:
+    with pytest.raises(ValidationError, match=r"float8_casts: kernel is for one scale a matrix, and float8 is rowwise"):
+        Compute.model_validate({"float8": "rowwise", "float8_casts": "kernel"})
+
+
+def test_a_kernel_whose_codes_are_others_on_this_device_begins_no_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = reference.float8_cast
+
+    def one_bit_off(*given: Any) -> tuple[Tensor, Tensor]:
+        codes, turned = honest(*given)
+        turned.view(torch.uint8)[5, 7] ^= 1
+        return codes, turned
+
+    monkeypatch.setattr(backends, "backend", lambda *_: SimpleNamespace(float8_cast=one_bit_off))
+    with pytest.raises(
+        UserError, match=r"compute\.float8_casts: the kernel's codes of torch\.float8_e4m3fn on cpu are"
+    ):
+        made(world, "tensorwise", casts="kernel")
+
+
+@pytest.mark.parametrize(
+    ("kind", "casts"), [("rowwise", "compiled"), ("tensorwise", "kernel")], ids=["by row", "by the kernel"]
+)
 @pytest.mark.parametrize("recompute", [pytest.param("none", marks=pytest.mark.costly), "selective"])
-def test_a_block_in_float8_is_one_graph_forward_and_backward(world: World, recompute: str) -> None:
+def test_a_block_in_float8_is_one_graph_forward_and_backward(
+    world: World, recompute: str, kind: str, casts: str
+) -> None:
     """By the capture of graphs alone: machine code for a CPU takes minutes."""
-    compute = Compute.model_validate({"float8": "rowwise", "compile": False, "recompute": recompute})
+    compute = Compute.model_validate({"float8": kind, "float8_casts": casts, "compile": False, "recompute": recompute})
     with torch.device("meta"):
         model = Bamba(HYBRID)
     distribute(model, compute, world, low_memory=True)

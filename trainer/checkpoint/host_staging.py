@@ -36,7 +36,9 @@ class HostStaging:
         for name in written_by(self._world.rank, self._world.size, state):
             if name not in self._buffers:
                 mine = local(state[name])
-                self._buffers[name] = torch.empty(mine.shape, dtype=mine.dtype, pin_memory=self._cuda)
+                buffer = torch.empty(mine.shape, dtype=mine.dtype, pin_memory=self._cuda)
+                # What is pinned is there; other memory comes with the first write, which would be in the first save.
+                self._buffers[name] = buffer if self._cuda else buffer.zero_()
 
     def copy(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Begin to copy what this rank writes of `state` as it is at this point of the computation; `settle` before the

@@ -19,11 +19,13 @@ SMALLEST = 1024  # features, of a linear's shorter side
 ABLE = (8, 9)  # CUDA compute capability: Ada, Hopper and later multiply float8
 
 
-def convert(blocks: nn.Module, kind: str, device: torch.device) -> int:
+def convert(blocks: nn.Module, kind: str, device: torch.device, casts: str = "compiled") -> int:
     """Replace the linears of `blocks`, in place.
 
     Args:
         kind: One scale a matrix (tensorwise), one a row or column of it (rowwise), or none.
+        casts: Who makes float8 for the backward: the compiler (compiled), or our kernel in one read of each matrix
+            (kernel; tensorwise alone), which is held against torch's casts on this device first.
 
     Returns:
         How many were replaced.
@@ -50,6 +52,12 @@ def convert(blocks: nn.Module, kind: str, device: torch.device) -> int:
             "nothing would be computed in float8: set it to none"
         )
     swap(blocks, module_filter_fn=lambda module, name: name in fit, config=config)
+    if casts == "kernel":
+        from .float8_linear import OneReadLinear, check_cast
+
+        check_cast(device)
+        for name in fit:
+            blocks.get_submodule(name).__class__ = OneReadLinear
     return len(fit)
 
 

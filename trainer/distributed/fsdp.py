@@ -131,7 +131,7 @@ def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool
     model.flex = model.head.fused and world.device.type == "cuda"  # on a CPU it has no backward
     if model.head.fused:
         model.head.norm.compile(fullgraph=True)
-    convert(model.blocks, compute.float8, world.device)
+    convert(model.blocks, compute.float8, world.device, compute.float8_casts)
     whole = {parameter for _, parameter in vector_parameters(model)}
     if low_memory:
         for parameter in set(model.parameters()) - whole:

@@ -5,7 +5,8 @@ backward, in Triton on a GPU and in plain torch on a CPU, behind the same op. Wh
                    checks (checks), fakes, autograd, FLOP formulas
     backends       which implementation an op runs
     reference      the mathematics in plain torch; triton_backend the same by the kernels
-    conv, ssd_*, gated_norm, step, swiglu    the kernels, by what they compute; tiles, launch, math what they share
+    conv, ssd_*, gated_norm, step, swiglu, float8_cast    the kernels, by what they compute
+    tiles, launch, math    what they share
     tuned_launches which launch a kernel takes on which GPU
     supported      the sizes that there are kernels for
 

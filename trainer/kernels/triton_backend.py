@@ -2,6 +2,7 @@
 
 from .conv import conv_backward as conv_backward
 from .conv import conv_forward as conv_forward
+from .float8_cast import float8_cast as float8_cast
 from .gated_norm import norm_backward as norm_backward
 from .gated_norm import norm_forward as norm_forward
 from .residual_norm import residual_norm as residual_norm

@@ -29,9 +29,10 @@ def resources(*arguments: str) -> list[dict[str, int]]:
 @pytest.mark.parametrize("gpu", ["H100", *(pytest.param(gpu, marks=pytest.mark.costly) for gpu in ("A100", "B200"))])
 def test_every_kernel_compiles_and_fits(gpu: str) -> None:
     found = resources("--gpu", gpu)
-    of_writing = {"_step", "_shift", "_swiglu", "_residual_norm"}  # too short for a launch to matter
+    untuned = {"_step", "_shift", "_swiglu", "_residual_norm"}  # too short for a launch to matter
+    untuned |= {"_float8_cast"}
     kernels = {one["kernel"] for one in found}
-    assert of_writing < kernels and len(kernels - of_writing) == len(tuned_launches.KERNELS)
+    assert untuned < kernels and len(kernels - untuned) == len(tuned_launches.KERNELS)
     assert [one for one in found if one["shared_bytes"] > SHARED_BYTES[gpu] or one["stack_bytes"] > SPILLED] == []
 
 
