@@ -28,6 +28,7 @@ from triton.runtime.jit import JITFunction
 
 from benchmarks.kernels import HEADS, STATE, WIDTH
 from trainer.kernels import backends, ops, tiles, triton_backend, tuned_launches
+from trainer.kernels import launch as kernel_launch
 from trainer.kernels.launch import Launch
 from trainer.kernels.shapes import Carried
 
@@ -92,8 +93,8 @@ def block_inputs(shape: Shape, batch: int = 2, tokens: int = 256) -> list[Tensor
 
 
 def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> list[Resources]:
-    """All kernels of a block's forward and backward, of the MLP's, of float8's and of writing on, once for each set of
-    flags.
+    """All kernels of a block's forward and backward, of rows that go on, of the MLP, of float8 and of writing on; once
+    for each set of flags.
 
     Triton is left without a GPU: not for a process that also runs kernels.
     """
@@ -125,10 +126,25 @@ def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> lis
             for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
                 for cast in (ops.float8_cast, ops.float8_turned):
                     cast(torch.zeros(256, 4096, dtype=torch.bfloat16), torch.ones(()), dtype)
+            _go_on(shape)
             _write_on(shape)
     finally:
         tuned_launches.apply(before)
     return [read(name, kernel) for name, kernel in found.values()]
+
+
+def _go_on(shape: Shape) -> None:
+    """Rows that go on from others and hand on, as where ranks share rows; and a row alone, where there is a
+    multiprocessor for each of its programs: some launches take more stages then."""
+    ids = torch.zeros(2, 256, dtype=torch.int32)
+    inputs = block_inputs(shape)
+    _, carried = ops.mix_carried(*inputs, ids, 1e-5, None)
+    out, last = ops.mix_carried(*inputs, ids, 1e-5, carried)
+    torch.autograd.grad([out, last.state], inputs, [torch.zeros_like(out), torch.zeros_like(last.state)])
+    with mock.patch.object(kernel_launch, "multiprocessors", lambda _: 1 << 20):
+        inputs = block_inputs(shape, batch=1)
+        out = ops.mix(*inputs, ids[:1], 1e-5)
+        torch.autograd.grad(out, inputs, torch.zeros_like(out))
 
 
 def _write_on(shape: Shape) -> None:

@@ -18,6 +18,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -294,6 +295,7 @@ CANDIDATES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ..
     "scan_tokens.TOKENS": ("_token_gradients", (4, 8), (1, 2, 3), (8, 16, 32), (0,)),
     "scan_backward.JOIN": ("_join", (4, 8), (1, 2), (0,), (0,)),
     "scan_backward.FINISH": ("_finish", (4, 8), (1,), (8, 16, 32), (0,)),
+    "swiglu.BACKWARD": ("_swiglu_backward", (2, 4, 8), (1,), (1024, 2048, 4096), (0,)),
 }
 
 
@@ -312,13 +314,17 @@ def tune(batch: int, tokens: int) -> None:
     """Try all candidates of one kernel after the other; keep the fastest of each for every later run on this GPU."""
     both = timed(our_mix, mix_inputs(batch, tokens), documents(batch, tokens))["forward+backward"]
     both()
+    gate_up = torch.randn(batch, tokens, 2 * 14336, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    opened = ops.swiglu(gate_up)
+    of_mlp = partial(torch.autograd.grad, opened, gate_up, torch.randn_like(opened), retain_graph=True)
     best = tuned_launches.current()
     for name, (kernel, *ranges) in CANDIDATES.items():
-        found = {best[name]: kernel_us(both, kernel)}
+        call = of_mlp if kernel == "_swiglu_backward" else both
+        found = {best[name]: kernel_us(call, kernel)}
         for launch in {Launch(*numbers) for numbers in itertools.product(*ranges)} - {best[name]}:
             tuned_launches.apply({name: launch})
             try:
-                found[launch] = kernel_us(both, kernel)
+                found[launch] = kernel_us(call, kernel)
             except triton.runtime.errors.OutOfResources:
                 continue  # too large for this device
             except RuntimeError as error:
