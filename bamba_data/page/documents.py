@@ -17,6 +17,7 @@ from bamba_data.format.block_reading import BlockPlace, ShardFooter, fetch_block
 from bamba_data.format.dataset import Dataset
 from bamba_data.format.identity import ids_digest
 from bamba_data.format.masks import Flags, unpack
+from bamba_data.inspect.shard_rows import in_order, of_shards
 from bamba_data.tokenization.tokenizer import Tokenizer
 
 MAX_ID_CHARS = 400
@@ -76,19 +77,9 @@ class Documents:
     """
 
     def __init__(self, dataset: Dataset, source: str, tokenizer: Tokenizer) -> None:
-        import polars as pl
-
         self._dataset, self.source, self._tokenizer = dataset, source, tokenizer
-        stored = dataset.blocks.filter(pl.col("source") == source).with_columns(
-            (pl.col("documents").cum_sum() - pl.col("documents")).over("shard").alias("first_row")
-        )
-        mine = dataset.as_read.blocks.filter(pl.col("source") == source)
-        self._blocks = mine.join(
-            stored.select("shard", "block", "first_row", pl.col("documents").alias("stored")),
-            on=["shard", "block"],
-            how="left",
-            maintain_order="left",
-        )
+        self._stored = in_order(dataset.blocks, "shard", "block")
+        self._blocks = dataset.as_read.blocks.filter(dataset.as_read.blocks["source"] == source)
         self._ends = np.cumsum(self._blocks["documents"].to_numpy(), dtype=np.int64)
         self.count = int(self._ends[-1]) if len(self._ends) else 0
         self._footers: dict[int, ShardFooter] = {}
@@ -121,14 +112,17 @@ class Documents:
             row["block"], row["offset"], row["size_bytes"], row["documents"], row["tokens"], row["digest"].hex()
         )
         footer = self._footer(row["shard"])
-        left = self._left(row["shard"], row["block"], row["stored"])
+        stored_blocks = of_shards(self._stored, row["shard"], row["shard"])
+        counts = dict(stored_blocks.select("block", "documents").iter_rows())
+        first_row = sum(documents for number, documents in counts.items() if number < row["block"])
+        left = self._left(row["shard"], row["block"], counts[row["block"]])
         try:
             reader = fetch_block(self._dataset.files_store, footer, place)
         except FileNotFoundError:
             raise CorruptShard(footer.path, "is missing") from None
         tokens = vouched_tokens(reader, place, left)
         table = reader.table(place.block, ["document_id", "file", "row"]).to_pydict()
-        rows = np.arange(row["stored"]) if left is None else np.flatnonzero(left)
+        rows = np.arange(counts[row["block"]]) if left is None else np.flatnonzero(left)
         ids = [table["document_id"][stored] for stored in rows]
         digest = row.get("ids_digest")  # the first format states none
         if digest is not None and ids_digest(ids) != digest:
@@ -137,7 +131,7 @@ class Documents:
         return [
             Found(
                 first + number,
-                row["first_row"] + int(stored),
+                first_row + int(stored),
                 tokens_of_one,
                 ids[number],
                 table["file"][stored],
