@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from bamba_data import canonical_json
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     Numbers = Sequence[int] | NDArray[Any]
@@ -46,24 +45,11 @@ class IdsDigest:
 
     def update(self, document_ids: Iterable[str]) -> None:
         """The next ids of the block."""
-        for document_id in document_ids:
-            data = document_id.encode("utf-8", "surrogatepass")
-            self._hashed.update(len(data).to_bytes(4, "little"))
-            self._hashed.update(data)
+        self.update_encoded(document_id.encode("utf-8", "surrogatepass") for document_id in document_ids)
 
-    def update_column(self, document_ids: "pa.StringArray") -> None:
-        """The same of a column, without an object an id."""
-        import numpy as np
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        ids = document_ids.cast(pa.large_binary())
-        lengths, count = pc.binary_length(ids).to_numpy().astype("<u4"), len(ids)
-        offsets = pa.py_buffer(4 * np.arange(count + 1, dtype=np.int64))
-        before = pa.LargeBinaryArray.from_buffers(pa.large_binary(), count, [None, offsets, pa.py_buffer(lengths)])
-        joined = pc.binary_join_element_wise(before, ids, pa.scalar(b"", pa.large_binary()))
-        if count:
-            self._hashed.update(joined.buffers()[2])
+    def update_encoded(self, document_ids: Iterable[bytes]) -> None:
+        """The same of ids in UTF-8."""
+        self._hashed.update(b"".join([len(data).to_bytes(4, "little") + data for data in document_ids]))
 
     def digest(self) -> bytes:
         return self._hashed.digest()

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from xxhash import xxh3_64_intdigest
@@ -137,23 +136,22 @@ def _check_block(
     result.tokens += len(tokens.ids)
     first, named = 0, IdsDigest()
     for batch in batches:
-        files, kept = np.unique(batch["file"].to_numpy(), return_counts=True)
-        for file, documents in zip(files.tolist(), kept.tolist(), strict=True):
+        for file, documents in Counter(batch["file"].to_pylist()).items():
             result.kept[row["source"], row["first_file"] + file] += documents
-        hashes = map(xxh3_64_intdigest, batch["document_id"].cast(pa.binary()).to_pylist())
+        ids = batch["document_id"].cast(pa.binary()).to_pylist()
         result.candidates += [
             Candidate(number, document, int(tokens.counts[document]), hashed)
-            for document, hashed in enumerate(hashes, first)
+            for document, hashed in enumerate(map(xxh3_64_intdigest, ids), first)
             if hashed < LIMIT
         ]
-        named.update_column(batch["document_id"])
+        named.update_encoded(ids)
         first += batch.num_rows
     if "ids_digest" in block and named.digest() != block["ids_digest"]:
         raise CorruptShard(row["path"], f"block {number}: its document ids do not have the manifest's digest")
     if tokenizer is not None and number == 0:
-        ids = tokens.ids[: int(tokens.counts[0])]
-        if len(ids) <= SAMPLE_TOKENS:
-            if same_again(tokenizer, ids.tolist()):
+        sample = tokens.ids[: int(tokens.counts[0])]
+        if len(sample) <= SAMPLE_TOKENS:
+            if same_again(tokenizer, sample.tolist()):
                 result.reencoded += 1
             else:
                 result.undecided.append(row["path"])

@@ -266,9 +266,9 @@ def test_a_token_count_that_lies_is_refused(count: int) -> None:
 
 
 @given(st.lists(st.text(max_size=9), max_size=12), st.data())
-def test_a_column_of_ids_has_the_digest_of_the_ids_in_any_number_of_pieces(ids: list[str], data: st.DataObject) -> None:
-    column, cut = pa.array(ids, pa.string()), data.draw(st.integers(0, len(ids)))
-    digest = IdsDigest()
-    for piece in (column[:cut], column[cut:]):
-        digest.update_column(piece)
-    assert digest.digest() == ids_digest(ids)
+def test_ids_have_one_digest_encoded_or_not_and_in_any_number_of_pieces(ids: list[str], data: st.DataObject) -> None:
+    cut, digest = data.draw(st.integers(0, len(ids))), IdsDigest()
+    digest.update(ids[:cut])
+    digest.update_encoded(name.encode() for name in ids[cut:])
+    apart = b"".join(len(name.encode()).to_bytes(4, "little") + name.encode() for name in ids)
+    assert digest.digest() == ids_digest(ids) == xxhash.xxh3_128_digest(apart)
