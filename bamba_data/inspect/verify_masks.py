@@ -20,7 +20,8 @@ def masks_fit(dataset: Dataset) -> Iterator[str]:
     places = masks.select("shard", "block")
     if not places.equals(places.unique().sort("shard", "block")):
         yield "its rows are not in the order of the shards and blocks"
-    joined = masks.join(dataset.blocks, on=["source", "shard", "block"], how="left", suffix="_stored")
+    named = dataset.blocks.join(places, on=["shard", "block"], how="semi")  # few of very many
+    joined = masks.join(named, on=["source", "shard", "block"], how="left", suffix="_stored")
     for row in joined.select("shard", "block", "removed", "documents", "documents_stored").iter_rows(named=True):
         try:
             left = int((~unpack(row["removed"], row["documents_stored"] or 0)).sum())

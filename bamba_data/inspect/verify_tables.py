@@ -14,9 +14,11 @@ from bamba_data.format.layout import shard_folder
 from bamba_data.format.manifest import FIRST_FORMAT
 from bamba_data.format.masks import REMOVED
 from bamba_data.format.tables import SCHEMAS, row_digest
-from bamba_data.inspect.shard_rows import is_in_order
+from bamba_data.inspect.shard_rows import in_order, is_in_order, of_shards
 from bamba_data.inspect.verify_masks import masks_fit
 from bamba_data.inspect.verify_report import Fault, Report
+
+SHARDS_AT_ONCE = 1 << 16
 
 
 def check_tables(dataset: Dataset, report: Report) -> None:
@@ -91,21 +93,32 @@ def _check_identity(dataset: Dataset, report: Report) -> None:
                 report.fault(f"table {name}", "its rows do not have the manifest's digest (content)")
 
 
-_BLOCKS_IN_ORDER = (pl.col("block") == pl.int_range(pl.len()).over("shard")).all()
+#: Of blocks whose shards are in order: they count from 0 in each.
+_BLOCKS_IN_ORDER = (
+    pl.col("block").cast(pl.Int64)
+    == pl.when(pl.col("shard").ne_missing(pl.col("shard").shift(1)))
+    .then(0)
+    .otherwise(pl.col("block").cast(pl.Int64).shift(1) + 1)
+).all()
 
 
 def _check_candidates(dataset: Dataset, report: Report) -> None:
     """Each lies in a block that has so many documents and tokens. (Whether they are all, only bodies can say.)"""
     candidates = dataset.candidates
-    joined = candidates.join(dataset.blocks, on=["source", "shard", "block"], how="left", suffix="_block")
     candidate_tokens = pl.col("tokens").cast(pl.UInt64).sum().over("shard", "block")
     fits = (
         (pl.col("document") < pl.col("documents"))
         & (candidate_tokens <= pl.col("tokens_block"))
         & (pl.col("hash") < LIMIT)
     )
-    if not joined.select(fits.fill_null(False).all()).item():
-        report.fault("table candidates", "a document of it is in no block, or should not be in it")
+    blocks, listed = in_order(dataset.blocks, "shard", "block"), in_order(candidates, "shard", "block", "document")
+    last = int(listed["shard"][-1]) if len(listed) else -1
+    for first in range(0, last + 1, SHARDS_AT_ONCE):
+        theirs, part = (of_shards(table, first, first + SHARDS_AT_ONCE - 1) for table in (blocks, listed))
+        joined = part.join(theirs, on=["source", "shard", "block"], how="left", suffix="_block")
+        if not joined.select(fits.fill_null(False).all()).item():
+            report.fault("table candidates", "a document of it is in no block, or should not be in it")
+            break
     if not is_in_order(candidates, "shard", "block", "document"):
         report.fault("table candidates", "its rows are not in the order of the shards, blocks and documents")
 
