@@ -20,7 +20,7 @@ FILE = Path(__file__).with_name("native_code.so")
 
 _PIECE = struct.Struct("5q")
 NO_PIECE = bytes(_PIECE.size)
-# An array's own `ctypes.data` takes 20 times as long.
+# An array's own `ctypes.data` takes several times as long.
 _BYTE_OF: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
 _ADDRESS_OF = ctypes.addressof
 
@@ -60,6 +60,8 @@ CODE = _loaded(FILE)
 
 def address(array: NDArray[Any]) -> int:
     """Where an array lies: contiguous, and kept alive by whoever asks."""
+    if array.flags.writeable and array.size:
+        return _ADDRESS_OF(_BYTE_OF(array))  # in a fifth of the time
     where: int = array.__array_interface__["data"][0]
     return where
 

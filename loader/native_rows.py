@@ -15,7 +15,6 @@ from bamba_data import native
 
 from .collate import Arrays, needs_documents
 from .packing.base import Packing, RowStart
-from .packing.concat_split import ConcatSplit
 from .packing.segment import Segment
 from .packing.segments import SegmentCache
 
@@ -32,7 +31,7 @@ class Known(NamedTuple):
 
     Attributes:
         piece: All of it from where a row begins.
-        last: The last place where a row begins that lies in it.
+        last: The last place where a row begins that lies in it; -1 where rows are not cut anywhere.
         segment: What the addresses are of.
         ids: The address of its ids.
         starts: The address of where its documents begin.
@@ -43,6 +42,12 @@ class Known(NamedTuple):
     segment: Segment
     ids: int
     starts: int
+
+    def row(self, number: int, wanted: int) -> list[bytes]:
+        """A row of a segment of whole rows."""
+        begin, end = self.segment.rows[number : number + 2].tolist()
+        row = native.piece(self.ids, self.starts, len(self.segment.starts) - 1, end, begin)
+        return [row] if end - begin >= wanted else [row, native.NO_PIECE]
 
 
 class NativeRows:
@@ -74,7 +79,6 @@ class NativeRows:
         self._row_tokens, self._max_epochs = row_tokens, max_epochs
         self._segment, self._cache = segment, cache
         self._wanted = row_tokens + int(needs_documents(fields))
-        self._is_end_to_end = [isinstance(packing, ConcatSplit) for packing in packings]
         self._known: dict[tuple[int, int, int], Known] = cache.memo()
 
     def arrays(self, locations: "RowLocations", padded: int) -> Arrays:
@@ -88,6 +92,9 @@ class NativeRows:
             found = known.get(key)
             if found is not None and begin <= found.last and (most is None or key[1] < most):
                 pieces.append(found.piece)
+                held.append(found)
+            elif found is not None and len(found.segment.rows) and (most is None or key[1] < most):
+                pieces += found.row(begin, self._wanted)
                 held.append(found)
             else:
                 self._add(key, begin, pieces, held)
@@ -134,7 +141,7 @@ class NativeRows:
                 raise TypeError(f"ids of {ids.dtype} in a source of {self._dtype}")
             places = native.address(ids), native.address(starts)
             # A place in a segment of whole rows is a row's number, not a token's.
-            last = len(ids) - self._wanted if self._is_end_to_end[key[0]] else -1
+            last = -1 if len(segment.rows) else len(ids) - self._wanted
             known = Known(native.piece(*places, len(starts) - 1, len(ids)), last, segment, *places)
             if self._cache.mapped_only:  # else it would be kept in memory beyond what the cache counts
                 if len(self._known) > SEGMENTS_KNOWN:

@@ -4,6 +4,7 @@ A footer is checked against the manifest's digest before pyarrow may parse it: o
 """
 
 import io
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,9 @@ from bamba_data.storage.store import Store
 
 _ZSTD = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 _LARGEST_HEADER = 256  # of a page, in bytes; without statistics it has some 30
+
+
+_OF_THREAD = threading.local()  # a decompressor is of one thread, and to make one costs a tenth of a block
 
 
 class ShardFooter(NamedTuple):
@@ -80,6 +84,13 @@ def block_tokens(
     return tokens or vouched_tokens(_reader(body, shard, place), place, is_left)
 
 
+def _decompressor() -> zstandard.ZstdDecompressor:
+    if not hasattr(_OF_THREAD, "zstd"):
+        _OF_THREAD.zstd = zstandard.ZstdDecompressor()
+    zstd: zstandard.ZstdDecompressor = _OF_THREAD.zstd
+    return zstd
+
+
 def _first_page(body: bytes, place: BlockPlace, dtype: np.dtype[Any]) -> Tokens | None:
     """The tokens in the first page of a block, if they are the manifest's; None leaves it to pyarrow, which also knows
     what is wrong.
@@ -96,7 +107,7 @@ def _first_page(body: bytes, place: BlockPlace, dtype: np.dtype[Any]) -> Tokens 
     try:
         if zstandard.get_frame_parameters(body[frame : frame + 18]).content_size != size:
             return None
-        with zstandard.ZstdDecompressor().stream_reader(memoryview(body)[frame:]) as stream:
+        with _decompressor().stream_reader(memoryview(body)[frame:]) as stream:
             if stream.readinto(page.data) != size:
                 return None
     except zstandard.ZstdError:

@@ -55,11 +55,11 @@ def read_arrays(
         return None
     begin = HEAD.itemsize + int(head["arrays"]) * ROW.itemsize
     arrays: list[NDArray[Any]] = []
-    for number, row in enumerate(data[HEAD.itemsize : begin].view(ROW)):
-        dtype = np.dtype(row["dtype"].decode())
+    for number, (elements, name) in enumerate(data[HEAD.itemsize : begin].view(ROW).tolist()):
+        dtype = np.dtype(name.decode())
         if dtypes and dtype != np.dtype(dtypes[number % len(dtypes)]):
             return None
-        stop = begin + int(row["elements"]) * dtype.itemsize
+        stop = begin + elements * dtype.itemsize
         arrays.append(data[begin:stop].view(dtype))
         begin = _aligned(stop)
     return arrays if begin == end and not (dtypes and len(arrays) % len(dtypes)) else None

@@ -44,18 +44,21 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     Raises:
         OSError: the file cannot be opened, or not be mapped for another reason than too little memory.
     """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
         if size == 0:
             return np.empty(0, np.uint8)
-        address = _LIBC.mmap(None, size, PROT_READ, MAP_SHARED, file.fileno(), 0)
+        address = _LIBC.mmap(None, size, PROT_READ, MAP_SHARED, descriptor, 0)
         if address == _FAILED and ctypes.get_errno() == errno.ENOMEM:
             keep_below(share=2)  # others of the process, such as torch's allocator, may hold the rest
-            address = _LIBC.mmap(None, size, PROT_READ, MAP_SHARED, file.fileno(), 0)
+            address = _LIBC.mmap(None, size, PROT_READ, MAP_SHARED, descriptor, 0)
             if address == _FAILED and ctypes.get_errno() == errno.ENOMEM:
-                content = np.fromfile(file, np.uint8)
+                content = np.fromfile(path, np.uint8)
                 content.flags.writeable = False
                 return content
+    finally:
+        os.close(descriptor)
     if address == _FAILED:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number or errno.EIO), str(path))

@@ -59,6 +59,7 @@ class SegmentCache:
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
         """`folder` is kept below `max_bytes`; None keeps all in memory."""
         self._folder, self._max_bytes = folder, max_bytes
+        self._former = {path.name for path in folder.glob("[0-9a-f][0-9a-f]")} if folder else set()
         self._mapped: OrderedDict[Any, Segment] = OrderedDict()
         self._shared: OrderedDict[Any, list[Segment]] = OrderedDict()  # mapped, many to a file
         self._memos: list[dict[Any, Any]] = []
@@ -192,9 +193,9 @@ class SegmentCache:
         """The segments in the file of a key, made if they are not there; None if they cannot be there."""
         assert self._folder
         name = f"{key:016x}"
-        # A new file in a folder of few takes ten times as long, so folders are few; there were 256 before.
-        path, former = (self._folder / name[:digits] / f"{name}.arrays" for digits in (1, 2))
-        for found in (path, former):
+        # To make a folder takes longer than to make a file, so they are few; there were 256 before.
+        path = self._folder / name[:1] / f"{name}.arrays"
+        for found in [path, *(self._folder / digits / path.name for digits in self._former & {name[:2]})]:
             with contextlib.suppress(OSError):
                 if (segments := _mapped(found, key, dtype)) is not None:
                     return segments
