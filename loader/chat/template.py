@@ -185,34 +185,50 @@ def template_of(tokenizer: str, template: str | None) -> ChatTemplate:
         UserError: There is none, or it cannot be read; several by name, and none is called `default`.
     """
     folder = tokenizer_file(tokenizer).parent
-    config_file = folder / "tokenizer_config.json"
-    config = _json(config_file) if config_file.is_file() else {}
-    special = tuple(
-        (name, text)
-        for name, value in sorted(config.items())
-        if name.endswith("_token")
-        and isinstance(text := value.get("content") if isinstance(value, dict) else value, str)
-    )
     if template is not None:
-        return ChatTemplate(_read(Path(template)), template, special)
+        return ChatTemplate(_read(Path(template)), template, _special_tokens(_config(folder)))
+    if (found := template_beside(folder)) is None:
+        raise UserError(
+            f"{folder}: the tokenizer has no chat template (chat_template.jinja, or chat_template in "
+            "tokenizer_config.json): say `template`, a file with one"
+        )
+    return found
+
+
+def template_beside(folder: Path) -> ChatTemplate | None:
+    """The one that a folder of Hugging Face's states, None where it has none. Raises UserError as `template_of`."""
+    config = _config(folder)
+    special = _special_tokens(config)
     beside = folder / "chat_template.jinja"
     if beside.is_file():
         return ChatTemplate(_read(beside), str(beside), special)
-    stated = config.get("chat_template")
+    stated, config_file = config.get("chat_template"), folder / "tokenizer_config.json"
+    where = str(config_file)
     if isinstance(stated, list):
         by_name = {item.get("name"): item.get("template") for item in stated if isinstance(item, dict)}
         if "default" not in by_name:
             raise UserError(
                 f"{config_file}: chat templates by name ({', '.join(sorted(map(str, by_name)))}), none is `default`: "
-                "write the one that is meant into a file, and say `template`"
+                f"write the one that is meant into {beside}"
             )
         stated = by_name["default"]
-    if not isinstance(stated, str) or not stated:
-        raise UserError(
-            f"{folder}: the tokenizer has no chat template (chat_template.jinja, or chat_template in "
-            "tokenizer_config.json): say `template`, a file with one"
-        )
-    return ChatTemplate(stated, str(config_file), special)
+        where = f"{config_file} (`default` of {', '.join(sorted(map(str, by_name)))})"
+    return ChatTemplate(stated, where, special) if isinstance(stated, str) and stated else None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    file = folder / "tokenizer_config.json"
+    return _json(file) if file.is_file() else {}
+
+
+def _special_tokens(config: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """(role, text) of each that has one."""
+    return tuple(
+        (name, text)
+        for name, value in sorted(config.items())
+        if name.endswith("_token")
+        and isinstance(text := value.get("content") if isinstance(value, dict) else value, str)
+    )
 
 
 def _read(path: Path) -> str:

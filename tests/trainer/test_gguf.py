@@ -1,6 +1,7 @@
 """A GGUF file holds each tensor, size and token where llama.cpp looks, or is refused by what cannot be said."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def test_rows_that_are_rotated_come_to_stand_beside_their_partners_and_no_others
 
 def test_the_file_says_the_shape_of_the_model_and_its_tokens(tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
-    export_gguf(saved(tmp_path / "run", sharp_model()), tmp_path / "model.gguf", "bf16", a_tokenizer("qwen2"), 4096)
+    tokenizer = replace(a_tokenizer("qwen2"), chat_template="{{ messages }}")
+    export_gguf(saved(tmp_path / "run", sharp_model()), tmp_path / "model.gguf", "bf16", tokenizer, 4096)
     said = {name: field.contents() for name, field in gguf.GGUFReader(tmp_path / "model.gguf").fields.items()}
     assert said["general.architecture"] == "granitehybrid"
     assert said["granitehybrid.rope.dimension_count"] == 32
@@ -72,7 +74,7 @@ def test_the_file_says_the_shape_of_the_model_and_its_tokens(tmp_path: Path) -> 
     assert said["granitehybrid.attention.head_count_kv"] == [0, 1, 0, 1]
     assert said["granitehybrid.ssm.inner_size"] == 512 and said["granitehybrid.ssm.time_step_rank"] == 8
     assert said["granitehybrid.context_length"] == 4096
-    assert said["tokenizer.ggml.pre"] == "qwen2"
+    assert said["tokenizer.ggml.pre"] == "qwen2" and said["tokenizer.chat_template"] == "{{ messages }}"
     assert said["tokenizer.ggml.add_bos_token"] is False
     assert said["tokenizer.ggml.eos_token_id"] == said["tokenizer.ggml.bos_token_id"] == 0
     assert said["tokenizer.ggml.tokens"][0] == "<|end|>" and len(said["tokenizer.ggml.tokens"]) == 512

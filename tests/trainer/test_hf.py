@@ -199,6 +199,43 @@ def test_what_an_imported_model_said_of_itself_is_said_again(tmp_path: Path) -> 
     assert again == {**config, "max_position_embeddings": 16384}
 
 
+def chatting(tmp_path: Path, **config: object) -> Path:
+    """A folder of Hugging Face's whose tokenizer_config.json says this, too."""
+    tokenizer = of_file(TOKENIZER).with_tokens(None, "<|endoftext|>")
+    export.export(saved(tmp_path / "run", model(config=WIDE)), tmp_path / "hf", torch.float32, tokenizer)
+    file = tmp_path / "hf" / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
+    return tmp_path / "hf"
+
+
+SAYS = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{{ pad_token }}{% endfor %}"
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_chat_template_goes_along_by_import_and_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], several: bool
+) -> None:
+    names = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": SAYS}]
+    tokens = {"pad_token": {"content": "<|padding|>"}, "unk_token": "<no such token>"}
+    folder = chatting(tmp_path, chat_template=names if several else SAYS, bos_token="<|endoftext|>", **tokens)
+    imported(folder, str(tmp_path / "back"))
+    assert ("(`default` of default, tool_use)" in capsys.readouterr().err) == several
+    back = SavedCheckpoint(str(tmp_path / "back"))
+    export.export(back, tmp_path / "again", torch.float32, of_checkpoint(back))
+    assert (tmp_path / "again" / "chat_template.jinja").read_text() == SAYS
+    talk = [{"role": "user", "content": "Hi"}]
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert theirs.apply_chat_template(talk, tokenize=False) == "<|endoftext|>user: Hi<|padding|>"
+    assert len(theirs) == of_file(TOKENIZER).tokenizer.get_vocab_size(with_added_tokens=True)
+
+
+def test_chat_templates_of_which_none_is_meant_are_refused_before_tensors_are_read(tmp_path: Path) -> None:
+    folder = chatting(tmp_path, chat_template=[{"name": "rag", "template": "x"}, {"name": "tool_use", "template": "y"}])
+    with pytest.raises(UserError, match=r"by name \(rag, tool_use\), none is `default`: write the one that is meant"):
+        imported(folder, str(tmp_path / "back"))
+    assert not (tmp_path / "back").exists()
+
+
 def test_a_tokenizer_of_another_model_or_of_none_is_refused(tmp_path: Path) -> None:
     run = saved(tmp_path / "run", model())
     with pytest.raises(UserError, match="names no dataset to take the tokenizer from: give --tokenizer"):

@@ -188,7 +188,7 @@ ALONE = mamba2_config.config_json(MAMBA2_SHAPE, 256, "float32", None, None)
         ({**PATTERN, "time_step_limit": [0.1]}, r"time_step_limit is \[0.1\], not two numbers"),
         ({**ALONE, "use_bias": True}, "use_bias is True"),
         ({**ALONE, "expand": 3}, "num_heads 8 of head_dim 16 are not expand 3 times hidden_size 64"),
-        ({**ALONE, "head_dim": 12, "num_heads": 8, "expand": 1.5}, "heads of 12 channels: the kernels have tiles of"),
+        ({**ALONE, "head_dim": 12, "num_heads": 8, "expand": 1.5}, "heads of 12 channels: the kernels take multiples"),
         ({**ALONE, "hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({**ALONE, "conv_kernel": 3}, "conv_kernel is 3, this model has 4"),
     ],

@@ -26,7 +26,8 @@ FILE = "tokenizer.json"
 @dataclass(frozen=True)
 class RunTokenizer:
     """`data` is a tokenizer.json; `bos` and `eos` are the ids that begin and end a document, `where` its origin;
-    `chat_template` is how conversations were written in training, with the names of `special_tokens` that it uses."""
+    `chat_template` is how conversations were written in training, here or before an import, with the names of
+    `special_tokens` that it uses."""
 
     data: bytes
     bos: int | None
@@ -95,7 +96,14 @@ def _of_import(saved: SavedCheckpoint) -> RunTokenizer | None:
     data = saved.store.read(path)
     if canonical_json.sha256(data) != digest:
         raise CorruptCheckpoint(f"{saved.store.url}/{path}", "is not the tokenizer that was imported with the model")
-    return RunTokenizer(data, about.get("bos_token_id"), about.get("eos_token_id"), f"{saved.store.url}/{path}")
+    return RunTokenizer(
+        data,
+        about.get("bos_token_id"),
+        about.get("eos_token_id"),
+        f"{saved.store.url}/{path}",
+        about.get("chat_template"),
+        tuple((about.get("special_tokens") or {}).items()),
+    )
 
 
 def _of_conversations(saved: SavedCheckpoint) -> RunTokenizer | None:

@@ -66,6 +66,8 @@ def export_gguf(saved: SavedCheckpoint, out: Path, kind: str, tokenizer: RunToke
     try:
         _say_model(writer, saved, kind, context_tokens)
         _say_vocabulary(writer, vocabulary)
+        if tokenizer.chat_template is not None:
+            writer.add_chat_template(tokenizer.chat_template)
         _write_tensors(writer, saved, kind)
     finally:
         writer.close()

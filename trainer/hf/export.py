@@ -121,7 +121,11 @@ def _write_tokenizer(tokenizer: RunTokenizer, max_position: int, out: Path) -> N
     """The file itself, with the small one that makes `AutoTokenizer` open it."""
     (out / "tokenizer.json").write_bytes(tokenizer.data)
     loaded = tokenizer.tokenizer
-    names = {
+    # what the vocabulary has not, transformers would add to it
+    names: dict[str, str | None] = {
+        role: text for role, text in tokenizer.special_tokens if loaded.token_to_id(text) is not None
+    }
+    names |= {
         role: loaded.id_to_token(token)
         for role, token in (("bos_token", tokenizer.bos), ("eos_token", tokenizer.eos))
         if token is not None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bamba.loader.chat.template import ChatTemplate, template_beside
 from bamba_data.canonical_json import sha256
 from bamba_data.errors import UserError
 from bamba_data.storage.store import Store, open_store
@@ -32,6 +33,7 @@ def imported(folder: Path, out: str) -> None:
     theirs = _config(folder / "config.json")
     form = form_of(theirs, str(folder / "config.json"))
     config = form.config_of(theirs, str(folder / "config.json"))
+    template = template_beside(folder)
     stored = stored_tensors(folder)
     wanted = [piece.theirs for piece in form.tensors(config)]
     if missing := sorted(set(wanted) - set(stored)):
@@ -43,17 +45,19 @@ def imported(folder: Path, out: str) -> None:
     lease.take()
     try:
         commits.require_unused(store, out, lambda folder: folder.step == 0, "Import into another folder")
-        about = {
+        about: dict[str, Any] = {
             "step": 0,
             "world_size": 1,
             "recipe": {"model": config.model_dump(mode="json")},
             "imported": True,
-            "hf": _kept(theirs, folder, store, name),
+            "hf": _kept(theirs, folder, template, store, name),
         }
         write(store, name, _tensors(config, form, stored), about)
     finally:
         lease.release()
     say(f"{out}: the model of {folder}")
+    if "chat_template" in about["hf"] and template is not None:
+        say(f"{out}: with the chat template of {template.where}")
     if remark := form.remark_on(theirs):
         say(f"{folder}: {remark}")
 
@@ -67,8 +71,11 @@ def _config(file: Path) -> Any:
         raise UserError(f"{file}: not JSON ({str(error)[:120]})") from None
 
 
-def _kept(theirs: dict[str, Any], folder: Path, store: Store, name: str) -> dict[str, Any]:
-    """What an export of this model must say again, and what our shape does not hold; the tokenizer goes along."""
+def _kept(
+    theirs: dict[str, Any], folder: Path, template: ChatTemplate | None, store: Store, name: str
+) -> dict[str, Any]:
+    """What an export of this model must say again, and what our shape does not hold; the tokenizer goes along, with
+    its chat template."""
     about: dict[str, Any] = {
         "max_position_embeddings": theirs.get("max_position_embeddings", 262144),  # BambaConfig's default
         "bos_token_id": _one(theirs.get("bos_token_id")),
@@ -78,6 +85,9 @@ def _kept(theirs: dict[str, Any], folder: Path, store: Store, name: str) -> dict
         tokenizer = of_file(folder / FILE)
         store.put(f"{name}/{FILE}", tokenizer.data)
         about["tokenizer_sha256"] = sha256(tokenizer.data)
+        if template is not None:
+            about["chat_template"] = template.text
+            about["special_tokens"] = dict(template.special_tokens)
     return about
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import reference
 from .shapes import GradLast, MixInputs, ScanGrads, ScanInputs
+from .supported import part_width
 
 
 class Backend(Protocol):
@@ -66,7 +67,7 @@ def backend(tensor: Tensor, head_dim: int = 64, state: int = 64) -> Backend:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if tensor.dtype == torch.float64 or not (tensor.is_cuda or interpreted):
         return reference
-    if tensor.is_cuda and tensor.dtype == torch.float32 and min(head_dim, state) < 32:
+    if tensor.is_cuda and tensor.dtype == torch.float32 and min(part_width(head_dim, state), state) < 32:
         return reference
     # Not at the top: a machine without Triton trains by the reference.
     from . import triton_backend, tuned_launches

@@ -140,7 +140,7 @@ class ScanGrads(NamedTuple):
 
 #: The gradient of the state after the last token: there, none, or still to arrive, when it is called for as late as
 #: possible.
-GradLast = Tensor | Callable[[], Tensor] | None
+GradLast = Tensor | Callable[[], Tensor | None] | None
 
 
 def arrived(grad_last: GradLast) -> Tensor | None:

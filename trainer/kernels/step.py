@@ -1,8 +1,9 @@
 """One token of a Mamba2 block in Triton: convolution, step size, state, skip; the gated norm follows as its own launch.
 
-A program owns one head of one row, and its part of the state. It makes the head's channels and its group's B and C from
-the halo and the token, decays the state, adds to it and reads it once, and writes it back: 2 x 4 bytes a number of the
-state, all that there is to move. h <- exp(A dt) h + dt x B^T, y = h C + D x (arXiv 2405.21060, section 3).
+A program owns one head of one row, or some of its channels (as head_parts.py parts them), and their part of the state.
+It makes these channels and the group's B and C from the halo and the token, decays the state, adds to it and reads it
+once, and writes it back: 2 x 4 bytes a number of the state, all that there is to move. h <- exp(A dt) h + dt x B^T,
+y = h C + D x (arXiv 2405.21060, section 3).
 """
 
 import math
@@ -16,6 +17,7 @@ from .gated_norm import norm_forward
 from .launch import Launch, on
 from .math import at_least, at_most, sigmoid, softplus, wide
 from .shapes import MixInputs, unpack
+from .supported import part_width
 
 STEP = Launch(warps=4)
 SHIFT = Launch(warps=4, block=1024)
@@ -36,14 +38,15 @@ def _convolved(row, halo, weight, bias, column, channels):
 def _step(
     zxbcdt, halo, weight, bias, a_log, d, dt_bias, state, y,
     heads, group_heads, groups, row_stride, least, largest,
-    WIDTH: tl.constexpr, STATE: tl.constexpr, LIMITED: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, STATE: tl.constexpr, LIMITED: tl.constexpr,
 ):  # fmt: skip
-    head, batch = tl.program_id(0), wide(tl.program_id(1))
+    slices: tl.constexpr = WIDTH // BLOCK
+    head, batch = tl.program_id(0) // slices, wide(tl.program_id(1))
     inner = heads * WIDTH
     channels = inner + 2 * groups * STATE
     row = zxbcdt + batch * row_stride + inner
     halo += batch * 3 * channels
-    own, number = tl.arange(0, WIDTH), tl.arange(0, STATE)
+    own, number = (tl.program_id(0) % slices) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, STATE)
     of_group = inner + (head // group_heads) * STATE + number
     x = _convolved(row, halo, weight, bias, head * WIDTH + own, channels)
     b = _convolved(row, halo, weight, bias, of_group, channels)
@@ -78,12 +81,13 @@ def step(given: MixInputs, eps: float) -> Tensor:
     z, xbc, _ = unpack(given.zxbcdt, given.inner, given.heads)
     batch = xbc.shape[0]
     y = torch.empty((batch, 1, given.inner), dtype=xbc.dtype, device=xbc.device)
+    block = part_width(given.head_dim, given.state)
     with on(xbc):
-        _step[(given.heads, batch)](
+        _step[(given.inner // block, batch)](
             given.zxbcdt, given.halo_in, given.conv_weight, given.conv_bias,
             given.A_log, given.D, given.dt_bias, given.state_in, y,
             given.heads, given.heads // given.groups, given.groups, given.zxbcdt.stride(0), given.dt_min, given.dt_max,
-            WIDTH=given.head_dim, STATE=given.state, LIMITED=given.dt_min > 0 or given.dt_max < math.inf,
+            WIDTH=given.head_dim, BLOCK=block, STATE=given.state, LIMITED=given.dt_min > 0 or given.dt_max < math.inf,
             **STEP.options(),
         )  # fmt: skip
         channels = xbc.shape[-1]

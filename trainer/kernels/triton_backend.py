@@ -5,10 +5,10 @@ from .conv import conv_forward as conv_forward
 from .float8_cast import float8_cast as float8_cast
 from .gated_norm import norm_backward as norm_backward
 from .gated_norm import norm_forward as norm_forward
+from .head_parts import passing as passing
+from .head_parts import scan_backward as scan_backward
+from .head_parts import scan_forward as scan_forward
 from .residual_norm import residual_norm as residual_norm
-from .ssd_backward import scan_backward as scan_backward
-from .ssd_forward import scan_forward as scan_forward
-from .ssd_states import passing as passing
 from .step import step as step
 from .swiglu import swiglu_backward as swiglu_backward
 from .swiglu import swiglu_forward as swiglu_forward

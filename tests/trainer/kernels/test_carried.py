@@ -223,12 +223,17 @@ def test_one_long_row_is_scanned_in_halves_and_is_what_it_would_be_whole(
     assert not torch.equal(got[0], wanted[0])  # another order of the same sums
 
 
-@pytest.mark.parametrize(("groups", "limits"), [(1, (0.0, math.inf)), (2, (0.0, math.inf)), (2, (0.02, 0.05))])
+@pytest.mark.parametrize(
+    ("groups", "limits", "parts"),
+    [(1, (0.0, math.inf), 1), (2, (0.0, math.inf), 1), (2, (0.02, 0.05), 1), (2, (0.02, 0.05), 3)],
+)
 def test_one_token_a_row_is_what_a_piece_of_one_token_is(
-    triton_kernels: torch.device, groups: int, limits: tuple[float, float]
+    triton_kernels: torch.device, groups: int, limits: tuple[float, float], parts: int
 ) -> None:
+    """Also of heads that are wider than a tile."""
     documents = torch.zeros(2, 12, dtype=torch.int32)
-    drawn = draw(documents, heads=2, groups=groups, norm_groups=groups, dt_min=limits[0], dt_max=limits[1], **TILES)
+    sizes = {**TILES, "head_dim": parts * TILES["head_dim"]}
+    drawn = draw(documents, heads=2, groups=groups, norm_groups=groups, dt_min=limits[0], dt_max=limits[1], **sizes)
     case = on(drawn.float(), triton_kernels)
     with torch.no_grad():
         parameters, begun = case[1:7], (case.zxbcdt[:, :8], *case[1:7], case.documents[:, :8])

@@ -13,7 +13,7 @@ from bamba_data.errors import UserError
 from tests.trainer.kernels.cases import Case, draw, rows_of_documents
 from trainer.data.batch import Batch
 from trainer.kernels import ops
-from trainer.kernels.supported import HEAD_DIMS, STATES, unsupported
+from trainer.kernels.supported import STATE_MAX, STATES, part_width, unsupported
 from trainer.model.config import ModelConfig
 
 WHOLE = rows_of_documents(2, 20, [[3], [7, 8]])
@@ -111,7 +111,7 @@ def scanned(**changes: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"x": torch.zeros(2, 20, 3, 48)}, "heads of 48 channels: the kernels have tiles of 16, 32, 64 and 128"),
+        ({"x": torch.zeros(2, 20, 3, 40)}, "heads of 40 channels: the kernels take multiples of 16 up to 256"),
         ({"B": torch.zeros(2, 20, 1, 24), "C": torch.zeros(2, 20, 1, 24)}, "a state of 24: the kernels have tiles of"),
         ({"C": torch.zeros(2, 20, 1, 32)}, "C has the shape (2, 20, 1, 32), not (2, 20, 1, 16)"),
         ({"dt": torch.zeros(2, 3, 20)}, "dt has the shape (2, 3, 20), not (2, 20, 3)"),
@@ -147,10 +147,9 @@ def test_a_swiglu_without_two_halves_is_refused() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("mamba_head_dim", 96, "heads of 96 channels: the kernels have tiles of 16, 32, 64 and 128"),
-        ("mamba_head_dim", 48, "heads of 48 channels"),
+        ("mamba_head_dim", 100, "heads of 100 channels: the kernels take multiples of 16 up to 256"),
         ("mamba_head_dim", 8, "heads of 8 channels"),
-        ("mamba_head_dim", 256, "heads of 256 channels"),
+        ("mamba_head_dim", 272, "heads of 272 channels"),
         ("mamba_state", 100, "a state of 100: the kernels have tiles of 16, 32, 64, 128 and 256"),
         ("mamba_heads", 1024, "1024 heads of 64 are 65,536 channels: the norm takes 32,768 at most"),
     ],
@@ -163,15 +162,22 @@ def test_a_model_that_no_kernel_computes_is_refused_with_the_reason(field: str, 
 
 
 def test_every_size_that_a_model_may_have_is_computed() -> None:
-    for head_dim in HEAD_DIMS:
+    for head_dim in (16, 48, 128, 192, 256):
         for state in STATES:
-            if unsupported(head_dim, state, 1) is None:
-                out = draw(rows_of_documents(1, 3, [[1]]), heads=1, head_dim=head_dim, state=state).mixed()
-                assert out.shape == (1, 3, head_dim)
+            assert unsupported(head_dim, state, 1) is None
+            out = draw(rows_of_documents(1, 3, [[1]]), heads=1, head_dim=head_dim, state=state).mixed()
+            assert out.shape == (1, 3, head_dim)
+            assert head_dim % part_width(head_dim, state) == 0 and part_width(head_dim, state) * state <= STATE_MAX
+    assert [part_width(*sizes) for sizes in ((256, 128), (256, 256), (128, 256), (96, 64), (80, 16))] == [
+        128,
+        64,
+        64,
+        32,
+        16,
+    ]
     assert (
         unsupported(16, 256, 1, "float32") == "a state of 256 in float32: the kernels take 128 at most, 256 in bfloat16"
     )
-    assert unsupported(128, 256, 1) == "heads of 128 channels with a state of 256: 32,768 numbers, 16,384 at most fit"
 
 
 def test_a_batch_whose_documents_come_back_never_reaches_the_device() -> None:

@@ -12,14 +12,15 @@ import torch
 
 from tests.trainer.kernels.cases import EPS, TILES, Case, definition, draw, on, relative, results, rows_of_documents
 from trainer.kernels import ops
-from trainer.kernels.supported import HEAD_DIMS, STATES, unsupported
+from trainer.kernels.supported import PART_WIDTHS, STATES, unsupported
 
 #: Rounding of the products: float32 on a CPU; on a GPU three passes of tf32.
 EXACT = 2e-4 if torch.cuda.is_available() else 2e-5
-#: Every size there is a kernel for; in the interpreter, where each takes seconds, those at the edges.
-SIZES = [(width, state) for width in HEAD_DIMS for state in STATES if unsupported(width, state, 1) is None]
+#: Every size there is a kernel for, and heads of several parts; in the interpreter, where each takes seconds, those at
+#: the edges.
+SIZES = [(width, state) for width in (*PART_WIDTHS, 96, 256) for state in STATES]
 if not torch.cuda.is_available():
-    SIZES = [(16, 256), (32, 16), (128, 32)]
+    SIZES = [(16, 256), (32, 16), (128, 32), (48, 16)]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
