@@ -11,13 +11,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 #: What builds the image and is not in it. setuptools: its version is that of constraints.txt, if it is there.
 TOOLS = "setuptools>=77\ncyclonedx-bom\npip\n"
+#: The extras of each image. Tasks are asked beside a training, too (`log.benchmark_suite`).
+IMAGES = {"ray": ("ray",), "pretrain": ("pretrain", "benchmark")}
 COMPILE = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes"]
 COMPILE += ["--no-annotate", "--custom-compile-command", "python .ci/requirements.py", "-c", "constraints.txt"]
 
 
 def main() -> None:
-    for extra in ("ray", "pretrain"):
-        command = [*COMPILE, "pyproject.toml", "--extra", extra, "-o", f"k8s/requirements-{extra}.txt"]
+    for image, extras in IMAGES.items():
+        asked = [word for extra in extras for word in ("--extra", extra)]
+        command = [*COMPILE, "pyproject.toml", *asked, "-o", f"k8s/requirements-{image}.txt"]
         subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     command = [*COMPILE, "-", "-o", "k8s/requirements-tools.txt"]
     subprocess.run(command, check=True, cwd=ROOT, input=TOOLS, text=True, stdout=subprocess.DEVNULL)

@@ -40,8 +40,11 @@ def faults(text: str) -> Iterator[str]:
             for install in re.findall(r"pip(?: --python \S+)? install ([^&]*)", one.text):
                 if "--require-hashes" not in install and not re.search(r"--no-deps .*/\*\.whl", install):
                     yield f"installed without hashes: {install}"
-            if re.search(r"\bpip wheel\b", one.text) and "--no-build-isolation" not in one.text:
-                yield "a wheel is built by tools that are fetched as they come"
+            for wheel in re.findall(r"pip wheel ([^&]*)", one.text):
+                if "--no-build-isolation" not in wheel:
+                    yield "a wheel is built by tools that are fetched as they come"
+                if "-r " in wheel and not ("--require-hashes" in wheel and "--only-binary :all:" in wheel):
+                    yield f"whatever comes is built, or without hashes: {wheel}"
     copied = [one.text.split()[-1] for one in last if one.name == "COPY"]
     for one in last:
         if one.name == "RUN":

@@ -15,7 +15,8 @@ from packaging.requirements import Requirement
 from tests.k8s.containerfile import CONTAINERFILE, ROOT, faults, instructions
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = ("ray", "pretrain")
+#: Of each image.
+EXTRAS = {"ray": ["ray"], "pretrain": ["pretrain", "benchmark"]}
 
 
 def test_an_operator_finds_nothing_to_refuse() -> None:
@@ -27,6 +28,8 @@ PLANTED = {
     "no default base": (r"ARG BASE=\S+", "ARG BASE"),
     "another base for what runs": (r"FROM \$\{BASE\}\n", "FROM docker.io/library/python:3.11\n"),
     "no hashes": (r" --require-hashes", ""),
+    "no hashes of what is built": (r" --require-hashes( --no-deps --no-build-isolation)", r"\1"),
+    "any package built": (r" --only-binary :all: --no-binary \S+", ""),
     "tools as they come": (r" --no-build-isolation", ""),
     "modes changed in the last stage": (r"RUN mkdir -p /work", "RUN chmod -R a+rX /opt/bamba && mkdir -p /work"),
     "owners changed in the last stage": (r"RUN mkdir -p /work", "RUN chgrp -R 0 /opt/bamba && mkdir -p /work"),
@@ -77,12 +80,12 @@ def test_versions_of_the_image_are_those_that_were_tested(name: str) -> None:
     } == {}
 
 
-@pytest.mark.parametrize("extra", EXTRAS)
-def test_every_dependency_is_among_those_with_a_hash(extra: str) -> None:
+@pytest.mark.parametrize(("image", "extras"), EXTRAS.items())
+def test_every_dependency_is_among_those_with_a_hash(image: str, extras: list[str]) -> None:
     """After a change of dependencies: python .ci/requirements.py"""
-    have = pins(extra)
+    have = pins(image)
     asked = [*PROJECT["dependencies"]]
-    extras = [extra]
+    extras = [*extras]
     while extras:
         for line in PROJECT["optional-dependencies"][extras.pop()]:
             wanted = Requirement(line)

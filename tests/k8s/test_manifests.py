@@ -16,6 +16,7 @@ from pipelines import cli, pretrain
 from pipelines.cli.options import load_recipe
 from tests.k8s.rendered import RENDERED
 from tests.k8s.schema import K8S, Object, containers, faults, pods, render
+from trainer.tasks.suites import suite_of
 
 JOBS = sorted(path.parent for path in K8S.glob("jobs/*/kustomization.yaml"))
 OVERLAYS = sorted(path.parent for path in K8S.glob("overlays/*/kustomization.yaml"))
@@ -181,6 +182,9 @@ def test_a_job_s_entrypoint_is_a_command_of_ours_with_a_recipe_of_ours(one: Obje
     if words[2] == "pipelines.pretrain":
         assert cli.run(pretrain.app, [*words[3:], "--help"]) == 0
         assert (K8S.parent / "trainer" / "recipes" / f"{words[words.index('--recipe') + 1]}.yaml").exists()
+    elif words[2:5] == ["pipelines.cli", "model", "judge"]:
+        assert suite_of(words[words.index("--suite") + 1]).tasks
+        assert cli.run(cli.app, [*words[3:], "--help"]) == 0
     else:
         command = {"pipelines.tokenize": "build", "pipelines.download": "download"}[words[2]]
         assert load_recipe(words[3], None)[0].name
