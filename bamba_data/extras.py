@@ -15,7 +15,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "safetensors", "tensorboard", "torchao", "pynvml"), "trainer"),
     "matplotlib": "plot",
     "gguf": "gguf",
-    "lm_eval": "benchmark",
+    **dict.fromkeys(("lm_eval", "langdetect", "math_verify"), "benchmark"),
 }
 
 

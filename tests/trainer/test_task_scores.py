@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bamba_data.errors import UserError
+from bamba_data.extras import EXTRAS
 from tests.trainer.small import CONFIG, model
 from trainer.tasks.scoring import Continuation, score
 from trainer.tasks.suites import SUITES, TaskSpec, over_chance, suite_number, suite_of, task_number
@@ -91,6 +92,12 @@ def test_safety_is_what_bamba_was_asked_and_the_share_of_stereotypes_is_not_in_i
     assert list(specs) == ["bamba_popqa", "toxigen", "bamba_bbq", "crows_pairs_english"]
     assert all(spec.shots == 5 for spec in specs.values())
     assert [name for name, spec in specs.items() if not spec.in_mean] == ["crows_pairs_english"]
+
+
+def test_a_suite_says_what_its_tasks_import() -> None:
+    assert suite_of("leaderboard-v1").packages == ["lm_eval"]
+    assert suite_of("leaderboard-v2").packages == ["lm_eval", "langdetect", "math_verify"]
+    assert {EXTRAS[package] for package in suite_of("leaderboard-v2").packages} == {"benchmark"}
 
 
 def test_an_unknown_suite_names_those_there_are() -> None:

@@ -49,7 +49,7 @@ def suite_to_ask(name: str, plot: Path | None) -> "Suite":
     if plot is not None:
         require("matplotlib")
         refuse_picture(plot)
-    require("lm_eval")
+    require(*suite.packages)
     return suite
 
 

@@ -54,8 +54,8 @@ def check_benchmarks(config: Log, folder: Path | None) -> None:
 
     if config.benchmark_suite is None:
         return
-    suite_of(config.benchmark_suite)
-    require("lm_eval")
+    suite = suite_of(config.benchmark_suite)
+    require(*suite.packages)
     if folder is None:
         raise UserError("log.benchmark_suite: its results need a local folder, and the run has none: give --metrics")
 

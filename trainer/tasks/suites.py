@@ -14,6 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bamba_data.errors import UserError, first_fault
 
+#: What a task of the harness imports that the harness itself does not ask for.
+IMPORTED = {
+    **dict.fromkeys(("ifeval", "leaderboard_ifeval"), "langdetect"),
+    **dict.fromkeys(("leaderboard_math_hard", "minerva_math"), "math_verify"),
+}
+
 
 class TaskSpec(BaseModel):
     """A task or a group of lm-evaluation-harness.
@@ -45,6 +51,11 @@ class Suite(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     tasks: list[TaskSpec] = Field(min_length=1)
+
+    @property
+    def packages(self) -> list[str]:
+        """What must be installed to ask it."""
+        return ["lm_eval", *(IMPORTED[spec.task] for spec in self.tasks if spec.task in IMPORTED)]
 
     @model_validator(mode="after")
     def _has_a_mean(self) -> "Suite":
