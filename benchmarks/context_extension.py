@@ -14,16 +14,15 @@ they are to be copied; the last learns all, the numbers in the book too, which n
 import json
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
+from benchmarks.made_rows import MadeRows
 from trainer.config import Recipe, load_recipe
-from trainer.distributed.fsdp import joined
+from trainer.distributed.fsdp import World, joined
 from trainer.phonebook.book import FIRST, LAST, NAMES
 from trainer.train import train
 
@@ -58,32 +57,14 @@ def document(tokens: int, drawn: random.Random, book: float | None = None) -> st
     return "\n\n".join([book, *(f"{ASKS}{names[at]}{ANSWERS} {phones[at]}" for at in asked)])
 
 
-class PhoneBooks:
+class PhoneBooks(MadeRows):
     """Row g is a pure function of g: documents until it is full, the last one cut."""
 
-    sources = ("phone books",)
-
-    def __init__(self, row_tokens: int, batch_rows: int, answers_only: bool) -> None:
-        self.row_tokens, self.batch_rows, self.answers_only, self.steps = row_tokens, batch_rows, answers_only, 0
+    def __init__(self, row_tokens: int, batch_rows: int, answers_only: bool, world: World) -> None:
+        super().__init__("phone books", batch_rows, world)
+        self.row_tokens, self.answers_only = row_tokens, answers_only
         self.tokenizer = tokenizer()
         self.answers = self.tokenizer.token_to_id(ANSWERS)
-
-    @property
-    def row(self) -> int:
-        return self.steps * self.batch_rows
-
-    def epochs(self, row: int) -> Mapping[str, float]:
-        return {"phone books": 0.0}  # without end
-
-    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
-        while True:
-            first = self.row
-            self.steps += 1
-            yield self.batch(range(first, first + self.batch_rows))
-
-    def batch(self, rows: Sequence[int]) -> Mapping[str, Tensor]:
-        made = [self.made(row) for row in rows]
-        return {name: torch.stack([row[name] for row in made]) for name in made[0]}
 
     def made(self, row: int) -> dict[str, Tensor]:
         drawn = random.Random(f"phone books {row}")
@@ -117,21 +98,6 @@ class PhoneBooks:
             "source": torch.tensor(0),
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps = state["steps"]
-
-    def skip(self, first_row: int, rows: int, why: str) -> None:
-        raise NotImplementedError("these books have no bad rows")
-
-    def held_out(self) -> tuple[Sequence[str], Iterable[Mapping[str, Tensor]]]:
-        return self.sources, [self.batch(range(10**9 + at, 10**9 + at + self.batch_rows)) for at in (0, 10**6)]
-
-    def close(self) -> None:
-        """Nothing is open."""
-
 
 #: By the name of the run: whether answers alone are learned, and what differs from the file.
 RUNS = {
@@ -150,7 +116,7 @@ def learn(out: Path) -> None:
         for run, (answers_only, changed) in RUNS.items():
             changes = [*before, *(f"{name}={value}" for name, value in changed.items())]
             recipe: Recipe = load_recipe(str(RECIPE), changes)
-            feed = PhoneBooks(recipe.data.row_tokens, recipe.data.batch_rows, answers_only)
+            feed = PhoneBooks(recipe.data.row_tokens, recipe.data.batch_rows, answers_only, world)
             train(recipe, feed, world, str(out / run), out / run, accept_changes=False)
             before = [f"start_from={out / run}"]
 
