@@ -315,7 +315,8 @@ def datasets_text_batches(work: Path) -> Iterator[Any]:
         return {"input_ids": [ids[n : n + TOKENS] for n in range(0, len(ids) - TOKENS + 1, TOKENS)]}
 
     source = datasets.load_dataset("parquet", data_files=f"{work}/texts/*.parquet", split="train", streaming=True)
-    rows = source.map(grouped, batched=True, batch_size=1000, remove_columns=["text", "id"])
+    # So few that what is timed is more than what was tokenized before.
+    rows = source.map(grouped, batched=True, batch_size=100, remove_columns=["text", "id"])
     return iter(StatefulDataLoader(rows, batch_size=ROWS, num_workers=0, collate_fn=stacked))
 
 
