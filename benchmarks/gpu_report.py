@@ -1,0 +1,136 @@
+"""All that is measured on GPUs, one command after the other, the most wanted first: for an hour that has an end.
+
+    python -m benchmarks.gpu_report [--out FOLDER] [--gpus 1|2] [--seconds 1500] [--only NAME,…] [--list] [--small]
+
+What a command prints goes to FOLDER/NAME.txt as it comes; here stands a line for each: how it ended and how long it
+took. One that fails or runs past its time takes nothing from the next; none begins that might end after `--seconds`.
+`--list` only prints them: the commands of the table in docs/training.md. `--small` runs each that a CPU can run, on
+models of a few layers: a dry run before a GPU is paid for. Exit code 1 where one failed.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ALONE = "-m benchmarks.trainer alone"
+SMALL_ALONE = f"{ALONE} --recipe tiny-cpu model.vocab_size=512 compute.compile=false compute.dtype=bfloat16"
+MICRO = "data.batch_rows=8 compute.micro_rows=1"
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """`command` is for python; `small` is its dry run, None where only a GPU can. Of `ranks` processes, if several."""
+
+    name: str
+    seconds: int
+    command: str
+    small: str | None
+    ranks: int = 1
+
+    def argv(self, folder: Path, *, small: bool) -> list[str]:
+        words = ((self.small or "") if small else self.command).format(folder=folder).split()
+        if self.ranks == 1:
+            return [sys.executable, *words]
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.ranks}", *words]
+
+
+MEASUREMENTS = [
+    Measurement("kernel-tests", 300, "-m tests.trainer.kernels", "-m tests.trainer.kernels -k swiglu"),
+    Measurement("float8-casts", 120, "-m benchmarks.float8_casts", "-m benchmarks.float8_casts --small"),
+    Measurement("step-bfloat16", 150, ALONE, SMALL_ALONE),
+    Measurement("step-float8", 150, f"{ALONE} compute.float8=tensorwise", None),
+    Measurement("step-float8-kernel", 150, f"{ALONE} compute.float8=tensorwise compute.float8_casts=kernel", None),
+    Measurement("step-8-micro-batches", 200, f"{ALONE} {MICRO}", f"{SMALL_ALONE} compute.micro_rows=1"),
+    Measurement("kernels", 200, "-m benchmarks.kernels --shapes 2x4096,1x32768 --only check,time", None),
+    Measurement(
+        "checkpoint",
+        200,
+        "-m benchmarks.checkpoint {folder}/disk --gigabytes 16",
+        "-m benchmarks.checkpoint {folder}/disk --small",
+    ),
+    Measurement("decode", 240, "-m benchmarks.decode --batches 1x1024,8x1024,64x1024,16x16384,64x16384", None),
+    Measurement(
+        "decode-curve",
+        300,
+        "-m benchmarks.decode --curve --out {folder}/curve.jsonl",
+        "-m benchmarks.decode --curve --device cpu --memory-gb 1 --recipe tiny-cpu --outs 64,128",
+    ),
+    Measurement(
+        "parts-parity", 150, "-m benchmarks.context parity", "-m benchmarks.context parity --tokens 256", ranks=2
+    ),
+    Measurement(
+        "parts-speed",
+        240,
+        "-m benchmarks.context speed bamba-3b data.row_tokens=32768",
+        "-m benchmarks.context speed tiny-cpu --small --steps 2",
+        ranks=2,
+    ),
+    Measurement("two-bfloat16", 200, f"{ALONE} compute.shard_ranks=1 data.batch_rows=4", None, ranks=2),
+    Measurement(
+        "two-float8", 200, f"{ALONE} compute.shard_ranks=1 data.batch_rows=4 compute.float8=tensorwise", None, ranks=2
+    ),
+]
+
+
+def measured(one: Measurement, folder: Path, seconds: float, *, small: bool) -> int:
+    """The exit code; 124 where it ran past its time."""
+    with (folder / f"{one.name}.txt").open("w") as file:
+        process = subprocess.Popen(
+            one.argv(folder, small=small), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            return process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its ranks too
+            process.wait()
+            return 124
+
+
+def wanted(options: argparse.Namespace) -> list[Measurement]:
+    """Of those that were asked for, what these GPUs, or a CPU, can run."""
+    names = options.only.split(",") if options.only else [one.name for one in MEASUREMENTS]
+    if unknown := set(names) - {one.name for one in MEASUREMENTS}:
+        raise SystemExit(f"--only: there is no {', '.join(sorted(unknown))}; --list shows what there is")
+    chosen = [one for one in MEASUREMENTS if one.name in names]
+    return [one for one in chosen if (one.small is not None if options.small else one.ranks <= options.gpus)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="a new folder of the system's for such without it")
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1500.0, help="that there are")
+    parser.add_argument("--only", help="of these names")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--small", action="store_true")
+    options = parser.parse_args()
+    chosen = wanted(options)
+    if options.list:
+        for one in chosen:
+            print(f"{one.name:22} {' '.join(['python', *one.argv(Path('FOLDER'), small=options.small)[1:]])}")
+        return 0
+    folder = options.out or Path(tempfile.mkdtemp(prefix="gpu-report-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"into {folder}", flush=True)
+    ends, failed = time.monotonic() + options.seconds, False
+    for one in chosen:
+        left = ends - time.monotonic()
+        if left < one.seconds and not options.small:
+            print(f"{one.name:22} not begun: {left:.0f} s are left, it may take {one.seconds}", flush=True)
+            continue
+        began = time.monotonic()
+        code = measured(one, folder, min(one.seconds, left), small=options.small)
+        failed |= code != 0
+        ended = {0: "done", 124: "ran past its time"}.get(code, f"FAILED, exit code {code}")
+        print(f"{one.name:22} {ended}, {time.monotonic() - began:.0f} s", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

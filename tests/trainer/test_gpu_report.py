@@ -1,0 +1,72 @@
+"""The script for GPUs runs on a CPU what a CPU can run, and one measurement that fails takes nothing from the next."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu_report
+from benchmarks.gpu_report import MEASUREMENTS, Measurement
+
+DOCUMENTS = Path(__file__).parents[2] / "docs" / "training.md"
+
+
+def report(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "benchmarks.gpu_report", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=580, check=False)
+
+
+def test_names_that_are_none_are_refused_and_the_list_is_of_what_so_many_gpus_can_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for gpus in ("1", "2"):
+        monkeypatch.setattr(sys, "argv", ["gpu_report", "--list", "--gpus", gpus])
+        assert gpu_report.main() == 0
+        listed = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in listed] == [one.name for one in MEASUREMENTS if one.ranks <= int(gpus)]
+    monkeypatch.setattr(sys, "argv", ["gpu_report", "--only", "step-bfloat16,nothing"])
+    with pytest.raises(SystemExit, match="there is no nothing; --list shows"):
+        gpu_report.main()
+
+
+def test_one_that_fails_or_never_ends_is_told_and_the_next_one_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    programs = {"wrong": "raise SystemExit(3)", "endless": "import time; time.sleep(60)", "right": "print('a number')"}
+    for name, text in programs.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    made = [Measurement(name, 2, "", str(tmp_path / f"{name}.py")) for name in programs]
+    monkeypatch.setattr(gpu_report, "MEASUREMENTS", made)
+    monkeypatch.setattr(sys, "argv", ["gpu_report", "--small", "--out", str(tmp_path)])
+    assert gpu_report.main() == 1
+    said = capsys.readouterr().out
+    assert "FAILED, exit code 3" in said and "ran past its time" in said and "right                  done" in said
+    assert (tmp_path / "right.txt").read_text() == "a number\n"
+
+
+def test_what_would_end_too_late_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_report", "--seconds", "10", "--out", str(tmp_path)])
+    assert gpu_report.main() == 0
+    assert capsys.readouterr().out.count("not begun") == len([one for one in MEASUREMENTS if one.ranks == 1])
+
+
+def test_every_name_stands_in_the_table_of_the_page() -> None:
+    text = DOCUMENTS.read_text("utf-8")
+    assert [one.name for one in MEASUREMENTS if f"`{one.name}`" not in text] == []
+
+
+@pytest.mark.costly
+def test_a_step_and_the_casts_run_on_a_cpu(tmp_path: Path) -> None:
+    done = report("--small", "--only", "float8-casts,step-8-micro-batches", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"tokens_per_second"' in (tmp_path / "step-8-micro-batches.txt").read_text()
+
+
+@pytest.mark.long
+def test_all_of_it_runs_on_a_cpu(tmp_path: Path) -> None:
+    done = report("--small", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + "".join(file.read_text()[-800:] for file in tmp_path.glob("*.txt"))
+    assert done.stdout.count("done") == len([one for one in MEASUREMENTS if one.small is not None])
