@@ -152,6 +152,20 @@ def documents_of(texts: Iterable[tuple[str, str, bytes]]) -> Iterator[Document]:
                 yield Document(f"{path}#{number}", piece, package)
 
 
+def web_like(documents: Iterable[Document], seed: int) -> Iterator[Document]:
+    """The same texts in documents as short as those of a crawl: some 2,200 characters (500 tokens) on average, half of
+    them below 1,300, drawn from a log-normal distribution."""
+    dice = random.Random(seed)
+    for document in documents:
+        start = number = 0
+        while start < len(document.text):
+            end = start + max(100, int(dice.lognormvariate(7.2, 1.0)))
+            piece = document.text[start:end]
+            if piece.strip():
+                yield Document(f"{document.id}.{number}", piece, document.source)
+            start, number = end, number + 1
+
+
 def speech_documents(folder: Path) -> Iterator[Document]:
     for path in sorted(folder.glob("*.txt")):
         for number, piece in enumerate(cut(path.read_text("utf-8", errors="replace"))):
@@ -264,6 +278,7 @@ def make_corpus(
         "docs": lambda: documents_of(package_texts([tree(package) for package in DEBIAN])),
         "prose": lambda: speech_documents(fetch_speeches(cache, have)),
         "code": lambda: documents_of(kernel_texts(tree(KERNEL))),
+        "web": lambda: web_like(documents_of(package_texts([tree(package) for package in DEBIAN])), seed),
     }
     written: dict[str, list[CorpusFile]] = {}
     for name, wanted in files.items():
@@ -296,10 +311,11 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=7, help="files of docs (there are 117 MB)")
     parser.add_argument("--prose-files", type=int, default=1, help="files of prose (10.8 MB)")
     parser.add_argument("--code-files", type=int, default=0, help="files of code (1.3 GB; 139 MB download)")
+    parser.add_argument("--web-files", type=int, default=0, help="files of docs, cut as short as web pages (117 MB)")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     out = options.out or options.cache / "corpus"
-    files = {"docs": options.files, "prose": options.prose_files, "code": options.code_files}
+    files = {"docs": options.files, "prose": options.prose_files, "code": options.code_files, "web": options.web_files}
     wanted = {name: number for name, number in files.items() if number}
     written = make_corpus(out, options.cache, wanted, options.file_mb, options.seed, options.have)
     for listed in written.values():

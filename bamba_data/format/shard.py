@@ -161,8 +161,8 @@ class ShardWriter:
     def full(self) -> bool:
         return len(self._counts) >= self._blocks_per_shard
 
-    def add(self, ids: npt.NDArray[Any], document_id: str, file: int, row: int) -> None:
-        """The next document.
+    def add(self, ids: npt.NDArray[Any], document_id: str, file: int, row: int) -> bool:
+        """The next document; whether a block ended with it.
 
         Args:
             ids: its token ids, one dimension, of any unsigned type whose values fit the shard's dtype.
@@ -170,16 +170,18 @@ class ShardWriter:
             file: which input, counted from the first of the unit.
             row: its line or row in that input, from 0.
         """
-        block = self._open
+        block, tokens = self._open, len(ids)
         if (hashed := id_hash(document_id)) < LIMIT:
-            self._candidates.append(Candidate(len(self._counts), len(block.rows), len(ids), hashed))
+            self._candidates.append(Candidate(len(self._counts), len(block.rows), tokens, hashed))
         block.ids.append(ids)
         block.document_ids.append(document_id)
         block.files.append(file)
         block.rows.append(row)
-        block.tokens += len(ids)
-        if block.tokens >= self._block_tokens:
-            self._end_block()
+        block.tokens += tokens
+        if block.tokens < self._block_tokens:
+            return False
+        self._end_block()
+        return True
 
     def end_block(self) -> None:
         """End the block here, though it is not full; without documents there is none to end."""

@@ -55,6 +55,17 @@ def parser(
         if line.whole_sha256:
             detail = f"{line.whole_bytes:,} bytes, the limit is {max_line_bytes:,} (bad_input.max_line_bytes)"
             return _reject(line, "line_too_long", detail)
+        try:
+            fields = read_fields(line.data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return look_closer(line)
+        # Arrays and objects are written outside of texts, and every character of a text takes a byte of the line or
+        # more: most lines have so few other bytes that they need not be searched for brackets.
+        if fields is None or (len(line.data) - sum(map(len, fields[0])) > MAX_DEPTH and is_deeper(line.data)):
+            return look_closer(line)
+        return _document(line, rule, path, *fields)
+
+    def look_closer(line: Line) -> Document | Reject:
         if is_deeper(line.data):
             return _reject(line, "bad_json", f"nested deeper than {MAX_DEPTH}")
         try:
@@ -63,8 +74,7 @@ def parser(
             fields = None
         if fields is None:
             return _second_look(line, rule, path, asked)
-        parts, found_id, notes, cells = fields
-        return _document(line, rule, path, parts, found_id, notes, cells)
+        return _document(line, rule, path, *fields)
 
     return parse
 
@@ -102,7 +112,7 @@ def _is_plain(rule: TextRule) -> bool:
 def _plain_reader(rule: TextRule) -> _Reader:
     """Of the fields that we need, all others skipped unread."""
     names = {f"t{number}": name for number, (name,) in enumerate(rule.texts)}
-    count, has_id = len(names), rule.id_field is not None
+    text_fields, has_id = list(names), rule.id_field is not None
     fields: list[Any] = [(field, str) for field in names]
     if rule.id_field is not None:
         fields.append(("id", Any, None))
@@ -111,10 +121,13 @@ def _plain_reader(rule: TextRule) -> _Reader:
 
     def read(data: bytes) -> _Found:
         record: Any = decode(data)
-        parts = [record.t0] if count == 1 else [getattr(record, f"t{number}") for number in range(count)]
-        return parts, record.id if has_id else None, (), ()
+        return [getattr(record, field) for field in text_fields], record.id if has_id else None, (), ()
 
-    return read
+    def read_one(data: bytes) -> _Found:
+        record: Any = decode(data)
+        return [record.t0], record.id, (), ()
+
+    return read_one if has_id and len(text_fields) == 1 else read
 
 
 def _general_reader(rule: TextRule, asked_too: Sequence[str] = ()) -> _Reader:

@@ -20,6 +20,7 @@ from bamba_data.records import seal, unseal
 from bamba_data.storage.local_disk import cache_folder, private_folder
 from bamba_data.storage.store import LocalStore
 from bamba_data.tokenization import tokenizer as encoding_code
+from bamba_data.tokenization import utf16
 from bamba_data.tokenization.tokenizer import REFERENCE, Backend, Tokenizer
 
 FORMAT = "bamba-certificate/1"
@@ -50,7 +51,8 @@ def proof_of(tokenizer: Tokenizer, backend: Backend, proving_code: Path) -> Proo
         if record is None:
             return None
         files[f"files of {name}"] = canonical_json.sha256(record.encode())
-    code = b"".join(file.read_bytes() for file in (Path(encoding_code.__file__), proving_code))
+    files_of_code = (Path(encoding_code.__file__), Path(utf16.__file__), proving_code)
+    code = b"".join(file.read_bytes() for file in files_of_code)
     return Proof(
         {
             "format": FORMAT,

@@ -30,6 +30,12 @@ class SeenIds:
         """Remember the ids, in order; for each, whether it is new."""
         digests = [xxhash.xxh3_128_digest(document_id.encode("utf-8", "surrogatepass")) for document_id in ids]
         known = self._among_known(digests)
+        fresh = set(digests)
+        if len(fresh) == len(digests) and not any(known) and self._recent.isdisjoint(fresh) and self._has_room(fresh):
+            self._recent |= fresh
+            if len(self._recent) >= _RECENT:
+                self._merge()
+            return [True] * len(digests)
         new: list[bool] = []
         for digest, is_known in zip(digests, known, strict=True):
             is_new = not is_known and digest not in self._recent
@@ -39,6 +45,9 @@ class SeenIds:
         if len(self._recent) >= _RECENT:
             self._merge()
         return new
+
+    def _has_room(self, fresh: set[bytes]) -> bool:
+        return len(self._known) + len(self._recent) + len(fresh) <= self._max_ids
 
     def _among_known(self, digests: list[bytes]) -> list[bool]:
         if not len(self._known) or not digests:

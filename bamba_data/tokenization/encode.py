@@ -11,6 +11,7 @@ from bamba_data.document import RAW_BYTES, Document, Reject
 from bamba_data.recipe import BadInput
 from bamba_data.tokenization.dedup import SeenIds
 from bamba_data.tokenization.tokenizer import Backend, TooLongToEncode
+from bamba_data.tokenization.utf16 import with_nul
 
 Ids = npt.NDArray[Any]
 BATCH_CHARS = 2 << 20
@@ -47,12 +48,20 @@ class Encoder:
 
         A document that is kept in spite of a reason gets that as a note: it is replaced in `batch`.
         """
-        outcomes: list[Ids | Reject | None] = [self._refuse(n, batch) for n in range(len(batch))]
+        short = self._rules.max_document_bytes // 4
+        outcomes: list[Ids | Reject | None] = [
+            None if isinstance(item, Document) and 0 < len(item.text) <= short else self._refuse(item) for item in batch
+        ]
+        chosen = [n for n, outcome in enumerate(outcomes) if outcome is None]
+        for n in with_nul([batch[n].text for n in chosen]):  # type: ignore[union-attr]
+            outcomes[chosen[n]] = self._refuse_nul(chosen[n], batch)
         chosen = [n for n, outcome in enumerate(outcomes) if outcome is None]
         for n, ids in zip(chosen, self._ids([batch[n] for n in chosen]), strict=True):
             outcomes[n] = ids
         chosen = [n for n in chosen if not isinstance(outcomes[n], Reject)]
         is_new = self._seen.add([batch[n].id for n in chosen])  # type: ignore[union-attr]
+        if all(is_new):
+            return outcomes  # type: ignore[return-value]
         for n, new in zip(chosen, is_new, strict=True):
             if new:
                 continue
@@ -62,21 +71,21 @@ class Encoder:
                 outcomes[n] = reject(batch[n], "duplicate_id", "an earlier document of the file has it")
         return outcomes  # type: ignore[return-value]
 
-    def _refuse(self, n: int, batch: list[Document | Reject]) -> Reject | None:
-        item = batch[n]
+    def _refuse(self, item: Document | Reject) -> Reject | None:
         if isinstance(item, Reject):
             return item
         if not item.text:
             return reject(item, "empty_text", "")
-        limit = self._rules.max_document_bytes
-        if len(item.text) * 4 > limit and len(item.text.encode()) > limit:
+        if len(item.text.encode()) > self._rules.max_document_bytes:
             return reject(item, "document_too_large", f"{len(item.text):,} characters (bad_input.max_document_bytes)")
-        if "\0" in item.text:
-            if self._rules.action("nul") == "keep":
-                batch[n] = _noted(item, "nul")
-                return None
-            return reject(item, "nul", f"at character {item.text.index(chr(0))}")
         return None
+
+    def _refuse_nul(self, n: int, batch: list[Document | Reject]) -> Reject | None:
+        item: Any = batch[n]
+        if self._rules.action("nul") == "keep":
+            batch[n] = _noted(item, "nul")
+            return None
+        return reject(item, "nul", f"at character {item.text.index(chr(0))}")
 
     def _ids(self, documents: list[Any]) -> list[Ids | Reject]:
         """Together; or one by one, where one of them is too long for the backend."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from bamba_data.canonical_json import sha256
 from bamba_data.errors import TokenizerError
+from bamba_data.tokenization.utf16 import any_unit
 
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
@@ -236,13 +237,16 @@ def _newer_units() -> npt.NDArray[np.bool_]:
     return table
 
 
+def _may_be_newer(units: npt.NDArray[np.uint16]) -> bool:
+    return bool(_newer_units().take(units[units >= _NEWER_RANGES[0][0]]).any())
+
+
 def _with_newer_characters(texts: Sequence[str]) -> list[int]:
     """The numbers of the texts that hold one."""
     suspects = [number for number, text in enumerate(texts) if not text.isascii()]
     if not suspects:
         return []
-    units = np.frombuffer("".join(texts[n] for n in suspects).encode("utf-16-le"), "<u2")
-    if not _newer_units().take(units).any():
+    if not any_unit([texts[n] for n in suspects], _may_be_newer):
         return []
     return [number for number in suspects if _NEWER.search(texts[number])]
 

@@ -28,9 +28,10 @@ class BudgetWatch:
         self._of_file[position] = (of_file[0] + bad, of_file[1] + read)
         self._of_unit = (of_unit[0] + bad, of_unit[1] + read)
 
-    def took(self, position: int, is_bad: bool) -> bool:
-        """One more record of the file at `position`; whether to read on is hopeless now."""
-        self._count(position, is_bad, 1)
+    def took(self, position: int, read: int, is_bad: bool) -> bool:
+        """So many more records of the file at `position`, of which the last alone may be bad; whether to read on is
+        hopeless now."""
+        self._count(position, is_bad, read)
         return is_bad and (is_hopeless(*self._of_file[position], self._rate) or is_hopeless(*self._of_unit, self._rate))
 
     def fault(self, position: int, letters: Sequence[dict[str, Any]], path: str) -> HopelessInput:

@@ -67,22 +67,36 @@ class PartBuilder:
     def full(self) -> bool:
         return self._shard.full or self._letter_bytes >= LETTER_BYTES
 
-    def take(self, position: int, item: Document | Reject, outcome: Ids | Reject) -> bool:
-        """One record of the unit's file at `position`; whether it became a dead letter. Raises BackendDiffers."""
-        did = self.ledger(position).book(item, outcome, self._rules.action)
-        file = self._unit.files[position].locked
-        if isinstance(outcome, Reject):
-            if did == "dead_letter":
-                fields = {name: getattr(outcome, name) for name in LETTERS.names if name not in ("source", "path")}
-                self.letters.append({"source": file.source, "path": file.path, **fields})
-                self._letter_bytes += len(outcome.raw)
-        elif isinstance(item, Document):
-            self._sample.offer(f"{file.key}#{item.row}", item, outcome)
-            self._shard.add(outcome, item.id, position, item.row)
-        return did == "dead_letter"
+    def take(
+        self, position: int, items: Sequence[Document | Reject], outcomes: Sequence[Ids | Reject], start: int
+    ) -> tuple[int, bool]:
+        """Records of the unit's file at `position`, from number `start` of these on, until one becomes a dead letter,
+        the part is full, or all are taken. Raises BackendDiffers.
+
+        Returns:
+            The number of the next one, and whether the last one became a dead letter.
+        """
+        ledger, file, action = self.ledger(position), self._unit.files[position].locked, self._rules.action
+        key, sample, shard = file.key, self._sample, self._shard
+        for number in range(start, len(items)):
+            item, outcome = items[number], outcomes[number]
+            did = ledger.book(item, outcome, action)
+            if isinstance(outcome, Reject):
+                if did == "dead_letter":
+                    fields = {name: getattr(outcome, name) for name in LETTERS.names if name not in ("source", "path")}
+                    self.letters.append({"source": file.source, "path": file.path, **fields})
+                    self._letter_bytes += len(outcome.raw)
+                    return number + 1, True
+            elif isinstance(item, Document):
+                sample.offer(f"{key}#{item.row}", item, outcome)
+                if shard.add(outcome, item.id, position, item.row) and shard.full:
+                    return number + 1, False
+        return len(items), False
 
     def ledger(self, position: int) -> Ledger:
-        return self._ledgers.setdefault(position, Ledger())
+        if (ledger := self._ledgers.get(position)) is None:
+            ledger = self._ledgers[position] = Ledger()
+        return ledger
 
     def note(self, position: int, notes: Sequence[str]) -> None:
         """What is odd about a file as a whole: told once, when it has been read to its end."""

@@ -117,6 +117,10 @@ class LinesInput:
     def _items(self, path: str, url: str, sieve: Sieve) -> Iterator[Document | Reject]:
         parse = jsonl.parser(self._source.text, path, self._rules.max_line_bytes, sieve.columns)
         skipping = self._begin.row > 0
+        if not skipping and self._limit is None:
+            yield from map(parse, jsonl.lines(self._stream.chunks(), url, self._source, self._rules, self.notes.append))
+            self._whole = True
+            return
         for line in jsonl.lines(self._stream.chunks(), url, self._source, self._rules, self.notes.append):
             if line.row < self._begin.row:
                 self.prefix.update(line.key)

@@ -117,17 +117,20 @@ def _parts(unit: Unit, job: Job, tools: Tools, backend: Backend, finished: list[
             encoder = Encoder(backend, tools.tokenizer.vocab_size, recipe.bad_input, seen)
             bytes_told = 0
             for batch in batches(opened.items()):
-                bad = 0
+                bad = taken = 0
                 outcomes = encoder.encode(batch)
-                for item, outcome in zip(batch, outcomes, strict=True):
-                    is_bad = part.take(position, item, outcome)
+                while taken < len(batch):
+                    begun = taken
+                    taken, is_bad = part.take(position, batch, outcomes, begun)
                     bad += is_bad
-                    if watch.took(position, is_bad):
+                    if watch.took(position, taken - begun, is_bad):
                         raise watch.fault(position, part.letters, part.save_letters(tools.store).path)
                     # After the verdict, before the part's end: the prefix covers just what the part has taken.
-                    opened.prefix.update(item.line)
+                    for item in batch[begun:taken]:
+                        opened.prefix.update(item.line)
                     if part.full:
-                        yield part.finish(tools.store, Place(position, item.row + 1, str(opened.prefix)))
+                        end = Place(position, batch[taken - 1].row + 1, str(opened.prefix))
+                        yield part.finish(tools.store, end)
                         number += 1
                         part = new_part()
                         part.ledger(position)

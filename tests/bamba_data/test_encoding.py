@@ -53,6 +53,15 @@ def test_text_that_looks_like_a_special_token_is_plain_text(tokenizer: Tokenizer
     assert len(ids) > 1
 
 
+@pytest.mark.parametrize("before", ["a", "\u2019", "\U0001f40b", "\xe9" * 70_000])
+def test_a_nul_is_found_in_any_text_and_only_there(tokenizer: Tokenizer, before: str) -> None:
+    """\\u0100 and \\u2000 have a byte that is zero, and are none."""
+    clean = ["plain", "\u0100\u2000\U00010000", before]
+    outcomes = encoder(tokenizer).encode(documents(*clean, before + "\0", *clean))
+    assert reasons(outcomes) == ["", "", "", "nul", "", "", ""]
+    assert isinstance(outcomes[3], Reject) and outcomes[3].detail == f"at character {len(before)}"
+
+
 def test_a_reject_stays_in_its_place_among_documents(tokenizer: Tokenizer) -> None:
     reject = Reject(1, "bad_json", "", b"{", 1, "0" * 64)
     first, second = documents("a", "b")

@@ -327,6 +327,15 @@ def test_how_deep_a_record_may_nest_is_a_number_whatever_the_stack(frames: int, 
     assert at_depth(frames, b"[" * 100_000) == one(b"[" * 100_000)
 
 
+@pytest.mark.parametrize("text", ["", "a" * 1000, '\n\t"' * 1000, "\u2019" * 1000, "\U0001f40b" * 1000])
+def test_how_deep_a_record_nests_does_not_depend_on_its_text(text: str) -> None:
+    for depth, is_kept in ((512, True), (513, False)):
+        nested = json.loads("[" * (depth - 1) + "]" * (depth - 1))
+        for ascii_only in (True, False):
+            line = json.dumps({"id": "a", "text": text, "m": nested}, ensure_ascii=ascii_only).encode()
+            assert isinstance(one(line), Document) == is_kept
+
+
 def test_brackets_in_a_text_do_not_nest() -> None:
     text = '[{"' * 5_000
     line = json.dumps({"id": "a", "text": text, "m": [[1]]}).encode()
