@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from bamba_data.errors import BambaError, Unfinished, UserError
+from bamba_data.errors import BambaError, IntegrityError, Unfinished, UserError
 from bamba_data.format.layout import LEASES
 from bamba_data.records import Record
 from bamba_data.storage.store import Entry, Store
@@ -136,7 +136,8 @@ class Fence:
 
 @contextlib.contextmanager
 def shared(store: Store, holder: str | None = None, say: Callable[[str], None] = lambda line: None) -> Iterator[Fence]:
-    """The fence for a build. While a sweep deletes it waits, and says so; raises Unfinished after WAIT_SECONDS."""
+    """The fence for a build. While a sweep deletes it waits, and says so; raises Unfinished after WAIT_SECONDS. An
+    IntegrityError within is FenceLost where the fence was lost: what is missed then was swept."""
     fence, end = Fence(store, f"{LEASES}/{holder or secrets.token_hex(8)}.json"), time.monotonic() + WAIT_SECONDS
     said = False
     while against := fence.take():
@@ -148,6 +149,15 @@ def shared(store: Store, holder: str | None = None, say: Callable[[str], None] =
         time.sleep(POLL_SECONDS)
     try:
         yield fence
+    except (IntegrityError, FileNotFoundError) as error:
+        # What a sweep removed while this process was suspended looks like damage.
+        try:
+            fence.check()
+        except FenceLost as lost:
+            raise lost from error
+        except (BambaError, OSError):
+            pass  # the store does not say: the first error tells more
+        raise
     finally:
         fence.leave()
 

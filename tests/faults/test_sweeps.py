@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from bamba_data.errors import CorruptManifest
 from bamba_data.format import fence
 from bamba_data.format import version_marks as marks
 from bamba_data.inspect.garbage import find, remove
@@ -23,7 +24,7 @@ from bamba_data.inspect.verify import verify
 from bamba_data.storage.fetch import Fetcher
 from bamba_data.storage.store import open_store
 from bamba_data.tokenization.conformance import Certificate
-from pipelines.dataset_build import driver
+from pipelines.dataset_build import driver, frozen_lock
 from pipelines.dataset_build.driver import run_here
 from tests.building import prepared
 
@@ -175,3 +176,29 @@ def test_what_was_swept_while_a_build_looked_is_no_damage_and_the_build_runs_aga
         monkeypatch.setattr(driver, "check_unpublished", swept_first)
         driver.finish(ready, held)
     assert marks.known(open_store(url)).offered == []
+
+
+def test_a_lock_that_was_swept_while_a_build_slept_is_no_damage_and_the_build_runs_again(
+    staged: Path, certificate: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep comes between the look at the lock's name and the look at the lock."""
+    monkeypatch.setattr(fence, "LIVES_SECONDS", 1.0)
+    abandoned(staged, url := str(tmp_path / "place"))
+    read = frozen_lock.read_named
+    store = open_store(url)
+    with pytest.raises(fence.FenceLost, match="run the same command again") as lost, fence.shared(store) as held:
+
+        def swept_first(*given: Any) -> bytes:
+            held._ended.set()  # suspended
+            time.sleep(1.5)
+            assert remove(url, find(url, grace_seconds=0)) > 0
+            return read(*given)
+
+        monkeypatch.setattr(frozen_lock, "read_named", swept_first)
+        prepared(url, certificate, str(staged / "tiny.yaml"))
+    assert isinstance(lost.value.__cause__, CorruptManifest)
+
+
+def test_damage_within_a_fence_that_was_kept_stays_damage(tmp_path: Path) -> None:
+    with pytest.raises(CorruptManifest, match="is missing"), fence.shared(open_store(tmp_path)):
+        raise CorruptManifest("a table", "is missing")
