@@ -1,6 +1,5 @@
 """Files in a cache that appear whole or not at all, and of which a kill leaves nothing behind."""
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Iterable
@@ -10,8 +9,8 @@ from typing import Any
 CALL_BYTES, CALL_PARTS = 8 << 20, 256  # of a call; the kernel takes 1,024 parts
 
 
-def write_whole(path: Path, parts: Iterable[memoryview | bytes]) -> None:
-    """Write `parts` end to end as `path`, whose folder exists. A file that is there stays.
+def write_whole(path: Path, parts: Iterable[memoryview | bytes]) -> bool:
+    """Write `parts` end to end as `path`, whose folder exists; whether it has the name. A file that is there stays.
 
     The file has no name before it is whole (open(2): O_TMPFILE and linkat). On a file system that cannot do that, such
     as NFS, it has the name `.part-*` until then.
@@ -25,17 +24,19 @@ def write_whole(path: Path, parts: Iterable[memoryview | bytes]) -> None:
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o644)
     except (OSError, AttributeError):
         _replace(path, parts)
-        return
+        return True
     try:
         _write(descriptor, parts)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:  # Python follows the link to the nameless file only when a folder is given (it calls linkat then)
-            with contextlib.suppress(FileExistsError):
-                os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder)
+            os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder)
+        except FileExistsError:
+            return False
         finally:
             os.close(folder)
     finally:
         os.close(descriptor)
+    return True
 
 
 def _write(descriptor: int, parts: Iterable[memoryview | bytes]) -> None:

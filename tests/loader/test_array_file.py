@@ -1,6 +1,7 @@
 """A file of arrays gives back what was written for the same key, or nothing: never other numbers."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,28 @@ def test_pieces_that_are_not_the_array_that_was_said_leave_no_file(tmp_path: Pat
     with pytest.raises(ValueError, match="8 bytes came for an array of 3 uint32"):
         write_parts(tmp_path / "file", KEY, [(3, "<u4")], [[bytes(8)]])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_is_not_vouched_for_by_what_was_written_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert (written := write_arrays(path, KEY, [np.arange(40)])) is not None
+    assert read_arrays(path, KEY, written=written) is not None
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1  # and whoever found it could not remove it
+    path.write_bytes(damaged)
+    written = write_arrays(path, KEY, [np.arange(40)])
+    assert read_arrays(path, KEY, written=written) is None
+
+
+def test_a_file_that_is_missing_to_make_an_array_is_told_and_none_is_made(tmp_path: Path) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield bytes(8)
+        raise FileNotFoundError("a shard")
+
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileNotFoundError, match="a shard"):
+        write_parts(tmp_path / "folder" / "file", KEY, [(2, "<i8")], [pieces()])
+    assert list((tmp_path / "folder").iterdir()) == []
 
 
 def test_a_file_that_is_there_stays_and_a_missing_one_is_said(tmp_path: Path) -> None:

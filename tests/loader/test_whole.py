@@ -12,6 +12,6 @@ def test_a_file_is_written_whole_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a", [b"first"])
-    write_whole(tmp_path / "a", [b"second"])
+    assert write_whole(tmp_path / "a", [b"first"])
+    assert not write_whole(tmp_path / "a", [b"second"])
     assert (tmp_path / "a").read_bytes() == b"first"
