@@ -25,7 +25,7 @@ int64_t bamba_plain_page(uint8_t *page, int64_t page_bytes, int64_t documents, i
         at += length;
         written += length;
     }
-    return at == page_bytes && written == tokens * width ? 0 : -1;
+    return at == page_bytes && written / width == tokens ? 0 : -1;
 }
 
 /* Ranges [begins[n], ends[n]) of `ids`, one after the other, each between `before` and `after`, into `out`; all lengths
@@ -35,8 +35,9 @@ int64_t bamba_lay_out(const uint8_t *ids, int64_t ids_bytes, const int64_t *begi
                       uint8_t *out, int64_t out_bytes) {
     int64_t left = out_bytes;
     for (int64_t n = 0; n < ranges; n++) {
+        if (begins[n] < 0 || ends[n] < begins[n] || ends[n] > ids_bytes) return -1;
         int64_t length = ends[n] - begins[n];
-        if (begins[n] < 0 || length < 0 || ends[n] > ids_bytes || left < length + before_bytes + after_bytes) return -1;
+        if (left < length + before_bytes + after_bytes) return -1;
         memcpy(out, before, before_bytes);
         memcpy(out + before_bytes, ids + begins[n], length);
         memcpy(out + before_bytes + length, after, after_bytes);

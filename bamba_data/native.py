@@ -87,6 +87,8 @@ def lay_out(
     Raises IndexError where a range is none of `ids`.
     """
     if CODE is None or not ids.flags.c_contiguous:
+        if np.any((begins < 0) | (ends < begins) | (ends > len(ids))):  # slices would be shorter, and tell nobody
+            raise IndexError("documents that are not there")
         ranges = zip(begins.tolist(), ends.tolist(), strict=True)
         parts = [part for begin, end in ranges for part in (before, ids[begin:end], after)]
         return np.concatenate(parts) if parts else np.empty(0, ids.dtype)

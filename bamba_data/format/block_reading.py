@@ -103,10 +103,10 @@ def _first_page(body: bytes, place: BlockPlace, dtype: np.dtype[Any]) -> Tokens 
     if native.CODE is None or frame < 0:
         return None
     size = place.tokens * dtype.itemsize + 4 * place.documents
-    page = np.empty(size, np.uint8)
     try:
         if zstandard.get_frame_parameters(body[frame : frame + 18]).content_size != size:
             return None
+        page = np.empty(size, np.uint8)
         with _decompressor().stream_reader(memoryview(body)[frame:]) as stream:
             if stream.readinto(page.data) != size:
                 return None

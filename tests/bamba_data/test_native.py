@@ -61,12 +61,30 @@ def test_ranges_are_laid_out_as_slices_are(counts: list[int], dtype: np.dtype[np
     assert found.dtype == dtype and found.tolist() == np.concatenate([ids[:0], *wanted]).tolist()
 
 
-@compiled
+@pytest.mark.parametrize("is_compiled", [pytest.param(True, marks=compiled), False])
 @pytest.mark.parametrize(("begin", "end"), [(-1, 2), (0, 6), (4, 3)])
-def test_ranges_that_are_not_there_are_refused(begin: int, end: int) -> None:
+def test_ranges_that_are_not_there_are_refused(
+    begin: int, end: int, is_compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_compiled:
+        monkeypatch.setattr(native, "CODE", None)
     ids = np.arange(5, dtype="<u2")
     with pytest.raises(IndexError, match="not there"):
         native.lay_out(ids, np.array([0, begin]), np.array([5, end]), ids[:0], ids[:0])
+
+
+@compiled
+def test_a_range_whose_length_is_no_number_is_refused() -> None:
+    """Its end lies so far before its begin that their difference overflows."""
+    ids, far = np.arange(8, dtype="<u2"), 2**62
+    with pytest.raises(IndexError, match="not there"):
+        native.lay_out(ids, np.array([5, 0]), np.array([-far, far]), ids, ids[:0])
+
+
+def test_more_tokens_than_any_memory_are_a_damaged_block(tmp_path: Path) -> None:
+    footer, place, _ = shard(tmp_path)
+    with pytest.raises(CorruptShard):
+        block_tokens(open_store(str(tmp_path)), footer, place._replace(tokens=1 << 50), np.dtype("<u2"))
 
 
 def shard(folder: Path, dtype: str = "<u2") -> tuple[ShardFooter, BlockPlace, ShardReader]:
