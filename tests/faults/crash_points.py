@@ -2,8 +2,8 @@
 
     python -m tests.faults.crash_points RECIPE FOLDER [STEP]
 
-A point is just before or just after a call that changes the disk: fsync, rename, link, unlink. Every child is a
-fork of this process (warm: no second import of anything), which dies of a real SIGKILL, by its own hand, at its
+A point is just before or just after a call that changes the disk: fsync, rename, link, unlink, pwrite. Every child is
+a fork of this process (warm: no second import of anything), which dies of a real SIGKILL, by its own hand, at its
 point. Then another child runs the same build to its end. Prints one JSON line: the digest of an undisturbed build,
 and what differed at which point. STEP thins the points out.
 """
@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from bamba_data.inspect.verify import verify
@@ -29,7 +30,7 @@ class Killer:
     """Counts the calls that change the disk; at number `point` the process is gone."""
 
     def __init__(self, point: int) -> None:
-        self.seen, self._point = 0, point
+        self.seen, self._point, self._counts = 0, point, Lock()
 
     def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -41,14 +42,16 @@ class Killer:
         return wrapped
 
     def pass_by(self) -> None:
-        if self.seen == self._point:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.seen += 1
+        with self._counts:
+            if self.seen == self._point:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.seen += 1
 
     def arm(self) -> None:
         os.fsync = self.around(os.fsync)
         os.link = self.around(os.link)
         os.unlink = self.around(os.unlink)
+        os.pwrite = self.around(os.pwrite)
         Path.replace = self.around(Path.replace)  # type: ignore[method-assign]
         Path.unlink = self.around(Path.unlink)  # type: ignore[method-assign]
 

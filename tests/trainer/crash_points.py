@@ -2,10 +2,10 @@
 
     python -m tests.trainer.crash_points URL [STEP]
 
-Points are as in tests.faults.crash_points: before and after every fsync, rename, link and unlink; on S3, every request
-that changes the bucket. Every child is a fork of this process that dies by its own hand. Prints one JSON line: how many
-points there are, how many were tried, and where the run that was killed and resumed did not end with the bits of an
-undisturbed one. STEP thins them out.
+Points are as in tests.faults.crash_points: before and after every fsync, rename, link, unlink and block of the
+checkpoints, which are written as large ones are; on S3, every request that changes the bucket. Every child is a fork
+of this process that dies by its own hand. Prints one JSON line: how many points there are, how many were tried, and
+where the run that was killed and resumed did not end with the bits of an undisturbed one. STEP thins them out.
 """
 
 import json
@@ -18,9 +18,11 @@ from bamba_data.storage.store import open_store
 from tests.faults.crash_points import Killer, in_child
 from tests.trainer.job import started
 from tests.trainer.running import ledger, newest
+from trainer.checkpoint import direct
 from trainer.checkpoint.dcp_storage import read_index
 from trainer.distributed.fsdp import joined
 
+BLOCK_BYTES = 64 << 10  # a checkpoint has eight of them
 CHANGES = ["schedule.steps=3", "checkpoints.every_steps=1", "checkpoints.keep_last=1", "data.batch_rows=2"]
 
 
@@ -60,6 +62,8 @@ def arm(killer: Killer, out: str) -> None:
 
 
 def main(url: str, step: int) -> None:
+    direct.BLOCK_BYTES = BLOCK_BYTES
+
     def killed_at(point: int) -> str:
         killer = Killer(point)
         arm(killer, f"{url}/{point}")

@@ -139,12 +139,12 @@ def checkpoints(out: Path, *options: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_run_killed_at_any_point_of_its_storage_ends_with_the_bits_of_a_quiet_one(tmp_path: Path) -> None:
-    assert sweep_points(tmp_path, step=13) > 60
+    assert sweep_points(tmp_path, step=13) > 150
 
 
 @pytest.mark.long
 def test_a_run_killed_at_every_point_of_its_storage_ends_with_the_bits_of_a_quiet_one(tmp_path: Path) -> None:
-    assert sweep_points(tmp_path, step=1) > 60
+    assert sweep_points(tmp_path, step=1) > 150
 
 
 @pytest.mark.s3
@@ -154,7 +154,8 @@ def test_a_run_killed_at_every_request_to_s3_ends_with_the_bits_of_a_quiet_one(b
 
 
 def sweep_points(url: Path | str, step: int) -> int:
-    """Whatever the point, the run ends the same; how many points there are."""
+    """Whatever the point, the run ends the same; how many points there are: on a disk 48 of them at blocks that go past
+    the cache."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.trainer.crash_points", str(url), str(step)],
         capture_output=True,
