@@ -9,14 +9,13 @@ models of a few layers: a dry run before a GPU is paid for. Exit code 1 where on
 """
 
 import argparse
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks import processes
 
 ALONE = "-m benchmarks.trainer alone"
 SMALL_ALONE = f"{ALONE} --recipe tiny-cpu model.vocab_size=512 compute.compile=false compute.dtype=bfloat16"
@@ -35,9 +34,7 @@ class Measurement:
 
     def argv(self, folder: Path, *, small: bool) -> list[str]:
         words = ((self.small or "") if small else self.command).format(folder=folder).split()
-        if self.ranks == 1:
-            return [sys.executable, *words]
-        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.ranks}", *words]
+        return processes.command(*words, ranks=self.ranks)
 
 
 MEASUREMENTS = [
@@ -78,20 +75,6 @@ MEASUREMENTS = [
 ]
 
 
-def measured(one: Measurement, folder: Path, seconds: float, *, small: bool) -> int:
-    """The exit code; 124 where it ran past its time."""
-    with (folder / f"{one.name}.txt").open("w") as file:
-        process = subprocess.Popen(
-            one.argv(folder, small=small), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            return process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its ranks too
-            process.wait()
-            return 124
-
-
 def wanted(options: argparse.Namespace) -> list[Measurement]:
     """Of those that were asked for, what these GPUs, or a CPU, can run."""
     names = options.only.split(",") if options.only else [one.name for one in MEASUREMENTS]
@@ -124,11 +107,11 @@ def main() -> int:
         if left < one.seconds and not options.small:
             print(f"{one.name:22} not begun: {left:.0f} s are left, it may take {one.seconds}", flush=True)
             continue
-        began = time.monotonic()
-        code = measured(one, folder, min(one.seconds, left), small=options.small)
-        failed |= code != 0
-        ended = {0: "done", 124: "ran past its time"}.get(code, f"FAILED, exit code {code}")
-        print(f"{one.name:22} {ended}, {time.monotonic() - began:.0f} s", flush=True)
+        with (folder / f"{one.name}.txt").open("w") as file:
+            end = processes.ended(one.argv(folder, small=options.small), min(one.seconds, left), file)
+        failed |= end.code != 0
+        how = {0: "done", processes.LATE: "ran past its time"}.get(end.code, f"FAILED, exit code {end.code}")
+        print(f"{one.name:22} {how}, {end.seconds:.0f} s", flush=True)
     return int(failed)
 
 

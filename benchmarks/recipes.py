@@ -15,7 +15,6 @@ import argparse
 import fnmatch
 import json
 import math
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import processes
 from benchmarks.trainer import rows
 from trainer import compiled
 from trainer.config import RECIPES, Recipe, load_recipe
@@ -195,18 +195,12 @@ def child(case: Case, tiny: bool) -> None:
 
 def run(case: Case, tiny: bool) -> dict[str, Any]:
     """A case in its own processes; a crash is a case that failed."""
-    command = [sys.executable]
-    if case.ranks > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(case.ranks)]
-    command += ["-m", "benchmarks.recipes", "--child", json.dumps(asdict(case)), *(["--dry"] if tiny else [])]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        return {"passed": False, "why": f"not done after {SECONDS} s"}
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        return {"passed": False, "why": f"exit {done.returncode}", "stderr": said[-25:]}
+    words = ["-m", "benchmarks.recipes", "--child", json.dumps(asdict(case)), *(["--dry"] if tiny else [])]
+    end = processes.ended(processes.command(*words, ranks=case.ranks), SECONDS)
+    lines = [line for line in end.said.splitlines() if line.startswith("{")]
+    if end.code or not lines:
+        why = f"not done after {SECONDS} s" if end.code == processes.LATE else f"exit {end.code}"
+        return {"passed": False, "why": why, "stderr": [line for line in end.errors.splitlines() if line.strip()][-25:]}
     return dict(json.loads(lines[-1]))
 
 

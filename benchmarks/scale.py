@@ -16,9 +16,7 @@ import argparse
 import fnmatch
 import json
 import math
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import processes
 from benchmarks.collectives import Ring, Taken, fit, step_on_nodes
 from benchmarks.recipes import TINY
 
@@ -40,12 +39,13 @@ FLOAT8 = "compute.float8=rowwise"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`module` and what it is told, on `ranks` processes of torchrun."""
+    """`module` and what it is told, on `ranks` processes: of torchrun, or `own_ranks`, which it starts itself."""
 
     name: str
     ranks: int
     module: str
     words: tuple[str, ...] = ()
+    own_ranks: bool = False
 
 
 def cases(most: int, data: str | None, small: bool) -> list[Case]:
@@ -71,7 +71,8 @@ def cases(most: int, data: str | None, small: bool) -> list[Case]:
         words = ("alone", "--recipe", "bamba-1.8b", "optimizer.memory=full", *told)
         found.append(Case(f"strong / {count}", count, "benchmarks.trainer", words))
     if data and most > 1:
-        found.append(Case(f"resume / {most}", most, "benchmarks.scale_resume", (data,)))
+        told = (data, "--ranks", str(most))
+        found.append(Case(f"resume / {most}", most, "benchmarks.scale_resume", told, own_ranks=True))
     return found
 
 
@@ -88,32 +89,21 @@ def layouts(counts: list[int]) -> Iterator[tuple[str, int, tuple[str, ...]]]:
 
 def run(case: Case) -> dict[str, Any]:
     """One case in processes of its own; what it said."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(case.ranks)]
-    if case.module == "benchmarks.scale_resume":  # starts ranks itself
-        torchrun = [sys.executable]
-    words = (*case.words, "--ranks", str(case.ranks)) if case.module == "benchmarks.scale_resume" else case.words
-    begun = time.perf_counter()
-    try:
-        command = [*torchrun, "-m", case.module, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-        code, said, errors = done.returncode, done.stdout, done.stderr
-    except subprocess.TimeoutExpired:
-        code, said, errors = -1, "", f"more than {SECONDS} s"
-    lines = said.strip().splitlines()
-    measured = [json.loads(line) for line in lines if line.startswith("{")]
+    words = processes.command("-m", case.module, *case.words, ranks=1 if case.own_ranks else case.ranks)
+    end = processes.ended(words, SECONDS)
+    lines, errors = end.said.strip().splitlines(), end.errors.strip().splitlines()
+    measured = [line for line in lines if line.startswith("{")]
     found: dict[str, Any] = {
         "case": case.name,
         "ranks": case.ranks,
-        "passed": code == 0,
-        "seconds": round(time.perf_counter() - begun, 1),
+        "passed": end.code == 0,
+        "seconds": round(end.seconds, 1),
     }
-    if code == 0 and measured:
-        found |= {"measured": measured[-1]}
-    elif code == 0:
-        found |= {"said": lines or errors.strip().splitlines()[-case.ranks :]}
-    else:
-        found |= {"exit_code": code, "stderr": errors.strip().splitlines()[-12:]}
-    return found
+    if end.code == processes.LATE:
+        errors.append(f"more than {SECONDS} s")
+    if end.code:
+        return found | {"exit_code": end.code, "stderr": errors[-12:]}
+    return found | ({"measured": json.loads(measured[-1])} if measured else {"said": lines or errors[-case.ranks :]})
 
 
 # ---- tables

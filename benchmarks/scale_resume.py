@@ -9,8 +9,6 @@ launcher ends the others.
 
 import argparse
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from benchmarks import processes
+
 STEPS = 24
 EVERY = 4
 KILLS = 10, 18  # after these steps
@@ -27,10 +27,10 @@ SECONDS = 240
 
 
 def command(data: str, out: Path, ranks: int, recipe: str, changes: list[str]) -> list[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     own = [f"schedule.steps={STEPS}", f"checkpoints.every_steps={EVERY}", "log.every_steps=1"]
     words = [word for change in [*own, *changes] for word in ("--set", change)]
-    return [*torchrun, "-m", "bamba.trainer", "--recipe", recipe, "--data", data, "--out", str(out), *words]
+    told = ("-m", "bamba.trainer", "--recipe", recipe, "--data", data, "--out", str(out), *words)
+    return processes.by_torchrun(*told, ranks=ranks)
 
 
 def steps_of(out: Path) -> dict[int, dict[str, Any]]:
@@ -50,7 +50,7 @@ def killed_after(step: int, words: list[str], out: Path) -> None:
     """
     log = out.parent / f"{out.name}-{step}.log"
     with log.open("w") as said:
-        launcher = subprocess.Popen(words, stdout=said, stderr=said, start_new_session=True)
+        launcher = subprocess.Popen(words, stdout=said, stderr=said, text=True)
         ends = time.monotonic() + SECONDS
         try:
             while max(steps_of(out), default=0) < step:
@@ -62,9 +62,7 @@ def killed_after(step: int, words: list[str], out: Path) -> None:
             if launcher.wait(timeout=SECONDS) == 0:
                 raise RuntimeError("a launcher that lost a rank ended as if all was well")
         finally:
-            if launcher.poll() is None:
-                os.killpg(launcher.pid, signal.SIGKILL)
-                launcher.wait()
+            processes.stop(launcher)
 
 
 def compare(quiet: dict[int, dict[str, Any]], disturbed: dict[int, dict[str, Any]]) -> dict[str, Any]:

@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from benchmarks import gpu_report
+from benchmarks import gpu_report, processes
 from benchmarks.gpu_report import MEASUREMENTS, Measurement
 
 DOCUMENTS = Path(__file__).parents[2] / "docs" / "training.md"
@@ -43,6 +44,17 @@ def test_one_that_fails_or_never_ends_is_told_and_the_next_one_runs(
     said = capsys.readouterr().out
     assert "FAILED, exit code 3" in said and "ran past its time" in said and "right                  done" in said
     assert (tmp_path / "right.txt").read_text() == "a number\n"
+
+
+def test_ranks_that_a_launcher_gave_sessions_of_their_own_end_with_it(tmp_path: Path) -> None:
+    """As torchrun does."""
+    rank = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}], start_new_session=True)"
+    with (tmp_path / "said").open("w") as file:
+        end = processes.ended(processes.command("-c", launcher), 1.5, file)
+    assert end.code == processes.LATE
+    number = int((tmp_path / "said").read_text())
+    assert not psutil.pid_exists(number) or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
 
 
 def test_what_would_end_too_late_is_not_begun(

@@ -54,6 +54,7 @@ def test_eight_gpus_are_asked_for_every_layout_and_two_for_what_two_can() -> Non
         assert f"weak {name}" in names
     assert {"health / 8", "context / 8", "strong / 8", "resume / 8", "collectives / 4"} <= set(names)
     assert len(set(names)) == len(names)
+    assert [case.name for case in cases(8, "data", small=False) if case.own_ranks] == ["resume / 8"]
     two = [case.name for case in cases(2, None, small=False)]
     assert "weak float8 sharded / 2" in two and not any("hybrid" in name or "resume" in name for name in two)
 
