@@ -25,7 +25,7 @@ from .math import at_most, wide
 from .shapes import STATE_TOKENS, ScanInputs, border_state, kept_states
 from .ssd_decay import decays
 from .ssd_states import passing
-from .tiles import opened, tiles
+from .tiles import Pointers, opened, tiles
 
 LONG = 8192  # tokens of a row that is worth cutting
 CHUNK = 64  # tokens; divides STATE_TOKENS, the chunk of the backward
@@ -105,7 +105,17 @@ def scan_forward(inputs: ScanInputs, keep: bool = False, hand_on: bool = False) 
 def _too_few(inputs: ScanInputs) -> bool:
     """Of one row, there is at most one program for a multiprocessor, and nothing to do while that one waits."""
     batch, _, heads, width = inputs.x.shape
-    return batch == 1 and heads * (width // min(FORWARD.block, width)) <= multiprocessors(inputs.x.device)
+    return batch == 1 and heads * (width // launch_of(inputs.x)[0]) <= multiprocessors(inputs.x.device)
+
+
+def launch_of(x: Tensor) -> tuple[int, dict[str, int]]:
+    """The channels of a program, and its options: `FORWARD`, but no form that Triton 3.6 compiles to reads of what is
+    not there (docs/kernels.md): 16 channels in float32, and 32 in one stage by the copy engine."""
+    width, options = x.shape[-1], FORWARD.options(x)
+    block = min(FORWARD.block if x.itemsize == 2 else max(FORWARD.block, 32), width)
+    if block == 32 and not isinstance(tiles(x, CHUNK, block), Pointers):
+        options["num_stages"] = max(options["num_stages"], 2)
+    return block, options
 
 
 def _halved(inputs: ScanInputs) -> ScanInputs:
@@ -132,7 +142,7 @@ def _scan_forward(inputs: ScanInputs, keep: bool, hand_on: bool) -> tuple[Tensor
     batch, tokens, heads, width = inputs.x.shape
     state = inputs.B.shape[-1]
     y = torch.empty((batch, tokens, heads, width), dtype=inputs.x.dtype, device=inputs.x.device)
-    block = min(FORWARD.block, width)
+    block, options = launch_of(inputs.x)
     states = kept_states(inputs.x, state, keep=keep)
     last = border_state(inputs.x, state, wanted=hand_on)
     with on(inputs.x):
@@ -143,6 +153,6 @@ def _scan_forward(inputs: ScanInputs, keep: bool, hand_on: bool) -> tuple[Tensor
             CHUNK=CHUNK, STATE=state, WIDTH=width, BLOCK=block,
             EVERY=STATE_TOKENS // CHUNK if keep else 0,
             ENTERS=inputs.state_in is not None, HANDS_ON=hand_on,
-            **FORWARD.options(inputs.x),
+            **options,
         )  # fmt: skip
     return y, states, last

@@ -1,5 +1,6 @@
 """Launches are a matter of speed alone; those measured on a device are kept, and never believed when damaged."""
 
+import itertools
 import json
 import logging
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from bamba_data.errors import UserError
 from tests.trainer.kernels.cases import TILES, draw, on, results, rows_of_documents
 
 pytest.importorskip("triton")
-from trainer.kernels import tuned_launches
+from benchmarks.kernels import CANDIDATES
+from trainer.kernels import ssd_forward, tuned_launches
 from trainer.kernels.launch import Launch, TunableLaunch
+from trainer.kernels.supported import PART_WIDTHS
 
 
 @pytest.fixture
@@ -84,6 +87,20 @@ def test_shared_memory_and_capability_say_whose_launches_a_device_takes(launches
         assert {name for name in launches if others[name] != launches[name]} == set(its)
     with pytest.raises(UserError, match="NVIDIA L4 gives a program 99 KiB of shared memory"):
         tuned_launches.shipped("NVIDIA L4", 101_376, 8)
+
+
+def test_no_launch_of_the_scan_has_a_form_that_triton_compiles_wrongly(launches: dict[str, Launch]) -> None:
+    """Whatever a table ships, or `--tune` may keep, and whatever part of a head it is for."""
+    name, (kernel, *ranges) = "scan_forward.FORWARD", CANDIDATES["scan_forward.FORWARD"]
+    shipped = [table[name] for table in (launches, tuned_launches.A100, tuned_launches.B200) if name in table]
+    assert kernel == "_scan" and len(shipped) >= 2
+    for launch in (*shipped, *(Launch(*numbers) for numbers in itertools.product(*ranges))):
+        tuned_launches.apply({name: launch})
+        for dtype in (torch.bfloat16, torch.float32):
+            for width in PART_WIDTHS if dtype == torch.bfloat16 else PART_WIDTHS[1:]:  # 16: backends.backend
+                block, options = ssd_forward.launch_of(torch.empty(1, 1, 1, width, dtype=dtype))
+                assert width % block == 0 and (block, options["num_stages"]) != (32, 1)
+                assert dtype == torch.bfloat16 or block >= 32
 
 
 def test_a_launch_of_one_stage_keeps_it_where_few_programs_could_have_more() -> None:

@@ -80,8 +80,18 @@ def test_parts_know_what_tokens_make_of_a_passing_state(by_reference: list[int])
     assert by_reference == [16, 16]
 
 
-def test_a_head_that_is_one_tile_is_scanned_as_it_is(by_reference: list[int]) -> None:
-    inputs, _, _ = drawn()
-    narrow = inputs._replace(x=inputs.x[..., :32], state_in=None, document_in=None)
-    y, _, _ = head_parts.scan_forward(narrow)
-    assert by_reference == [32] and torch.equal(y, reference.scan_forward(narrow)[0])
+def test_a_head_that_is_one_tile_is_scanned_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is made or launched for it beside what its kernels were given."""
+    inputs, grad, grad_last = drawn()
+    narrow = inputs._replace(x=inputs.x[..., :32])
+    large = ScanGrads(*inputs[:4])
+    for module, name, more in (
+        (head_parts.ssd_forward, "scan_forward", (True, True)),
+        (head_parts.ssd_backward, "scan_backward", (grad, grad, large, lambda: grad_last, grad_last)),
+        (head_parts.ssd_states, "passing", (grad,)),
+    ):
+        given: list[tuple[object, ...]] = []
+        monkeypatch.setattr(module, name, lambda *all_, given=given: given.append(all_))
+        getattr(head_parts, name)(narrow, *more)
+        (handed_on,) = given
+        assert [id(one) for one in handed_on] == [id(one) for one in (narrow, *more)]
