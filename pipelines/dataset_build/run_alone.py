@@ -6,6 +6,7 @@ is long, reads over a network, or runs code of the user's: such units never run 
 faults are tried again, what is shown, what a signal does, and every byte.
 """
 
+import contextlib
 import gc
 import math
 import time
@@ -60,25 +61,35 @@ def run_alone(
         Unfinished: The process was told to stop.
     """
     signals: list[str] = []
+    faults: list[Fault] = []
     with signals_into(signals), display:
         watch = _Watch(display, planned, done_before, signals)
+        gc.freeze()  # what is loaded by now stays: it need not be looked through for every few hundred documents
         try:
-            return _run_each(prepared, units, options, watch)
+            with contextlib.suppress(_Told):
+                _run_each(prepared, units, options, watch, faults)
         finally:
+            gc.unfreeze()
             watch.show()
+    return faults
 
 
 class _Stopped(Unfinished):
     """A signal ended the run: no unit's fault."""
 
 
+class _Told(_Stopped):
+    """Nothing can be published, and what else failed soon is known."""
+
+
 class _Watch:
-    """Keeps count, shows it every POLL_SECONDS, and ends the run once a signal came."""
+    """Keeps count, shows it every POLL_SECONDS, and ends the run once a signal came, or at the moment `until`."""
 
     def __init__(self, display: Display, planned: Counters, done_before: Counters, signals: list[str]) -> None:
         self.keeper = ProgressKeeper()
         self._display, self._planned, self._done_before, self._signals = display, planned, done_before, signals
         self._next_show = 0.0
+        self.until = math.inf
 
     def moved(self, name: str, counts: Counters) -> None:
         self.keeper.moved(name, counts)
@@ -87,6 +98,8 @@ class _Watch:
     def look(self) -> None:
         if self._signals:
             raise _Stopped(stopped_by(self._signals[0]))
+        if time.monotonic() >= self.until:
+            raise _Told
         if time.monotonic() >= self._next_show:
             self.show()
 
@@ -103,15 +116,13 @@ class _Watch:
             time.sleep(min(POLL_SECONDS, seconds))
 
 
-def _run_each(prepared: Prepared, units: Sequence[Unit], options: Options, watch: _Watch) -> list[Fault]:
+def _run_each(prepared: Prepared, units: Sequence[Unit], options: Options, watch: _Watch, faults: list[Fault]) -> None:
+    """What cannot be finished goes into `faults`."""
     recipe = prepared.plan.recipe
     backend, _, _ = choose(prepared.tokenizer, recipe.tokenizer.backend)  # known since the plan was made
     fetcher = Fetcher(retry_seconds=recipe.network.retry_seconds, on_retry=lambda cause, _: watch.keeper.retried(cause))
-    gc.freeze()  # what is loaded by now stays: it need not be looked through for every few hundred documents
     waiting = deque(Attempts(unit) for unit in units)
-    faults: list[Fault] = []
-    until = math.inf
-    while waiting and time.monotonic() < until:
+    while waiting:
         attempts = waiting.popleft()
         unit: Unit = attempts.item
         watch.wait_until(attempts.not_before)
@@ -139,9 +150,9 @@ def _run_each(prepared: Prepared, units: Sequence[Unit], options: Options, watch
             watch.keeper.ended(unit.name, None)
             faults.append(Fault(unit.name, fault))
             if options.fail_fast:
-                return faults
+                return
             if isinstance(fault, BudgetExceeded):  # nothing can be published: what else fails soon is told as well
-                until = min(until, time.monotonic() + COLLECT_SECONDS)
+                watch.until = min(watch.until, time.monotonic() + COLLECT_SECONDS)
         else:
             watch.keeper.ended(unit.name, Counters.of(record.ledger, unit.size_bytes))
-    return faults
+        watch.look()  # a signal may have come after its last batch

@@ -1,20 +1,26 @@
 """A build that one worker is enough for runs in its own process, and a fault there is what it is on a cluster."""
 
 import errno
+import gc
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 from bamba_data.errors import BudgetExceeded, MachineFault, Unfinished, WorkerFault
+from bamba_data.sources.base import TransformRule
 from bamba_data.storage.fetch import Fetcher
+from bamba_data.storage.store import open_store
 from bamba_data.tokenization.conformance import Certificate
 from pipelines.dataset_build import run_alone as alone
 from pipelines.dataset_build.driver import Prepared, finish, run_here
+from pipelines.dataset_build.plan import Unit
 from pipelines.observe.counters import Counters
 from pipelines.observe.display import Display
 from pipelines.observe.progress import Snapshot
@@ -66,6 +72,7 @@ def test_it_makes_the_same_bytes_and_starts_no_process(
     seen = Seen(lambda snapshot: started.extend(psutil.Process().children(recursive=True)))
     started: list[psutil.Process] = []
     assert ran(ready, seen) == []
+    assert gc.get_freeze_count() == 0, "who called it has its garbage collected again"
     last = seen.snapshots[-1]
     assert (last.counts.units, last.running, last.counts.input_bytes) == (4, 0, ready.plan.input_bytes)
     assert last.counts.bad == 2
@@ -125,11 +132,56 @@ def test_a_signal_ends_it_between_two_batches_and_what_is_done_is_kept(
     assert ran(ready, Seen()) == []
 
 
+def test_a_signal_after_the_last_batch_ends_it_too(ready: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, last = alone.run, ready.remaining()[-1]
+
+    def run(unit: Any, job: Any, tools: Any) -> Any:
+        record = real(unit, job, tools)
+        if unit == last:
+            os.kill(os.getpid(), signal.SIGINT)
+        return record
+
+    monkeypatch.setattr(alone, "run", run)
+    with pytest.raises(Unfinished, match="stopped by SIGINT"):
+        ran(ready, Seen())
+    assert ready.remaining() == []
+
+
+def test_a_verdict_does_not_wait_for_the_end_of_a_unit(ready: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, _, *others = (unit.name for unit in ready.remaining())
+    begun, now = failing(monkeypatch, lambda: BudgetExceeded("too many"), times=1), [0.0]
+    begin = alone.run
+
+    def slow(unit: Any, job: Any, tools: Any) -> Any:
+        now[0] += 3.0  # twice is longer than what else fails is waited for
+        return begin(unit, job, tools)
+
+    monkeypatch.setattr(alone, "run", slow)
+    monkeypatch.setattr(alone, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    (fault,) = ran(ready, Seen())
+    assert isinstance(fault.error, BudgetExceeded) and len(begun) == 3
+    assert [unit.name for unit in ready.remaining()] == [begun[0], begun[2], *others]
+
+
 def test_long_work_other_peoples_code_and_networks_get_a_ray(ready: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     units = ready.remaining()
-    assert alone.is_enough(ready, units, Options(), 1)
-    assert not alone.is_enough(ready, units, Options(), 2)
-    assert not alone.is_enough(ready, units, Options(address="head:6379"), 1)
+
+    def enough(given: Prepared = ready, options: Options | None = None, workers: int = 1) -> bool:
+        return alone.is_enough(given, units, options or Options(), workers)
+
+    assert enough()
+    assert not enough(workers=2)
+    assert not enough(options=Options(address="head:6379"))
+    assert not enough(replace(ready, store=open_store("s3://bucket/out")))
+    theirs = TransformRule(function="module:function")
+    changed = ready.job.sources["rows"].model_copy(update={"transform": theirs})
+    assert not enough(replace(ready, job=replace(ready.job, sources={**ready.job.sources, "rows": changed})))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("RAY_ADDRESS", "head:6379")
+        assert not enough()
+    with monkeypatch.context() as far:
+        far.setattr(Unit, "is_remote", True)
+        assert not enough()
     monkeypatch.setattr(alone, "MAX_SECONDS", 0.0)
-    assert not alone.is_enough(ready, units, Options(), 1)
+    assert not enough()
