@@ -68,10 +68,8 @@ MEASUREMENTS = [
         "-m benchmarks.context speed tiny-cpu --small --steps 2",
         ranks=2,
     ),
-    Measurement("two-bfloat16", 200, f"{ALONE} compute.shard_ranks=1 data.batch_rows=4", None, ranks=2),
-    Measurement(
-        "two-float8", 200, f"{ALONE} compute.shard_ranks=1 data.batch_rows=4 compute.float8=tensorwise", None, ranks=2
-    ),
+    Measurement("two-bfloat16", 200, f"{ALONE} compute.shard_ranks=1", None, ranks=2),
+    Measurement("two-float8", 200, f"{ALONE} compute.shard_ranks=1 compute.float8=tensorwise", None, ranks=2),
 ]
 
 

@@ -34,7 +34,7 @@ NODES = (1, 2, 4, 8, 24)
 CONTEXT_TOKENS = 65_536  # a GPU
 STRONG_ROWS = 32
 FULL = "optimizer.memory=full"
-FLOAT8 = "compute.float8=rowwise"
+FLOAT8 = "compute.float8=tensorwise"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import gpu_report, processes
 from benchmarks.gpu_report import MEASUREMENTS, Measurement
+from benchmarks.trainer import LOW
+from trainer.config import load_recipe
 
 DOCUMENTS = Path(__file__).parents[2] / "docs" / "training.md"
 
@@ -68,6 +70,17 @@ def test_what_would_end_too_late_is_not_begun(
 def test_every_name_stands_in_the_table_of_the_page() -> None:
     text = DOCUMENTS.read_text("utf-8")
     assert [one.name for one in MEASUREMENTS if f"`{one.name}`" not in text] == []
+
+
+def test_steps_are_of_two_rows_a_gpu_at_once_as_those_in_the_table_of_the_page() -> None:
+    """On several ranks too: `benchmarks.trainer alone` gives `data.batch_rows` to each."""
+    steps = [one for one in MEASUREMENTS if one.name.startswith(("step-", "two-"))]
+    rows = {}
+    for one in steps:
+        recipe = load_recipe("bamba-9b-phase1", [*LOW, *one.command.removeprefix(gpu_report.ALONE).split()])
+        rows[one.name] = recipe.data.batch_rows, recipe.compute.micro_rows, recipe.data.row_tokens
+    assert rows.pop("step-8-micro-batches") == (8, 1, 4096)
+    assert len(rows) == 5 and set(rows.values()) == {(2, 2, 4096)}
 
 
 @pytest.mark.costly
