@@ -30,7 +30,6 @@ from bamba_data.storage.local_disk import naming
 from bamba_data.storage.paths import checked
 
 RETRY_SECONDS = 120.0
-_ONE_READ_BYTES = 1 << 30  # what one call of the system reads whole
 DELETES_AT_ONCE = 1000  # what S3 takes in one request
 _INHERITED: list[Any] = []  # file systems of a parent process, see S3Store.fs
 _PART = ".part-"  # local temporary files: <name>.part-<random>
@@ -157,9 +156,12 @@ class LocalStore(Store):
         return self._at(path).read_bytes()
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        with self._at(path).open("rb", buffering=0 if end - start <= _ONE_READ_BYTES else -1) as file:
+        with self._at(path).open("rb", buffering=0) as file:
             file.seek(start)
-            return file.read(end - start)
+            data = file.read(end - start)
+            while len(data) < end - start and (more := file.read(end - start - len(data))):
+                data += more  # a call gives 2 GiB at most, and what came before an error
+            return data
 
     def read_into(self, path: str, start: int, place: memoryview) -> int:
         done = 0

@@ -84,6 +84,12 @@ def test_a_range_is_short_only_where_the_object_ends(store: Store, start: int, e
     assert place[:length] == want
 
 
+def test_a_file_that_comes_in_parts_is_read_to_the_end_of_the_range() -> None:
+    with Path("/proc/self/maps").open("rb", buffering=0) as file:
+        assert len(file.read(9000)) < 9000, "the system gives a page of it at most"
+    assert len(open_store("/proc/self").read_range("maps", 0, 9000)) == 9000
+
+
 def test_a_range_of_an_empty_object_is_empty(store: Store) -> None:
     store.put("object", b"")
     assert store.read_range("object", 0, 10) == b""
