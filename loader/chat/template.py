@@ -27,6 +27,11 @@ from .files import BadConversation, Message
 
 #: Around what a template generates. No text can have them: Unicode promises that they are no characters.
 BEGIN, END = "\ufdd0", "\ufdd1"
+MAX_CHARS = 1 << 20  # of a template and its special tokens, which lie in the commit of an imported model
+
+
+#: What an expression of a template may raise, as any of Python's may.
+_FAILS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 class Rendered(NamedTuple):
@@ -52,11 +57,30 @@ class _Generation(Extension):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The template's text, where it is from, and the names of special tokens that it may use (`bos_token`, …)."""
+    """The template's text, where it is from, and the names of special tokens that it may use (`bos_token`, …).
+
+    Raises:
+        UserError: There is too much of it, or half a surrogate pair in it, which no file can hold.
+    """
 
     text: str
     where: str
     special_tokens: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        said = "".join([self.text, *(part for pair in self.special_tokens for part in pair)])
+        if len(said) > MAX_CHARS:
+            raise UserError(
+                f"{self.where}: a chat template and special tokens of {len(said):,} characters, the limit is "
+                f"{MAX_CHARS:,}: a template has some thousand"
+            )
+        try:
+            said.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{self.where}: the chat template, or a special token, has {said[error.start]!r}, half of a surrogate "
+                "pair, which is no character: take it out"
+            ) from None
 
     @cached_property
     def _template(self) -> jinja2.Template:
@@ -67,7 +91,8 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise
         try:
             return environment.from_string(self.text)
-        except jinja2.TemplateError as error:
+        # what jinja makes of it Python compiles: too deep is an error of Python's own
+        except (jinja2.TemplateError, SyntaxError, RecursionError, MemoryError) as error:
             raise UserError(f"{self.where}: no chat template ({one_line(error)})") from None
 
     def render(self, messages: Sequence[Message], tools: list[Any] | None = None) -> Rendered:
@@ -121,15 +146,17 @@ class ChatTemplate:
 
     def _render(self, messages: Sequence[Message], tools: list[Any] | None, *, prompt: bool = False) -> str:
         try:
-            return self._template.render(
+            text = self._template.render(
                 messages=messages,
                 tools=tools,
                 documents=None,
                 add_generation_prompt=prompt,
                 **dict(self.special_tokens),
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            text.encode()  # half of a surrogate pair has no tokens
+        except _FAILS as error:
             raise BadConversation(f"the template refuses it: {one_line(error, 120)}") from None
+        return text
 
 
 def _unmarked(marked: str) -> Rendered:

@@ -15,6 +15,7 @@ import tokenizers
 from bamba_data.errors import UserError
 from loader import ConversationSource, build_loader
 from loader.chat.blocks import ConversationBlocks, check_alone, open_conversations
+from loader.chat.files import BadConversation
 from loader.chat.template import ChatTemplate
 from loader.packing.document_transforms import IDS, NO_TARGET
 from tests.chats import CHATML, MARKED, conversation, folder, turn, write
@@ -253,6 +254,36 @@ def test_a_template_whose_past_changes_needs_marks_and_is_right_with_them() -> N
 def test_a_template_cannot_reach_into_python() -> None:
     with pytest.raises(Exception, match=r"refuses it: .*unsafe"):
         ChatTemplate("{{ messages.__class__.__mro__ }}", "t").render(GOOD)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "{{ 1 / 0 }}",
+        "{{ 2.0 ** 100000 }}",
+        "{{ range(1000000) | list }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ 'a'.encode('none') }}",
+        r"{{ '\ud800' }}{{ messages[0].content }}",
+    ],
+)
+def test_whatever_fails_in_a_template_is_its_refusal(says: str) -> None:
+    with pytest.raises(BadConversation, match="the template refuses it: "):
+        ChatTemplate(says, "a file").prompt([turn("user", "Hi")])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{% for a in [1] %}" * 30 + "{% endfor %}" * 30, "no chat template .too many statically nested"),
+        ("{{ " + "(" * 2000 + "1" + ")" * 2000 + " }}", "no chat template .maximum recursion depth"),
+        ("\ud800", "half of a surrogate pair"),
+        ("x" * (1 << 20) + "yz", "1,048,578 characters, the limit is 1,048,576"),
+    ],
+)
+def test_a_text_that_can_be_no_template_is_refused_with_its_place(text: str, says: str) -> None:
+    with pytest.raises(UserError, match=f"a file: .*{says}"):
+        ChatTemplate(text, "a file").prompt([turn("user", "Hi")])
 
 
 # ---- as a source of an order

@@ -236,6 +236,13 @@ def test_chat_templates_of_which_none_is_meant_are_refused_before_tensors_are_re
     assert not (tmp_path / "back").exists()
 
 
+@pytest.mark.parametrize("config", [{"chat_template": "x" * (17 << 20)}, {"chat_template": "x", "a_token": "\ud800"}])
+def test_what_no_commit_can_hold_is_refused_before_tensors_are_read(tmp_path: Path, config: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: .*(the limit is|half of a surrogate pair)"):
+        imported(chatting(tmp_path, **config), str(tmp_path / "back"))
+    assert not (tmp_path / "back").exists()
+
+
 def test_a_tokenizer_of_another_model_or_of_none_is_refused(tmp_path: Path) -> None:
     run = saved(tmp_path / "run", model())
     with pytest.raises(UserError, match="names no dataset to take the tokenizer from: give --tokenizer"):
