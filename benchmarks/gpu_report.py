@@ -5,7 +5,8 @@
 What a command prints goes to FOLDER/NAME.txt as it comes; here stands a line for each: how it ended and how long it
 took. One that fails or runs past its time takes nothing from the next; none begins that might end after `--seconds`.
 `--list` only prints them: the commands of the table in docs/training.md. `--small` runs each that a CPU can run, on
-models of a few layers: a dry run before a GPU is paid for. Exit code 1 where one failed.
+models of a few layers: a dry run before a GPU is paid for. Exit code 1 where one failed, 2 where there are fewer GPUs
+than `--gpus` says.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from benchmarks import processes
 
@@ -82,6 +85,16 @@ def wanted(options: argparse.Namespace) -> list[Measurement]:
     return [one for one in chosen if (one.small is not None if options.small else one.ranks <= options.gpus)]
 
 
+def too_few(gpus: int) -> str | None:
+    """What to say where so many are not here; None where they are."""
+    here = torch.cuda.device_count()
+    if not here:
+        return "there is no GPU here: --small runs what a CPU can"
+    if gpus > here:
+        return f"--gpus {gpus}: {'there is 1 GPU' if here == 1 else f'there are {here} GPUs'} here"
+    return None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="a new folder of the system's for such without it")
@@ -96,6 +109,8 @@ def main() -> int:
         for one in chosen:
             print(f"{one.name:22} {' '.join(['python', *one.argv(Path('FOLDER'), small=options.small)[1:]])}")
         return 0
+    if not options.small and (why := too_few(options.gpus)):
+        parser.exit(2, f"{parser.prog}: {why}\n")
     folder = options.out or Path(tempfile.mkdtemp(prefix="gpu-report-"))
     folder.mkdir(parents=True, exist_ok=True)
     print(f"into {folder}", flush=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from benchmarks import gpu_report, processes
 from benchmarks.gpu_report import MEASUREMENTS, Measurement
@@ -59,9 +60,37 @@ def test_ranks_that_a_launcher_gave_sessions_of_their_own_end_with_it(tmp_path: 
     assert not psutil.pid_exists(number) or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.parametrize(
+    ("here", "gpus", "said"),
+    [
+        (0, "1", "there is no GPU here: --small runs what a CPU can"),
+        (0, "2", "there is no GPU here: --small runs what a CPU can"),
+        (1, "2", "--gpus 2: there is 1 GPU here"),
+        (2, "4", "--gpus 4: there are 2 GPUs here"),
+    ],
+)
+def test_fewer_gpus_than_it_is_to_measure_are_one_line_and_nothing_begins(
+    here: int,
+    gpus: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: here)
+    monkeypatch.setattr(sys, "argv", ["gpu_report", "--gpus", gpus, "--seconds", "0", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as refused:
+        gpu_report.main()
+    heard = capsys.readouterr()
+    assert (refused.value.code, heard.out, heard.err.count("\n")) == (2, "", 1)
+    assert heard.err.endswith(f": {said}\n")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_would_end_too_late_is_not_begun(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(sys, "argv", ["gpu_report", "--seconds", "10", "--out", str(tmp_path)])
     assert gpu_report.main() == 0
     assert capsys.readouterr().out.count("not begun") == len([one for one in MEASUREMENTS if one.ranks == 1])
