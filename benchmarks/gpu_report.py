@@ -16,9 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from benchmarks import processes
+from benchmarks.gpus import too_few
 
 ALONE = "-m benchmarks.trainer alone"
 SMALL_ALONE = f"{ALONE} --recipe tiny-cpu model.vocab_size=512 compute.compile=false compute.dtype=bfloat16"
@@ -85,16 +84,6 @@ def wanted(options: argparse.Namespace) -> list[Measurement]:
     return [one for one in chosen if (one.small is not None if options.small else one.ranks <= options.gpus)]
 
 
-def too_few(gpus: int) -> str | None:
-    """What to say where so many are not here; None where they are."""
-    here = torch.cuda.device_count()
-    if not here:
-        return "there is no GPU here: --small runs what a CPU can"
-    if gpus > here:
-        return f"--gpus {gpus}: {'there is 1 GPU' if here == 1 else f'there are {here} GPUs'} here"
-    return None
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="a new folder of the system's for such without it")
@@ -109,7 +98,7 @@ def main() -> int:
         for one in chosen:
             print(f"{one.name:22} {' '.join(['python', *one.argv(Path('FOLDER'), small=options.small)[1:]])}")
         return 0
-    if not options.small and (why := too_few(options.gpus)):
+    if not options.small and (why := too_few(options.gpus, "--gpus", "--small runs what a CPU can")):
         parser.exit(2, f"{parser.prog}: {why}\n")
     folder = options.out or Path(tempfile.mkdtemp(prefix="gpu-report-"))
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Does it scale over the GPUs of one host: one command a case, a JSON line each, and tables of all of them.
 
-    python -m benchmarks.scale --list                          the cases that the GPUs here allow
+    python -m benchmarks.scale --list [--ranks N]              the cases that the GPUs here, or N, allow
     python -m benchmarks.scale --out FILE [PATTERN …]          run those whose name fits, in the order of the list
     python -m benchmarks.scale --report FILE [--node-gbits N]  tables, the fit, and what it says of 24 nodes
     python -m benchmarks.scale --out FILE --small              all of it with tiny models, on two processes of a CPU
@@ -26,6 +26,7 @@ import torch
 
 from benchmarks import processes
 from benchmarks.collectives import Ring, Taken, fit, step_on_nodes
+from benchmarks.gpus import too_few
 from benchmarks.recipes import TINY
 
 SECONDS = 540
@@ -35,6 +36,7 @@ CONTEXT_TOKENS = 65_536  # a GPU
 STRONG_ROWS = 32
 FULL = "optimizer.memory=full"
 FLOAT8 = "compute.float8=tensorwise"
+WITHOUT = "--small is the dry run, on a CPU; --list --ranks N shows the cases of N"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,19 @@ def collective_table(good: dict[str, dict[str, Any]], node_gbits: float) -> str:
     return "\n".join(lines)
 
 
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """What `--out` wrote. Raises ValueError, or OSError, where that is not in the file."""
+    found = []
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            raise ValueError(f"line {number} is no JSON") from None
+        if not isinstance(found[-1], dict) or not {"case", "passed"} <= found[-1].keys():
+            raise ValueError(f"line {number} is of no case")
+    return found
+
+
 def _row(cells: list[Any]) -> str:
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
@@ -233,9 +248,18 @@ def main() -> int:
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     if options.report:
-        print(report([json.loads(line) for line in options.report.read_text().splitlines()], options.node_gbits))
+        try:
+            lines = read_lines(options.report)
+        except OSError as error:
+            parser.exit(2, f"{parser.prog}: --report {options.report}: {error.strerror}\n")
+        except ValueError as error:
+            parser.exit(2, f"{parser.prog}: --report {options.report}: not what --out wrote: {error}\n")
+        print(report(lines, options.node_gbits))
         return 0
+    lists = options.list or not options.out
     most = options.ranks or (2 if options.small else torch.cuda.device_count())
+    if not (options.small or (lists and options.ranks)) and (why := too_few(most, "--ranks", WITHOUT)):
+        parser.exit(2, f"{parser.prog}: {why}\n")
     if most not in COUNTS:
         parser.error(f"{most} ranks: 1, 2, 4 and 8 are compared; name one by --ranks (--small: on a CPU)")
     wanted = [
@@ -245,8 +269,10 @@ def main() -> int:
     ]
     if not wanted:
         parser.error("no case has such a name: --list shows them")
-    if options.list or not options.out:
+    if lists:
         print("\n".join(f"{case.name}: {case.module} {' '.join(case.words)}" for case in wanted))
+        if not options.list:
+            print("listed, and none was run: --out FILE runs them", file=sys.stderr)
         return 0
     failed = 0
     for case in wanted:

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import scale
 from benchmarks.collectives import PASSES, Ring, Taken, fit, step_on_nodes
 from benchmarks.scale import cases, report
 from benchmarks.scale_resume import compare
@@ -89,6 +91,62 @@ def test_a_source_that_counted_one_token_more_is_another_ledger() -> None:
     assert compare(quiet, same) == {"steps": 2, "ledgers_equal": True, "farthest_loss": pytest.approx(0.01)}
     assert not compare(quiet, {**quiet, 2: {**quiet[2], "tokens/a": 10}})["ledgers_equal"]
     assert not compare(quiet, {1: quiet[1]})["ledgers_equal"]
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, gpus: int, *words: str) -> int | str | None:
+    """The exit code of the script where so many GPUs are; none of its cases is run."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(sys, "argv", ["scale", *words])
+    monkeypatch.setattr(scale, "run", lambda case: {"case": case.name, "passed": True, "seconds": 0.0})
+    try:
+        return scale.main()
+    except SystemExit as ended:
+        return ended.code
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words", "said"),
+    [
+        (0, [], "there is no GPU here: --small is the dry run"),
+        (0, ["--list"], "there is no GPU here: --small is the dry run"),
+        (0, ["--ranks", "8", "--out", "lines"], "there is no GPU here: --small is the dry run"),
+        (1, ["--ranks", "2", "--out", "lines"], "--ranks 2: there is 1 GPU here"),
+        (4, ["--ranks", "8", "--out", "lines"], "--ranks 8: there are 4 GPUs here"),
+        (0, ["--report", "missing"], "--report missing: No such file or directory"),
+        (0, ["--report", "."], "--report .: Is a directory"),
+        (0, ["--report", "text"], "--report text: not what --out wrote: line 1 is no JSON"),
+        (0, ["--report", "other"], "--report other: not what --out wrote: line 2 is of no case"),
+    ],
+)
+def test_what_cannot_be_measured_or_read_is_refused_in_one_line(
+    gpus: int,
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("| a table |\n")
+    Path("other").write_text('{"case": "health / 2", "passed": true}\n{"device": "cpu"}\n')
+    assert asked(monkeypatch, gpus, *words) == 2
+    heard = capsys.readouterr()
+    assert (heard.out, heard.err.count("\n")) == ("", 1) and f": {said}" in heard.err
+    assert not Path("lines").exists()
+
+
+def test_without_out_it_says_that_it_only_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hint = "listed, and none was run: --out FILE runs them\n"
+    for gpus, words, said in ((2, [], hint), (0, ["--small"], hint), (0, ["--list", "--ranks", "2"], "")):
+        assert asked(monkeypatch, gpus, *words) == 0
+        heard = capsys.readouterr()
+        assert heard.out.startswith("health / 2: trainer.health") and heard.err == said
+    assert asked(monkeypatch, 2, "--out", str(tmp_path / "lines"), "health*") == 0
+    heard = capsys.readouterr()
+    assert heard.err == "" and "passed  health / 2" in heard.out
+    assert scale.read_lines(tmp_path / "lines") == [{"case": "health / 2", "passed": True, "seconds": 0.0}]
 
 
 @pytest.mark.costly
