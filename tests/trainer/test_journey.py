@@ -103,7 +103,7 @@ def test_rows_that_ranks_cannot_share_are_refused_by_evaluate_with_both_numbers(
 ) -> None:
     done = typed("trainer.evaluate", trained, "--data", dataset, "--context-ranks", "2")
     assert done.returncode == 2
-    assert "--context-ranks: 1 ranks are no whole number of groups of 2: start a multiple of 2" in done.stderr
+    assert "--context-ranks: 1 rank is no whole number of groups of 2: start a multiple of 2" in done.stderr
     done = typed("trainer.evaluate", trained, "--data", dataset, "--context-ranks", "3", ranks=3)
     assert done.returncode != 0
     assert "--context-ranks: 3 ranks cannot share rows of row_tokens 128 in equal parts" in done.stderr

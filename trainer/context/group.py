@@ -26,11 +26,16 @@ ALONE = ContextGroup()
 def check_ranks(world_size: int, context_ranks: int, said: str = "compute.context_ranks") -> None:
     """Raises UserError where `context_ranks`, which `said` says, do not divide the ranks that were started."""
     if world_size % context_ranks:
-        near = [ranks for ranks in range(1, world_size + 1) if not world_size % ranks]
+        near = [str(ranks) for ranks in range(1, world_size + 1) if not world_size % ranks]
         raise UserError(
-            f"{said}: {world_size} ranks are no whole number of groups of {context_ranks}: start a multiple "
-            f"of {context_ranks} ranks by torchrun, or set it to one of {', '.join(map(str, near))}"
+            f"{said}: {no_groups(world_size, context_ranks)}: start a multiple of {context_ranks} ranks by torchrun, "
+            f"or set it to {'one of ' if near[1:] else ''}{', '.join(near)}"
         )
+
+
+def no_groups(ranks: int, of: int) -> str:
+    """What to say of ranks that groups of so many do not use up."""
+    return f"{ranks} {'rank is' if ranks == 1 else 'ranks are'} no whole number of groups of {of}"
 
 
 def why_no_parts(row_tokens: int, context_ranks: int, rows: str) -> str | None:

@@ -32,7 +32,7 @@ from bamba_data.errors import UserError
 
 from .. import compiled
 from ..config import Compute
-from ..context.group import ALONE, ContextGroup, check_ranks
+from ..context.group import ALONE, ContextGroup, check_ranks, no_groups
 from ..model.bamba import Bamba, vector_parameters
 from .consistency import require_agreement
 from .float8 import convert
@@ -164,8 +164,8 @@ def _mesh(world: World, shard_ranks: int | None) -> DeviceMesh:
         return world.mesh
     if world.size % shard_ranks:
         raise UserError(
-            f"compute.shard_ranks: {world.size} ranks are no whole number of groups of {shard_ranks}: set it to "
-            f"a divisor of {world.size}, or leave it out"
+            f"compute.shard_ranks: {no_groups(world.size, shard_ranks)}: set it to a divisor of {world.size}, "
+            "or leave it out"
         )
     shape = (world.size // shard_ranks, shard_ranks)
     return init_device_mesh(world.device.type, shape, mesh_dim_names=("copies", "shards"))

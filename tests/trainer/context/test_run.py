@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bamba_data.errors import RecipeError
+from bamba_data.errors import RecipeError, UserError
 from tests.forking import typed
 from tests.trainer.running import job, ledger, lines, losses
 from trainer.config import load_recipe
+from trainer.context.group import check_ranks
 
 SHARED = "compute.context_ranks=2"
 
@@ -73,6 +74,31 @@ def test_a_part_whose_loss_is_no_number_leaves_the_step_out_on_all(tmp_path: Pat
     assert "BAD STEP 3" in done.stderr and "rows 12 to 17 of the order" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("ranks", "shared", "said"),
+    [
+        (1, 2, "1 rank is no whole number of groups of 2: start a multiple of 2 ranks by torchrun, or set it to 1"),
+        (
+            2,
+            4,
+            "2 ranks are no whole number of groups of 4: start a multiple of 4 ranks by torchrun, or set it to one "
+            "of 1, 2",
+        ),
+        (
+            8,
+            3,
+            "8 ranks are no whole number of groups of 3: start a multiple of 3 ranks by torchrun, or set it to one "
+            "of 1, 2, 4, 8",
+        ),
+    ],
+)
+def test_one_rank_and_several_are_refused_in_right_words(ranks: int, shared: int, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_ranks(ranks, shared, "--context-ranks")
+    assert str(refused.value) == f"--context-ranks: {said}"
+    check_ranks(ranks * shared, shared)
+
+
 def test_ranks_that_cannot_share_rows_are_refused_before_anything_is_opened(tmp_path: Path) -> None:
     done = job(tmp_path / "run", 3, SHARED)
     assert done.returncode != 0
@@ -125,5 +151,5 @@ def test_the_tiny_recipe_of_long_rows_learns_by_its_command_what_one_rank_learns
     assert alone["tokens_per_second_per_gpu"] == alone["tokens_per_second"]
     shutil.rmtree(tmp_path / "alone")
     done = typed("trainer", "--recipe", "tiny-cpu-long", "--out", tmp_path / "alone")
-    assert done.returncode == 2 and "1 ranks are no whole number of groups of 2" in done.stderr
+    assert done.returncode == 2 and "1 rank is no whole number of groups of 2" in done.stderr
     assert json.dumps(runs["shared"]).count("NaN") == 0
