@@ -10,17 +10,15 @@ whole buffer, on a rank.
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from trainer.distributed.fsdp import World, joined
+from trainer.observe.health import median_seconds
 
 PASSES = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1}
 LEAST_BYTES = 1 << 16
@@ -112,30 +110,12 @@ def measure(world: World, most_bytes: int, repeats: int = 7) -> list[Taken]:
             "reduce_scatter": lambda even=even, piece=piece: dist.reduce_scatter_tensor(piece, even),  # type: ignore[misc]
         }
         for kind, call in calls.items():
-            seconds = torch.tensor(_median_seconds(call, whole, repeats))
-            slowest = [torch.empty_like(seconds) for _ in range(world.size)]
-            dist.all_gather_object(slowest, seconds)
-            found.append(Taken(kind, world.size, even.nbytes, max(float(one) for one in slowest)))
+            mine = median_seconds(call, world.device, repeats, before=dist.barrier)
+            seconds = [mine] * world.size
+            dist.all_gather_object(seconds, mine)
+            found.append(Taken(kind, world.size, even.nbytes, max(seconds)))
         size *= 4
     return found
-
-
-def _median_seconds(call: Callable[[], object], on: Tensor, repeats: int) -> float:
-    taken = []
-    for number in range(repeats + 2):
-        dist.barrier()
-        _wait(on)
-        before = time.perf_counter()
-        call()
-        _wait(on)
-        if number >= 2:
-            taken.append(time.perf_counter() - before)
-    return statistics.median(taken)
-
-
-def _wait(on: Tensor) -> None:
-    if on.is_cuda:
-        torch.cuda.synchronize(on.device)
 
 
 def main() -> None:

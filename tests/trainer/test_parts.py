@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from trainer.data.batch import Batch
 from trainer.distributed.consistency import differences, saved_recipe
 from trainer.distributed.fsdp import World
 from trainer.evaluation import losses_by_source, text_rows
+from trainer.observe import health
 from trainer.observe.health import DeviceReport, find_faults
 from trainer.observe.stragglers import StragglerDetector
 from trainer.optim.adamw import AdamW
@@ -200,6 +202,25 @@ def test_a_spike_is_a_run_of_high_losses_and_one_high_loss_is_none() -> None:
 
 
 # ---- health
+
+
+def test_the_time_of_work_is_the_median_without_what_warms_up_and_what_is_done_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, taken, waits = [0.0], iter([500.0, 400.0, 3.0, 1.0, 8.0]), []
+
+    def pass_seconds(seconds: float) -> None:
+        clock[0] += seconds
+
+    def barrier() -> None:
+        pass_seconds(70.0)
+        waits.append(clock[0])
+
+    monkeypatch.setattr(health, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    cpu = torch.device("cpu")
+    assert health.median_seconds(lambda: pass_seconds(next(taken)), cpu, repeats=3, before=barrier) == 3.0
+    assert len(waits) == 5 and next(taken, None) is None
+    assert health.median_seconds(lambda: pass_seconds(2.0), cpu) == 2.0
 
 
 def test_a_rank_is_called_slow_by_what_it_is_slow_at() -> None:

@@ -38,12 +38,12 @@ def measure(world: World) -> DeviceReport:
     device, cuda = world.device, world.device.type == "cuda"
     side = 8192 if cuda else 512  # large enough for a GPU's full rate, and small enough for a CPU's second
     factor = torch.randn(side, side, device=device, dtype=torch.bfloat16 if cuda else torch.float32)
-    product_seconds = _seconds(lambda: factor @ factor, device)
+    product_seconds = median_seconds(lambda: factor @ factor, device)
     source = torch.empty((1 << 30) if cuda else (1 << 24), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copy_seconds = _seconds(lambda: target.copy_(source), device)
+    copy_seconds = median_seconds(lambda: target.copy_(source), device)
     shared = torch.ones((1 << 26) if cuda else (1 << 18), device=device)
-    reduce_seconds = _seconds(lambda: dist.all_reduce(shared), device)
+    reduce_seconds = median_seconds(lambda: dist.all_reduce(shared), device)
     faults, notes = _nvml(world) if cuda else ([], ["no GPU: NVML was not asked"])
     return DeviceReport(
         rank=world.rank,
@@ -56,16 +56,20 @@ def measure(world: World) -> DeviceReport:
     )
 
 
-def _seconds(work: Callable[[], object], device: torch.device, repeats: int = 10) -> float:
-    """The median of some runs, after two that warm up."""
+def median_seconds(
+    work: Callable[[], object], device: torch.device, repeats: int = 10, before: Callable[[], object] | None = None
+) -> float:
+    """Of some runs, after two that warm up; what is done `before` each, a barrier of ranks say, is not counted."""
     taken = []
     for number in range(repeats + 2):
+        if before:
+            before()
         _wait(device)
-        before = time.perf_counter()
+        began = time.perf_counter()
         work()
         _wait(device)
         if number >= 2:
-            taken.append(time.perf_counter() - before)
+            taken.append(time.perf_counter() - began)
     return statistics.median(taken)
 
 
