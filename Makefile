@@ -8,7 +8,7 @@ DEMO := .demo/dataset
 install:
 	@$(PYTHON) .ci/install.py
 
-# The main job on the real text that ships with us: lock, plan, tokenize under a local Ray, publish, verify, show;
+# The main job on the real text that ships with us: lock, plan, tokenize, publish, verify, show, trace;
 # then a minute of training, killed and resumed on two ranks, and the loss on the documents that it never saw.
 demo: install
 	@rm -rf .demo

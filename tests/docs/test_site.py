@@ -74,15 +74,14 @@ def test_every_path_of_our_own_that_a_page_names_is_there() -> None:
     assert gone == []
 
 
-def test_the_digest_that_readme_and_quickstart_print_is_that_of_the_demo(demo: Path) -> None:
+def test_the_digests_that_readme_and_quickstart_print_are_those_of_the_demo(demo: Path) -> None:
     dataset = open_dataset(str(demo))
     written_by = {"pyarrow": "26.0.1", "tokenizers": "0.23.3", "gigatoken": "0.10.0"}
     if any(metadata.version(name) != version for name, version in written_by.items()):
         pytest.skip(f"the digest is of {written_by}")
     for page in ("README.md", "docs/quickstart.md"):
-        assert re.findall(r"^dataset ([0-9a-f]{64})$", (ROOT / page).read_text("utf-8"), re.MULTILINE) == [
-            dataset.manifest.digest
-        ]
+        printed = re.findall(r"^(dataset|identity) ([0-9a-f]{64})$", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+        assert printed == [("dataset", dataset.manifest.digest), ("identity", dataset.manifest.identity)], page
 
 
 def test_every_file_of_the_packages_opens_with_its_promise_and_has_its_line_on_the_map() -> None:
@@ -144,6 +143,9 @@ def test_every_command_that_a_page_shows_is_one_of_the_program_with_options_that
             }
             asked = {word.partition("=")[0] for word in words if word.startswith("-")}
             wrong += [f"{page.name}: {line}: no option {name}" for name in sorted(asked - options)]
+            if page.name in ("README.md", "quickstart.md"):  # typed as they stand
+                needed = [option.opts for option in command.params if option.required and option.opts[0][0] == "-"]
+                wrong += [f"{page.name}: {line}: without {names[0]}" for names in needed if asked.isdisjoint(names)]
             seen += 1
     assert wrong == []
     assert seen > 60
