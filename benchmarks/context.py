@@ -173,6 +173,7 @@ def steps_of(world: World, at_once: int, name: str, changes: list[str], small: b
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     taken = [*_taken(stepper, batch, WARM_STEPS + count)]
+    losses = [round(one.read().loss, 4) for one in taken]  # and so all of them are done
     seconds = statistics.median(
         after.seconds_after(before) for before, after in zip(taken[WARM_STEPS - 1 :], taken[WARM_STEPS:], strict=False)
     )
@@ -183,7 +184,7 @@ def steps_of(world: World, at_once: int, name: str, changes: list[str], small: b
         "tokens_per_second_per_gpu": rate,
         "model_tflops": rate * recipe.model.flops_per_token(tokens) / 1e12,
         "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if world.device.type == "cuda" else None,
-        "losses": [round(one.read().loss, 4) for one in taken],
+        "losses": losses,
     }
 
 

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from bamba_data.errors import UserError
@@ -44,11 +45,22 @@ def test_losses_and_gradients_keep_every_bit(world: World, compiled: bool) -> No
     assert [torch.equal(a, b) for a, b in zip(got, wanted, strict=True)] == [True] * len(wanted)
 
 
+def noted(forward: Callable[..., Tensor], streams: list[StorageWeakRef]) -> Callable[..., Tensor]:
+    """`forward`, which also notes the memory of its first argument."""
+
+    def run(x: Tensor, *others: object) -> Tensor:
+        streams.append(StorageWeakRef(x.untyped_storage()))
+        return forward(x, *others)
+
+    return run
+
+
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_each_stream_is_away_once_until_its_backward_and_then_gone(compiled: bool) -> None:
     torch._dynamo.reset()
     model, offload = Bamba(CONFIG), ResidualOffload()
+    streams: list[StorageWeakRef] = []
     init_weights(model, CONFIG, 3)
     for block in model.blocks:
         forward: Callable[..., Tensor] = partial(
@@ -56,11 +68,13 @@ def test_each_stream_is_away_once_until_its_backward_and_then_gone(compiled: boo
         )
         if compiled:
             forward = torch.compile(forward, fullgraph=True, backend="aot_eager_decomp_partition")
-        block.forward = offload.of(forward)  # type: ignore[method-assign]
+        block.forward = noted(offload.of(forward), streams)  # type: ignore[method-assign]
     each = stream_bytes(CONFIG, Compute()) * sum(LENGTHS)
     for _ in range(2):
         total, _losses = model.losses(*packed(LENGTHS))
         assert offload.host_bytes == CONFIG.layers * each
+        assert [stream.expired() for stream in streams] == [True] * CONFIG.layers
+        streams.clear()
         torch.autograd.backward(total)
         del total, _losses
         assert offload.host_bytes == 0

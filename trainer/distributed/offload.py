@@ -86,9 +86,10 @@ class ResidualOffload:
             if x.is_cuda and self._copies is None:
                 self._copies = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
             own: list[_Away] = []  # one, whatever saves x and however often
+            of_x = _told(x)  # not x itself: autograd keeps `pack` until the backward, and all that it refers to
 
             def pack(saved: Tensor) -> Tensor | _Away:
-                if saved.data_ptr() != x.data_ptr() or saved.shape != x.shape or saved.dtype != x.dtype:
+                if _told(saved) != of_x:
                     return saved
                 if not own:
                     own.append(_Away(saved, self._newest(), self._copies))
@@ -100,6 +101,11 @@ class ResidualOffload:
                 return forward(x, *others)
 
         return run
+
+
+def _told(tensor: Tensor) -> tuple[int, torch.Size, torch.dtype]:
+    """What tells a tensor from others that are there at the same time."""
+    return tensor.data_ptr(), tensor.shape, tensor.dtype
 
 
 def _unpack(packed: Tensor | _Away) -> Tensor:

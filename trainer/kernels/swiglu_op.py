@@ -27,6 +27,7 @@ def swiglu_now(gate_up: Tensor) -> Tensor:
     return backends.backend(gate_up).swiglu_forward(gate_up.contiguous())
 
 
+@torch._dynamo.allow_in_graph
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
 
 from tests.trainer.kernels.cases import relative
 from trainer.kernels import ops
+from trainer.model.mlp import MLP
 
 
 def plain(gate_up: torch.Tensor) -> torch.Tensor:
@@ -52,3 +55,24 @@ def test_without_gradients_the_kernel_gives_the_same(triton_kernels: torch.devic
     got = ops.swiglu_now(gate_up.float().to(triton_kernels))
     assert relative(got.double().cpu(), plain(gate_up)) < 1e-6
     assert torch.equal(ops.swiglu_now(gate_up), plain(gate_up))  # float64: plain torch
+
+
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_of_an_mlp_that_is_recomputed_a_compiled_graph_keeps_the_input_alone() -> None:
+    """torch 2.11 kept the result, too, 28 kB a token and layer at 9B: what runs within an autograd.Function had lost
+    the mark that it is made again."""
+    mlp, x = MLP(16, 40), torch.randn(7, 16, requires_grad=True)
+    kept: set[tuple[int, ...]] = set()
+
+    def note(saved: torch.Tensor) -> torch.Tensor:
+        if not isinstance(saved, torch.nn.Parameter):
+            kept.add(tuple(saved.shape))
+        return saved
+
+    def again(x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(mlp, x, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+
+    with saved_tensors_hooks(note, lambda saved: saved):
+        out = torch.compile(again, fullgraph=True, backend="aot_eager_decomp_partition")(x)
+    out.sum().backward()
+    assert kept == {tuple(x.shape)}
