@@ -2,7 +2,7 @@
 second and not by an allocation hours into a queue.
 
 Counted is only what must be there at once when the backward begins: weights and moments, gradients of earlier
-micro-batches, what the blocks leave for their backward, and one piece of logits. That is 96 to 99 % of what torch held
+micro-batches, what the blocks leave for their backward, and one piece of logits. That is 94 to 99 % of what torch held
 at the peak of steps on H200s (tests/trainer/test_memory.py); the rest is gathered weights, the head's gradient and
 workspaces. So nothing that could run is refused.
 
