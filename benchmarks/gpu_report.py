@@ -21,6 +21,8 @@ from benchmarks.gpus import too_few
 
 ALONE = "-m benchmarks.trainer alone"
 SMALL_ALONE = f"{ALONE} --recipe tiny-cpu model.vocab_size=512 compute.compile=false compute.dtype=bfloat16"
+ROW = "-m benchmarks.context row bamba-9b-phase1 compute.recompute=full"
+SMALL_ROW = "-m benchmarks.context row tiny-cpu compute.recompute=full --small --steps 2"
 MICRO = "data.batch_rows=8 compute.micro_rows=1"
 
 
@@ -70,6 +72,14 @@ MEASUREMENTS = [
         "-m benchmarks.context speed tiny-cpu --small --steps 2",
         ranks=2,
     ),
+    Measurement("one-row", 200, f"{ROW} data.row_tokens=131072 --steps 2", SMALL_ROW, ranks=2),
+    Measurement(
+        "one-row-offload",
+        400,
+        f"{ROW} data.row_tokens=262144 compute.offload_residuals=true --steps 2",
+        f"{SMALL_ROW} compute.offload_residuals=true",
+        ranks=2,
+    ),
     Measurement("two-bfloat16", 200, f"{ALONE} compute.shard_ranks=1", None, ranks=2),
     Measurement("two-float8", 200, f"{ALONE} compute.shard_ranks=1 compute.float8=tensorwise", None, ranks=2),
 ]
@@ -80,8 +90,11 @@ def wanted(options: argparse.Namespace) -> list[Measurement]:
     names = options.only.split(",") if options.only else [one.name for one in MEASUREMENTS]
     if unknown := set(names) - {one.name for one in MEASUREMENTS}:
         raise SystemExit(f"--only: there is no {', '.join(sorted(unknown))}; --list shows what there is")
-    chosen = [one for one in MEASUREMENTS if one.name in names]
-    return [one for one in chosen if (one.small is not None if options.small else one.ranks <= options.gpus)]
+    able = [one for one in MEASUREMENTS if (one.small is not None if options.small else one.ranks <= options.gpus)]
+    if options.only and (idle := set(names) - {one.name for one in able}):
+        why = "no CPU can" if options.small else f"--gpus {options.gpus} is too few"
+        raise SystemExit(f"--only: {', '.join(sorted(idle))} would not run: {why}")
+    return [one for one in able if one.name in names]
 
 
 def main() -> int:

@@ -32,6 +32,10 @@ def test_names_that_are_none_are_refused_and_the_list_is_of_what_so_many_gpus_ca
     monkeypatch.setattr(sys, "argv", ["gpu_report", "--only", "step-bfloat16,nothing"])
     with pytest.raises(SystemExit, match="there is no nothing; --list shows"):
         gpu_report.main()
+    for how, why in ((["--gpus", "1"], "--gpus 1 is too few"), (["--small"], "no CPU can")):
+        monkeypatch.setattr(sys, "argv", ["gpu_report", "--only", "two-float8,decode-curve", *how])
+        with pytest.raises(SystemExit, match=f"two-float8 would not run: {why}"):
+            gpu_report.main()
 
 
 def test_one_that_fails_or_never_ends_is_told_and_the_next_one_runs(
