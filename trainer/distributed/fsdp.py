@@ -33,6 +33,7 @@ from bamba_data.errors import UserError
 from .. import compiled
 from ..config import Compute
 from ..context.group import ALONE, ContextGroup, check_ranks, no_groups
+from ..kernels.swiglu_op import stay_whole_in_graphs
 from ..model.bamba import Bamba, vector_parameters
 from .consistency import require_agreement
 from .float8 import convert
@@ -181,7 +182,10 @@ def _computed(forward: Callable[..., Tensor], compute: Compute) -> Callable[...,
     if compute.recompute != "none":
         kept: dict[str, Any] = {} if compute.recompute == "full" else {"context_fn": _kept_contexts}
         forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False, **kept)
-    return torch.compile(forward, fullgraph=True) if compute.compile else forward
+    if not compute.compile:
+        return forward
+    stay_whole_in_graphs()
+    return torch.compile(forward, fullgraph=True)
 
 
 def _kept_contexts() -> Any:

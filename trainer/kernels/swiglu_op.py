@@ -27,7 +27,6 @@ def swiglu_now(gate_up: Tensor) -> Tensor:
     return backends.backend(gate_up).swiglu_forward(gate_up.contiguous())
 
 
-@torch._dynamo.allow_in_graph
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
@@ -39,6 +38,13 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         out: Tensor = torch.ops.bamba.swiglu_backward(*ctx.saved_tensors, grad)
         return out
+
+
+def stay_whole_in_graphs() -> None:
+    """Call it before a block that holds `swiglu` is compiled. Dynamo otherwise looks into the function, and with torch
+    2.11 what it finds there loses the mark that it is made again: a recomputed block then keeps the result, 28 kB a
+    token and layer at 9B. No decorator, which would cost everybody who imports this two seconds for the compiler."""
+    torch._dynamo.allow_in_graph(_SwiGLU)
 
 
 @torch.library.custom_op(SWIGLU_BACKWARD, mutates_args=())

@@ -1,12 +1,17 @@
 """silu(gate) * up and its gradient are right, in plain torch and in Triton, whatever the width."""
 
+import subprocess
+import sys
+from functools import partial
+
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import silu
-from torch.utils.checkpoint import checkpoint
 
 from tests.trainer.kernels.cases import relative
+from trainer.config import Compute
+from trainer.distributed import fsdp
 from trainer.kernels import ops
 from trainer.model.mlp import MLP
 
@@ -58,9 +63,9 @@ def test_without_gradients_the_kernel_gives_the_same(triton_kernels: torch.devic
 
 
 @pytest.mark.filterwarnings("default")  # the compiler's own
-def test_of_an_mlp_that_is_recomputed_a_compiled_graph_keeps_the_input_alone() -> None:
-    """torch 2.11 kept the result, too, 28 kB a token and layer at 9B: what runs within an autograd.Function had lost
-    the mark that it is made again."""
+def test_of_an_mlp_that_is_recomputed_a_compiled_graph_keeps_the_input_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.11 kept the result, too; 2.13 does not."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager_decomp_partition"))
     mlp, x = MLP(16, 40), torch.randn(7, 16, requires_grad=True)
     kept: set[tuple[int, ...]] = set()
 
@@ -69,10 +74,14 @@ def test_of_an_mlp_that_is_recomputed_a_compiled_graph_keeps_the_input_alone() -
             kept.add(tuple(saved.shape))
         return saved
 
-    def again(x: torch.Tensor) -> torch.Tensor:
-        return checkpoint(mlp, x, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
-
+    again = fsdp._computed(mlp.forward, Compute(dtype="float32", compile=True, recompute="full"))
     with saved_tensors_hooks(note, lambda saved: saved):
-        out = torch.compile(again, fullgraph=True, backend="aot_eager_decomp_partition")(x)
+        out = again(x)
     out.sum().backward()
     assert kept == {tuple(x.shape)}
+
+
+def test_who_imports_the_kernels_does_not_wait_for_the_compiler() -> None:
+    """It takes two seconds, of every command that writes a text or asks a checkpoint."""
+    code = "import sys, trainer.kernels.ops; print('torch._dynamo' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
