@@ -251,7 +251,7 @@ def alone(world: World, profile: str | None, changes: list[str], name: str, coun
         "first_step_seconds": taken[0],
         "tokens_per_second": rate,
         "model_tflops": rate * recipe.model.flops_per_token(recipe.data.row_tokens) / 1e12,
-        "memory_gib": _memory_gib(world),
+        "memory_gib": _memory_gib(world, stepper.gradients.device_bytes()),
         "step_seconds": [round(one, 4) for one in taken],
         "update_milliseconds": update,
         "losses": losses,
@@ -298,8 +298,8 @@ def _covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def _memory_gib(world: World) -> float | None:
-    return torch.cuda.max_memory_allocated() / 2**30 if world.device.type == "cuda" else None
+def _memory_gib(world: World, beside_bytes: int = 0) -> float | None:
+    return (torch.cuda.max_memory_allocated() + beside_bytes) / 2**30 if world.device.type == "cuda" else None
 
 
 def _timed(work: Callable[[], None], device: torch.device, count: int) -> list[float]:

@@ -5,6 +5,7 @@ parameter's gradient is any of the compiler's business (with a float32 gradient 
 `everywhere()` takes on a CPU the paths that else only a GPU takes; `FUSED` names them all.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,17 @@ _everywhere = False
 def wanted(device: torch.device) -> bool:
     """Whether small functions are compiled on `device`: on a GPU; on a CPU that takes longer than it saves."""
     return device.type == "cuda" or _everywhere
+
+
+def keep_kernels_in_one_place() -> None:
+    """Let torch's compiler keep Triton's kernels where Triton does.
+
+    It names a folder of its own, for our kernels too, once it compiles, and none where it finds a graph in its cache:
+    so the second start of a run did not find the kernels of the first (5 of its 18 seconds).
+    """
+    from triton import knobs
+
+    os.environ.setdefault("TRITON_CACHE_DIR", knobs.cache.dir)
 
 
 @contextmanager

@@ -107,10 +107,12 @@ class Compute(Strict):
     with `offload_residuals` that lies in the host's memory until the backward wants it. `reshard`
     gives a block's gathered weights back after its forward. Every `shard_ranks` ranks hold a copy of the model together
     (hybrid sharding); without it all ranks hold the only one. `context_ranks` neighbours share every row, each with a
-    part of its tokens (trainer/context): for rows too long for one GPU. `float8` is for the large linears of the
-    blocks, by one scale a matrix or a row (trainer/distributed/float8.py); it wants a GPU that can, and a CPU emulates
-    it. With `float8_casts: kernel` one kernel makes the float8 of their backward, reading each matrix once, with the
-    same bits; of one scale a matrix alone, and not yet measured on a GPU.
+    part of its tokens (trainer/context): for rows too long for one GPU. Where each rank holds all of a `low` model, a
+    rank updates some rows of each matrix, and `row_exchange` says how gradients and rows go between ranks: by
+    `copies` from GPU to GPU of one host, by `collectives`, or `auto`, the first where it can be. `float8` is for the
+    large linears of the blocks, by one scale a matrix or a row (trainer/distributed/float8.py); it wants a GPU that
+    can, and a CPU emulates it. With `float8_casts: kernel` one kernel makes the float8 of their backward, reading each
+    matrix once, with the same bits; of one scale a matrix alone, and not yet measured on a GPU.
     """
 
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -123,6 +125,7 @@ class Compute(Strict):
     reshard: bool = True
     shard_ranks: int | None = Field(default=None, ge=1)
     context_ranks: int = Field(default=1, ge=1)
+    row_exchange: Literal["auto", "collectives", "copies"] = "auto"
     float8: Literal["none", "tensorwise", "rowwise"] = "none"
     float8_casts: Literal["compiled", "kernel"] = "compiled"
 

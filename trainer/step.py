@@ -86,7 +86,8 @@ class Stepper:
         before_update: Callable[[], None] = lambda: None,
     ) -> PendingStepMetrics:
         """Learn from a rank's rows of a step. `stop` and `save` are what this process asks of all: see `StepMetrics`.
-        `before_update` is called when the gradient is there and the weights are still the old ones."""
+        `before_update` is called when the gradient is there and the weights are still the old ones; what it makes this
+        rank's device wait for is over before any rank changes them."""
         device = self.world.device
         targets = torch.tensor(float(batch.targets), dtype=torch.float64).to(device, non_blocking=True)
         if self.world.size > 1:
@@ -102,13 +103,14 @@ class Stepper:
             backward(total)
             by_source.add(on, losses)
         self.gradients.finish()
+        before_update()  # before all ranks meet in the norm: after it, one may write its rows into another's weights
         norm = self.optimizer.gradient_norm()
         wishes = [torch.full((1,), float(wish), dtype=torch.float64, device=device) for wish in (stop, save)]
         reduced = torch.cat([*by_source.vectors(), *wishes])  # one message for all that ranks tell each other
         if self.world.size > 1:
             dist.all_reduce(reduced)
         healthy = torch.isfinite(norm) & torch.isfinite(reduced).all()
-        before_update()
-        self.optimizer.update(lr, norm, healthy)
+        self.optimizer.update(lr, norm, healthy, self.gradients.updated)
+        self.gradients.weights_sent()
         own = torch.stack([norm.double(), healthy.double()])
         return PendingStepMetrics(torch.cat([own, reduced[-2:], reduced[:-2]]))

@@ -84,6 +84,7 @@ class Run:
         self.checkpointer = Checkpointer(open_store(f"{out}/checkpoints"), recipe.checkpoints, world, self.log)
         self.id = secrets.token_hex(8)  # of this run, which all its restarts share: trackers know it by that
         self.metrics = Metrics(recipe, world, feed.sources, folder, self.log)
+        self.metrics.beside_bytes = self.stepper.gradients.device_bytes
         self.saver = RunSaver(
             self.checkpointer, lambda: (self.done_steps, self.state(), self.about()), self.metrics, self.log
         )
@@ -107,7 +108,8 @@ class Run:
     # ---- state
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor of the run, by the name it has in a checkpoint."""
+        """Every tensor of the run, by the name it has in a checkpoint; what reads them comes after the last update."""
+        self.stepper.gradients.weights_arrived()
         named = {f"model.{name}": value.detach() for name, value in self.model.named_parameters()}
         return named | {f"optimizer.{name}": value for name, value in self.optimizer.state()}
 

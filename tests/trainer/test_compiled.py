@@ -1,5 +1,6 @@
 """What a GPU gets compiled computes on a CPU, compiled by the same compiler, what it computes uncompiled."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,9 +43,14 @@ def a_sum() -> list[Tensor | float]:
     return [noise(64, 16), noise(64, 16).bfloat16()]
 
 
+def parts_of_other_ranks() -> list[Tensor | float]:
+    return [noise(64, 16).bfloat16(), noise(3, 64, 16).bfloat16()]
+
+
 CASES: dict[str, Callable[[], list[Tensor | float]]] = {
     "bamba.trainer.optim.stochastic_rounding._step": an_update,
     "bamba.trainer.optim.gradient_sync._add_to": a_sum,
+    "bamba.trainer.distributed.peer_copies._add_parts": parts_of_other_ranks,
     "bamba.trainer.loss._logit_gradients_fused": a_loss,
 }
 
@@ -66,6 +72,17 @@ def test_every_function_that_a_gpu_gets_compiled_has_a_case_here() -> None:
     assert compiled.FUSED.keys() == CASES.keys()
     found = {file.name for file in Path(trainer.__path__[0]).rglob("*.py") if "torch.compile(" in file.read_text()}
     assert found == {"compiled.py", "fsdp.py"}  # the blocks: the test of a whole step, below
+
+
+def test_kernels_stay_in_one_place_whether_the_compiler_compiles_or_finds_its_graphs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    compiled.keep_kernels_in_one_place()
+    assert os.environ["TRITON_CACHE_DIR"] == str(Path.home() / ".triton" / "cache")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "mine")
+    compiled.keep_kernels_in_one_place()
+    assert os.environ["TRITON_CACHE_DIR"] == "mine"
 
 
 def taken(world: World, *changes: str) -> list[float]:

@@ -131,6 +131,8 @@ def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool
     model.compiled = compute.compile
     model.flex = model.head.fused and world.device.type == "cuda"  # on a CPU it has no backward
     if model.head.fused:
+        if world.device.type == "cuda":
+            compiled.keep_kernels_in_one_place()
         model.head.norm.compile(fullgraph=True)
     convert(model.blocks, compute.float8, world.device, compute.float8_casts)
     whole = {parameter for _, parameter in vector_parameters(model)}

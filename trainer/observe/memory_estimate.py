@@ -21,6 +21,7 @@ from bamba_data.errors import UserError
 from ..config import Compute, Recipe
 from ..context.group import check_ranks
 from ..distributed.offload import ON_DEVICE
+from ..distributed.peer_copies import decided
 from ..kernels.shapes import STATE_TOKENS
 from ..model.config import LayerParts, ModelConfig
 
@@ -65,7 +66,8 @@ def need_of(
     """What a rank of `ranks` needs at least for `compute.micro_rows` rows of `row_tokens`.
 
     Bytes a parameter are counted as in ZeRO (arXiv 1910.02054, section 3). A GPU is meant, where attention needs no
-    mask of all pairs of tokens when blocks are compiled.
+    mask of all pairs of tokens when blocks are compiled. What `compute.row_exchange` keeps is counted where it is
+    `copies`, not where it is `auto`.
 
     Args:
         memory: `optimizer.memory`.
@@ -74,6 +76,10 @@ def need_of(
     shards = compute.shard_ranks or ranks
     if memory == "full":
         learner = model.parameters * (12 + 4 * several) // shards
+    elif shards == 1:
+        learner = model.parameters * (2 + 4 * several) + model.parameters * 4 // ranks  # moments of own rows
+        if compute.row_exchange == "copies" and not several:
+            learner += model.parameters * 2 * (ranks - 1) // ranks  # places for other ranks' gradients of them
     else:
         learner = model.parameters * 6 // shards + model.parameters * 4 * several  # whole on each rank, until the last
     bytes_each = 2 if compute.dtype == "bfloat16" else WIDE_BYTES
@@ -141,6 +147,7 @@ def check_fits_memory(recipe: Recipe, ranks: int, device: torch.device) -> None:
     """`UserError` if this GPU is too small for the recipe; a CPU swaps, it is left alone."""
     if device.type != "cuda":
         return
+    recipe = _decided(recipe, ranks, device)
     there = torch.cuda.get_device_properties(device).total_memory
     compare(recipe, ranks, there, torch.cuda.get_device_name(device))
     host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -162,8 +169,15 @@ def memory_note(recipe: Recipe, ranks: int, device: torch.device) -> str | None:
     """What is said before the first step: what a rank needs, and what its GPU has; None on a CPU."""
     if device.type != "cuda":
         return None
+    need = said(_decided(recipe, ranks, device), ranks)
     there = torch.cuda.get_device_properties(device).total_memory
-    return f"memory: {said(recipe, ranks)}; {torch.cuda.get_device_name(device)} has {there / GIB:,.1f}"
+    return f"memory: {need}; {torch.cuda.get_device_name(device)} has {there / GIB:,.1f}"
+
+
+def _decided(recipe: Recipe, ranks: int, device: torch.device) -> Recipe:
+    """With what `auto` comes to on these devices."""
+    how = decided(recipe.compute.row_exchange, ranks, device)
+    return recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"row_exchange": how})})
 
 
 def _shared(ranks: int) -> str:

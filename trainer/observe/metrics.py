@@ -5,7 +5,7 @@ grad_norm, lr         of the line's step
 tokens_per_second     of all ranks and, as tokens_per_second_per_gpu, of one; padding is not counted
 mfu                   of the peak of the device in bfloat16, by the rule in ModelConfig.flops_per_token
 mfu_float8            the same work, of its peak in float8; where linears compute in that (compute.float8)
-memory_gib            the most that torch held on rank 0 since the last line
+memory_gib            the most that torch held on rank 0 since the last line, and what GPUs share
 loader_wait           the part of the time that rank 0 waited for rows
 tokens, tokens/<source>, bad_steps   since the run began; tokens are those with a label
 epochs/<source>       how far the source has been read, 1.5 is the middle of its second epoch; rows left out count
@@ -15,7 +15,7 @@ redone                true where a line of this step was written before: the run
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Metrics:
     ) -> None:
         check_installed(recipe.log.trackers)
         self.recipe, self.world, self.folder, self.log = recipe, world, folder, log
+        self.beside_bytes: Callable[[], int] = int  # of the GPU's memory, that torch's allocator does not know of
         self._lines_said = 0
         self._file: JsonLines | None = None
         self._trackers: Trackers | None = None
@@ -129,7 +130,7 @@ class Metrics:
         }
         if self.world.device.type == "cuda":
             values |= utilization(self.recipe, rate / self.world.size, torch.cuda.get_device_name())
-            values["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            values["memory_gib"] = (torch.cuda.max_memory_allocated() + self.beside_bytes()) / 2**30
             torch.cuda.reset_peak_memory_stats()
         for at, name in enumerate(self.sources):
             if self._counts[at]:

@@ -1,4 +1,4 @@
-"""AdamW on the shards of a rank: one fused call, clipping included, left undone where the gradient is not finite.
+"""AdamW on what a rank updates: one fused call, clipping included, left undone where the gradient is not finite.
 
 The method is Loshchilov and Hutter's (arXiv 1711.05101): weight decay apart from the gradient, moments corrected for
 their start at zero. Nothing here waits for the device: the norm, the factor that clips and the verdict on the gradient
@@ -7,7 +7,7 @@ can move them to any number of ranks. Parameters in bfloat16 (`memory: low`) hav
 `stochastic_rounding`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -17,10 +17,11 @@ from torch.optim.adamw import adamw
 
 from ..config import Optimizer
 from ..distributed.fsdp import World, local, shard_mesh
+from ..distributed.row_shares import own_rows, zero_moments
 from ..model.bamba import vector_parameters
 from . import stochastic_rounding
 
-#: What a rank holds of a weight, its gradient and its two moments.
+#: What a rank updates of a weight, its gradient and its two moments.
 Shards = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -31,8 +32,9 @@ class AdamW:
         self.config = config
         self.world = world
         self.parameters = dict(model.named_parameters())
-        self.first = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
-        self.second = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self.rows = {name: own_rows(value, world) for name, value in self.parameters.items()}
+        self.first = {name: zero_moments(value, world) for name, value in self.parameters.items()}
+        self.second = {name: zero_moments(value, world) for name, value in self.parameters.items()}
         self.updates = torch.zeros((), device=world.device)
         small = {name for name, _ in vector_parameters(model)}
         everything = config.decayed == "all"
@@ -41,7 +43,7 @@ class AdamW:
             ([name for name in self.parameters if not everything and name in small], 0.0),
         ]
         self.salts = {
-            name: stochastic_rounding.salt(name, value)
+            name: stochastic_rounding.salt(name, self.first[name])
             for name, value in self.parameters.items()
             if value.dtype == torch.bfloat16
         }
@@ -54,16 +56,18 @@ class AdamW:
             yield f"second.{name}", self.second[name]
 
     def gradient_norm(self) -> Tensor:
-        """The 2-norm over all ranks; not finite if any gradient is not."""
+        """The 2-norm over all ranks; not finite if any gradient is not. Ranks that have come by here have done all
+        their backward."""
         sharded: list[Tensor] = []
         whole: list[Tensor] = []
         group = None
-        for parameter in self.parameters.values():
+        for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
-            if isinstance(parameter, DTensor):
-                sharded.append(local(parameter.grad))
-                mesh, dimension = shard_mesh(parameter)
+            moment = self.first[name]
+            if isinstance(moment, DTensor):
+                sharded.append(self._own(name, parameter.grad))
+                mesh, dimension = shard_mesh(moment)
                 group = mesh.get_group(dimension)
             else:
                 whole.append(parameter.grad)
@@ -73,9 +77,12 @@ class AdamW:
         return squares.sum().sqrt()
 
     @torch.no_grad()
-    def update(self, lr: float, norm: Tensor, healthy: Tensor) -> None:
+    def update(
+        self, lr: float, norm: Tensor, healthy: Tensor, updated: Callable[[Tensor], None] = lambda parameter: None
+    ) -> None:
         """One step downhill, with the gradient scaled down to the norm that the recipe allows; none where `healthy`, a
-        boolean on the device and the same on all ranks, is false."""
+        boolean on the device and the same on all ranks, is false. `updated` is told of each matrix of which this rank
+        updated its own rows alone."""
         divide_by = torch.clamp(norm / self.config.clip_norm, min=1.0)
         broken = 1.0 - healthy.float()
         updates = self.updates + (1.0 - broken)
@@ -88,9 +95,12 @@ class AdamW:
                 parameter = self.parameters[name]
                 if parameter.grad is None or not local(parameter).numel():  # more ranks than rows
                     continue
-                shards = local(parameter), local(parameter.grad), local(self.first[name]), local(self.second[name])
+                weight, grad = self._own(name, parameter), self._own(name, parameter.grad)
+                shards = weight, grad, local(self.first[name]), local(self.second[name])
                 if name in self.salts:
                     stochastic_rounding.update(*shards, self.salts[name], rates, self.config)
+                    if self.rows[name] is not None:
+                        updated(parameter)
                 else:
                     wide.append(shards)
             if wide:
@@ -123,6 +133,11 @@ class AdamW:
             beta2=config.beta2,
             eps=config.eps,
         )
+
+    def _own(self, name: str, tensor: Tensor) -> Tensor:
+        """What this rank updates of a parameter, of its values or its gradient."""
+        rows = self.rows[name]
+        return local(tensor) if rows is None else tensor[rows]
 
     def _scalar(self, value: float) -> Tensor:
         return torch.full((), value, device=self.world.device)

@@ -3,21 +3,25 @@
 Sharded matrices: FSDP2 sums them, block by block, while the backward still computes. Vectors: one message a step.
 Matrices that lie whole on a rank in bfloat16 (`optimizer.memory: low`, not sharded): over micro-batches each is added
 to a sum in float32 as soon as it is made, in one pass that reads bfloat16, and is gone again; autograd would first
-write it in float32 and then add that. Over several ranks (`compute.shard_ranks: 1`) each is summed in place as soon as
-the last backward has made it, in the dtype it has; a bfloat16 model of 9.8 B parameters then needs no more memory than
-on one rank alone.
+write it in float32 and then add that. Over several ranks (`compute.shard_ranks: 1`) the rows of each are summed at
+their owner as soon as the last backward has made it, in the dtype it has, and updated rows go to all ranks beneath the
+next forward (trainer/distributed/row_exchange.py).
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from ..compiled import fused
 from ..config import Compute
 from ..distributed.fsdp import World
+from ..distributed.peer_copies import exchange_of
+from ..distributed.row_exchange import RowExchange
+from ..distributed.row_shares import own_rows
 from ..model.bamba import Bamba, vector_parameters
 
 
@@ -31,11 +35,25 @@ class GradientSync:
         self._sums: dict[Tensor, Tensor] = {}  # over the micro-batches so far, in float32
         self._under_way: list[Any] = []
         self._whole: list[Tensor] = []
+        self._shared: set[Tensor] = set()  # matrices of which a rank updates its own rows alone
+        self._modules: list[nn.Module] = []
+        self.exchange: RowExchange | None = None
         if not isinstance(model, FSDPModule):
             small = {parameter for _, parameter in vector_parameters(model)}
             self._whole = [parameter for parameter in model.parameters() if parameter not in small]
             for parameter in self._whole:
                 parameter.register_post_accumulate_grad_hook(self._made)  # type: ignore[no-untyped-call]
+            self._shared = {parameter for parameter in self._whole if own_rows(parameter, world) is not None}
+        if self._shared:
+            self._modules = [model.embedding, *model.blocks, model.head]
+            groups = [[one for one in module.parameters() if one in self._shared] for module in self._modules]
+            self.exchange = exchange_of(groups, world, compute.row_exchange)
+            for number, module in enumerate(self._modules):
+                module.register_forward_pre_hook(partial(self._before_forward, number))
+
+    def device_bytes(self) -> int:
+        """Of the GPU's memory, that torch's allocator does not know of."""
+        return self.exchange.device_bytes if self.exchange else 0
 
     def before_backward(self, *, last: bool) -> None:
         """Of one micro-batch; `last` says that it is the last of the step."""
@@ -54,7 +72,14 @@ class GradientSync:
         """The gradient of one micro-batch is there."""
         if not self._last or parameter in self._sums:
             self._add(parameter)
-        if self._last and self.world.size > 1:
+        if self._last:
+            self._complete(parameter)
+
+    def _complete(self, parameter: Tensor) -> None:
+        """The gradient of the step is there, of this rank's rows."""
+        if self.exchange is not None and parameter in self._shared:
+            self.exchange.add_up(parameter)
+        elif self.world.size > 1:
             self._under_way.append(dist.all_reduce(parameter.grad, async_op=True))
 
     def _add(self, parameter: Tensor) -> None:
@@ -70,7 +95,10 @@ class GradientSync:
             parameter.grad = self._sums.pop(parameter)
 
     def finish(self) -> None:
-        """After the last backward: what is computed from here on finds the sums over all ranks."""
+        """After the last backward: what is computed from here on finds the sums over all ranks, of a matrix that is
+        updated by rows in the own ones."""
+        if self.exchange is not None:
+            self.exchange.added_up()
         for work in self._under_way:
             work.wait()
         self._under_way.clear()
@@ -82,6 +110,25 @@ class GradientSync:
         dist.all_reduce(flat)
         for grad, part in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
             grad.copy_(part.view_as(grad))
+
+    def updated(self, parameter: Tensor) -> None:
+        """This rank's own rows of it are new."""
+        assert self.exchange is not None
+        self.exchange.send(parameter)
+
+    def weights_sent(self) -> None:
+        """The update is over."""
+        if self.exchange is not None:
+            self.exchange.sent()
+
+    def weights_arrived(self) -> None:
+        """What is computed from here on finds all weights as the last update left them, as every forward does."""
+        for number in range(len(self._modules)):
+            self._before_forward(number)
+
+    def _before_forward(self, number: int, *_: Any) -> None:
+        assert self.exchange is not None
+        self.exchange.arrived(number)
 
 
 @fused
