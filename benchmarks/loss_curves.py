@@ -1,14 +1,23 @@
-"""Compare the losses of training runs over the same rows: a picture and a table.
+"""Compare the losses of training runs over the same rows, whose first values may differ: a picture and a table.
 
-    python -m benchmarks.loss_curves bfloat16=A/metrics.jsonl float8=B/metrics.jsonl --picture curves.png
+    python -m benchmarks.loss_curves bfloat16=A/metrics.jsonl bfloat16=B/metrics.jsonl float8=C/metrics.jsonl … \
+        --picture curves.png
 
-The table has the mean loss of each tenth of the run and how far the others lie from the first. Held-out losses are
-those of the last evaluation. docs/kernels.md says which runs were compared by it.
+Runs of one name are seeds of the same thing. The table has the mean loss of each tenth of the run: of every name the
+mean over its seeds and their standard deviation, how far the means of the others lie from the first's, and beside it
+the spread of seeds, which is the root mean square of both deviations. A difference no larger is `within` it. Of a name
+with one run there is no spread. Held-out losses are those of the last evaluation that all runs had. The picture has the
+mean of each name in a band from its least to its greatest seed, and below the difference in a band of the spread.
+docs/kernels.md says which runs were compared by it.
 """
 
 import json
+import math
 import statistics
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,27 +30,91 @@ from bamba_data.errors import UserError
 Losses = dict[int, float]
 
 
-def read(file: Path) -> tuple[Losses, dict[str, float]]:
-    """The loss of every step that was logged, and the last held-out loss of each source."""
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A run's loss at every step that was logged, and its held-out losses, by source, at every evaluation."""
+
+    losses: Losses
+    held_out: dict[int, dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """One figure of each run of a name."""
+
+    values: list[float]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}" + (f" ± {self.deviation:.4f}" if self.deviation is not None else "")
+
+
+def read(file: Path) -> Curve:
+    """From a run's metrics.jsonl."""
     losses: Losses = {}
-    held_out: dict[str, float] = {}
+    held_out: dict[int, dict[str, float]] = {}
     for line in map(json.loads, file.read_text().splitlines()):
         if "loss" in line:
             losses[line["step"]] = line["loss"]
         elif line.get("event") == "held out":
-            held_out = {key.partition("/")[2]: value for key, value in line.items() if key.startswith("held_out/")}
+            named = {key.partition("/")[2]: value for key, value in line.items() if key.startswith("held_out/")}
+            held_out[line["step"]] = named
     if not losses:
         raise UserError(f"{file}: no losses in it; give a run's metrics.jsonl")
-    return losses, held_out
+    return Curve(losses, held_out)
 
 
-def tenths(losses: Losses, steps: int) -> list[float]:
-    """The mean loss of each tenth of `steps`."""
-    width = steps / 10
-    return [
-        statistics.fmean(loss for step, loss in losses.items() if part * width < step <= (part + 1) * width)
-        for part in range(10)
-    ]
+def spread(one: Seeds, other: Seeds) -> float | None:
+    """Of the seeds of both, the root mean square of their deviations; None where one has no seeds to differ."""
+    if one.deviation is None or other.deviation is None:
+        return None
+    return math.sqrt((one.deviation**2 + other.deviation**2) / 2)
+
+
+def compared(base: Seeds, other: Seeds) -> str:
+    """How far the mean of `other` lies from that of `base`, and whether seeds lie as far apart."""
+    difference = other.mean - base.mean
+    said = f"{other}  {difference:+.4f} ({difference / base.mean:+.2%})"
+    between = spread(base, other)
+    if between is None:
+        return said
+    return f"{said}, {'within' if abs(difference) <= between else 'beyond'} {between:.4f}"
+
+
+def rows(named: dict[str, list[Curve]]) -> dict[str, dict[str, Seeds]]:
+    """The rows of the table, by what they are of: the figures of every name. A tenth of which a run has nothing is left
+    out."""
+    curves = [curve for listed in named.values() for curve in listed]
+
+    def row(figure: Callable[[Curve], float]) -> dict[str, Seeds]:
+        return {name: Seeds([figure(curve) for curve in listed]) for name, listed in named.items()}
+
+    steps = min(max(curve.losses) for curve in curves)
+    found = {}
+    for part in range(10):
+        first, last = part * steps / 10, (part + 1) * steps / 10
+        if all(any(first < step <= last for step in curve.losses) for curve in curves):
+            found[f"{first + 1:.0f} to {last:.0f}"] = row(partial(_mean, first=first, last=last))
+    if both := set.intersection(*(set(curve.held_out) for curve in curves)):
+        at = max(both)
+        sources = sorted(set.intersection(*(set(curve.held_out[at]) for curve in curves)))
+        for source in sources:
+            found[f"held out, {source}"] = row(lambda curve, source=source: curve.held_out[at][source])  # type: ignore[misc]
+        found[f"held out at {at}, mean"] = row(
+            lambda curve: statistics.fmean(curve.held_out[at][source] for source in sources)
+        )
+    return found
+
+
+def _mean(curve: Curve, first: float, last: float) -> float:
+    return statistics.fmean(loss for step, loss in curve.losses.items() if first < step <= last)
 
 
 def command(
@@ -49,31 +122,37 @@ def command(
     picture: Annotated[Path | None, typer.Option(help="Where to draw the curves.")] = None,
 ) -> None:
     """Compare runs."""
-    named = {name: read(Path(file)) for name, _, file in (run.partition("=") for run in runs)}
-    steps = min(max(losses) for losses, _ in named.values())
-    tables = {name: tenths(losses, steps) for name, (losses, _) in named.items()}
-    first, *others = tables
-    typer.echo(f"steps to   {first}" + "".join(f"  {name}" for name in others))
-    for part, base in enumerate(tables[first]):
-        rest = "".join(f"  {tables[name][part]:.4f} ({tables[name][part] / base - 1:+.2%})" for name in others)
-        typer.echo(f"{round((part + 1) * steps / 10):>8}   {base:.4f}{rest}")
-    for source, base in named[first][1].items():
-        rest = "".join(f"  {named[name][1][source]:.4f} ({named[name][1][source] / base - 1:+.2%})" for name in others)
-        typer.echo(f"held out   {source} {base:.4f}{rest}")
+    named: dict[str, list[Curve]] = {}
+    for name, _, file in (run.partition("=") for run in runs):
+        named.setdefault(name, []).append(read(Path(file)))
+    base, *others = named
+    heads = [f"{name}, {len(listed)} seed{'s' * (len(listed) > 1)}" for name, listed in named.items()]
+    typer.echo(f"| mean loss of steps | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
+    for what, row in rows(named).items():
+        cells = [str(row[base]), *(compared(row[base], row[name]) for name in others)]
+        typer.echo(f"| {what} | {' | '.join(cells)} |")
     if picture:
         draw(named, picture)
 
 
-def draw(named: dict[str, tuple[Losses, dict[str, float]]], file: Path) -> None:
-    """The mean over every 10 logged steps of each run, and its distance from the first run's."""
+def draw(named: dict[str, list[Curve]], file: Path) -> None:
+    """Means over every 10 logged steps: of each name, and how far they lie from the first's."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=[2, 1])
-    smooth = {name: _smooth(losses) for name, (losses, _) in named.items()}
-    first = next(iter(smooth.values()))
-    for name, curve in smooth.items():
-        above.plot(list(curve), list(curve.values()), linewidth=1, label=name)
-        both = [step for step in curve if step in first]
-        below.plot(both, [100 * (curve[step] / first[step] - 1) for step in both], linewidth=1)
+    smooth = {name: [_smooth(curve.losses) for curve in listed] for name, listed in named.items()}
+    shared = sorted(set.intersection(*(set(curve) for curves in smooth.values() for curve in curves)))
+    seeds = {name: [Seeds([curve[at] for curve in curves]) for at in shared] for name, curves in smooth.items()}
+    first = next(iter(seeds.values()))
+    for number, (name, points) in enumerate(seeds.items()):
+        means, color = [point.mean for point in points], f"C{number}"
+        above.plot(shared, means, linewidth=1, color=color, label=name)
+        least, greatest = [min(point.values) for point in points], [max(point.values) for point in points]
+        above.fill_between(shared, least, greatest, color=color, alpha=0.25, linewidth=0)
+        off = [100 * (point.mean / base.mean - 1) for point, base in zip(points, first, strict=True)]
+        below.plot(shared, off, linewidth=1, color=color)
+        between = [100 * (spread(base, point) or 0) / base.mean for point, base in zip(points, first, strict=True)]
+        if points is not first and any(between):
+            below.fill_between(shared, [-x for x in between], between, color=color, alpha=0.2, linewidth=0)
     above.set_ylabel("loss, nats a token")
     above.legend()
     below.set_ylabel("from the first, %")
