@@ -111,8 +111,9 @@ class Compute(Strict):
     rank updates some rows of each matrix, and `row_exchange` says how gradients and rows go between ranks: by
     `copies` from GPU to GPU of one host, by `collectives`, or `auto`, the first where it can be. `float8` is for the
     large linears of the blocks, by one scale a matrix or a row (trainer/distributed/float8.py); it wants a GPU that
-    can, and a CPU emulates it. With `float8_casts: kernel` one kernel makes the float8 of their backward, reading each
-    matrix once, with the same bits; of one scale a matrix alone, and not yet measured on a GPU.
+    can, and a CPU emulates it. With `float8_casts: kernel` one kernel makes their float8, reading each matrix once for
+    forward and backward, with the same bits; where nothing is recomputed, the codes of inputs and weights stay until
+    the backward, a byte a number. Of one scale a matrix alone.
     """
 
     dtype: Literal["bfloat16", "float32"] = "bfloat16"

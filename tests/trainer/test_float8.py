@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torchao.float8.float8_linear import Float8Linear
 
 from bamba_data.errors import UserError
@@ -115,6 +116,50 @@ def test_casts_by_the_kernel_give_every_gradient_the_bits_of_torchao_s(world: Wo
     assert theirs == {Float8Linear} and ours.isdisjoint(theirs)
     assert got.keys() == wanted.keys()
     assert [name for name, grad in got.items() if not torch.equal(grad, wanted[name])] == []
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own imports
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_with_the_kernel_a_block_keeps_turned_codes_in_place_of_what_they_are_of(world: World, recompute: str) -> None:
+    """As compiled, by the partitioner that a GPU's compiler takes: of what each product reads, and of its weight, one
+    float8 matrix and nothing wider; nothing where it is made again."""
+    compute = Compute.model_validate(
+        {"float8": "tensorwise", "float8_casts": "kernel", "compile": False, "recompute": recompute}
+    )
+    with torch.device("meta"):
+        model = Bamba(HYBRID)
+    distribute(model, compute, world, low_memory=True)
+    init_weights(model, HYBRID, 1)
+    ids, documents, positions, _ = rows(0)
+    known, block, kept = model.rows(documents, positions), model.blocks[1], list[Tensor]()
+    compiled = torch.compile(block.forward, backend="aot_eager_decomp_partition", fullgraph=True)
+    x = model.embedding(ids).detach().float().requires_grad_()
+    with saved_tensors_hooks(lambda saved: (kept.append(saved), saved)[1], lambda saved: saved):
+        out = compiled(x, known)
+    codes = sorted(sorted(one.shape) for one in kept if one.dtype == torch.float8_e4m3fn)  # some as views the other way
+    linears = [module for module in block.modules() if isinstance(module, Float8Linear)]
+    tokens, sides = ids.numel(), [(one.in_features, one.out_features) for one in linears]
+    if recompute == "full":
+        assert codes == []
+    else:
+        assert codes == sorted(map(sorted, [*sides, *((into, tokens) for into, _ in sides)]))
+        held = {one.untyped_storage().data_ptr() for one in kept}
+        assert not any(module.weight.untyped_storage().data_ptr() in held for module in linears)
+        made = {HYBRID.inner_size, HYBRID.hidden_size, 2 * HYBRID.mlp_size}  # by the scan, out_proj and gate_up
+        wide = {one.shape[-1] for one in kept if one.dtype == torch.bfloat16 and one.numel() >= tokens * 64}
+        assert HYBRID.mlp_size not in wide and made < wide
+    out.sum().backward()
+
+
+def test_without_gradients_nothing_is_made_for_a_backward(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, documents, positions, _ = rows(0)
+    model = made(world, "tensorwise", casts="kernel")
+    wanted = model.logits(ids, documents, positions)
+    monkeypatch.setattr(
+        backends, "backend", lambda tensor, *_: SimpleNamespace(**(vars(reference) | {"float8_cast": None}))
+    )
+    with torch.no_grad():
+        assert torch.equal(model.logits(ids, documents, positions), wanted)
 
 
 def test_casts_by_the_kernel_are_refused_where_each_row_has_a_scale() -> None:

@@ -24,8 +24,8 @@ def convert(blocks: nn.Module, kind: str, device: torch.device, casts: str = "co
 
     Args:
         kind: One scale a matrix (tensorwise), one a row or column of it (rowwise), or none.
-        casts: Who makes float8 for the backward: the compiler (compiled), or our kernel in one read of each matrix
-            (kernel; tensorwise alone), which is held against torch's casts on this device first.
+        casts: Who makes float8: the compiler (compiled), or our kernel in one read of each matrix, for forward and
+            backward (kernel; tensorwise alone), which is held against torch's casts on this device first.
 
     Returns:
         How many were replaced.

@@ -1,16 +1,21 @@
 """A matrix times a scale in float8, as it lies and turned, from one read of it.
 
-A product in float8 wants both operands along their inner side, so the backward of a linear needs each of its matrices
-the other way round too. A compiler makes the two as two kernels, and the one that turns writes single bytes a column
-apart. Here a program reads a tile once, rounds it once, and writes it where it lies and, turned in registers, where it
-goes; rows of a tile are as long as memory likes both ways.
+A product in float8 wants both operands along their inner side, so each matrix of a linear is multiplied as it lies in
+one product and the other way round in another. A compiler makes the two as two kernels, and the one that turns writes
+single bytes a column apart. Here a program reads a tile once and writes it both ways.
+
+What is turned are words of four codes, of one column and four rows: so shared memory is read and written by words, and
+no number is rounded twice. (Of a tile of bytes Triton turns the bfloat16 that they are made of, and rounds once for
+each way.) A matrix that is no number of whole tiles goes through the second kernel, byte by byte.
 
 The codes are those of torch: the product in float32, held within what the format can say, rounded to the nearest and to
-even; NaN stays NaN. They are made by arithmetic, not by a device's conversion, so what the tests show in Triton's
-interpreter holds on a GPU. On an H200 a step was no faster by it (docs/kernels.md).
+even; NaN stays NaN. A GPU since Ada rounds so itself, two numbers an instruction. Elsewhere, in Triton's interpreter
+too, they are made by arithmetic. A run that wants this kernel holds it against torch's casts first (docs/kernels.md).
 """
 
 import math
+from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -21,13 +26,21 @@ from .launch import Launch, on
 from .math import at_least, at_most, wide
 
 CAST = Launch(warps=8, block=128)
+CONVERTS = (8, 9)  # the first compute capability that rounds to float8
+
+
+@cache
+def converts(device: torch.device) -> bool:
+    """Whether a device rounds to float8 itself."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= CONVERTS
 
 
 @triton.jit
-def _code(value, LEAST: tl.constexpr, DIGITS: tl.constexpr):
-    """The bits of the float8 number next to a float32 one that is no larger than all of them; 2^`LEAST` is the smallest
-    normal one, `DIGITS` come behind the point. Where the last digit of a sum is worth a step of float8, its last bits
-    count the steps, rounded as any sum is; codes of a binade follow on those of the one below."""
+def _code(value, LARGEST: tl.constexpr, LEAST: tl.constexpr, DIGITS: tl.constexpr):
+    """The bits of the float8 number next to a float32 one; `LARGEST` is the largest, 2^`LEAST` the smallest normal one,
+    `DIGITS` come behind the point. Where the last digit of a sum is worth a step of float8, its last bits count the
+    steps, rounded as any sum is; codes of a binade follow on those of the one below."""
+    value = at_least(at_most(value, LARGEST), -LARGEST)
     bits = value.to(tl.int32, bitcast=True)
     binade = tl.maximum((bits >> 23) & 0xFF, LEAST + 127)
     shift = ((binade + 23 - DIGITS) << 23).to(tl.float32, bitcast=True)
@@ -37,33 +50,80 @@ def _code(value, LEAST: tl.constexpr, DIGITS: tl.constexpr):
 
 
 @triton.jit
+def _coded(value, CONVERT: tl.constexpr, LARGEST: tl.constexpr, LEAST: tl.constexpr, DIGITS: tl.constexpr):
+    """`_code`, by the device where it can. Its instruction holds what is too large to the largest number by itself."""
+    if not CONVERT:
+        return _code(value, LARGEST, LEAST, DIGITS)
+    elif DIGITS == 3:
+        return value.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+    else:
+        return value.to(tl.float8e5).to(tl.uint8, bitcast=True)
+
+
+@triton.jit
 def _float8_cast(
     x, scale, rows, turned,
     height, width, stride,
-    LARGEST: tl.constexpr, LEAST: tl.constexpr, DIGITS: tl.constexpr, KEEP_ROWS: tl.constexpr, TILE: tl.constexpr,
+    CONVERT: tl.constexpr, LARGEST: tl.constexpr, LEAST: tl.constexpr, DIGITS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Whole tiles. `turned` is seen as words: (width, height / 4)."""
+    # offsets within a tile in 32 bits, from the tile's place in 64
+    first, left = wide(tl.program_id(0)) * TILE, wide(tl.program_id(1)) * TILE
+    four, column = tl.arange(0, TILE // 4), tl.arange(0, TILE)
+    x += first * stride + left
+    rows += first * width + left
+    turned += left * (height // 4) + first // 4
+    take = four[:, None] * (4 * stride) + column[None, :]
+    a, b, c, d = (
+        tl.load(x + take),
+        tl.load(x + stride + take),
+        tl.load(x + 2 * stride + take),
+        tl.load(x + 3 * stride + take),
+    )
+    by = tl.load(scale)
+    a = _coded(a.to(tl.float32) * by, CONVERT, LARGEST, LEAST, DIGITS)
+    b = _coded(b.to(tl.float32) * by, CONVERT, LARGEST, LEAST, DIGITS)
+    c = _coded(c.to(tl.float32) * by, CONVERT, LARGEST, LEAST, DIGITS)
+    d = _coded(d.to(tl.float32) * by, CONVERT, LARGEST, LEAST, DIGITS)
+    give = four[:, None] * (4 * width) + column[None, :]
+    tl.store(rows + give, a)
+    tl.store(rows + width + give, b)
+    tl.store(rows + 2 * width + give, c)
+    tl.store(rows + 3 * width + give, d)
+    word = a.to(tl.int32) | (b.to(tl.int32) << 8) | (c.to(tl.int32) << 16) | (d.to(tl.int32) << 24)
+    tl.store(turned + column[:, None] * (height // 4) + four[None, :], tl.trans(word))
+
+
+@triton.jit
+def _float8_cast_any(
+    x, scale, rows, turned,
+    height, width, stride,
+    CONVERT: tl.constexpr, LARGEST: tl.constexpr, LEAST: tl.constexpr, DIGITS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     row = wide(tl.program_id(0)) * TILE + tl.arange(0, TILE)
     column = wide(tl.program_id(1)) * TILE + tl.arange(0, TILE)
     live = (row < height)[:, None] & (column < width)[None, :]
     value = tl.load(x + row[:, None] * stride + column[None, :], mask=live, other=0.0).to(tl.float32)
-    value = at_least(at_most(value * tl.load(scale), LARGEST), -LARGEST)
-    code = _code(value, LEAST, DIGITS)
-    if KEEP_ROWS:
-        tl.store(rows + row[:, None] * width + column[None, :], code, mask=live)
+    code = _coded(value * tl.load(scale), CONVERT, LARGEST, LEAST, DIGITS)
+    tl.store(rows + row[:, None] * width + column[None, :], code, mask=live)
     tl.store(turned + column[:, None] * height + row[None, :], tl.trans(code), mask=tl.trans(live))
 
 
-def float8_cast(x: Tensor, scale: Tensor, dtype: torch.dtype, keep_rows: bool) -> tuple[Tensor, Tensor]:
-    """(height, width) and (width, height), contiguous; the first is empty where it is not wanted. The last dimension of
-    x has a stride of 1."""
+def float8_cast(x: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(height, width) and (width, height), contiguous. The last dimension of x has a stride of 1."""
     height, width = x.shape
     of = torch.finfo(dtype)
-    rows = torch.empty((height, width) if keep_rows else (0, width), dtype=dtype, device=x.device)
+    rows = torch.empty((height, width), dtype=dtype, device=x.device)
     turned = torch.empty((width, height), dtype=dtype, device=x.device)
+    kind: dict[str, Any] = {
+        **{"LARGEST": of.max, "LEAST": round(math.log2(of.smallest_normal)), "DIGITS": -round(math.log2(of.eps))},
+        **{"CONVERT": converts(x.device), "TILE": CAST.block, **CAST.options()},
+    }
+    given, sizes = (x, scale, rows.view(torch.uint8)), (height, width, x.stride(0))
+    down, along = triton.cdiv(height, CAST.block), triton.cdiv(width, CAST.block)
     with on(x):
-        _float8_cast[(triton.cdiv(height, CAST.block), triton.cdiv(width, CAST.block))](
-            x, scale, rows.view(torch.uint8), turned.view(torch.uint8), height, width, x.stride(0),
-            LARGEST=of.max, LEAST=round(math.log2(of.smallest_normal)), DIGITS=-round(math.log2(of.eps)),
-            KEEP_ROWS=keep_rows, TILE=CAST.block, **CAST.options(),
-        )  # fmt: skip
+        if height % CAST.block or width % CAST.block:
+            _float8_cast_any[(down, along)](*given, turned.view(torch.uint8), *sizes, **kind)
+        else:
+            _float8_cast[(down, along)](*given, turned.view(torch.int32), *sizes, **kind)
     return rows, turned

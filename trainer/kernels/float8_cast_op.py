@@ -1,4 +1,4 @@
-"""A matrix in float8 by a scale, turned, or both ways: what the backward of a linear in float8 multiplies."""
+"""A matrix in float8 by a scale, as it lies and turned: what the products of a linear in float8 read."""
 
 import torch
 from torch import Tensor
@@ -22,28 +22,20 @@ def float8_cast(x: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
         (height, width) and (width, height), both contiguous, of the same codes.
     """
     check(x, scale, dtype)
-    rows, turned = torch.ops.bamba.float8_cast(x, scale, dtype, True)
+    rows, turned = torch.ops.bamba.float8_cast(x, scale, dtype)
     return rows, turned
 
 
-def float8_turned(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """The second of `float8_cast` alone."""
-    check(x, scale, dtype)
-    turned: Tensor = torch.ops.bamba.float8_cast(x, scale, dtype, False)[1]
-    return turned
-
-
 @torch.library.custom_op("bamba::float8_cast", mutates_args=())
-def _cast(x: Tensor, scale: Tensor, dtype: torch.dtype, keep_rows: bool) -> tuple[Tensor, Tensor]:
+def _cast(x: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     given = x if x.stride(1) == 1 else x.contiguous()
-    return backends.backend(given).float8_cast(given, scale, dtype, keep_rows)
+    return backends.backend(given).float8_cast(given, scale, dtype)
 
 
 @_cast.register_fake
-def _(x: Tensor, scale: Tensor, dtype: torch.dtype, keep_rows: bool) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     height, width = x.shape
-    rows = x.new_empty((height if keep_rows else 0, width), dtype=dtype)
-    return rows, x.new_empty((width, height), dtype=dtype)
+    return x.new_empty((height, width), dtype=dtype), x.new_empty((width, height), dtype=dtype)
 
 
 def check(x: Tensor, scale: Tensor, dtype: torch.dtype) -> None:

@@ -6,14 +6,13 @@
     scan(x, dt, …)          the SSD scan alone, with the state that enters and the one that leaves (scan_op.py)
     swiglu(gate_up)         silu(gate) * up of the MLP (swiglu_op.py); `swiglu_now` without gradients
     residual_norm(x, …)     x + branch and its norm, without gradients (residual_norm_op.py)
-    float8_cast(x, …)       a matrix in float8 as it lies and turned (float8_cast_op.py); `float8_turned` the last alone
+    float8_cast(x, …)       a matrix in float8 as it lies and turned (float8_cast_op.py)
 
 The order of an op's arguments is stated once, by the fields of `shapes.MixInputs` and `shapes.ScanInputs`; schemas,
 fakes and FLOP formulas are made from them.
 """
 
 from .float8_cast_op import float8_cast as float8_cast
-from .float8_cast_op import float8_turned as float8_turned
 from .mix_op import mix as mix
 from .mix_op import mix_carried as mix_carried
 from .residual_norm_op import residual_norm as residual_norm

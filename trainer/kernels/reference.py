@@ -314,11 +314,11 @@ def swiglu_backward(gate_up: Tensor, grad: Tensor) -> Tensor:
     return torch.cat(halves, dim=-1).to(gate_up.dtype)
 
 
-def float8_cast(x: Tensor, scale: Tensor, dtype: torch.dtype, keep_rows: bool) -> tuple[Tensor, Tensor]:
-    """x times scale in float8, where it is wanted, and that turned."""
+def float8_cast(x: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x times scale in float8, as it lies and turned."""
     largest = torch.finfo(dtype).max
     codes = (x.float() * scale).clamp(-largest, largest).to(dtype)
-    return codes if keep_rows else codes[:0].clone(), codes.t().contiguous()
+    return codes, codes.t().contiguous()
 
 
 def residual_norm(x: Tensor, branch: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -92,6 +92,8 @@ def need_of(
         if compute.offload_residuals:
             host = stream * max(model.layers - ON_DEVICE, 0)
     activations = stream * model.layers - host + sum(layers)
+    if _keeps_codes(compute):  # of the weights, turned: from a block's forward to its backward, whole on each rank
+        activations += model.matmul_parameters - model.hidden_size * model.vocab_size
     if model.attention_indices and not compute.compile:
         activations += tokens * row_tokens
     return MemoryNeed(
@@ -109,12 +111,18 @@ def _kept_bytes(model: ModelConfig, parts: LayerParts, compute: Compute, row_tok
     """What a block leaves for its backward of one micro-batch, without the stream that goes into it."""
     bytes_each = 2 if compute.dtype == "bfloat16" else WIDE_BYTES
     tokens = compute.micro_rows * row_tokens // compute.context_ranks
-    # What products read: made again where the rule is selective; in float8 codes of it are kept, which are not counted.
+    # What products read: made again where the rule is selective; the compiler keeps codes of it in float8, not counted.
     read = compute.recompute != "selective" and compute.float8 == "none"
     numbers = kept_numbers(model, parts, read=read) * tokens
     if parts.mixer == "attention" and compute.context_ranks > 1:  # keys and values of whole rows
         numbers += 2 * model.kv_heads * model.head_dim * (compute.micro_rows * row_tokens - tokens)
-    return numbers * bytes_each
+    codes = (kept_numbers(model, parts) - kept_numbers(model, parts, read=False)) * tokens
+    return numbers * bytes_each + codes * _keeps_codes(compute)
+
+
+def _keeps_codes(compute: Compute) -> bool:
+    """Whether blocks keep what their products in float8 read, and their weights, as turned codes of a byte."""
+    return compute.float8_casts == "kernel" and compute.recompute == "none"
 
 
 def kept_numbers(model: ModelConfig, parts: LayerParts, *, read: bool = True) -> int:
