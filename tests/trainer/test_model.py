@@ -115,6 +115,13 @@ def test_the_loss_in_chunks_is_the_loss_of_all_logits_with_its_gradients() -> No
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
+def test_a_loss_without_gradients_makes_the_logits_and_no_other_product() -> None:
+    hidden, weight = (torch.randn(n, 32, requires_grad=True) for n in (50, 211))
+    with torch.no_grad(), Operations() as seen:
+        summed_loss(hidden, weight, torch.zeros(50, dtype=torch.int64), torch.tensor(0.3), 25)
+    assert seen.names.count("aten.mm.default") == 2
+
+
 @pytest.mark.parametrize("chunk", [7, 100])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_gradients_of_a_loss_alone_have_the_same_bits_without_a_pass_over_them(

@@ -68,8 +68,9 @@ def test_gradients_of_several_micro_batches_are_summed_in_float32(world: World) 
     assert seen == {torch.float32}
 
 
-def test_the_sum_over_micro_batches_has_the_bits_of_float32_additions_in_their_order(world: World) -> None:
+def test_the_sum_over_micro_batches_of_what_no_product_sums_has_the_bits_of_float32_additions(world: World) -> None:
     model, _, step = learner(world, *HALF, "compute.micro_rows=2")
+    small = dict(vector_parameters(model))
     for times in range(2):  # the second step begins with what the first one left
         batch = Batch.of(next(iter(Synthetic(48, 6, 0, 1, 64))))
         scale = torch.tensor(1.0 / batch.targets)
@@ -89,7 +90,10 @@ def test_the_sum_over_micro_batches_has_the_bits_of_float32_additions_in_their_o
         )
         assert seen.keys() == wanted.keys()
         for name, grad in seen.items():
-            assert torch.equal(grad, wanted[name]), f"{name}, step {times}"
+            if name == "embedding.weight" or name in small:
+                assert torch.equal(grad, wanted[name]), f"{name}, step {times}"
+            else:  # the sum of exact products, test_product_sums.py; here of rounded ones
+                assert (grad - wanted[name]).abs().max() < 0.01 * wanted[name].abs().max(), f"{name}, step {times}"
 
 
 def test_a_step_without_a_finite_gradient_changes_no_bit(world: World) -> None:

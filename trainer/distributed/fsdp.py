@@ -33,8 +33,9 @@ from bamba_data.errors import UserError
 from .. import compiled
 from ..config import Compute
 from ..context.group import ALONE, ContextGroup, check_ranks, no_groups
-from ..kernels.swiglu_op import stay_whole_in_graphs
+from ..kernels import swiglu_op
 from ..model.bamba import Bamba, vector_parameters
+from . import summing_linear
 from .consistency import require_agreement
 from .float8 import convert
 from .offload import ResidualOffload
@@ -141,6 +142,8 @@ def distribute(model: Bamba, compute: Compute, world: World, *, low_memory: bool
             parameter.data = parameter.data.bfloat16()
     shard = partial(fully_shard, mesh=_mesh(world, compute.shard_ranks), mp_policy=policy, ignored_params=whole)
     sharded = not low_memory or (compute.shard_ranks or world.size) > 1
+    if not sharded:
+        summing_linear.convert(model.blocks)
     offload = ResidualOffload()
     for block in model.blocks:
         # Within the block's own call, so that the gathering of its weights happens around it, not inside a graph.
@@ -186,7 +189,8 @@ def _computed(forward: Callable[..., Tensor], compute: Compute) -> Callable[...,
         forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False, **kept)
     if not compute.compile:
         return forward
-    stay_whole_in_graphs()
+    swiglu_op.stay_whole_in_graphs()
+    summing_linear.stay_whole_in_graphs()
     return torch.compile(forward, fullgraph=True)
 
 

@@ -3,6 +3,7 @@ backward, in Triton on a GPU and in plain torch on a CPU, behind the same op. Wh
 
     ops            the torch ops; each in a file, mix_op, step_op, scan_op, swiglu_op: signature,
                    checks (checks), fakes, autograd, FLOP formulas
+    add_product_op a weight's gradient added to its float32 sum, by torch's product on both
     backends       which implementation an op runs
     reference      the mathematics in plain torch; triton_backend the same by the kernels
     conv, ssd_*, gated_norm, step, swiglu, float8_cast    the kernels, by what they compute

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from ..context.exchange import end_to_end
 from ..context.group import ALONE
+from ..kernels.add_product_op import GradientSum
 from ..kernels.conv_halo import HALO
 from ..loss import summed_loss
 from .attention import Attention
@@ -60,6 +61,7 @@ class Head(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         self.fused = False  # the softmax of the loss as one compiled kernel
+        self.into: GradientSum | None = None  # of the weight, summed over micro-batches; autograd has none of it then
 
     def forward(
         self, x: Tensor, labels: Tensor | None, scale: Tensor, chunk_tokens: int
@@ -68,7 +70,7 @@ class Head(nn.Module):
         hidden: Tensor = self.norm(x, self.weight.dtype)
         if labels is None:
             return hidden @ self.weight.T
-        return summed_loss(hidden, self.weight, labels, scale, chunk_tokens, fused=self.fused)
+        return summed_loss(hidden, self.weight, labels, scale, chunk_tokens, fused=self.fused, into=self.into)
 
 
 class Bamba(nn.Module):

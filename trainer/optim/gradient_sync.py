@@ -1,11 +1,12 @@
 """How the gradients of a step come together: over its micro-batches, and over the ranks.
 
 Sharded matrices: FSDP2 sums them, block by block, while the backward still computes. Vectors: one message a step.
-Matrices that lie whole on a rank in bfloat16 (`optimizer.memory: low`, not sharded): over micro-batches each is added
-to a sum in float32 as soon as it is made, in one pass that reads bfloat16, and is gone again; autograd would first
-write it in float32 and then add that. Over several ranks (`compute.shard_ranks: 1`) the rows of each are summed at
-their owner as soon as the last backward has made it, in the dtype it has, and updated rows go to all ranks beneath the
-next forward (trainer/distributed/row_exchange.py).
+Matrices that lie whole on a rank in bfloat16 (`optimizer.memory: low`, not sharded): over micro-batches the products of
+the head and of the blocks' linears add to a sum in float32 and write no gradient (kernels/add_product_op.py). The
+gradients of the others, the embedding and linears in float8, are added to such a sum as soon as each is made, in one
+pass that reads bfloat16, and are gone again; autograd would first write them in float32 and then add that. Over several
+ranks (`compute.shard_ranks: 1`) the rows of each are summed at their owner as soon as the last backward has made it, in
+the dtype it has, and updated rows go to all ranks beneath the next forward (trainer/distributed/row_exchange.py).
 """
 
 from functools import partial
@@ -22,7 +23,9 @@ from ..distributed.fsdp import World
 from ..distributed.peer_copies import exchange_of
 from ..distributed.row_exchange import RowExchange
 from ..distributed.row_shares import own_rows
-from ..model.bamba import Bamba, vector_parameters
+from ..distributed.summing_linear import SummingLinear
+from ..kernels.add_product_op import GradientSum, sums_in_product
+from ..model.bamba import Bamba, Head, vector_parameters
 
 
 class GradientSync:
@@ -38,11 +41,20 @@ class GradientSync:
         self._shared: set[Tensor] = set()  # matrices of which a rank updates its own rows alone
         self._modules: list[nn.Module] = []
         self.exchange: RowExchange | None = None
+        self._products: dict[Tensor, SummingLinear | Head] = {}  # of weights whose gradient a product may sum
+        self._totals: dict[Tensor, Tensor] = {}  # their sums: kept, so that every step finds its memory there
+        self._first = torch.tensor(True)  # nothing is in them yet
+        self._summing = False  # this step has several micro-batches
         if not isinstance(model, FSDPModule):
             small = {parameter for _, parameter in vector_parameters(model)}
             self._whole = [parameter for parameter in model.parameters() if parameter not in small]
             for parameter in self._whole:
                 parameter.register_post_accumulate_grad_hook(self._made)  # type: ignore[no-untyped-call]
+            for part in [*model.blocks, model.head]:
+                own = {one.weight: one for one in part.modules() if isinstance(one, SummingLinear | Head)}
+                own = {weight: one for weight, one in own.items() if sums_in_product(weight)}
+                part.register_forward_pre_hook(partial(self._watch, list(own)))
+                self._products |= own
             self._shared = {parameter for parameter in self._whole if own_rows(parameter, world) is not None}
         if self._shared:
             self._modules = [model.embedding, *model.blocks, model.head]
@@ -56,7 +68,10 @@ class GradientSync:
         return self.exchange.device_bytes if self.exchange else 0
 
     def before_backward(self, *, last: bool) -> None:
-        """Of one micro-batch; `last` says that it is the last of the step."""
+        """Of one micro-batch, before its forward, too; `last` says that it is the last of the step."""
+        self._first.fill_(not self._summing)
+        if not last and not self._summing:
+            self._sum_in_products()
         self._last = last
         if isinstance(self.model, FSDPModule):
             self.model.set_requires_all_reduce(last)  # between groups of ranks, if there are several
@@ -70,17 +85,39 @@ class GradientSync:
 
     def _made(self, parameter: Tensor) -> None:
         """The gradient of one micro-batch is there."""
+        if self._summing and parameter in self._products:  # autograd says so of one that it has not, too
+            return
         if not self._last or parameter in self._sums:
             self._add(parameter)
         if self._last:
             self._complete(parameter)
 
     def _complete(self, parameter: Tensor) -> None:
-        """The gradient of the step is there, of this rank's rows."""
+        """This rank's gradient of the step is there, and nothing is added to it any more."""
         if self.exchange is not None and parameter in self._shared:
             self.exchange.add_up(parameter)
         elif self.world.size > 1:
             self._under_way.append(dist.all_reduce(parameter.grad, async_op=True))
+
+    def _sum_in_products(self) -> None:
+        """From here to the end of the step."""
+        self._summing = True
+        for weight, module in self._products.items():
+            if weight not in self._totals:
+                self._totals[weight] = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
+            module.into = GradientSum(self._totals[weight], self._first)
+
+    def _watch(self, weights: list[Tensor], _: nn.Module, given: tuple[Any, ...]) -> None:
+        """Before the forward of a block, or of the head: when the gradient of its input is there, those of its weights
+        are."""
+        if self._summing and self._last and given[0].requires_grad:
+            given[0].register_hook(lambda _: self._summed(weights))
+
+    def _summed(self, weights: list[Tensor]) -> None:
+        for weight in weights:
+            weight.grad_dtype = torch.float32
+            weight.grad = self._totals[weight]
+            self._complete(weight)
 
     def _add(self, parameter: Tensor) -> None:
         grad, parameter.grad = parameter.grad, None
@@ -102,6 +139,10 @@ class GradientSync:
         for work in self._under_way:
             work.wait()
         self._under_way.clear()
+        for weight, module in self._products.items():
+            module.into = None
+            assert weight.grad is not None, "a matrix had no gradient in the last micro-batch"
+        self._summing = False
         assert not self._sums, "a matrix had no gradient in the last micro-batch"
         grads = [parameter.grad for _, parameter in vector_parameters(self.model) if parameter.grad is not None]
         if self.world.size == 1 or not grads:
