@@ -29,6 +29,7 @@ from .row_exchange import CollectiveExchange, RowExchange
 from .row_shares import own_rows
 
 GROUPS = 32  # of signals at most: a pad holds 512, one a rank and channel
+EARLY = 2  # of them are sent beneath the update
 
 
 class PeerCopyExchange:
@@ -64,6 +65,7 @@ class PeerCopyExchange:
             place = self._weights[start : start + parameter.numel()].view(parameter.shape)
             parameter.data = place.copy_(parameter.detach())
         self._copying, self._adding = torch.cuda.Stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._unsent: list[Tensor] = []
         self._sending: int | None = None  # the channel whose rows are being sent
         self._awaited: set[int] = set()  # channels of which other ranks send rows
 
@@ -113,21 +115,31 @@ class PeerCopyExchange:
             torch.cuda.current_stream().wait_stream(stream)
 
     def send(self, parameter: Tensor) -> None:
-        channel, rows = self._channel[parameter], own_rows(parameter, self.world)
-        assert rows is not None
-        if channel != self._sending:
-            self._signal()
-            self._sending = channel
-        own = parameter.detach()[rows].view(-1)
-        start = self._start[parameter] + self.world.rank * own.numel()
-        self._copying.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._copying):
-            for peer in self._peers:
-                place = self._weights_peers.get_buffer(peer, (own.numel(),), torch.bfloat16, start)
-                place.copy_(own, non_blocking=True)
+        """Of the first groups at once, of all others when the update is over: it wants the memory's whole rate, and the
+        forward that follows leaves most of it."""
+        self._unsent.append(parameter)
+        if self._channel[parameter] < EARLY:
+            self._send_all()
 
     def sent(self) -> None:
+        self._send_all()
         self._signal()
+
+    def _send_all(self) -> None:
+        self._copying.wait_stream(torch.cuda.current_stream())
+        for parameter in self._unsent:
+            channel, rows = self._channel[parameter], own_rows(parameter, self.world)
+            assert rows is not None
+            if channel != self._sending:
+                self._signal()
+                self._sending = channel
+            own = parameter.detach()[rows].view(-1)
+            start = self._start[parameter] + self.world.rank * own.numel()
+            with torch.cuda.stream(self._copying):
+                for peer in self._peers:
+                    place = self._weights_peers.get_buffer(peer, (own.numel(),), torch.bfloat16, start)
+                    place.copy_(own, non_blocking=True)
+        self._unsent.clear()
 
     def _signal(self) -> None:
         """All rows of the channel that was being sent are on their way."""
