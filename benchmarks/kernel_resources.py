@@ -28,7 +28,6 @@ from triton.runtime.jit import JITFunction
 
 from benchmarks.kernels import HEADS, STATE, WIDTH
 from trainer.kernels import backends, ops, tiles, triton_backend, tuned_launches
-from trainer.kernels import float8_cast as float8_kernel
 from trainer.kernels import launch as kernel_launch
 from trainer.kernels.launch import Launch
 from trainer.kernels.shapes import Carried
@@ -116,7 +115,6 @@ def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> lis
         with (
             mock.patch.object(JITFunction, "__getitem__", compile_only),
             mock.patch.object(tiles, "has_copy_engine", lambda _: capability[0] >= tiles.COPY_ENGINE),
-            mock.patch.object(float8_kernel, "converts", lambda _: capability >= float8_kernel.CONVERTS),
             mock.patch.object(backends, "backend", lambda *_: triton_backend),
         ):
             for keep in (True, False):

@@ -9,12 +9,12 @@ no number is rounded twice. (Of a tile of bytes Triton turns the bfloat16 that t
 each way.) A matrix that is no number of whole tiles goes through the second kernel, byte by byte.
 
 The codes are those of torch: the product in float32, held within what the format can say, rounded to the nearest and to
-even; NaN stays NaN. A GPU since Ada rounds so itself, two numbers an instruction. Elsewhere, in Triton's interpreter
-too, they are made by arithmetic. A run that wants this kernel holds it against torch's casts first (docs/kernels.md).
+even; NaN stays NaN. They are made by arithmetic, beneath the time of the bytes, so what the tests show in Triton's
+interpreter holds on a GPU. (By Hopper's own conversion Triton 3.6 made wrong words of what it turned, and no faster.)
+A run that wants this kernel holds it against torch's casts first (docs/kernels.md).
 """
 
 import math
-from functools import cache
 from typing import Any
 
 import torch
@@ -26,13 +26,6 @@ from .launch import Launch, on
 from .math import at_least, at_most, wide
 
 CAST = Launch(warps=8, block=128)
-CONVERTS = (8, 9)  # the first compute capability that rounds to float8
-
-
-@cache
-def converts(device: torch.device) -> bool:
-    """Whether a device rounds to float8 itself."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= CONVERTS
 
 
 @triton.jit
@@ -50,21 +43,10 @@ def _code(value, LARGEST: tl.constexpr, LEAST: tl.constexpr, DIGITS: tl.constexp
 
 
 @triton.jit
-def _coded(value, CONVERT: tl.constexpr, LARGEST: tl.constexpr, LEAST: tl.constexpr, DIGITS: tl.constexpr):
-    """`_code`, by the device where it can. Its instruction holds what is too large to the largest number by itself."""
-    if not CONVERT:
-        return _code(value, LARGEST, LEAST, DIGITS)
-    elif DIGITS == 3:
-        return value.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
-    else:
-        return value.to(tl.float8e5).to(tl.uint8, bitcast=True)
-
-
-@triton.jit
 def _float8_cast(
     x, scale, rows, turned,
     height, width, stride,
-    CONVERT: tl.constexpr, LARGEST: tl.constexpr, LEAST: tl.constexpr, DIGITS: tl.constexpr, TILE: tl.constexpr,
+    LARGEST: tl.constexpr, LEAST: tl.constexpr, DIGITS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Whole tiles. `turned` is seen as words: (width, height / 4)."""
     # offsets within a tile in 32 bits, from the tile's place in 64
@@ -81,10 +63,10 @@ def _float8_cast(
         tl.load(x + 3 * stride + take),
     )
     by = tl.load(scale)
-    a = _coded(a.to(tl.float32) * by, CONVERT, LARGEST, LEAST, DIGITS)
-    b = _coded(b.to(tl.float32) * by, CONVERT, LARGEST, LEAST, DIGITS)
-    c = _coded(c.to(tl.float32) * by, CONVERT, LARGEST, LEAST, DIGITS)
-    d = _coded(d.to(tl.float32) * by, CONVERT, LARGEST, LEAST, DIGITS)
+    a = _code(a.to(tl.float32) * by, LARGEST, LEAST, DIGITS)
+    b = _code(b.to(tl.float32) * by, LARGEST, LEAST, DIGITS)
+    c = _code(c.to(tl.float32) * by, LARGEST, LEAST, DIGITS)
+    d = _code(d.to(tl.float32) * by, LARGEST, LEAST, DIGITS)
     give = four[:, None] * (4 * width) + column[None, :]
     tl.store(rows + give, a)
     tl.store(rows + width + give, b)
@@ -98,13 +80,13 @@ def _float8_cast(
 def _float8_cast_any(
     x, scale, rows, turned,
     height, width, stride,
-    CONVERT: tl.constexpr, LARGEST: tl.constexpr, LEAST: tl.constexpr, DIGITS: tl.constexpr, TILE: tl.constexpr,
+    LARGEST: tl.constexpr, LEAST: tl.constexpr, DIGITS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     row = wide(tl.program_id(0)) * TILE + tl.arange(0, TILE)
     column = wide(tl.program_id(1)) * TILE + tl.arange(0, TILE)
     live = (row < height)[:, None] & (column < width)[None, :]
     value = tl.load(x + row[:, None] * stride + column[None, :], mask=live, other=0.0).to(tl.float32)
-    code = _coded(value * tl.load(scale), CONVERT, LARGEST, LEAST, DIGITS)
+    code = _code(value * tl.load(scale), LARGEST, LEAST, DIGITS)
     tl.store(rows + row[:, None] * width + column[None, :], code, mask=live)
     tl.store(turned + column[:, None] * height + row[None, :], tl.trans(code), mask=tl.trans(live))
 
@@ -117,7 +99,7 @@ def float8_cast(x: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
     turned = torch.empty((width, height), dtype=dtype, device=x.device)
     kind: dict[str, Any] = {
         **{"LARGEST": of.max, "LEAST": round(math.log2(of.smallest_normal)), "DIGITS": -round(math.log2(of.eps))},
-        **{"CONVERT": converts(x.device), "TILE": CAST.block, **CAST.options()},
+        **{"TILE": CAST.block, **CAST.options()},
     }
     given, sizes = (x, scale, rows.view(torch.uint8)), (height, width, x.stride(0))
     down, along = triton.cdiv(height, CAST.block), triton.cdiv(width, CAST.block)
