@@ -30,7 +30,7 @@ def an_update() -> list[Tensor | float]:
     weight = torch.nn.Parameter(noise(64, 16).bfloat16())
     weight.grad_dtype = torch.float32
     weight.grad = noise(64, 16)
-    numbers = [torch.tensor(value) for value in (1e-3, 0.1, 1.0, 3.0)]
+    numbers = [torch.tensor(value) for value in (1e-3, 0.1, 1.0, 3.0, 0.271, 0.142625)]
     moments = [torch.zeros(64, 16, dtype=torch.bfloat16) for _ in range(2)]
     return [weight, weight.grad, *moments, salt("a", weight), *numbers, torch.tensor(True), 0.9, 0.95, 1e-8]
 

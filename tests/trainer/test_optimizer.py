@@ -116,7 +116,8 @@ def test_steps_far_below_the_spacing_of_bfloat16_add_up_in_the_mean() -> None:
     first, second = torch.zeros_like(weight), torch.zeros_like(weight)
     key = salt("a", weight)
     for moved in range(1, 65):
-        rates = Rates(*(torch.tensor(value) for value in (1e-4, 0.0, 1.0, float(moved))), torch.tensor(True))
+        numbers = (torch.tensor(value) for value in (1e-4, 0.0, 1.0, float(moved)))
+        rates = Rates.of(rule, *numbers, torch.tensor(True))
         update(weight, torch.full_like(weight, 0.5), first, second, key, rates, rule)
     assert 1e-4 < 2**-8 / 2 / 16  # the nearest bfloat16 below 1 is 2^-8 away: rounded to the nearest, nothing moves
     assert weight.float().mean().item() == pytest.approx(1 - 64e-4, abs=1e-4)

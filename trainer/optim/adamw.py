@@ -87,8 +87,8 @@ class AdamW:
         broken = 1.0 - healthy.float()
         updates = self.updates + (1.0 - broken)
         for names, decay in self.groups:
-            rates = stochastic_rounding.Rates(
-                self._scalar(lr), self._scalar(decay), divide_by, self.updates + 1.0, healthy
+            rates = stochastic_rounding.Rates.of(
+                self.config, self._scalar(lr), self._scalar(decay), divide_by, self.updates + 1.0, healthy
             )
             wide: list[Shards] = []
             for name in names:
