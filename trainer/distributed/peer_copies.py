@@ -160,9 +160,11 @@ class PeerCopyExchange:
 
 
 def _met(tensor: Tensor) -> Any:
-    """All ranks' memory like this, within reach of each."""
+    """All ranks' memory like this, within reach of each. The host waits for the device: its memory is made with pads
+    that are cleared on the stream, and behind a backward that is still to come they would be cleared of signals."""
     everyone = dist.group.WORLD
     assert everyone is not None
+    torch.cuda.synchronize(tensor.device)
     return symmetric_memory.rendezvous(tensor, everyone)
 
 
