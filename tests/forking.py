@@ -35,6 +35,7 @@ class Ranks:
         places: list[dict[str, str]] = [{}]
         if ranks > 1:
             shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
+            shared["LOCAL_WORLD_SIZE"] = str(ranks)
             places = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
         self.processes = [
             CONTEXT.Process(target=_rank, args=(entry, list(arguments), {**env, **place}, str(stdout), str(stderr)))
