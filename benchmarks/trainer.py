@@ -54,7 +54,7 @@ KINDS = {
     "gated norm": r"^_gated_norm|^_layer_norm",
     "attention": r"flex",
     "gradient of SwiGLU": r"^_swiglu",
-    "collectives": r"^nccl",
+    "collectives": r"^nccl|symmetric_memory::|^Memcpy PtoP",
     "copies": r"split_with_sizes_copy|chunk_cat|CatArrayBatchedCopy|^Memcpy",
     "products": r"nvjet|gemm|cutlass|cublas|xmma|splitK|matmul",
     "optimizer": r"bitwise|multi_tensor",

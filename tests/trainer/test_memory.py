@@ -33,6 +33,7 @@ from trainer.observe.memory_snapshot import MemorySnapshot
 
 ALONE = ["optimizer.memory=low", "compute.micro_rows=2"]
 
+FLOAT8 = ["compute.float8=tensorwise"]
 COPIES = ["data.batch_rows=4", "compute.shard_ranks=1"]
 
 #: GiB that were held at the peak of steps on H200s (benchmarks/results/trainer_h200_20261122T1645.jsonl, …_20261130).
@@ -40,9 +41,12 @@ MEASURED = [
     (["data.batch_rows=4"], 2, 113.7),
     ([*ALONE, *COPIES, "compute.row_exchange=copies"], 2, 102.6),
     ([*ALONE, *COPIES, "compute.row_exchange=collectives"], 2, 93.5),
-    ([*ALONE, "data.batch_rows=2"], 1, 112),  # these three: the same day, one GPU, one and eight micro-batches
+    ([*ALONE, *COPIES, "compute.row_exchange=copies", *FLOAT8, "compute.float8_casts=kernel"], 2, 103.5),
+    ([*ALONE, "data.batch_rows=2", *FLOAT8, "compute.float8_casts=kernel"], 1, 112.6),
+    ([*ALONE, "data.batch_rows=2", *FLOAT8], 1, 98.9),
+    ([*ALONE, "data.batch_rows=2"], 1, 112),  # one GPU, one and eight micro-batches
     (["optimizer.memory=low", "compute.micro_rows=1", "data.batch_rows=1"], 1, 84),
-    (["optimizer.memory=low", "compute.micro_rows=1", "data.batch_rows=8"], 1, 122),
+    (["optimizer.memory=low", "compute.micro_rows=1", "data.batch_rows=8"], 1, 119.3),
 ]
 
 
