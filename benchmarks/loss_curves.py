@@ -7,7 +7,8 @@ Runs of one name are seeds of the same thing. The table has the mean loss of eac
 mean over its seeds and their standard deviation, how far the means of the others lie from the first's, and beside it
 the spread of seeds, which is the root mean square of both deviations. A difference no larger is `within` it. Of a name
 with one run there is no spread. Held-out losses are those of the last evaluation that all runs had. The picture has the
-mean of each name in a band from its least to its greatest seed, and below the difference in a band of the spread.
+mean of each name in a band from its least to its greatest seed, and below both again by how far they lie from the mean
+of the first, with the spread as dashes.
 docs/kernels.md says which runs were compared by it.
 """
 
@@ -15,7 +16,7 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -136,31 +137,46 @@ def command(
 
 
 def draw(named: dict[str, list[Curve]], file: Path) -> None:
-    """Means over every 10 logged steps: of each name, and how far they lie from the first's."""
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    above, below = figure.subplots(2, sharex=True, height_ratios=[2, 1])
-    smooth = {name: [_smooth(curve.losses) for curve in listed] for name, listed in named.items()}
+    """Means over every 10 logged steps, or of a short run over fewer: of each name, and how far they lie from the
+    first's."""
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=[1, 1])
+    width = max(1, min(10, min(len(curve.losses) for listed in named.values() for curve in listed) // 20))
+    smooth = {name: [_smooth(curve.losses, width) for curve in listed] for name, listed in named.items()}
     shared = sorted(set.intersection(*(set(curve) for curves in smooth.values() for curve in curves)))
     seeds = {name: [Seeds([curve[at] for curve in curves]) for at in shared] for name, curves in smooth.items()}
-    first = next(iter(seeds.values()))
+    base, first = next(iter(seeds.items()))
+
+    def off(values: Iterable[float]) -> list[float]:
+        return [100 * (value / point.mean - 1) for value, point in zip(values, first, strict=True)]
+
     for number, (name, points) in enumerate(seeds.items()):
-        means, color = [point.mean for point in points], f"C{number}"
-        above.plot(shared, means, linewidth=1, color=color, label=name)
+        color, count = f"C{number}", len(named[name])
+        means = [point.mean for point in points]
         least, greatest = [min(point.values) for point in points], [max(point.values) for point in points]
+        label = f"{name}, mean of {count} seeds" if count > 1 else name
+        above.plot(shared, means, linewidth=1, color=color, label=label)
         above.fill_between(shared, least, greatest, color=color, alpha=0.25, linewidth=0)
-        off = [100 * (point.mean / base.mean - 1) for point, base in zip(points, first, strict=True)]
-        below.plot(shared, off, linewidth=1, color=color)
-        between = [100 * (spread(base, point) or 0) / base.mean for point, base in zip(points, first, strict=True)]
+        below.plot(shared, off(means), linewidth=1.5, color=color)
+        band = f"{name}, least to greatest seed" if count > 1 else None
+        below.fill_between(shared, off(least), off(greatest), color=color, alpha=0.2, linewidth=0, label=band)
+        between = [100 * (spread(one, point) or 0) / one.mean for one, point in zip(first, points, strict=True)]
         if points is not first and any(between):
-            below.fill_between(shared, [-x for x in between], between, color=color, alpha=0.2, linewidth=0)
+            for side, said in ((1, f"spread of seeds of {base} and {name}"), (-1, None)):
+                edge = [side * x for x in between]
+                below.plot(shared, edge, linewidth=1, color=color, linestyle="--", label=said)
     above.set_ylabel("loss, nats a token")
     above.legend()
-    below.set_ylabel("from the first, %")
+    below.set_ylabel(f"from {base}, %")
+    if below.get_legend_handles_labels()[0]:
+        low, high = below.get_ylim()
+        below.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
+        below.legend(loc="upper center", ncols=2, fontsize="small")
     below.set_xlabel("step")
     figure.savefig(file, dpi=110)
 
 
-def _smooth(losses: Losses, width: int = 10) -> Losses:
+def _smooth(losses: Losses, width: int) -> Losses:
     steps = sorted(losses)
     groups = [steps[at : at + width] for at in range(0, len(steps), width)]
     return {group[-1]: statistics.fmean(losses[step] for step in group) for group in groups}
