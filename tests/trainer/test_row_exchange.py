@@ -11,7 +11,7 @@ from bamba_data.errors import UserError
 from tests.trainer.learners import HALF
 from tests.trainer.running import job, losses, newest_folder
 from trainer.distributed.fsdp import World
-from trainer.distributed.peer_copies import decided
+from trainer.distributed.peer_copies import decided, place_of
 from trainer.distributed.row_shares import own_rows
 
 pytestmark = pytest.mark.slow
@@ -43,6 +43,22 @@ def test_copies_between_gpus_are_refused_where_there_are_none() -> None:
         UserError, match=r"compute\.row_exchange: no copies .*: ranks compute on a CPU\. Set it to auto"
     ):
         decided("copies", 2, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("ranks", range(2, 9))
+def test_each_part_of_a_gradient_has_a_place_of_its_own_at_its_owner(ranks: int) -> None:
+    """Of all matrices and all other ranks, and no place is left."""
+    shares = (3, 1, 5)
+    starts = [sum(shares[:number]) * ranks for number in range(len(shares))]  # among the weights
+    for owner in range(ranks):
+        taken = torch.zeros(sum(shares) * (ranks - 1), dtype=torch.int64)
+        for start, share in zip(starts, shares, strict=True):
+            first = start // ranks * (ranks - 1)
+            for sender in set(range(ranks)) - {owner}:
+                place = place_of(first, share, sender, owner, ranks)
+                assert first <= place < first + share * (ranks - 1)
+                taken[place : place + share] += 1
+        assert taken.eq(1).all()
 
 
 @pytest.mark.parametrize("micro_rows", [1, 6])

@@ -74,8 +74,8 @@ class PeerCopyExchange:
         return self._weights.nbytes + (0 if self._parts is None else self._parts.nbytes)
 
     def _places(self) -> Tensor:
-        """One for each peer's part of the own rows: of a matrix that begins at element e of all, it begins at
-        e / ranks * peers. They are made with the first gradient, which all ranks have at the same point."""
+        """One for each peer's part of the own rows of each matrix (`place_of`). They are made with the first gradient,
+        which all ranks have at the same point."""
         if self._parts is None:
             share = self._weights.numel() // self.world.size
             self._parts = symmetric_memory.empty(
@@ -90,15 +90,15 @@ class PeerCopyExchange:
         if grad.dtype != torch.bfloat16:
             self._collectives.add_up(parameter)
             return
-        places, share = self._places(), parameter.numel() // self.world.size
-        start = self._start[parameter] // self.world.size * len(self._peers)
-        flat = grad.view(-1)
+        places, flat = self._places(), grad.view(-1)
+        share = parameter.numel() // self.world.size
+        first = self._start[parameter] // self.world.size * len(self._peers)
         made = torch.cuda.current_stream().record_event()
         self._copying.wait_event(made)
         with torch.cuda.stream(self._copying):
             for peer in self._peers:
-                slot = (self.world.rank - peer) % self.world.size - 1  # the place for this rank at that one
-                place = self._parts_peers.get_buffer(peer, (share,), torch.bfloat16, start + slot * share)
+                start = place_of(first, share, self.world.rank, peer, self.world.size)
+                place = self._parts_peers.get_buffer(peer, (share,), torch.bfloat16, start)
                 place.copy_(flat[peer * share : (peer + 1) * share], non_blocking=True)
                 self._parts_peers.put_signal(peer, 0)
         self._adding.wait_event(made)
@@ -106,7 +106,7 @@ class PeerCopyExchange:
             for peer in self._peers:
                 self._parts_peers.wait_signal(peer, 0)
             wide = 16 if share % 16 == 0 else 1  # a known width: one compiled kernel with wide loads
-            parts = places[start : start + share * len(self._peers)].view(len(self._peers), -1, wide)
+            parts = places[first : first + share * len(self._peers)].view(len(self._peers), -1, wide)
             _add_parts(grad[rows].view(-1, wide), parts)
 
     def added_up(self) -> None:
@@ -157,6 +157,12 @@ class PeerCopyExchange:
             self._awaited.remove(channel)
             for peer in self._peers:
                 self._weights_peers.wait_signal(peer, channel)
+
+
+def place_of(first: int, share: int, sender: int, owner: int, ranks: int) -> int:
+    """Where at `owner` the part of `sender` begins, of a matrix whose places begin at `first` and whose ranks own
+    `share` elements each."""
+    return first + ((sender - owner) % ranks - 1) * share
 
 
 def _met(tensor: Tensor) -> Any:
