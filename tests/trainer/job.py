@@ -40,6 +40,13 @@ from trainer.train import Run
 
 RECIPE = str(Path(__file__).parent / "synthetic.yaml")
 
+#: What torch's compiler says of its own code where a job compiles, as each does on a GPU. The first when torch imports
+#: it; the second torch hides whenever it looks at a tensor, but not where warnings are errors.
+OF_THE_COMPILER = [
+    (r"`torch\.jit\.script_method` is deprecated", DeprecationWarning),
+    (r"The \.grad attribute of a Tensor that is not a leaf", UserWarning),
+]
+
 
 class Troubled(Synthetic):
     """Rows that take their time, or do not come."""
@@ -120,6 +127,8 @@ def main(out: str, changes: list[str]) -> None:
 def run(arguments: Sequence[str]) -> int:
     """The exit code; an error that a user can meet is a line on stderr, and a warning is an error."""
     warnings.simplefilter("error")
+    for message, category in OF_THE_COMPILER:
+        warnings.filterwarnings("ignore", message, category, module=r"torch\.")
     try:
         main(arguments[0], list(arguments[1:]))
     except (BambaError, OSError) as error:
