@@ -13,6 +13,7 @@ safetensors, torch.save and torch's distributed checkpoints make no digest and c
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import mmap
@@ -25,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from statistics import median
 from typing import Any
 
@@ -35,11 +37,11 @@ from torch import Tensor
 
 from bamba_data.storage.store import LocalStore
 from benchmarks.measure import machine
+from trainer.checkpoint.direct import BLOCK_BYTES
 from trainer.checkpoint.manager import Checkpointer
 from trainer.config import Checkpoints
 from trainer.distributed.fsdp import World, joined
 
-BLOCK = 16 << 20
 SAMPLED = 4093  # of so many numbers one is compared
 GB = 1e9
 State = dict[str, Tensor]
@@ -75,15 +77,47 @@ def plain(held: State, folder: Path) -> None:
 
 
 def past_the_cache(held: State, folder: Path, threads: int) -> None:
-    """So many bytes, of one block again and again, by O_DIRECT where there is such a thing."""
-    block = mmap.mmap(-1, BLOCK)  # begins at a page
-    block.write(os.urandom(BLOCK))
-    count = sum(tensor.nbytes for tensor in held.values()) // BLOCK
-    descriptor = os.open(folder / "past", os.O_CREAT | os.O_WRONLY | getattr(os, "O_DIRECT", 0))
-    try:
+    """So many bytes."""
+    write_past(folder / "past", sum(tensor.nbytes for tensor in held.values()), threads)
+
+
+def write_past(file: Path, size: int, threads: int) -> None:
+    """So many bytes in whole blocks, of one block again and again, by O_DIRECT where there is such a thing."""
+    block = mmap.mmap(-1, BLOCK_BYTES)  # begins at a page
+    block.write(os.urandom(BLOCK_BYTES))
+    with direct(file, os.O_CREAT | os.O_WRONLY) as descriptor:
+        starts = range(0, size - size % BLOCK_BYTES, BLOCK_BYTES)
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda number: os.pwrite(descriptor, block, number * BLOCK), range(count)))
+            list(pool.map(lambda start: os.pwrite(descriptor, block, start), starts))
         os.fsync(descriptor)
+
+
+def read_past(file: Path, threads: int) -> None:
+    """The same back."""
+    blocks: SimpleQueue[mmap.mmap] = SimpleQueue()
+    for _ in range(threads):
+        blocks.put(mmap.mmap(-1, BLOCK_BYTES))
+
+    def read(descriptor: int, start: int) -> None:
+        block = blocks.get()
+        os.preadv(descriptor, [block], start)
+        blocks.put(block)
+
+    with direct(file, os.O_RDONLY) as descriptor, ThreadPoolExecutor(threads) as pool:
+        list(pool.map(partial(read, descriptor), range(0, file.stat().st_size, BLOCK_BYTES)))
+
+
+@contextmanager
+def direct(file: Path, flags: int) -> Iterator[int]:
+    """A file past the cache, or through it where its file system has no other way."""
+    try:
+        descriptor = os.open(file, flags | getattr(os, "O_DIRECT", 0), 0o600)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        descriptor = os.open(file, flags, 0o600)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -229,7 +263,7 @@ def main() -> None:
     folder = arguments.folder / "benchmark-checkpoint"
     with joined() as world:
         if world.size > 1:
-            raise SystemExit("of one rank: the disk's own rate is not shared out here")
+            raise SystemExit("of one rank: benchmarks.checkpoint_step measures a model's over several")
         measure(arguments, folder, world)
 
 

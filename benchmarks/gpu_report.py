@@ -5,8 +5,8 @@
 What a command prints goes to FOLDER/NAME.txt as it comes; here stands a line for each: how it ended and how long it
 took. One that fails or runs past its time takes nothing from the next; none begins that might end after `--seconds`.
 `--list` only prints them: the commands of the table in docs/training.md. `--small` runs each that a CPU can run, on
-models of a few layers: a dry run before a GPU is paid for. Exit code 1 where one failed, 2 where there are fewer GPUs
-than `--gpus` says.
+models of a few layers: a dry run before a GPU is paid for. Exit code 1 where one failed; 2 where there are fewer GPUs
+than `--gpus` says, or where `--only` names what there is not or what would not run.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from benchmarks.gpus import too_few
 
 ALONE = "-m benchmarks.trainer alone"
 SMALL_ALONE = f"{ALONE} --recipe tiny-cpu model.vocab_size=512 compute.compile=false compute.dtype=bfloat16"
+TWO_FLOAT8 = f"{ALONE} compute.shard_ranks=1 compute.float8=tensorwise"
 ROW = "-m benchmarks.context row bamba-9b-phase1 compute.recompute=full"
 SMALL_ROW = "-m benchmarks.context row tiny-cpu compute.recompute=full --small --steps 2"
 MICRO = "data.batch_rows=8 compute.micro_rows=1"
@@ -28,13 +29,19 @@ MICRO = "data.batch_rows=8 compute.micro_rows=1"
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """`command` is for python; `small` is its dry run, None where only a GPU can. Of `ranks` processes, if several."""
+    """`command` is for python; `small` is its dry run, None where only a GPU can. Of `ranks` processes, if several.
+    `own_gpus`: so many for processes that it starts itself."""
 
     name: str
     seconds: int
     command: str
     small: str | None
     ranks: int = 1
+    own_gpus: int = 1
+
+    @property
+    def gpus(self) -> int:
+        return max(self.ranks, self.own_gpus)
 
     def argv(self, folder: Path, *, small: bool) -> list[str]:
         words = ((self.small or "") if small else self.command).format(folder=folder).split()
@@ -62,6 +69,7 @@ MEASUREMENTS = [
         "-m benchmarks.decode --curve --out {folder}/curve.jsonl",
         "-m benchmarks.decode --curve --device cpu --memory-gb 1 --recipe tiny-cpu --outs 64,128",
     ),
+    Measurement("row-exchange", 200, "-m pytest tests/trainer/test_row_exchange.py -k gpu_to_gpu -q", None, own_gpus=2),
     Measurement(
         "parts-parity", 150, "-m benchmarks.context parity", "-m benchmarks.context parity --tokens 256", ranks=2
     ),
@@ -81,19 +89,27 @@ MEASUREMENTS = [
         ranks=2,
     ),
     Measurement("two-bfloat16", 200, f"{ALONE} compute.shard_ranks=1", None, ranks=2),
-    Measurement("two-float8", 200, f"{ALONE} compute.shard_ranks=1 compute.float8=tensorwise", None, ranks=2),
+    Measurement("two-float8", 200, TWO_FLOAT8, None, ranks=2),
+    Measurement("two-float8-kernel", 200, f"{TWO_FLOAT8} compute.float8_casts=kernel", None, ranks=2),
+    Measurement(
+        "checkpoint-two",
+        400,
+        "-m benchmarks.checkpoint_step bamba-9b-phase1 {folder}/disk data.batch_rows=2 compute.micro_rows=2",
+        "-m benchmarks.checkpoint_step tiny-cpu {folder}/disk --disk-gigabytes 0.1",
+        ranks=2,
+    ),
 ]
 
 
 def wanted(options: argparse.Namespace) -> list[Measurement]:
-    """Of those that were asked for, what these GPUs, or a CPU, can run."""
+    """Of those that were asked for, what these GPUs, or a CPU, can run. `ValueError` for a name that would not run."""
     names = options.only.split(",") if options.only else [one.name for one in MEASUREMENTS]
     if unknown := set(names) - {one.name for one in MEASUREMENTS}:
-        raise SystemExit(f"--only: there is no {', '.join(sorted(unknown))}; --list shows what there is")
-    able = [one for one in MEASUREMENTS if (one.small is not None if options.small else one.ranks <= options.gpus)]
+        raise ValueError(f"--only: there is no {', '.join(sorted(unknown))}; --list shows what there is")
+    able = [one for one in MEASUREMENTS if (one.small is not None if options.small else one.gpus <= options.gpus)]
     if options.only and (idle := set(names) - {one.name for one in able}):
         why = "no CPU can" if options.small else f"--gpus {options.gpus} is too few"
-        raise SystemExit(f"--only: {', '.join(sorted(idle))} would not run: {why}")
+        raise ValueError(f"--only: {', '.join(sorted(idle))} would not run: {why}")
     return [one for one in able if one.name in names]
 
 
@@ -106,7 +122,10 @@ def main() -> int:
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
-    chosen = wanted(options)
+    try:
+        chosen = wanted(options)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
     if options.list:
         for one in chosen:
             print(f"{one.name:22} {' '.join(['python', *one.argv(Path('FOLDER'), small=options.small)[1:]])}")

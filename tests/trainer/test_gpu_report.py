@@ -21,21 +21,35 @@ def report(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=580, check=False)
 
 
-def test_names_that_are_none_are_refused_and_the_list_is_of_what_so_many_gpus_can_run(
+def test_the_list_is_of_what_so_many_gpus_can_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for gpus in ("1", "2"):
         monkeypatch.setattr(sys, "argv", ["gpu_report", "--list", "--gpus", gpus])
         assert gpu_report.main() == 0
         listed = capsys.readouterr().out.splitlines()
-        assert [line.split()[0] for line in listed] == [one.name for one in MEASUREMENTS if one.ranks <= int(gpus)]
-    monkeypatch.setattr(sys, "argv", ["gpu_report", "--only", "step-bfloat16,nothing"])
-    with pytest.raises(SystemExit, match="there is no nothing; --list shows"):
+        assert [line.split()[0] for line in listed] == [one.name for one in MEASUREMENTS if one.gpus <= int(gpus)]
+    assert {"row-exchange", "checkpoint-two"} <= {one.name for one in MEASUREMENTS if one.gpus == 2}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["step-bfloat16,nothing"], "there is no nothing; --list shows what there is"),
+        (["two-float8,decode-curve", "--gpus", "1"], "two-float8 would not run: --gpus 1 is too few"),
+        (["row-exchange", "--gpus", "1"], "row-exchange would not run: --gpus 1 is too few"),
+        (["two-float8,decode-curve", "--small"], "two-float8 would not run: no CPU can"),
+    ],
+)
+def test_a_name_that_would_not_run_is_refused_in_one_line(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_report", "--only", *words])
+    with pytest.raises(SystemExit) as refused:
         gpu_report.main()
-    for how, why in ((["--gpus", "1"], "--gpus 1 is too few"), (["--small"], "no CPU can")):
-        monkeypatch.setattr(sys, "argv", ["gpu_report", "--only", "two-float8,decode-curve", *how])
-        with pytest.raises(SystemExit, match=f"two-float8 would not run: {why}"):
-            gpu_report.main()
+    heard = capsys.readouterr()
+    assert (refused.value.code, heard.out) == (2, "")
+    assert heard.err == f"gpu_report: --only: {said}\n"
 
 
 def test_one_that_fails_or_never_ends_is_told_and_the_next_one_runs(
@@ -97,7 +111,7 @@ def test_what_would_end_too_late_is_not_begun(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(sys, "argv", ["gpu_report", "--seconds", "10", "--out", str(tmp_path)])
     assert gpu_report.main() == 0
-    assert capsys.readouterr().out.count("not begun") == len([one for one in MEASUREMENTS if one.ranks == 1])
+    assert capsys.readouterr().out.count("not begun") == len([one for one in MEASUREMENTS if one.gpus == 1])
 
 
 def test_every_name_stands_in_the_table_of_the_page() -> None:
@@ -113,7 +127,15 @@ def test_steps_are_of_two_rows_a_gpu_at_once_as_those_in_the_table_of_the_page()
         recipe = load_recipe("bamba-9b-phase1", [*LOW, *one.command.removeprefix(gpu_report.ALONE).split()])
         rows[one.name] = recipe.data.batch_rows, recipe.compute.micro_rows, recipe.data.row_tokens
     assert rows.pop("step-8-micro-batches") == (8, 1, 4096)
-    assert len(rows) == 5 and set(rows.values()) == {(2, 2, 4096)}
+    assert len(rows) == 6 and set(rows.values()) == {(2, 2, 4096)}
+
+
+def test_the_checkpoint_of_two_ranks_is_the_one_in_the_table_of_the_page() -> None:
+    command = next(one.command for one in MEASUREMENTS if one.name == "checkpoint-two")
+    _, _, name, _, *changes = command.split()
+    recipe = load_recipe(name, changes)
+    assert recipe.optimizer.memory == "full" and round(12 * recipe.model.parameters / 1e9) == 117
+    assert (recipe.data.batch_rows, recipe.compute.micro_rows, recipe.compute.shard_ranks) == (2, 2, None)
 
 
 @pytest.mark.costly
