@@ -1,9 +1,12 @@
 """A copy of the state in the host's memory, made beside the computation, that a thread can write at its leisure.
 
 Buffers are taken once (pinned, where the state is on a GPU) and used for every save; of what several ranks hold, one
-has them (`writers`). The copies run on a stream of their own; `wait` makes the computation on the device, not the host,
-wait for their end.
+has them (`writers`). They lie in slabs: torch rounds each piece of pinned memory up to a power of two, which for the
+matrices of Bamba-9B, one by one, would be a quarter more than they are. The copies run on a stream of their own; `wait`
+makes the computation on the device, not the host, wait for their end.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -12,6 +15,9 @@ from torch.distributed.tensor import DTensor
 
 from ..distributed.fsdp import World, local
 from .writers import written_by
+
+SLAB_BYTES = 2**32
+ALIGNED_BYTES = 512
 
 
 class HostStaging:
@@ -33,12 +39,15 @@ class HostStaging:
 
     def take_memory(self, state: dict[str, Tensor]) -> None:
         """Some seconds for tens of gigabytes, better before the first step than in it; any thread may do it."""
-        for name in written_by(self._world.rank, self._world.size, state):
-            if name not in self._buffers:
-                mine = local(state[name])
-                buffer = torch.empty(mine.shape, dtype=mine.dtype, pin_memory=self._cuda)
-                # What is pinned is there; other memory comes with the first write, which would be in the first save.
-                self._buffers[name] = buffer if self._cuda else buffer.zero_()
+        wanted = written_by(self._world.rank, self._world.size, state) - self._buffers.keys()
+        mine = {name: local(state[name]) for name in sorted(wanted)}
+        sizes, places = packed({name: tensor.nbytes for name, tensor in mine.items()})
+        slabs = [torch.empty(size, dtype=torch.uint8, pin_memory=self._cuda) for size in sizes]
+        for slab in slabs if not self._cuda else ():
+            slab.zero_()  # what is pinned is there; other memory comes with the first write, in the first save
+        for name, (number, first) in places.items():
+            like = mine[name]
+            self._buffers[name] = slabs[number][first : first + like.nbytes].view(like.dtype).view(like.shape)
 
     def copy(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Begin to copy what this rank writes of `state` as it is at this point of the computation; `settle` before the
@@ -74,3 +83,21 @@ class HostStaging:
         """Wait, on the host, until the copy is whole."""
         if self._copied is not None:
             self._copied.synchronize()
+
+
+def packed(sizes: Mapping[str, int]) -> tuple[list[int], dict[str, tuple[int, int]]]:
+    """Where buffers of so many bytes lie: the bytes of each slab, and the slab and first byte of each buffer.
+
+    A slab has `SLAB_BYTES` at most; a larger buffer has one for itself. The largest come first, each into the first
+    slab that has room.
+    """
+    slabs: list[int] = []
+    places: dict[str, tuple[int, int]] = {}
+    for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        whole = -(-size // ALIGNED_BYTES) * ALIGNED_BYTES
+        slab = next((number for number, used in enumerate(slabs) if used + whole <= SLAB_BYTES), len(slabs))
+        if slab == len(slabs):
+            slabs.append(0)
+        places[name] = slab, slabs[slab]
+        slabs[slab] += whole
+    return slabs, places
