@@ -74,7 +74,7 @@ class Steps:
 
     def state(self) -> State:
         """As of a run: see `trainer.train.Run`."""
-        self.stepper.gradients.weights_arrived()
+        self.stepper.gradients.weights_settled()
         named = {f"model.{name}": value.detach() for name, value in self.model.named_parameters()}
         return named | {f"optimizer.{name}": value for name, value in self.optimizer.state()}
 

@@ -108,8 +108,9 @@ class Run:
     # ---- state
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor of the run, by the name it has in a checkpoint; what reads them comes after the last update."""
-        self.stepper.gradients.weights_arrived()
+        """Every tensor of the run, by the name it has in a checkpoint; what is done with them comes after all that the
+        last update sends between ranks."""
+        self.stepper.gradients.weights_settled()
         named = {f"model.{name}": value.detach() for name, value in self.model.named_parameters()}
         return named | {f"optimizer.{name}": value for name, value in self.optimizer.state()}
 

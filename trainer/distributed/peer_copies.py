@@ -158,6 +158,11 @@ class PeerCopyExchange:
             for peer in self._peers:
                 self._weights_peers.wait_signal(peer, channel)
 
+    def settle(self) -> None:
+        for group in range(len(self._channel_of_group)):
+            self.arrived(group)
+        torch.cuda.current_stream().wait_stream(self._copying)
+
 
 def place_of(first: int, share: int, sender: int, owner: int, ranks: int) -> int:
     """Where at `owner` the part of `sender` begins, of a matrix whose places begin at `first` and whose ranks own

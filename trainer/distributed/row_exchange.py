@@ -42,6 +42,9 @@ class RowExchange(Protocol):
     def arrived(self, group: int) -> None:
         """What is computed from here on finds all rows of a group; nothing is to be done where they were there."""
 
+    def settle(self) -> None:
+        """What is computed from here on may read and write all weights: rows have come and have been sent."""
+
 
 class CollectiveExchange:
     """By reduce-scatter and all-gather, in place.
@@ -86,3 +89,7 @@ class CollectiveExchange:
     def arrived(self, group: int) -> None:
         for work in self._sending.pop(group, []):
             work.wait()
+
+    def settle(self) -> None:
+        for group in list(self._sending):
+            self.arrived(group)

@@ -39,7 +39,6 @@ class GradientSync:
         self._under_way: list[Any] = []
         self._whole: list[Tensor] = []
         self._shared: set[Tensor] = set()  # matrices of which a rank updates its own rows alone
-        self._modules: list[nn.Module] = []
         self.exchange: RowExchange | None = None
         self._products: dict[Tensor, SummingLinear | Head] = {}  # of weights whose gradient a product may sum
         self._totals: dict[Tensor, Tensor] = {}  # their sums: kept, so that every step finds its memory there
@@ -57,10 +56,10 @@ class GradientSync:
                 self._products |= own
             self._shared = {parameter for parameter in self._whole if own_rows(parameter, world) is not None}
         if self._shared:
-            self._modules = [model.embedding, *model.blocks, model.head]
-            groups = [[one for one in module.parameters() if one in self._shared] for module in self._modules]
+            modules = [model.embedding, *model.blocks, model.head]
+            groups = [[one for one in module.parameters() if one in self._shared] for module in modules]
             self.exchange = exchange_of(groups, world, compute.row_exchange)
-            for number, module in enumerate(self._modules):
+            for number, module in enumerate(modules):
                 module.register_forward_pre_hook(partial(self._before_forward, number))
 
     def device_bytes(self) -> int:
@@ -162,10 +161,10 @@ class GradientSync:
         if self.exchange is not None:
             self.exchange.sent()
 
-    def weights_arrived(self) -> None:
-        """What is computed from here on finds all weights as the last update left them, as every forward does."""
-        for number in range(len(self._modules)):
-            self._before_forward(number)
+    def weights_settled(self) -> None:
+        """What is computed from here on may read and write all weights, as the last update left them."""
+        if self.exchange is not None:
+            self.exchange.settle()
 
     def _before_forward(self, number: int, *_: Any) -> None:
         assert self.exchange is not None
