@@ -59,10 +59,12 @@ class Gpu:
 
 
 class Host:
-    """All GPUs of it. `on(rank)` makes the calls of torch.cuda that follow those of that rank."""
+    """All GPUs of it. The calls of torch.cuda are those of `rank`. With `one_queue` all streams of a GPU share a queue
+    of the hardware, as some of many streams do: one that waits holds up the others, in the order of their calls."""
 
-    def __init__(self, ranks: int, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, ranks: int, patch: pytest.MonkeyPatch, *, one_queue: bool = False) -> None:
         self.gpus = [Gpu() for _ in range(ranks)]
+        self.one_queue = one_queue
         self.rank = 0
         self._arrived: dict[int, int] = {}
         add = peer_copies._add_parts.plain
@@ -79,6 +81,8 @@ class Host:
         return self.gpus[self.rank]
 
     def _stream(self) -> Stream:
+        if self.one_queue:
+            return Stream(self.gpu.main.queue)
         self.gpu.streams.append(stream := Stream())
         return stream
 

@@ -84,12 +84,8 @@ class Rank:
             self.host.gpu.current.hand(partial(parameter.detach().fill_, torch.nan))
 
 
-@pytest.mark.parametrize(("ranks", "seed"), [*((2, seed) for seed in range(8)), (3, 0), (3, 1), (4, 2), (5, 3), (8, 4)])
-def test_all_ranks_have_all_rows_in_any_order_and_none_waits_for_ever(
-    ranks: int, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    host = Host(ranks, monkeypatch)
-    members = [Rank(rank, ranks, host) for rank in range(ranks)]
+def take_steps(host: Host, seed: int) -> None:
+    members = [Rank(rank, len(host.gpus), host) for rank in range(len(host.gpus))]
     for step in range(STEPS):
         for member in members:
             member.step(step)
@@ -99,13 +95,22 @@ def test_all_ranks_have_all_rows_in_any_order_and_none_waits_for_ever(
     assert not any(signals for gpu in host.gpus for signals in gpu.signals)  # each was taken
 
 
+@pytest.mark.parametrize(("ranks", "seed"), [*((2, seed) for seed in range(8)), (3, 0), (3, 1), (4, 2), (5, 3), (8, 4)])
+def test_all_ranks_have_all_rows_in_any_order_and_none_waits_for_ever(
+    ranks: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_steps(Host(ranks, monkeypatch), seed)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_streams_that_share_a_queue_of_the_hardware_wait_for_nothing_behind_them(
+    ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_steps(Host(ranks, monkeypatch, one_queue=True), 0)
+
+
 def test_an_order_that_lacks_a_wait_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the wait for what a forward needs, some rank reads old rows."""
     monkeypatch.setattr(PeerCopyExchange, "arrived", lambda self, group: self._awaited.clear())
-    host = Host(2, monkeypatch)
-    members = [Rank(rank, 2, host) for rank in range(2)]
-    for step in range(STEPS):
-        for member in members:
-            member.step(step)
     with pytest.raises(AssertionError):
-        host.run(0)
+        take_steps(Host(2, monkeypatch), 0)
