@@ -6,9 +6,9 @@ into a place that is kept for each pair of ranks, and the owner adds up in float
 every time; new rows are copied straight into the weights of all, which lie in memory that GPUs of a host share (torch's
 symmetric memory). A copy is told of by a signal, which the other GPU waits for, no host does.
 
-What makes it safe: nobody writes another's weights before all have passed `AdamW.gradient_norm`, a sum over all ranks
-behind each backward; and nobody writes another's place for gradients before it has its new rows, which that one sends
-after it has read the place.
+What makes it safe, as tests/trainer/test_peer_copies.py shows in orders that it draws: nobody writes another's weights
+before all have passed `AdamW.gradient_norm`, a sum over all ranks behind each backward; and nobody writes another's
+place for gradients before it has its new rows, which that one sends after it has read the place.
 """
 
 import os
@@ -29,6 +29,7 @@ from .row_exchange import CollectiveExchange, RowExchange
 from .row_shares import own_rows
 
 GROUPS = 32  # of signals at most: a pad holds 512, one a rank and channel
+TURNS = 16  # of channels for gradients
 EARLY = 2  # of them are sent beneath the update
 
 
@@ -51,6 +52,9 @@ class PeerCopyExchange:
             for parameter in group
         }
         self._channel_of_group = [number * min(GROUPS, len(groups)) // len(groups) for number in range(len(groups))]
+        # The channel on which a gradient's parts are told of: in turns, since on one each would wait for the last.
+        self._turn: dict[Tensor, int] = {one: number % TURNS for number, one in enumerate(parameters)}
+        self._last: Tensor | None = None  # whose parts are still to be added up
         self._start: dict[Tensor, int] = {}  # of a parameter among the weights
         elements = 0
         for parameter in parameters:
@@ -85,13 +89,13 @@ class PeerCopyExchange:
         return self._parts
 
     def add_up(self, parameter: Tensor) -> None:
-        grad, rows = parameter.grad, own_rows(parameter, self.world)
-        assert grad is not None and rows is not None
+        grad = parameter.grad
+        assert grad is not None
         if grad.dtype != torch.bfloat16:
             self._collectives.add_up(parameter)
             return
-        places, flat = self._places(), grad.view(-1)
-        share = parameter.numel() // self.world.size
+        self._places()
+        flat, share = grad.view(-1), parameter.numel() // self.world.size
         first = self._start[parameter] // self.world.size * len(self._peers)
         made = torch.cuda.current_stream().record_event()
         self._copying.wait_event(made)
@@ -100,17 +104,30 @@ class PeerCopyExchange:
                 start = place_of(first, share, self.world.rank, peer, self.world.size)
                 place = self._parts_peers.get_buffer(peer, (share,), torch.bfloat16, start)
                 place.copy_(flat[peer * share : (peer + 1) * share], non_blocking=True)
-                self._parts_peers.put_signal(peer, 0)
+                self._parts_peers.put_signal(peer, self._turn[parameter])
+        self._add_parts_of_last(made)
+        self._last = parameter
+
+    def _add_parts_of_last(self, made: torch.cuda.Event) -> None:
+        """Add up the parts of the matrix before, when its successor is made: then they are mostly there. Who waits for
+        a signal waits in a kernel, which takes a place on a multiprocessor from a product."""
+        parameter, self._last = self._last, None
+        if parameter is None:
+            return
+        rows, share = own_rows(parameter, self.world), parameter.numel() // self.world.size
+        assert parameter.grad is not None and rows is not None
+        first = self._start[parameter] // self.world.size * len(self._peers)
         self._adding.wait_event(made)
         with torch.cuda.stream(self._adding):
             for peer in self._peers:
-                self._parts_peers.wait_signal(peer, 0)
+                self._parts_peers.wait_signal(peer, self._turn[parameter])
             wide = 16 if share % 16 == 0 else 1  # a known width: one compiled kernel with wide loads
-            parts = places[first : first + share * len(self._peers)].view(len(self._peers), -1, wide)
-            _add_parts(grad[rows].view(-1, wide), parts)
+            parts = self._places()[first : first + share * len(self._peers)].view(len(self._peers), -1, wide)
+            _add_parts(parameter.grad[rows].view(-1, wide), parts)
 
     def added_up(self) -> None:
         self._collectives.added_up()
+        self._add_parts_of_last(torch.cuda.current_stream().record_event())
         for stream in (self._copying, self._adding):
             torch.cuda.current_stream().wait_stream(stream)
 
