@@ -195,7 +195,8 @@ def scan_forward(inputs: ScanInputs, keep: bool = False, hand_on: bool = False) 
     states = kept_states(inputs.x, inputs.B.shape[-1], keep=keep)
     if keep:
         states.copy_(met[:, :: STATE_TOKENS // CHUNK].flatten(2, 3).mT)
-    scores = torch.einsum("bcign,bcjgn->bcgij", cut.C, cut.B)[:, :, :, None] * cut.decay
+    scores = torch.einsum("bcign,bcjgn->bcgij", cut.C, cut.B)[:, :, :, None]
+    scores = cut.decay.mul_(scores)  # in place: the largest of all, and read no more
     y = torch.einsum("bcgrij,bcjgr,bcjgrp->bcigrp", scores, cut.step, cut.x).flatten(3, 4)
     y = y + torch.einsum("bcign,bcgrpn,bcigr->bcigrp", cut.C, met, cut.enter).flatten(3, 4)
     y = y + _wide(inputs.D)[:, None] * cut.x.flatten(3, 4)
