@@ -12,7 +12,7 @@ torchrun. The environment can make it meet trouble:
     TRAINER_SHARED=<ranks>   on the last rank only: so many share rows
     TRAINER_WHOLE=1          the feed deals whole rows to all ranks, whoever shares them
     TRAINER_FILE_BYTES=<n>   no file takes more, as by `ulimit -f`
-    TRAINER_BITS=1           every rank prints the digest of what it holds of the weights at the end
+    TRAINER_BITS=1           every rank prints the digest of what it holds at the end, moments of own rows left out
     TRAINER_KILL=<point>     the last rank is gone at that point of its storage (tests.faults.crash_points)
 """
 
@@ -114,10 +114,16 @@ def main(out: str, changes: list[str]) -> None:
             run.begin(accept_changes="--accept-changes" in changes)
             run.train()
             if "TRAINER_BITS" in os.environ:
+                own = {
+                    f"optimizer.{moment}.{name}"
+                    for moment in ("first", "second")
+                    for name, rows in run.optimizer.rows.items()
+                    if rows is not None
+                }
                 held = b"".join(
                     bytes(local(value).reshape(-1).view(torch.uint8).numpy())
                     for name, value in run.state().items()
-                    if name.startswith("model.")
+                    if name not in own
                 )
                 os.write(1, f"bits of {world.rank}: {hashlib.sha256(held).hexdigest()}\n".encode())  # in one piece
         finally:

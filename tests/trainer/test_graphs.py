@@ -25,4 +25,4 @@ def test_all_blocks_share_two_graphs_that_are_made_in_the_first_step_whatever_is
         like, off = (summed, 0.02) if way.startswith("summed") else (plain, 1e-5)  # products in bfloat16 or float32
         assert (one["graphs"], one["breaks"]) == ([2, 2, 2], 0), way
         assert one["loss"] == pytest.approx(like["loss"], rel=off), way
-        assert one["gradient"] == pytest.approx(like["gradient"], rel=10 * off), way
+        assert one["gradient"] == pytest.approx(like["gradient"], rel=max(off, 1e-4)), way
