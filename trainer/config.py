@@ -221,6 +221,11 @@ class Recipe(Strict):
     def _fits(self) -> "Recipe":
         if self.optimizer.memory == "low" and self.compute.dtype != "bfloat16":
             raise ValueError("optimizer.memory: low keeps bfloat16 weights only: set compute.dtype to bfloat16")
+        if self.compute.row_exchange != "auto" and self.optimizer.memory != "low":
+            raise ValueError(
+                f"compute.row_exchange: {self.compute.row_exchange} is for ranks that each hold all of a model, and "
+                f"optimizer.memory is {self.optimizer.memory}: set it to low, or leave row_exchange at auto"
+            )
         every, saves = self.log.benchmark_every_steps, self.checkpoints.every_steps
         if every is not None and every % saves:
             raise ValueError(

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bamba_data.errors import UserError
+from bamba_data.errors import RecipeError, UserError
 from tests.trainer.learners import HALF
 from tests.trainer.running import job, losses, newest_folder
+from trainer.config import load_recipe
 from trainer.distributed.fsdp import World
 from trainer.distributed.peer_copies import decided, place_of
 from trainer.distributed.row_shares import own_rows
@@ -43,6 +44,11 @@ def test_copies_between_gpus_are_refused_where_there_are_none() -> None:
         UserError, match=r"compute\.row_exchange: no copies .*: ranks compute on a CPU\. Set it to auto"
     ):
         decided("copies", 2, torch.device("cpu"))
+
+
+def test_an_exchange_of_rows_that_nobody_would_make_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"compute\.row_exchange: copies is for ranks .* optimizer\.memory is full"):
+        load_recipe("tiny-cpu", ["compute.row_exchange=copies"])
 
 
 @pytest.mark.parametrize("ranks", range(2, 9))
