@@ -121,7 +121,7 @@ def main(out: str, changes: list[str]) -> None:
                     if rows is not None
                 }
                 held = b"".join(
-                    bytes(local(value).reshape(-1).view(torch.uint8).numpy())
+                    bytes(local(value).cpu().reshape(-1).view(torch.uint8).numpy())
                     for name, value in run.state().items()
                     if name not in own
                 )
