@@ -102,9 +102,9 @@ class Stepper:
             total, losses = self.model.losses(on.input_ids, on.documents, on.positions, on.labels, scale)
             backward(total)
             by_source.add(on, losses)
-        self.gradients.finish()
+        norms = self.gradients.finish()
         before_update()  # before all ranks meet in the norm: after it, one may write its rows into another's weights
-        norm = self.optimizer.gradient_norm()
+        norm = self.optimizer.gradient_norm(norms)
         wishes = [torch.full((1,), float(wish), dtype=torch.float64, device=device) for wish in (stop, save)]
         reduced = torch.cat([*by_source.vectors(), *wishes])  # one message for all that ranks tell each other
         if self.world.size > 1:

@@ -2,7 +2,7 @@
 
 A real GPU shows one order, mostly the same one. `run` draws orders, so a missing wait is found as a wrong value, and a
 circle of waits as queues that nobody can go on with. What is simulated: streams, events, copies into other GPUs'
-memory, and the signals of torch's symmetric memory, which a slot holds one of and a waiter takes.
+memory, and numbers that streams write there and wait for.
 """
 
 import random
@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.distributed import peer_copies
+from trainer.distributed import peer_copies, stream_signals
 
 Ready = Callable[[], bool]
 
@@ -55,7 +55,6 @@ class Gpu:
         self.streams = [self.main]
         self.current = self.main
         self.shared: list[Tensor] = []
-        self.signals: list[set[tuple[int, int]]] = []  # (rank that signalled, channel), for each piece of memory
 
 
 class Host:
@@ -73,7 +72,11 @@ class Host:
         patch.setattr(torch.cuda, "stream", self._within)
         patch.setattr(torch.cuda, "synchronize", lambda device: None)
         patch.setattr(peer_copies.symmetric_memory, "empty", self._empty)
-        patch.setattr(peer_copies, "_met", lambda tensor: Shared(self, len(self.gpu.shared) - 1))
+        for module in (peer_copies, stream_signals):
+            patch.setattr(module, "met", lambda tensor: Shared(self, len(self.gpu.shared) - 1))
+        patch.setattr(peer_copies, "norms", lambda grads: [self._norm(grad) for grad in grads])
+        patch.setattr(stream_signals, "write", self._write)
+        patch.setattr(stream_signals, "wait_for", self._wait_for)
         patch.setattr(peer_copies, "_add_parts", lambda total, parts: self.gpu.current.hand(lambda: add(total, parts)))
 
     @property
@@ -93,9 +96,20 @@ class Host:
         self.gpu.current = before
 
     def _empty(self, elements: int, dtype: torch.dtype, device: Any) -> Tensor:
-        self.gpu.shared.append(memory := torch.full((elements,), torch.nan, dtype=dtype))
-        self.gpu.signals.append(set())
+        unwritten = torch.nan if dtype.is_floating_point else -1
+        self.gpu.shared.append(memory := torch.full((elements,), unwritten, dtype=dtype))
         return memory
+
+    def _norm(self, grad: Tensor) -> Tensor:
+        norm = torch.full((), torch.nan)
+        self.gpu.current.hand(lambda: norm.copy_(grad.float().norm()))
+        return norm
+
+    def _write(self, place: "Place", number: int) -> None:
+        self.gpu.current.hand(lambda: place.memory.fill_(number))
+
+    def _wait_for(self, place: Tensor, number: int) -> None:
+        self.gpu.current.hand(lambda: None, lambda: int(place) >= number)
 
     def all_reduce(self, number: int) -> None:
         """On the current stream of each rank: it goes on when all have come there."""
@@ -124,15 +138,6 @@ class Shared:
     def get_buffer(self, rank: int, sizes: Sequence[int], dtype: torch.dtype, start: int) -> "Place":
         return Place(self.host, rank, self.number, start, sizes[0])
 
-    def put_signal(self, rank: int, channel: int) -> None:
-        slot = (self.host.rank, channel)
-        free = lambda: slot not in self.host.gpus[rank].signals[self.number]  # noqa: E731
-        self.host.gpu.current.hand(lambda: self.host.gpus[rank].signals[self.number].add(slot), free)
-
-    def wait_signal(self, rank: int, channel: int) -> None:
-        mine, slot = self.host.gpu.signals[self.number], (rank, channel)
-        self.host.gpu.current.hand(lambda: mine.remove(slot), lambda: slot in mine)
-
 
 @dataclass(frozen=True)
 class Place:
@@ -144,8 +149,9 @@ class Place:
     start: int
     elements: int
 
-    def copy_(self, source: Tensor, *, non_blocking: bool) -> None:
-        def run() -> None:
-            self.host.gpus[self.rank].shared[self.number][self.start : self.start + self.elements] = source
+    @property
+    def memory(self) -> Tensor:
+        return self.host.gpus[self.rank].shared[self.number][self.start : self.start + self.elements]
 
-        self.host.gpu.current.hand(run)
+    def copy_(self, source: Tensor, *, non_blocking: bool) -> None:
+        self.host.gpu.current.hand(lambda: self.memory.copy_(source))

@@ -48,6 +48,10 @@ class Rank:
         assert grad.eq(float(self.total(matrix, step))).all(), f"rank {self.rank}: the sum of matrix {matrix}"
         weight += grad
 
+    def measured(self, norm: Tensor, matrix: int, step: int) -> None:
+        own = self.matrices[matrix].numel() // self.ranks
+        assert float(norm) == pytest.approx(abs(self.total(matrix, step)) * own**0.5)
+
     def step(self, step: int) -> None:
         """As `Stepper` does it."""
         self.host.rank = self.rank
@@ -63,7 +67,9 @@ class Rank:
             value = float(gradient(self.rank, matrix, step))
             self.host.gpu.current.hand(partial(parameter.grad.fill_, value))
             self.exchange.add_up(parameter)
-        self.exchange.added_up()
+        norms = self.exchange.added_up()
+        for matrix, parameter in enumerate(self.matrices):
+            self.host.gpu.current.hand(partial(self.measured, norms[parameter], matrix, step))
         self.host.all_reduce(step)
         for matrix, parameter in enumerate(self.matrices):
             rows = own_rows(parameter, self.world)
@@ -92,7 +98,7 @@ def take_steps(host: Host, seed: int) -> None:
     for member in members:
         member.end()
     host.run(seed)
-    assert not any(signals for gpu in host.gpus for signals in gpu.signals)  # each was taken
+    assert all(member.exchange.signals.all_taken() for member in members)
 
 
 @pytest.mark.parametrize(("ranks", "seed"), [*((2, seed) for seed in range(8)), (3, 0), (3, 1), (4, 2), (5, 3), (8, 4)])

@@ -4,7 +4,8 @@ A collective of NCCL runs as a kernel on multiprocessors that the products besid
 other's last. Copies from one GPU's memory into another's take none. So each gradient's rows are copied to their owner,
 into a place that is kept for each pair of ranks, and the owner adds up in float32 and rounds once, in the same order
 every time; new rows are copied straight into the weights of all, which lie in memory that GPUs of a host share (torch's
-symmetric memory). A copy is told of by a signal, which the other GPU waits for, no host does.
+symmetric memory). A copy is told of by a signal (stream_signals.py), which a stream of the other GPU waits for: no host
+and no multiprocessor does. Sums are followed by their norm at once, while most of the memory's rate is free.
 
 What makes it safe, as tests/trainer/test_peer_copies.py shows in orders that it draws: nobody writes another's weights
 before all have passed `AdamW.gradient_norm`, a sum over all ranks behind each backward; and nobody writes another's
@@ -17,7 +18,6 @@ from itertools import permutations
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 import torch.distributed._symmetric_memory as symmetric_memory
 from torch import Tensor, nn
 
@@ -25,11 +25,12 @@ from bamba_data.errors import UserError
 
 from ..compiled import fused
 from .fsdp import World
-from .row_exchange import CollectiveExchange, RowExchange
+from .row_exchange import CollectiveExchange, RowExchange, norms
 from .row_shares import own_rows
+from .stream_signals import StreamSignals, has_driver, met
 
-GROUPS = 32  # of signals at most: a pad holds 512, one a rank and channel
-TURNS = 16  # of channels for gradients
+GROUPS = 32  # of signals for new rows, at most
+PARTS = GROUPS  # the channel on which gradients' parts are told of
 EARLY = 2  # of them are sent beneath the update
 
 
@@ -52,16 +53,15 @@ class PeerCopyExchange:
             for parameter in group
         }
         self._channel_of_group = [number * min(GROUPS, len(groups)) // len(groups) for number in range(len(groups))]
-        # The channel on which a gradient's parts are told of: in turns, since on one each would wait for the last.
-        self._turn: dict[Tensor, int] = {one: number % TURNS for number, one in enumerate(parameters)}
-        self._last: Tensor | None = None  # whose parts are still to be added up
+        self.signals = StreamSignals(world, GROUPS + 1)
+        self._norms: dict[Tensor, Tensor] = {}  # of the sums of this step
         self._start: dict[Tensor, int] = {}  # of a parameter among the weights
         elements = 0
         for parameter in parameters:
             self._start[parameter] = elements
             elements += parameter.numel()
         self._weights = symmetric_memory.empty(elements, dtype=torch.bfloat16, device=world.device)
-        self._weights_peers = _met(self._weights)
+        self._weights_peers = met(self._weights)
         self._parts: Tensor | None = None
         self._parts_peers: Any = None
         for parameter in parameters:
@@ -75,7 +75,7 @@ class PeerCopyExchange:
 
     @property
     def device_bytes(self) -> int:
-        return self._weights.nbytes + (0 if self._parts is None else self._parts.nbytes)
+        return self.signals.device_bytes + self._weights.nbytes + (0 if self._parts is None else self._parts.nbytes)
 
     def _places(self) -> Tensor:
         """One for each peer's part of the own rows of each matrix (`place_of`). They are made with the first gradient,
@@ -85,7 +85,7 @@ class PeerCopyExchange:
             self._parts = symmetric_memory.empty(
                 share * len(self._peers), dtype=torch.bfloat16, device=self.world.device
             )
-            self._parts_peers = _met(self._parts)
+            self._parts_peers = met(self._parts)
         return self._parts
 
     def add_up(self, parameter: Tensor) -> None:
@@ -94,8 +94,8 @@ class PeerCopyExchange:
         if grad.dtype != torch.bfloat16:
             self._collectives.add_up(parameter)
             return
-        self._places()
-        flat, share = grad.view(-1), parameter.numel() // self.world.size
+        places, flat = self._places(), grad.view(-1)
+        share = parameter.numel() // self.world.size
         first = self._start[parameter] // self.world.size * len(self._peers)
         made = torch.cuda.current_stream().record_event()
         self._copying.wait_event(made)
@@ -104,32 +104,24 @@ class PeerCopyExchange:
                 start = place_of(first, share, self.world.rank, peer, self.world.size)
                 place = self._parts_peers.get_buffer(peer, (share,), torch.bfloat16, start)
                 place.copy_(flat[peer * share : (peer + 1) * share], non_blocking=True)
-                self._parts_peers.put_signal(peer, self._turn[parameter])
-        self._add_parts_of_last(made)
-        self._last = parameter
-
-    def _add_parts_of_last(self, made: torch.cuda.Event) -> None:
-        """Add up the parts of the matrix before, when its successor is made: then they are mostly there. Who waits for
-        a signal waits in a kernel, which takes a place on a multiprocessor from a product."""
-        parameter, self._last = self._last, None
-        if parameter is None:
-            return
-        rows, share = own_rows(parameter, self.world), parameter.numel() // self.world.size
-        assert parameter.grad is not None and rows is not None
-        first = self._start[parameter] // self.world.size * len(self._peers)
+                self.signals.give(peer, PARTS)
+        rows = own_rows(parameter, self.world)
+        assert rows is not None
         self._adding.wait_event(made)
         with torch.cuda.stream(self._adding):
             for peer in self._peers:
-                self._parts_peers.wait_signal(peer, self._turn[parameter])
+                self.signals.wait(peer, PARTS)
             wide = 16 if share % 16 == 0 else 1  # a known width: one compiled kernel with wide loads
-            parts = self._places()[first : first + share * len(self._peers)].view(len(self._peers), -1, wide)
-            _add_parts(parameter.grad[rows].view(-1, wide), parts)
+            parts = places[first : first + share * len(self._peers)].view(len(self._peers), -1, wide)
+            _add_parts(grad[rows].view(-1, wide), parts)
+            (self._norms[parameter],) = norms([grad[rows]])
 
-    def added_up(self) -> None:
+    def added_up(self) -> dict[Tensor, Tensor]:
         self._collectives.added_up()
-        self._add_parts_of_last(torch.cuda.current_stream().record_event())
         for stream in (self._copying, self._adding):
             torch.cuda.current_stream().wait_stream(stream)
+        known, self._norms = self._norms, {}
+        return known
 
     def send(self, parameter: Tensor) -> None:
         """Of the first groups at once, of all others when the update is over: it wants the memory's whole rate, and the
@@ -164,7 +156,7 @@ class PeerCopyExchange:
             return
         with torch.cuda.stream(self._copying):
             for peer in self._peers:
-                self._weights_peers.put_signal(peer, self._sending)
+                self.signals.give(peer, self._sending)
         self._awaited.add(self._sending)  # all ranks send the same
         self._sending = None
 
@@ -173,7 +165,7 @@ class PeerCopyExchange:
         if channel in self._awaited:
             self._awaited.remove(channel)
             for peer in self._peers:
-                self._weights_peers.wait_signal(peer, channel)
+                self.signals.wait(peer, channel)
 
     def settle(self) -> None:
         for group in range(len(self._channel_of_group)):
@@ -185,15 +177,6 @@ def place_of(first: int, share: int, sender: int, owner: int, ranks: int) -> int
     """Where at `owner` the part of `sender` begins, of a matrix whose places begin at `first` and whose ranks own
     `share` elements each."""
     return first + ((sender - owner) % ranks - 1) * share
-
-
-def _met(tensor: Tensor) -> Any:
-    """All ranks' memory like this, within reach of each. The host waits for the device: its memory is made with pads
-    that are cleared on the stream, and behind a backward that is still to come they would be cleared of signals."""
-    everyone = dist.group.WORLD
-    assert everyone is not None
-    torch.cuda.synchronize(tensor.device)
-    return symmetric_memory.rendezvous(tensor, everyone)
 
 
 How = Literal["auto", "collectives", "copies"]
@@ -227,6 +210,8 @@ def _no_copies(ranks: int, device: torch.device) -> str | None:
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if local_ranks != ranks:
         return f"{local_ranks} of {ranks} ranks are on this host"
+    if not has_driver():
+        return "the package cuda-bindings is not there, which torch for CUDA brings"
     if torch.cuda.device_count() < ranks:
         return f"a process sees {torch.cuda.device_count()} GPUs of {ranks}"
     apart = [

@@ -9,6 +9,7 @@ on any devices; `peer_copies.py` has another for the GPUs of one host.
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -30,8 +31,9 @@ class RowExchange(Protocol):
     def add_up(self, parameter: Tensor) -> None:
         """The gradient of `parameter` on this rank is whole: begin to add up all ranks' at each row's owner."""
 
-    def added_up(self) -> None:
-        """What is computed from here on finds the sums in the own rows of each gradient; other rows hold no sum."""
+    def added_up(self) -> dict[Tensor, Tensor]:
+        """What is computed from here on finds the sums in the own rows of each gradient; other rows hold no sum.
+        Returns the norms of those of some matrices, taken beside the backward (`norms`)."""
 
     def send(self, parameter: Tensor) -> None:
         """The own rows of `parameter` are updated: begin to send them to all. In the order of the groups."""
@@ -71,10 +73,11 @@ class CollectiveExchange:
         else:  # gloo adds up all of it to scatter it, and not in place
             self._adding.append(dist.all_reduce(grad, async_op=True))
 
-    def added_up(self) -> None:
+    def added_up(self) -> dict[Tensor, Tensor]:
         for work in self._adding:
             work.wait()
         self._adding.clear()
+        return {}
 
     def send(self, parameter: Tensor) -> None:
         rows = own_rows(parameter, self.world)
@@ -93,3 +96,8 @@ class CollectiveExchange:
     def settle(self) -> None:
         for group in list(self._sending):
             self.arrived(group)
+
+
+def norms(grads: list[Tensor]) -> list[Tensor]:
+    """The 2-norm of each, in float32."""
+    return list(torch._foreach_norm(grads, 2, torch.float32)) if grads else []

@@ -7,7 +7,7 @@ can move them to any number of ranks. Parameters in bfloat16 (`memory: low`) hav
 `stochastic_rounding`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from torch.optim.adamw import adamw
 
 from ..config import Optimizer
 from ..distributed.fsdp import World, local, shard_mesh
+from ..distributed.row_exchange import norms
 from ..distributed.row_shares import own_rows, zero_moments
 from ..model.bamba import vector_parameters
 from . import stochastic_rounding
@@ -55,22 +56,27 @@ class AdamW:
             yield f"first.{name}", self.first[name]
             yield f"second.{name}", self.second[name]
 
-    def gradient_norm(self) -> Tensor:
+    def gradient_norm(self, known: Mapping[Tensor, Tensor] | None = None) -> Tensor:
         """The 2-norm over all ranks; not finite if any gradient is not. Ranks that have come by here have done all
-        their backward."""
+        their backward. `known` has norms of what this rank updates of some parameters' gradients, as
+        `row_exchange.norms` makes them."""
+        found = dict(known or {})
+        own = {one: self._own(name, one.grad) for name, one in self.parameters.items() if one.grad is not None}
+        missing = [parameter for parameter in own if parameter not in found]
+        found |= zip(missing, norms([own[parameter] for parameter in missing]), strict=True)
         sharded: list[Tensor] = []
         whole: list[Tensor] = []
         group = None
         for name, parameter in self.parameters.items():
-            if parameter.grad is None:
+            if parameter not in own:
                 continue
             moment = self.first[name]
             if isinstance(moment, DTensor):
-                sharded.append(self._own(name, parameter.grad))
+                sharded.append(found[parameter])
                 mesh, dimension = shard_mesh(moment)
                 group = mesh.get_group(dimension)
             else:
-                whole.append(parameter.grad)
+                whole.append(found[parameter])
         squares = torch.stack([_square(sharded, self.world.device), _square(whole, self.world.device)])
         if group is not None:
             dist.all_reduce(squares[0], group=group)
@@ -143,8 +149,6 @@ class AdamW:
         return torch.full((), value, device=self.world.device)
 
 
-def _square(grads: list[Tensor], device: torch.device) -> Tensor:
-    """The sum of squares of all elements, in float32."""
-    if not grads:
-        return torch.zeros((), device=device)
-    return torch.stack(torch._foreach_norm(grads, 2, torch.float32)).square().sum()
+def _square(of_each: list[Tensor], device: torch.device) -> Tensor:
+    """The square of the 2-norm of all of them."""
+    return torch.stack(of_each).square().sum() if of_each else torch.zeros((), device=device)

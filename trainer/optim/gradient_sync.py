@@ -130,11 +130,10 @@ class GradientSync:
             parameter.grad_dtype = torch.float32
             parameter.grad = self._sums.pop(parameter)
 
-    def finish(self) -> None:
+    def finish(self) -> dict[Tensor, Tensor]:
         """After the last backward: what is computed from here on finds the sums over all ranks, of a matrix that is
-        updated by rows in the own ones."""
-        if self.exchange is not None:
-            self.exchange.added_up()
+        updated by rows in the own ones. Returns the norms that `RowExchange.added_up` knows."""
+        known = {} if self.exchange is None else self.exchange.added_up()
         for work in self._under_way:
             work.wait()
         self._under_way.clear()
@@ -145,11 +144,12 @@ class GradientSync:
         assert not self._sums, "a matrix had no gradient in the last micro-batch"
         grads = [parameter.grad for _, parameter in vector_parameters(self.model) if parameter.grad is not None]
         if self.world.size == 1 or not grads:
-            return
+            return known
         flat = torch.cat([grad.flatten() for grad in grads])
         dist.all_reduce(flat)
         for grad, part in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
             grad.copy_(part.view_as(grad))
+        return known
 
     def updated(self, parameter: Tensor) -> None:
         """This rank's own rows of it are new."""
