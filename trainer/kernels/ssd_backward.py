@@ -5,10 +5,9 @@ plain torch, and the tests hold that against autograd of the recurrence. In its 
 
 1. `states` backwards (ssd_states.py): lam, the gradient of the state after each chunk of STATE_TOKENS, from that of
    the last one down to that of the one that entered; and forwards, h before each, where the forward did not keep it;
-2. `pair_gradients` (ssd_pairs.py): the gradient of the scores C B^T, and of the decays between two tokens of a chunk;
-   `token_gradients` (ssd_dx.py): dx;
-3. `state_gradients` (ssd_states.py): dB and dC as far as they go through states;
-4. `_join` adds the two parts of dB and dC; `_finish` turns pair sums into the gradient of the decay, then that of dt.
+2. `chunk_gradients` (ssd_chunks.py): the gradient of the scores C B^T, and of the decays between two tokens of a chunk
+   (ssd_pairs.py); dx (ssd_dx.py); dB and dC as far as they go through states (ssd_states.py);
+3. `_join` adds the two parts of dB and dC; `_finish` turns pair sums into the gradient of the decay, then that of dt.
 
 The gradient of a decay a_k is the sum of all paths from a token before k to one at or after k. Inside the chunk it
 is a running sum of (what starts at j) - (what ends at j), both summed in float32 from the very same products: no
@@ -23,10 +22,10 @@ from torch import Tensor
 from .launch import Launch, TunableLaunch, on
 from .math import sigmoid, wide
 from .shapes import STATE_TOKENS, GradLast, ScanGrads, ScanInputs, arrived
+from .ssd_chunks import chunk_gradients
 from .ssd_decay import decays
-from .ssd_dx import token_gradients
-from .ssd_pairs import all_scores, pair_gradients
-from .ssd_states import state_gradients, states
+from .ssd_pairs import all_scores
+from .ssd_states import states
 from .tiles import opened, tiles
 
 CHUNK = STATE_TOKENS
@@ -172,22 +171,20 @@ def _scan_backward(
     if not kept.numel():
         met = states(inputs.x, inputs.B, decay.kept, decay, CHUNK, backwards=False, first=inputs.state_in)
     scores = all_scores(inputs, decay, CHUNK)
-    pairs = pair_gradients(inputs, grad, decay, scores)
     first = arrived(grad_last)  # not before: until here nothing depends on it
     lams = states(grad, inputs.C, decay.enter, decay, CHUNK, backwards=True, first=first, last=out_state)
-    token_gradients(inputs, grad, decay, lams, scores, out.x, pairs.starts[2])
-    parts, arrivals, through = state_gradients(inputs, grad, decay, met, lams, CHUNK)
+    found = chunk_gradients(inputs, grad, decay, met, lams, scores, out.x)
     _join[(batch * chunks * groups * 4,)](
-        tiles(inputs.B, CHUNK // 2, size), tiles(inputs.C, CHUNK // 2, size), decay.firsts, pairs.dscores, parts,
+        tiles(inputs.B, CHUNK // 2, size), tiles(inputs.C, CHUNK // 2, size), decay.firsts, found.dscores, found.states,
         tiles(out.B, CHUNK // 2, size), tiles(out.C, CHUNK // 2, size),
-        tokens, chunks, batch, groups, pairs.dscores.shape[0] // groups, parts.shape[1] // groups,
+        tokens, chunks, batch, groups, found.dscores.shape[0] // groups, found.states.shape[1] // groups,
         BLOCK=CHUNK // 2, STATE=size, **JOIN.options(),
     )  # fmt: skip
     limits = inputs.raw_limits
     parameters = torch.empty((batch * chunks, heads, 3), dtype=torch.float32, device=grad.device)
     _finish[(batch * chunks, triton.cdiv(heads, FINISH.block))](
-        inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, decay.steps, pairs.starts, pairs.stops,
-        pairs.skips, arrivals, through, out.dt, parameters,
+        inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, decay.steps, found.starts, found.stops,
+        found.skips, found.arrivals, found.through, out.dt, parameters,
         tokens, heads, chunks, *inputs.dt.stride()[:2], *out.dt.stride()[:2], *(limits or (0.0, 0.0)),
         CHUNK=CHUNK, HEADS=FINISH.block, LIMITED=limits is not None, **FINISH.options(),
     )  # fmt: skip

@@ -2,18 +2,17 @@
 
 A chunk has two blocks of tokens. The first is read by both, the second by itself: that makes three pairs of blocks
 (read, reader). The scores B_j . C_i of a chunk, made by `scores` once for all heads of a group, are a square with the
-source j in rows and the reader i in columns, of which the lower left quarter is never used. A program of
-`pair_gradients` owns a pair of blocks and some heads. It sums over its heads the gradient of the scores, so that the
-products with B and C are taken once for a group (`scan_backward`), and makes of each head's paths from j to i the sums
-that its decays need: over all i what starts at j, over all j what ends at i, both from the very same products.
+source j in rows and the reader i in columns, of which the lower left quarter is never used. `pair_gradients`, a
+part of ssd_chunks.py, gives a program a pair of blocks and some heads. It sums over its heads the gradient of the
+scores, so that the products with B and C are taken once for a group (`scan_backward`), and makes of each head's paths
+from j to i the sums that its decays need: over all i what starts at j, over all j what ends at i, both from the very
+same products.
 
     dscores_ij = sum over heads of L_ij dt_j (dy_i . x_j),      paths_ij = (C_i . B_j) L_ij dt_j (dy_i . x_j)
 
 so that dC_i = sum over j of dscores_ij B_j, dB_j = sum over i of dscores_ij C_i, and the log-decay a_k has the gradient
 sum over j < k <= i of paths_ij.
 """
-
-from typing import NamedTuple
 
 import torch
 import triton
@@ -24,13 +23,9 @@ from .launch import Launch, TunableLaunch
 from .math import at_most, wide
 from .shapes import ScanInputs
 from .ssd_decay import Decays
-from .ssd_states import bundled
 from .tiles import opened, stack, tiles
 
 SCORES = TunableLaunch("scan_pairs.SCORES", Launch(warps=4))
-PAIRS = TunableLaunch(
-    "scan_pairs.PAIRS", Launch(warps=4, stages=3, block=16, registers=168)
-)  # block: heads a program sums over; 3 on a multiprocessor
 
 
 @triton.jit
@@ -62,17 +57,15 @@ def _both(a, b, c, d):
 
 
 @triton.jit
-def _pair_gradients(
-    x, dy, scores, steps, sums, dscores, starts, stops, skips,
-    tokens, heads, bundles, groups,
-    BLOCK: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr,
+def pair_gradients(
+    unit, pair, x, dy, scores, steps, sums, dscores, starts, stops, skips,
+    tokens, heads, bundles, groups, batches,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    x, dy, scores = opened(x), opened(dy), opened(scores)
     chunks = tl.cdiv(tokens, 2 * BLOCK)
-    pair = tl.program_id(0) % 3
-    bundle = (tl.program_id(0) // 3) % bundles
-    place = tl.program_id(0) // (3 * bundles)  # of the chunk, among those of all sequences
-    places = tl.num_programs(0) // (3 * bundles)
+    bundle = unit % bundles
+    place = unit // bundles  # of the chunk, among those of all sequences
+    places = batches * chunks
     batch = place // chunks
     read, reader = pair // 2, (pair + 1) // 2
     start = (place % chunks) * 2 * BLOCK
@@ -84,7 +77,7 @@ def _pair_gradients(
     score = scores.load([((place * groups + bundle * groups // bundles) * 2 + read) * BLOCK, reader * BLOCK])
     itself = row[:, None] == row[None, :]
     summed = tl.zeros([BLOCK, BLOCK], tl.float32)
-    for number in range(HEADS):
+    for number in tl.range(0, HEADS, num_stages=STAGES):
         column = (bundle * HEADS + number) * WIDTH
         x_tile = x.load([batch, start + read * BLOCK, column]).reshape(BLOCK, WIDTH)
         dy_tile = dy.load([batch, start + reader * BLOCK, column]).reshape(BLOCK, WIDTH)
@@ -107,18 +100,6 @@ def _pair_gradients(
     tl.store(dscores + row[:, None] * 2 * BLOCK + row[None, :], summed)
 
 
-class PairGrads(NamedTuple):
-    """All float32. dscores: (bundles of heads, batch x chunks, chunk, chunk), sources in rows, the seen pairs only
-    meant. Sums laid out like the decays: starts, (3, …), of what starts at a token, by the block that it ends in (a
-    second block's are in [1] only) and, still to be made, what outlives the chunk; stops, (2, …), of what ends at a
-    token, by the block that it started in (a first block's are in [0] only); skips, of x . dy."""
-
-    dscores: Tensor
-    starts: Tensor
-    stops: Tensor
-    skips: Tensor
-
-
 def all_scores(inputs: ScanInputs, decays: Decays, chunk: int) -> Tensor:
     """B_j . C_i of all pairs of a chunk and document, j in rows: (batch x chunks x groups, chunk, chunk) in float32."""
     batch, tokens, groups, size = inputs.B.shape
@@ -129,24 +110,3 @@ def all_scores(inputs: ScanInputs, decays: Decays, chunk: int) -> Tensor:
         BLOCK=block, STATE=size, **SCORES.options(),
     )  # fmt: skip
     return scores
-
-
-def pair_gradients(inputs: ScanInputs, grad: Tensor, decays: Decays, scores: Tensor) -> PairGrads:
-    """What the gradients of B, C and of the decays are made from, as far as tokens meet tokens."""
-    tokens, heads, width = inputs.x.shape[1:]
-    groups, chunk = inputs.B.shape[2], scores.shape[-1]
-    places, block = scores.shape[0] // groups, chunk // 2
-    together = bundled(inputs.group_heads, PAIRS.block)
-    bundles = heads // together
-
-    def table(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=grad.device)
-
-    line = decays.sums.shape
-    out = PairGrads(table(bundles, places, chunk, chunk), table(3, *line), table(2, *line), table(*line))
-    _pair_gradients[(places * bundles * 3,)](
-        tiles(inputs.x, block, width), tiles(grad, block, width), stack(scores, block, block),
-        decays.steps, decays.sums, *out, tokens, heads, bundles, groups,
-        BLOCK=block, WIDTH=width, HEADS=together, **PAIRS.options(grad),
-    )  # fmt: skip
-    return out

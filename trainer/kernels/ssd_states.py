@@ -4,15 +4,14 @@
 made again from x and B (cheaper than keeping it from the forward); backwards lam, the gradient of the state after the
 chunk, from dy and C: the same code, mirrored.
 
-`state_gradients` is a product of matrices with the heads inside the sum: a program owns one chunk and some heads, and
-sums in registers either dC = sum exp(s) dy h^T or dB = sum kept x lam^T. On the way it makes what the decays need:
-E_i = exp(s_i) (h C_i) . dy_i, and exp(S) <lam, h>.
+`state_gradients`, a part of ssd_chunks.py, is a product of matrices with the heads inside the sum: a program owns half
+a chunk and some heads, and sums in registers either dC = sum exp(s) dy h^T or dB = sum kept x lam^T. On the way it
+makes what the decays need: E_i = exp(s_i) (h C_i) . dy_i, and exp(S) <lam, h>.
 
 The recurrence over chunks is the paper's "low-rank blocks" (arXiv 2405.21060, section 6): h <- exp(S) h + sum over j of
 exp(S - s_j) dt_j x_j B_j^T, and backwards lam <- exp(S) lam + sum over i of exp(s_i) dy_i C_i^T.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -26,9 +25,6 @@ from .tiles import opened, stack, tiles
 STATES = TunableLaunch(
     "scan_states.STATES", Launch(warps=8, stages=2, block=128), few_stages=3
 )  # block: numbers of the state
-GRADIENTS = TunableLaunch(
-    "scan_states.GRADIENTS", Launch(warps=8, stages=3, block=16)
-)  # block: heads a program sums over
 
 
 @triton.jit
@@ -70,43 +66,45 @@ def _states(
 
 
 @triton.jit
-def _state_gradients(
-    x, dy, c, states, lams, enters, kepts, arrivals, through, sums_of_heads,
+def state_gradients(
+    unit, part, x, dy, c, states, lams, enters, kepts, arrivals, through, sums_of_heads,
     tokens, heads, bundles, batches, group_heads,
-    CHUNK: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr,
+    CHUNK: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    x, dy, c, states, lams = opened(x), opened(dy), opened(c), opened(states), opened(lams)
+    """Of ROWS tokens of a chunk, the `part` // 2-th so many: by `part` % 2 dB or dC. `unit` is chunk and bundle."""
     chunks = tl.cdiv(tokens, CHUNK)
-    of_c = tl.program_id(0) % 2
-    bundle = (tl.program_id(0) // 2) % bundles
-    chunk = (tl.program_id(0) // (2 * bundles)) % chunks
-    batch = tl.program_id(0) // (2 * bundles * chunks)
-    start = chunk * CHUNK
-    row = tl.arange(0, CHUNK)
+    of_c = part % 2
+    bundle = unit % bundles
+    chunk = (unit // bundles) % chunks
+    batch = unit // (bundles * chunks)
+    start = chunk * CHUNK + part // 2 * ROWS
+    row = tl.arange(0, ROWS)
     spot = (batch * chunks + chunk) * heads + bundle * HEADS
-    line = (wide(batch) * heads + bundle * HEADS) * chunks * CHUNK + start
-    end = tl.minimum(CHUNK, tokens - start) - 1
-    out = tl.zeros([CHUNK, STATE], tl.float32)
+    line = (wide(batch) * heads + bundle * HEADS) * chunks * CHUNK
+    end = tl.minimum((chunk + 1) * CHUNK, tokens) - 1
+    out = tl.zeros([ROWS, STATE], tl.float32)
     if of_c:
-        c_tile = c.load([batch, start, (bundle * HEADS // group_heads) * STATE]).reshape(CHUNK, STATE)
-        for number in range(HEADS):
-            dy_tile = dy.load([batch, start, (bundle * HEADS + number) * WIDTH]).reshape(CHUNK, WIDTH)
+        c_tile = c.load([batch, start, (bundle * HEADS // group_heads) * STATE]).reshape(ROWS, STATE)
+        for number in tl.range(0, HEADS, num_stages=STAGES):
+            dy_tile = dy.load([batch, start, (bundle * HEADS + number) * WIDTH]).reshape(ROWS, WIDTH)
             state = states.load([(spot + number) * STATE, 0])
-            enter = tl.load(enters + line + row)
+            enter = tl.load(enters + line + start + row)
             wide_dy = dy_tile.to(tl.float32) * enter[:, None]
             from_state = tl.dot(c_tile, state, input_precision="tf32x3")
-            tl.store(arrivals + line + row, tl.sum(from_state * wide_dy, 1))
+            tl.store(arrivals + line + start + row, tl.sum(from_state * wide_dy, 1))
             out = tl.dot(wide_dy.to(dy_tile.dtype), tl.trans(state), acc=out, input_precision="tf32x3")
             line += chunks * CHUNK
     else:
-        for number in range(HEADS):
-            x_tile = x.load([batch, start, (bundle * HEADS + number) * WIDTH]).reshape(CHUNK, WIDTH)
+        for number in tl.range(0, HEADS, num_stages=STAGES):
+            x_tile = x.load([batch, start, (bundle * HEADS + number) * WIDTH]).reshape(ROWS, WIDTH)
             lam = lams.load([(spot + number) * STATE, 0])
-            state = states.load([(spot + number) * STATE, 0])
-            kept = tl.load(kepts + line + row)
-            carry = tl.load(enters + line + end)
-            shared = tl.sum(tl.sum(lam.to(tl.float32) * state.to(tl.float32), 1), 0)
-            tl.store(through + spot + number, carry * shared)
+            kept = tl.load(kepts + line + start + row)
+            if part // 2 == 0:
+                state = states.load([(spot + number) * STATE, 0])
+                carry = tl.load(enters + line + end)
+                shared = tl.sum(tl.sum(lam.to(tl.float32) * state.to(tl.float32), 1), 0)
+                tl.store(through + spot + number, carry * shared)
             added = (x_tile.to(tl.float32) * kept[:, None]).to(x_tile.dtype)
             out = tl.dot(added, tl.trans(lam), acc=out, input_precision="tf32x3")
             line += chunks * CHUNK
@@ -164,32 +162,3 @@ def passing(inputs: ScanInputs, grad: Tensor | None = None) -> tuple[Tensor, Ten
     else:
         states(grad, inputs.C, decay.enter, decay, STATE_TOKENS, backwards=True, last=added, keep=False)
     return added, decay.carry(inputs.x.shape[1], STATE_TOKENS).prod(-1)
-
-
-def state_gradients(
-    inputs: ScanInputs, grad: Tensor, decay: Decays, states: Tensor, lams: Tensor, chunk: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(dB and dC as far as they go through states, arrivals E, through); all float32.
-
-    The first is (2, bundles of heads, batch, tokens, state), still to be summed over a group's; arrivals is laid out
-    like the decays; through: (batch, chunks, heads).
-    """
-    batch, tokens, heads, width = inputs.x.shape
-    size = inputs.B.shape[-1]
-    together = bundled(inputs.group_heads, GRADIENTS.block)
-    bundles = heads // together
-    out = torch.empty((2, bundles, batch, tokens, size), dtype=torch.float32, device=grad.device)
-    arrivals = torch.empty_like(decay.sums)
-    through = torch.empty(states.shape[:3], dtype=torch.float32, device=grad.device)
-    _state_gradients[(batch * states.shape[1] * bundles * 2,)](
-        tiles(inputs.x, chunk, width), tiles(grad, chunk, width), tiles(inputs.C, chunk, size),
-        stack(states, size), stack(lams, size), decay.enter, decay.kept, arrivals, through, out,
-        tokens, heads, bundles, batch, inputs.group_heads,
-        CHUNK=chunk, STATE=size, WIDTH=width, HEADS=together, **GRADIENTS.options(grad),
-    )  # fmt: skip
-    return out, arrivals, through
-
-
-def bundled(group_heads: int, wanted: int) -> int:
-    """Heads of a bundle: the largest number, at most `wanted`, that divides those of a group."""
-    return next(size for size in range(min(wanted, group_heads), 0, -1) if group_heads % size == 0)

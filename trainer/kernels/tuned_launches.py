@@ -22,7 +22,7 @@ import triton
 from bamba.loader.cache.atomic_write import write_anew
 from bamba_data.errors import UserError
 
-from . import conv, gated_norm, ssd_backward, ssd_decay, ssd_dx, ssd_forward, ssd_pairs, ssd_states, swiglu
+from . import conv, gated_norm, ssd_backward, ssd_chunks, ssd_decay, ssd_forward, ssd_pairs, ssd_states, swiglu
 from .launch import Launch, TunableLaunch
 
 LOG = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _TUNABLE: dict[str, TunableLaunch] = {
     tunable.name: tunable
     for tunable in (
         *(conv.FORWARD, conv.BACKWARD, gated_norm.FORWARD, gated_norm.BACKWARD, ssd_decay.DECAYS, ssd_forward.FORWARD),
-        *(ssd_states.STATES, ssd_states.GRADIENTS, ssd_pairs.SCORES, ssd_pairs.PAIRS, ssd_dx.TOKENS),
+        *(ssd_states.STATES, ssd_pairs.SCORES, ssd_chunks.CHUNKS),
         *(ssd_backward.JOIN, ssd_backward.FINISH, swiglu.BACKWARD),
     )
 }
@@ -46,17 +46,15 @@ A100 = {
     "decay.DECAYS": Launch(warps=8, block=16),
     "scan_forward.FORWARD": Launch(warps=8, stages=3, block=32),
     "scan_pairs.SCORES": Launch(warps=8),
-    "scan_pairs.PAIRS": Launch(warps=4, stages=3, block=16),
-    "scan_tokens.TOKENS": Launch(warps=8, stages=2, block=16),
+    "scan_chunks.CHUNKS": Launch(warps=8, stages=2, block=16),
     "scan_backward.JOIN": Launch(warps=8),
     "scan_backward.FINISH": Launch(warps=8, block=16),
 }
 
 #: Where a B200 takes others. One stage: Triton 3.6 ends with "Fatal pipeliner error" where a loop that it pipelines for
-#: a Blackwell stores a tile. With no limit of registers the pairs spill nothing.
+#: a Blackwell stores a tile.
 B200 = {
     "scan_states.STATES": Launch(warps=8, stages=1, block=128),
-    "scan_pairs.PAIRS": Launch(warps=4, stages=3, block=16),
 }
 
 

@@ -32,9 +32,7 @@ def test_other_launches_compute_the_same(triton_kernels: torch.device, launches:
     wanted = results(case)
     one_head = (
         "decay.DECAYS",
-        "scan_states.GRADIENTS",
-        "scan_pairs.PAIRS",
-        "scan_tokens.TOKENS",
+        "scan_chunks.CHUNKS",
         "scan_backward.FINISH",
     )
     others = {name: Launch(4, 1, 1) for name in one_head}
