@@ -26,6 +26,7 @@ class Between:
     swiglu_backward = staticmethod(reference.swiglu_backward)
     norm_forward = staticmethod(reference.norm_forward)
     passing = staticmethod(reference.passing)
+    column_sums = staticmethod(reference.column_sums)
 
     @staticmethod
     def conv_forward(*given: Tensor) -> Tensor:
@@ -38,20 +39,20 @@ class Between:
 
     @staticmethod
     def norm_backward(*given: Tensor) -> tuple[Tensor, Tensor]:
-        dy, dweight = reference.norm_backward(*given)  # type: ignore[arg-type]
-        return coarse(dy), dweight
+        dy, of_weight = reference.norm_backward(*given)  # type: ignore[arg-type]
+        return coarse(dy), of_weight
 
     @staticmethod
     def scan_backward(
         inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads, *of_state: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Tensor:
         small = reference.scan_backward(inputs, kept, grad, out, *of_state)
         for tensor in (out.x, out.B, out.C):
             tensor.copy_(coarse(tensor))
         return small
 
     @staticmethod
-    def conv_backward(*given: Tensor) -> tuple[Tensor, Tensor]:
+    def conv_backward(*given: Tensor) -> Tensor:
         return reference.conv_backward(*given)
 
 

@@ -29,7 +29,7 @@ from ..kernels import backends
 from ..kernels.checks import check_mix
 from ..kernels.conv_halo import HALO, first_gradients, go_on
 from ..kernels.mix_op import mix_flops, scan_inputs
-from ..kernels.op_arguments import in_dtype_of, tensor_arguments
+from ..kernels.op_arguments import tensor_arguments
 from ..kernels.shapes import MIX_TENSORS, MixInputs, ScanGrads, border_state, kept_states, split_conv, unpack
 from .exchange import Arriving, Dealt
 from .group import ContextGroup
@@ -154,7 +154,7 @@ def _mix_backward(
     z, xbc, dt = unpack(given.zxbcdt, inner, heads)
     dzxbcdt = torch.empty(given.zxbcdt.shape, dtype=given.zxbcdt.dtype, device=given.zxbcdt.device)
     dz, dxbc, ddt = unpack(dzxbcdt, inner, heads)
-    dy, dnorm = run.norm_backward(y, z, given.norm_weight, eps, grad.contiguous(), dz, given.norm_groups)
+    dy, of_norm = run.norm_backward(y, z, given.norm_weight, eps, grad.contiguous(), dz, given.norm_groups)
     if not convolved.numel():  # not kept
         convolved = run.conv_forward(xbc, given.conv_weight, given.conv_bias, given.documents)
         go_on(run, convolved, xbc, given, halo)
@@ -163,16 +163,16 @@ def _mix_backward(
     from_right: Callable[[], Tensor] = _Summaries(*run.passing(of_scan, dscanned), group).from_right
     dconvolved = torch.empty_like(convolved)
     dx, dB, dC = split_conv(dconvolved, inner, heads, given.groups)
-    small = run.scan_backward(of_scan, states, dscanned, ScanGrads(dx, ddt, dB, dC), from_right)
+    of_heads = run.scan_backward(of_scan, states, dscanned, ScanGrads(dx, ddt, dB, dC), from_right)
     dfirst, of_first = first_gradients(run, xbc, given, halo, dconvolved)
     dhalos = Arriving(dfirst[:, :HALO], group)
-    of_rest = run.conv_backward(xbc, given.conv_weight, given.conv_bias, given.documents, dconvolved, dxbc)
+    of_conv = run.conv_backward(xbc, given.conv_weight, given.conv_bias, given.documents, dconvolved, dxbc)
     dxbc[:, :HALO] += dfirst[:, HALO:]
     of_all = dhalos.wait()
     if group.rank + 1 < group.ranks:
         dxbc[:, -HALO:] += of_all[group.rank + 1]
-    dconv = (of_first[0] + of_rest[0], of_first[1] + of_rest[1])
-    return [dzxbcdt, *in_dtype_of((*dconv, *small, dnorm), arguments[1 : _TAKEN - 1])]
+    of_conv[: len(of_first)] += of_first
+    return [dzxbcdt, *run.column_sums(arguments[1 : _TAKEN - 1], of_heads, of_conv, of_norm)]
 
 
 @_mix_backward.register_fake

@@ -4,6 +4,7 @@ With TRITON_INTERPRET=1 the Triton kernels run on a CPU, in Triton's interpreter
 """
 
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -21,7 +22,7 @@ class Backend(Protocol):
 
     def conv_backward(
         self, xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor, grad: Tensor, out: Tensor
-    ) -> tuple[Tensor, Tensor]: ...
+    ) -> Tensor: ...
 
     def norm_forward(self, y: Tensor, z: Tensor, weight: Tensor, eps: float, groups: int) -> Tensor: ...
 
@@ -41,7 +42,11 @@ class Backend(Protocol):
         out: ScanGrads,
         grad_last: GradLast = None,
         out_state: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]: ...
+    ) -> Tensor: ...
+
+    def column_sums(
+        self, parameters: Sequence[Tensor], scan: Tensor, conv: Tensor | None = None, norm: Tensor | None = None
+    ) -> list[Tensor]: ...
 
     def passing(self, inputs: ScanInputs, grad: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
 

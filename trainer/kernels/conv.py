@@ -175,10 +175,8 @@ def conv_forward(xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor) -
     return out
 
 
-def conv_backward(
-    xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor, grad: Tensor, out: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Write the gradient of xbc to `out`; return those of weight, (channels, 4), and bias, in float32.
+def conv_backward(xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor, grad: Tensor, out: Tensor) -> Tensor:
+    """Write the gradient of xbc to `out`; return the table for those of weight and bias, `column_sums`.
 
     Args:
         grad: Like xbc, that of the output; its channels contiguous.
@@ -193,5 +191,4 @@ def conv_backward(
             *xbc.stride()[:2], *grad.stride()[:2], *out.stride()[:2],
             CHANNELS=BACKWARD.block, TOKENS=BACKWARD_STRIP, **BACKWARD.options(),
         )  # fmt: skip
-    total = partial.sum(0)
-    return total[:4].T, total[4]
+    return partial

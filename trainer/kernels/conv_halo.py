@@ -35,9 +35,10 @@ def go_on(run: Backend, convolved: Tensor, xbc: Tensor, given: MixInputs, halo: 
 
 def first_gradients(
     run: Backend, xbc: Tensor, given: MixInputs, halo: Tensor, dconvolved: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+) -> tuple[Tensor, Tensor]:
     """What the outputs of the first tokens give: the gradient of halo and first tokens, (batch, 3 or more, channels),
-    and those of weight and bias. `dconvolved` is zero there afterwards: the rest of the row knows nothing of it."""
+    and the table for those of weight and bias. `dconvolved` is zero there afterwards: the rest of the row knows nothing
+    of it."""
     row, ids = _first_row(xbc, given, halo)
     drow = torch.zeros_like(row)
     drow[:, HALO:] = dconvolved[:, :HALO]

@@ -32,7 +32,7 @@ def scan_backward(
     out: ScanGrads,
     grad_last: GradLast = None,
     out_state: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Tensor:
     """As `ssd_backward.scan_backward`."""
     if (parts := _parts(inputs)) == 1:
         return ssd_backward.scan_backward(inputs, kept, grad, out, grad_last, out_state)
@@ -49,8 +49,7 @@ def scan_backward(
         _state(out_state, parts),
     )
     out.dt.copy_(ddt.unflatten(-1, (heads, parts)).sum(-1))
-    da_log, dd, dbias = (one.view(heads, parts).sum(-1) for one in shared)
-    return da_log, dd, dbias
+    return shared.view(-1, 3, heads, parts).sum(-1)
 
 
 def passing(inputs: ScanInputs, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:

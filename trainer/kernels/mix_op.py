@@ -16,7 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 from . import backends
 from .checks import check_mix
 from .conv_halo import HALO, convolve, first_gradients
-from .op_arguments import gradients_of_inputs, in_dtype_of, tensor_arguments
+from .op_arguments import gradients_of_inputs, tensor_arguments
 from .scan_op import scan_flops
 from .shapes import (
     MIX_TENSORS,
@@ -91,7 +91,7 @@ def _mix_backward(
     # One tensor for the gradients of z, x|B|C and dt: each kernel writes its columns, and nothing is concatenated.
     dzxbcdt = torch.empty(given.zxbcdt.shape, dtype=given.zxbcdt.dtype, device=given.zxbcdt.device)
     dz, dxbc, ddt = unpack(dzxbcdt, inner, heads)
-    dy, dnorm = run.norm_backward(y, z, given.norm_weight, eps, grad.contiguous(), dz, given.norm_groups)
+    dy, of_norm = run.norm_backward(y, z, given.norm_weight, eps, grad.contiguous(), dz, given.norm_groups)
     if not convolved.numel():  # not kept
         convolved = convolve(run, xbc, given)
     dconvolved = torch.empty_like(convolved)
@@ -100,15 +100,18 @@ def _mix_backward(
     dstate = None if entering is None else torch.empty_like(entering.state)
     last = None if grad_last is None else grad_last.contiguous()
     of_scan = scan_inputs(convolved, dt, given)
-    small = run.scan_backward(of_scan, states, dy.unflatten(-1, (heads, -1)), ScanGrads(dx, ddt, dB, dC), last, dstate)
+    of_heads = run.scan_backward(
+        of_scan, states, dy.unflatten(-1, (heads, -1)), ScanGrads(dx, ddt, dB, dC), last, dstate
+    )
     if entering is None or dstate is None:
-        dconv = run.conv_backward(xbc, given.conv_weight, given.conv_bias, given.documents, dconvolved, dxbc)
-        return [dzxbcdt, *in_dtype_of((*dconv, *small, dnorm), inputs[1:7])]
+        of_conv = run.conv_backward(xbc, given.conv_weight, given.conv_bias, given.documents, dconvolved, dxbc)
+        return [dzxbcdt, *run.column_sums(inputs[1:7], of_heads, of_conv, of_norm)]
     dfirst, of_first = first_gradients(run, xbc, given, entering.halo, dconvolved)
-    of_rest = run.conv_backward(xbc, given.conv_weight, given.conv_bias, given.documents, dconvolved, dxbc)
+    of_conv = run.conv_backward(xbc, given.conv_weight, given.conv_bias, given.documents, dconvolved, dxbc)
     dxbc[:, :HALO] += dfirst[:, HALO:]
-    dconv = (of_first[0] + of_rest[0], of_first[1] + of_rest[1])
-    return [dzxbcdt, *in_dtype_of((*dconv, *small, dnorm), inputs[1:7]), dstate, dfirst[:, :HALO].contiguous()]
+    of_conv[: len(of_first)] += of_first
+    small = run.column_sums(inputs[1:7], of_heads, of_conv, of_norm)
+    return [dzxbcdt, *small, dstate, dfirst[:, :HALO].contiguous()]
 
 
 @_mix_backward.register_fake

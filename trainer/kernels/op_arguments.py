@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 
@@ -16,9 +15,3 @@ def gradients_of_inputs(found: Sequence[Tensor], inputs: int) -> list[Tensor | N
     first, entered = found[:7], found[7:]
     missing = inputs - len(first) - 1 - len(entered)
     return [*first, None, *entered, *[None] * missing]  # documents have none
-
-
-def in_dtype_of(grads: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients in the dtype of their parameters, each in memory of its own: outputs of an op must not share any."""
-    pairs = zip(grads, parameters, strict=True)
-    return [torch.empty(p.shape, dtype=p.dtype, device=p.device).copy_(g) for g, p in pairs]

@@ -10,6 +10,7 @@ A document never sees another, not even in a rounding: every sum that could cros
 documents' terms at exactly zero, so a token's result is the same bits whatever its neighbours hold.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -60,10 +61,8 @@ def conv_forward(xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor) -
     return silu(_before_silu(_taps(_wide(xbc), documents), weight, bias)).to(xbc.dtype)
 
 
-def conv_backward(
-    xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor, grad: Tensor, out: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Write the gradient of xbc to `out`; return those of weight and bias."""
+def conv_backward(xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor, grad: Tensor, out: Tensor) -> Tensor:
+    """Write the gradient of xbc to `out`; return the table for those of weight and bias, `column_sums`."""
     taps = _taps(_wide(xbc), documents)
     before = _before_silu(taps, weight, bias)
     gate = torch.sigmoid(before)
@@ -74,7 +73,7 @@ def conv_backward(
         owner = pad(documents, (0, shift), value=-1)[:, shift:]
         total = total + torch.where((owner == documents)[..., None], later, 0) * column
     out.copy_(total)
-    return torch.stack([(inner * tap).sum((0, 1)) for tap in taps], dim=1), inner.sum((0, 1))
+    return torch.stack([*((inner * tap).sum((0, 1)) for tap in taps), inner.sum((0, 1))])[None]
 
 
 # ---- gated norm
@@ -95,7 +94,7 @@ def norm_forward(y: Tensor, z: Tensor, weight: Tensor, eps: float, groups: int =
 def norm_backward(
     y: Tensor, z: Tensor, weight: Tensor, eps: float, grad: Tensor, out_z: Tensor, groups: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Write the gradient of z to `out_z`; return those of y and weight."""
+    """Write the gradient of z to `out_z`; return that of y, and the table for that of weight, `column_sums`."""
     wide_y, wide_z, wide_grad = (_by_group(tensor, groups) for tensor in (y, z, grad))
     gate = torch.sigmoid(wide_z)
     gated = wide_y * wide_z * gate
@@ -104,7 +103,7 @@ def norm_backward(
     inner = wide_grad * _by_group(weight, groups)
     dgated = scale * (inner - normal * (inner * normal).mean(-1, keepdim=True))
     out_z.copy_((dgated * wide_y * gate * (1 + wide_z * (1 - gate))).flatten(-2))
-    return (dgated * wide_z * gate).flatten(-2).to(y.dtype), (wide_grad * normal).flatten(-2).flatten(0, -2).sum(0)
+    return (dgated * wide_z * gate).flatten(-2).to(y.dtype), (wide_grad * normal).flatten(-2).sum((0, 1))[None]
 
 
 # ---- scan
@@ -213,9 +212,9 @@ def scan_backward(
     out: ScanGrads,
     grad_last: GradLast = None,
     out_state: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Write the large gradients to `out`, that of the state that entered to `out_state`; return those of A_log, D and
-    dt_bias. grad_last: of the state after the last token. `kept` is made anew, unrounded."""
+) -> Tensor:
+    """Write the large gradients to `out`, that of the state that entered to `out_state`; return the table for those of
+    A_log, D and dt_bias, `column_sums`. grad_last: of the state after the last token. `kept` is made anew."""
     tokens = inputs.x.shape[1]
     cut = _chunks(inputs)
     by_group = cut.carry.shape[2:]
@@ -259,7 +258,7 @@ def scan_backward(
     ddt = _uncut(dstep, tokens).flatten(2) * torch.sigmoid(raw) * inside
     out.dt.copy_(ddt)
     dA_log, dD = rate * (da * cut.step).sum((0, 1, 2)), (dy * cut.x).sum((0, 1, 2, 5))
-    return dA_log.flatten(), dD.flatten(), ddt.sum((0, 1))
+    return torch.stack([dA_log.flatten(), dD.flatten(), ddt.sum((0, 1))])[None]
 
 
 def passing(inputs: ScanInputs, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -276,6 +275,28 @@ def passing(inputs: ScanInputs, grad: Tensor | None = None) -> tuple[Tensor, Ten
 
 def _uncut(tensor: Tensor, tokens: int) -> Tensor:
     return tensor.flatten(1, 2)[:, :tokens]
+
+
+# ---- parameters
+
+
+def column_sums(
+    parameters: Sequence[Tensor], scan: Tensor, conv: Tensor | None = None, norm: Tensor | None = None
+) -> list[Tensor]:
+    """The gradients of parameters from tables whose rows are parts of them: in the dtype of each, in memory of its own,
+    since outputs of an op must not share any.
+
+    Args:
+        parameters: A_log, D, dt_bias; with the tables of convolution and norm all those of a block, `shapes.MixInputs`.
+        scan: (rows, 3, heads), of A_log, D and dt_bias.
+        conv: (rows, 5, channels), of the four taps and of the bias.
+        norm: (rows, inner).
+    """
+    sums = list(scan.sum(0))
+    if conv is not None and norm is not None:
+        *taps, bias = conv.sum(0)
+        sums = [torch.stack(taps, 1), bias, *sums, norm.sum(0)]
+    return [torch.empty_like(one).copy_(of_it) for one, of_it in zip(parameters, sums, strict=True)]
 
 
 # ---- one token

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import backends
 from .checks import check_scan
-from .op_arguments import gradients_of_inputs, in_dtype_of, tensor_arguments
+from .op_arguments import gradients_of_inputs, tensor_arguments
 from .shapes import SCAN_TENSORS, ScanGrads, ScanInputs, border_state
 
 # Graphs that somebody exported, and FLOP tables, hold these names.
@@ -58,8 +58,9 @@ def _scan_backward(grad: Tensor, grad_last: Tensor | None, *given: Any) -> list[
     state = None if inputs.state_in is None else torch.empty_like(inputs.state_in)
     last = None if grad_last is None else grad_last.contiguous()
     run = backends.backend(inputs.x, inputs.x.shape[-1], inputs.B.shape[-1])
-    small = run.scan_backward(inputs, inputs.x.new_empty(0), grad.contiguous(), large, last, state)
-    return [*large, *in_dtype_of(small, (inputs.A_log, inputs.D, inputs.dt_bias)), *([] if state is None else [state])]
+    of_heads = run.scan_backward(inputs, inputs.x.new_empty(0), grad.contiguous(), large, last, state)
+    small = run.column_sums((inputs.A_log, inputs.D, inputs.dt_bias), of_heads)
+    return [*large, *small, *([] if state is None else [state])]
 
 
 @_scan_backward.register_fake

@@ -140,9 +140,10 @@ def _finish(
         mask=live,
     )
     skip = tl.load(skips + place, mask=live, other=0.0)
-    tl.store(dparameters + spot * 3, rate * tl.sum(da * step, 0), mask=here)
-    tl.store(dparameters + spot * 3 + 1, tl.sum(skip, 0), mask=here)
-    tl.store(dparameters + spot * 3 + 2, tl.sum(result, 0), mask=here)
+    dparameters += tl.program_id(0).to(tl.int64) * 3 * heads + head
+    tl.store(dparameters, rate * tl.sum(da * step, 0), mask=here)
+    tl.store(dparameters + heads, tl.sum(skip, 0), mask=here)
+    tl.store(dparameters + 2 * heads, tl.sum(result, 0), mask=here)
 
 
 def scan_backward(
@@ -152,17 +153,17 @@ def scan_backward(
     out: ScanGrads,
     grad_last: GradLast = None,
     out_state: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Write the large gradients to `out`, that of the state that entered to `out_state`; return those of A_log, D and
-    dt_bias. grad: like x, rows contiguous. kept: the states of the forward, or empty. grad_last: of the state after the
-    last token."""
+) -> Tensor:
+    """Write the large gradients to `out`, that of the state that entered to `out_state`; return the table for those of
+    A_log, D and dt_bias, `column_sums`. grad: like x, rows contiguous. kept: the states of the forward, or empty.
+    grad_last: of the state after the last token."""
     with on(inputs.x):
         return _scan_backward(inputs, kept, grad, out, grad_last, out_state)
 
 
 def _scan_backward(
     inputs: ScanInputs, kept: Tensor, grad: Tensor, out: ScanGrads, grad_last: GradLast, out_state: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Tensor:
     batch, tokens, heads, _ = inputs.x.shape
     groups, size = inputs.B.shape[2:]
     chunks = triton.cdiv(tokens, CHUNK)
@@ -181,12 +182,11 @@ def _scan_backward(
         BLOCK=CHUNK // 2, STATE=size, **JOIN.options(),
     )  # fmt: skip
     limits = inputs.raw_limits
-    parameters = torch.empty((batch * chunks, heads, 3), dtype=torch.float32, device=grad.device)
+    parameters = torch.empty((batch * chunks, 3, heads), dtype=torch.float32, device=grad.device)
     _finish[(batch * chunks, triton.cdiv(heads, FINISH.block))](
         inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, decay.steps, found.starts, found.stops,
         found.skips, found.arrivals, found.through, out.dt, parameters,
         tokens, heads, chunks, *inputs.dt.stride()[:2], *out.dt.stride()[:2], *(limits or (0.0, 0.0)),
         CHUNK=CHUNK, HEADS=FINISH.block, LIMITED=limits is not None, **FINISH.options(),
     )  # fmt: skip
-    da_log, dd, dbias = parameters.sum(0).unbind(-1)
-    return da_log, dd, dbias
+    return parameters
