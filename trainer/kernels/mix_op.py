@@ -16,7 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 from . import backends
 from .checks import check_mix
 from .conv_halo import HALO, convolve, first_gradients
-from .op_arguments import gradients_of_inputs, tensor_arguments
+from .op_arguments import gradients_of_inputs, quick, tensor_arguments
 from .scan_op import scan_flops
 from .shapes import (
     MIX_TENSORS,
@@ -100,9 +100,8 @@ def _mix_backward(
     dstate = None if entering is None else torch.empty_like(entering.state)
     last = None if grad_last is None else grad_last.contiguous()
     of_scan = scan_inputs(convolved, dt, given)
-    of_heads = run.scan_backward(
-        of_scan, states, dy.unflatten(-1, (heads, -1)), ScanGrads(dx, ddt, dB, dC), last, dstate
-    )
+    dscanned = dy.view(*dy.shape[:2], heads, given.head_dim)
+    of_heads = run.scan_backward(of_scan, states, dscanned, ScanGrads(dx, ddt, dB, dC), last, dstate)
     if entering is None or dstate is None:
         of_conv = run.conv_backward(xbc, given.conv_weight, given.conv_bias, given.documents, dconvolved, dxbc)
         return [dzxbcdt, *run.column_sums(inputs[1:7], of_heads, of_conv, of_norm)]
@@ -141,6 +140,7 @@ def _mix_grads(ctx: Any, grad: Tensor | None, *more: Tensor | None) -> tuple[Ten
 
 
 _mix.register_autograd(_mix_grads, setup_context=_save_mix)
+_quick_mix = quick(torch.ops.bamba.mix.default, _save_mix, _mix_grads)
 
 
 def mix(
@@ -191,7 +191,7 @@ def mix(
         UserError: For other shapes, dtypes or devices, no tokens, and, where they lie on a CPU, ids that do not ascend.
     """
     small = (one.contiguous() for one in (conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents))
-    return torch.ops.bamba.mix(  # type: ignore[no-any-return]
+    return _quick_mix(  # type: ignore[no-any-return]
         zxbcdt, *small, None, None, None, groups, norm_groups, dt_min, dt_max, eps, keep, False
     )[0]
 
@@ -223,7 +223,7 @@ def mix_carried(
     small = (one.contiguous() for one in (conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, documents))
     before = (None, None, None) if entering is None else tuple(one.contiguous() for one in entering)
     numbers = (groups, norm_groups, dt_min, dt_max, eps)
-    out, _, _, _, state = torch.ops.bamba.mix(zxbcdt, *small, *before, *numbers, keep, True)
+    out, _, _, _, state = _quick_mix(zxbcdt, *small, *before, *numbers, keep, True)
     inner, heads = len(norm_weight), len(A_log)
     return out, Carried(state, *_last_tokens(unpack(zxbcdt, inner, heads).xbc, documents, entering))
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import backends
 from .checks import check_scan
-from .op_arguments import gradients_of_inputs, tensor_arguments
+from .op_arguments import gradients_of_inputs, quick, tensor_arguments
 from .shapes import SCAN_TENSORS, ScanGrads, ScanInputs, border_state
 
 # Graphs that somebody exported, and FLOP tables, hold these names.
@@ -87,6 +87,7 @@ def _scan_grads(ctx: Any, grad: Tensor | None, grad_last: Tensor | None) -> tupl
 
 
 _scan.register_autograd(_scan_grads, setup_context=_save_scan)
+_quick_scan = quick(torch.ops.bamba.scan.default, _save_scan, _scan_grads)
 
 
 def scan(
@@ -122,7 +123,7 @@ def scan(
     Raises:
         UserError: For shapes, dtypes or devices that there is no kernel for, and for documents that do not ascend.
     """
-    found: tuple[Tensor, Tensor] = torch.ops.bamba.scan(
+    found: tuple[Tensor, Tensor] = _quick_scan(
         x, dt, B, C, A_log, D, dt_bias, documents, state_in, document_in, dt_min, dt_max, hand_on
     )
     return found

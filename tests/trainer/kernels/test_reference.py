@@ -119,6 +119,23 @@ def test_the_work_is_counted_as_that_of_the_recurrence_and_thrice_with_its_backw
     assert (forward.get_total_flops(), backward.get_total_flops()) == (once, 2 * once)
 
 
+def test_the_quick_way_to_an_op_gives_what_the_registered_one_gives() -> None:
+    """Called from Python, an op's gradients do not come by what torch registered for it; in a graph they do."""
+    case = draw(rows_of_documents(2, 70, [[10], [64]])).to(torch.float32)
+    quick, registered = case.leaves(), case.leaves()
+    out = quick.mixed()
+    same = torch.ops.bamba.mix(*registered[:8], None, None, None, *registered[8:], EPS, True, False)[0]
+    assert torch.equal(out, same)
+    wanted, got = gradients(registered, same), gradients(quick, out)
+    assert [name for name in NAMES if not torch.equal(got[name], wanted[name])] == []
+    some = quick._replace(A_log=quick.A_log.detach(), zxbcdt=quick.zxbcdt.detach())
+    (alone,) = torch.autograd.grad(some.loss(some.mixed()), [some.D])
+    assert torch.equal(alone, wanted["D"])
+    with torch.no_grad():
+        assert not quick.mixed().requires_grad
+    assert not case.mixed().requires_grad
+
+
 def test_a_compiled_graph_holds_the_op_whole_and_gives_the_same_numbers() -> None:
     case = draw(rows_of_documents(2, 70, [[10], [64]])).to(torch.float32)
     plain, compiled = case.leaves(), case.leaves()
