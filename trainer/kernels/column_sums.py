@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, on
+from .launch import Launch, on, pieces
 
 SUMS = Launch(warps=4, block=32)  # block: columns of a program, 128 bytes of a row
 ROWS = tl.constexpr(64)  # read at once
@@ -92,7 +92,7 @@ def column_sums(
         outs, inner, channels = [*of_scan, dnorm, dweight, dbias], norm.shape[1], conv.shape[2]
     tables = (scan, norm, conv)
     rows = (0 if table is None else len(table) for table in tables)
-    blocks = 3 * triton.cdiv(heads, SUMS.block) + triton.cdiv(inner, SUMS.block) + 5 * triton.cdiv(channels, SUMS.block)
+    blocks = 3 * pieces(heads, SUMS.block) + pieces(inner, SUMS.block) + 5 * pieces(channels, SUMS.block)
     with on(scan):
         _column_sums[(blocks,)](*tables, *outs, *rows, heads, inner, channels, BLOCK=SUMS.block, **SUMS.options())
     return found

@@ -61,6 +61,11 @@ class TunableLaunch:
         return self.launch.options(data)
 
 
+def pieces(whole: int, size: int) -> int:
+    """How many of one size cover the whole. Triton's own `cdiv` takes some microseconds, being a kernel's function."""
+    return -(-whole // size)
+
+
 def on(tensor: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device: make it the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

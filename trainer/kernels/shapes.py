@@ -60,16 +60,16 @@ class MixInputs(NamedTuple):
     @property
     def inner(self) -> int:
         """heads * head_dim, the width of z and of x."""
-        return len(self.norm_weight)
+        return self.norm_weight.shape[0]
 
     @property
     def heads(self) -> int:
-        return len(self.A_log)
+        return self.A_log.shape[0]
 
     @property
     def channels(self) -> int:
         """x | B | C, which pass through the convolution."""
-        return len(self.conv_bias)
+        return self.conv_bias.shape[0]
 
     @property
     def head_dim(self) -> int:
@@ -183,15 +183,19 @@ class Packed(NamedTuple):
 
 def unpack(zxbcdt: Tensor, inner: int, heads: int) -> Packed:
     """The views z, x|B|C and dt of a packed projection whose gate is `inner` wide."""
-    width = zxbcdt.shape[-1]
-    return Packed(zxbcdt[..., :inner], zxbcdt[..., inner : width - heads], zxbcdt[..., width - heads :])
+    channels = zxbcdt.shape[2] - inner - heads
+    return Packed(
+        zxbcdt.narrow(2, 0, inner), zxbcdt.narrow(2, inner, channels), zxbcdt.narrow(2, inner + channels, heads)
+    )
 
 
 def split_conv(xbc: Tensor, inner: int, heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
     """The views x (by head), B and C (by group) of the channels that the convolution handles."""
-    x, B, C = xbc.split([inner, (xbc.shape[-1] - inner) // 2, (xbc.shape[-1] - inner) // 2], dim=-1)
+    batch, tokens, channels = xbc.shape
+    both = (channels - inner) // 2
+    size = both // groups
     return (
-        x.unflatten(-1, (heads, inner // heads)),
-        B.unflatten(-1, (groups, -1)),
-        C.unflatten(-1, (groups, -1)),
+        xbc.narrow(2, 0, inner).view(batch, tokens, heads, inner // heads),
+        xbc.narrow(2, inner, both).view(batch, tokens, groups, size),
+        xbc.narrow(2, inner + both, both).view(batch, tokens, groups, size),
     )

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, TunableLaunch, on
+from .launch import Launch, TunableLaunch, on, pieces
 from .math import sigmoid, wide
 from .shapes import STATE_TOKENS, GradLast, ScanGrads, ScanInputs, arrived
 from .ssd_chunks import chunk_gradients
@@ -166,7 +166,7 @@ def _scan_backward(
 ) -> Tensor:
     batch, tokens, heads, _ = inputs.x.shape
     groups, size = inputs.B.shape[2:]
-    chunks = triton.cdiv(tokens, CHUNK)
+    chunks = pieces(tokens, CHUNK)
     decay = decays(inputs, CHUNK)
     met = kept
     if not kept.numel():
@@ -183,7 +183,7 @@ def _scan_backward(
     )  # fmt: skip
     limits = inputs.raw_limits
     parameters = torch.empty((batch * chunks, 3, heads), dtype=torch.float32, device=grad.device)
-    _finish[(batch * chunks, triton.cdiv(heads, FINISH.block))](
+    _finish[(batch * chunks, pieces(heads, FINISH.block))](
         inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, decay.steps, found.starts, found.stops,
         found.skips, found.arrivals, found.through, out.dt, parameters,
         tokens, heads, chunks, *inputs.dt.stride()[:2], *out.dt.stride()[:2], *(limits or (0.0, 0.0)),

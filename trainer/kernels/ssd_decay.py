@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, TunableLaunch, on
+from .launch import Launch, TunableLaunch, on, pieces
 from .math import at_least, at_most, softplus
 from .shapes import ScanInputs
 
@@ -98,7 +98,7 @@ class Decays(NamedTuple):
 def decays(inputs: ScanInputs, chunk: int) -> Decays:
     """The decays for kernels that work in chunks of so many tokens."""
     batch, tokens, heads = inputs.dt.shape
-    chunks = triton.cdiv(tokens, chunk)
+    chunks = pieces(tokens, chunk)
     steps, sums, enter, kept = torch.empty(
         (4, batch, heads, chunks * chunk), dtype=torch.float32, device=inputs.dt.device
     ).unbind(0)
@@ -106,7 +106,7 @@ def decays(inputs: ScanInputs, chunk: int) -> Decays:
     limits = inputs.raw_limits
     result = Decays(steps, sums, enter, kept, firsts)
     with on(inputs.dt):
-        _decays[(batch * chunks, triton.cdiv(heads, DECAYS.block))](
+        _decays[(batch * chunks, pieces(heads, DECAYS.block))](
             inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, inputs.document_in, *result,
             tokens, heads, chunks, *inputs.dt.stride()[:2], *(limits or (0.0, 0.0)),
             CHUNK=chunk, HEADS=DECAYS.block, ENTERS=inputs.document_in is not None, LIMITED=limits is not None,

@@ -5,6 +5,7 @@ kernel opens it once (`opened`) and loads and stores by the first coordinates of
 """
 
 from functools import cache
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -40,19 +41,22 @@ def tiles(tensor: Tensor, rows: int, columns: int) -> TensorDescriptor | Pointer
 
     The dimensions after the tokens lie side by side; strides are multiples of 16 bytes.
     """
-    return _described(tensor.flatten(2), [1, rows, columns])
+    batch, tokens, *rest = tensor.shape
+    by_batch, by_token = tensor.stride()[:2]
+    return _described(tensor, [batch, tokens, prod(rest)], [by_batch, by_token, 1], [1, rows, columns])
 
 
 def stack(tensor: Tensor, rows: int, columns: int | None = None) -> TensorDescriptor | Pointers:
     """A contiguous tensor as one tall matrix of its last dimension, in tiles of so many rows and columns, or all."""
-    flat = tensor.flatten(0, -2)
-    return _described(flat, [rows, columns or flat.shape[1]])
+    width = tensor.shape[-1]
+    return _described(tensor, [tensor.numel() // width, width], [width, 1], [rows, columns or width])
 
 
-def _described(flat: Tensor, block: list[int]) -> TensorDescriptor | Pointers:
-    if has_copy_engine(flat.device):
-        return TensorDescriptor(flat, list(flat.shape), list(flat.stride()), block)
-    return Pointers(flat, tuple(flat.shape), flat.stride(), tuple(tl.constexpr(size) for size in block))
+def _described(tensor: Tensor, shape: list[int], strides: list[int], block: list[int]) -> TensorDescriptor | Pointers:
+    """A tensor seen in another shape. It is not viewed: of a launch's time on the host that was a tenth."""
+    if has_copy_engine(tensor.device):
+        return TensorDescriptor(tensor, shape, strides, block)
+    return Pointers(tensor, tuple(shape), tuple(strides), tuple(tl.constexpr(size) for size in block))
 
 
 @triton.jit
