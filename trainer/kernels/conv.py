@@ -290,7 +290,7 @@ def conv_forward(xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor) -
         _conv[(_programs(batch, tokens, channels, FORWARD_STRIP, FORWARD.block),)](
             xbc, weight, bias, documents, out, tokens, channels, xbc.stride(0),
             x_token=xbc.stride(1), out_token=channels, CHANNELS=FORWARD.block, WHOLE=channels % FORWARD.block == 0,
-            TOKENS=FORWARD_STRIP, STRETCH=FORWARD_STRETCH, AHEAD=FORWARD_AHEAD, **FORWARD.options(),
+            TOKENS=FORWARD_STRIP, STRETCH=FORWARD_STRETCH, AHEAD=FORWARD_AHEAD, **FORWARD.options(xbc),
         )  # fmt: skip
     return out
 
@@ -311,6 +311,6 @@ def conv_backward(xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor, 
             tokens, channels, xbc.stride(0), grad.stride(0), out.stride(0),
             x_token=xbc.stride(1), grad_token=grad.stride(1), dx_token=out.stride(1), CHANNELS=BACKWARD.block,
             WHOLE=channels % BACKWARD.block == 0, TOKENS=BACKWARD_STRIP, STRETCH=BACKWARD_STRETCH, AHEAD=BACKWARD_AHEAD,
-            **BACKWARD.options(),
+            **BACKWARD.options(xbc),
         )  # fmt: skip
     return partial

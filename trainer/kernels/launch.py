@@ -20,7 +20,8 @@ from torch import Tensor
 class Launch:
     """The shape of a launch; `block` is the kernel's own tile size, where it has one to choose.
 
-    registers: at most so many a thread, that more programs fit on a multiprocessor; 0 leaves it to the compiler.
+    registers: at most so many a thread, that more programs fit on a multiprocessor; 0 leaves it to the compiler, and
+    so do numbers of more than two bytes.
     """
 
     warps: int
@@ -30,8 +31,10 @@ class Launch:
 
     def options(self, data: Tensor | None = None) -> dict[str, int]:
         """Stages fill the shared memory with tiles of two-byte numbers: wider `data` gets one."""
-        stages = self.stages if data is None or data.itemsize == 2 else 1
-        limit = {"maxnreg": self.registers} if self.registers and not triton.knobs.runtime.interpret else {}
+        small = data is None or data.itemsize == 2
+        stages = self.stages if small else 1
+        limited = self.registers and small and not triton.knobs.runtime.interpret
+        limit = {"maxnreg": self.registers} if limited else {}
         # fp fusion: said, since Triton 3.10 means to leave it out by default, which changes rounding and time
         return {"num_warps": self.warps, "num_stages": stages, "enable_fp_fusion": True, **limit}
 
