@@ -183,19 +183,19 @@ class Packed(NamedTuple):
 
 def unpack(zxbcdt: Tensor, inner: int, heads: int) -> Packed:
     """The views z, x|B|C and dt of a packed projection whose gate is `inner` wide."""
-    channels = zxbcdt.shape[2] - inner - heads
+    channels = zxbcdt.shape[-1] - inner - heads
     return Packed(
-        zxbcdt.narrow(2, 0, inner), zxbcdt.narrow(2, inner, channels), zxbcdt.narrow(2, inner + channels, heads)
+        zxbcdt.narrow(-1, 0, inner), zxbcdt.narrow(-1, inner, channels), zxbcdt.narrow(-1, inner + channels, heads)
     )
 
 
 def split_conv(xbc: Tensor, inner: int, heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
     """The views x (by head), B and C (by group) of the channels that the convolution handles."""
-    batch, tokens, channels = xbc.shape
+    *rows, channels = xbc.shape
     both = (channels - inner) // 2
     size = both // groups
     return (
-        xbc.narrow(2, 0, inner).view(batch, tokens, heads, inner // heads),
-        xbc.narrow(2, inner, both).view(batch, tokens, groups, size),
-        xbc.narrow(2, inner + both, both).view(batch, tokens, groups, size),
+        xbc.narrow(-1, 0, inner).view(*rows, heads, inner // heads),
+        xbc.narrow(-1, inner, both).view(*rows, groups, size),
+        xbc.narrow(-1, inner + both, both).view(*rows, groups, size),
     )
