@@ -93,8 +93,8 @@ def block_inputs(shape: Shape, batch: int = 2, tokens: int = 256) -> list[Tensor
 
 
 def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> list[Resources]:
-    """All kernels of a block's forward and backward, of rows that go on, of the MLP, of float8 and of writing on; once
-    for each set of flags.
+    """All kernels of a block's forward and backward, of rows that go on, of the MLP, of float8, of writing on and of
+    the update; once for each set of flags.
 
     Triton is left without a GPU: not for a process that also runs kernels.
     """
@@ -128,6 +128,7 @@ def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> lis
                     ops.float8_cast(torch.zeros(rows, 4096, dtype=torch.bfloat16), torch.ones(()), dtype)
             _go_on(shape)
             _write_on(shape)
+            _update()
     finally:
         tuned_launches.apply(before)
     return [read(name, kernel) for name, kernel in found.values()]
@@ -158,6 +159,16 @@ def _write_on(shape: Shape) -> None:
     ops.swiglu_now(torch.zeros(2, 1, 2 * 14336, dtype=shape.dtype))
     x, weight = torch.zeros(2, 1, 4096), torch.zeros(4096)
     ops.residual_norm(x, x.to(shape.dtype), weight, 1e-5, shape.dtype)
+
+
+def _update() -> None:
+    """Of whole blocks and of others, by gradients in bfloat16 and float32."""
+    for rows in (16, 13):
+        for dtype in (torch.bfloat16, torch.float32):
+            weight, first, second = (torch.zeros(rows, 512, dtype=torch.bfloat16) for _ in range(3))
+            salt, healthy = torch.zeros(2, dtype=torch.int32), torch.tensor(True)
+            grad = torch.zeros(rows, 512, dtype=dtype)
+            ops.adamw_step(weight, grad, first, second, salt, torch.zeros(5), healthy, 0.9, 0.95)
 
 
 def read(name: str, kernel: Any) -> Resources:

@@ -5,8 +5,9 @@ backward, in Triton on a GPU and in plain torch on a CPU, behind the same op. Wh
                    checks (checks), fakes, autograd, FLOP formulas
     add_product_op a weight's gradient added to its float32 sum, by torch's product on both
     backends       which implementation an op runs
-    reference      the mathematics in plain torch; triton_backend the same by the kernels
-    conv, ssd_*, gated_norm, step, swiglu, float8_cast    the kernels, by what they compute
+    reference      the mathematics in plain torch, adamw_reference that of the update; triton_backend the same by the
+                   kernels
+    conv, ssd_*, gated_norm, step, swiglu, float8_cast, adamw_step    the kernels, by what they compute
     tiles, launch, math    what they share
     tuned_launches which launch a kernel takes on which GPU
     supported      the sizes that there are kernels for

@@ -62,6 +62,19 @@ class Backend(Protocol):
         self, x: Tensor, branch: Tensor, weight: Tensor, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]: ...
 
+    def adamw_step(
+        self,
+        weight: Tensor,
+        grad: Tensor,
+        first: Tensor,
+        second: Tensor,
+        salt: Tensor,
+        numbers: Tensor,
+        healthy: Tensor,
+        beta1: float,
+        beta2: float,
+    ) -> None: ...
+
 
 def backend(tensor: Tensor, head_dim: int = 64, state: int = 64) -> Backend:
     """Triton where the tensor is on a GPU or the interpreter is asked for; else the reference.

@@ -7,11 +7,13 @@
     swiglu(gate_up)         silu(gate) * up of the MLP (swiglu_op.py); `swiglu_now` without gradients
     residual_norm(x, …)     x + branch and its norm, without gradients (residual_norm_op.py)
     float8_cast(x, …)       a matrix in float8 as it lies and turned (float8_cast_op.py)
+    adamw_step(weight, …)   an update of a bfloat16 matrix, in place, rounded at random (adamw_step_op.py)
 
 The order of an op's arguments is stated once, by the fields of `shapes.MixInputs` and `shapes.ScanInputs`; schemas,
 fakes and FLOP formulas are made from them.
 """
 
+from .adamw_step_op import adamw_step as adamw_step
 from .float8_cast_op import float8_cast as float8_cast
 from .mix_op import mix as mix
 from .mix_op import mix_carried as mix_carried

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, silu, softplus
 
+from .adamw_reference import adamw_step as adamw_step
 from .shapes import (
     STATE_TOKENS,
     GradLast,

@@ -1,5 +1,6 @@
 """The Triton kernels under the names of `reference`: one `backends.Backend`."""
 
+from .adamw_step import adamw_step as adamw_step
 from .column_sums import column_sums as column_sums
 from .conv import conv_backward as conv_backward
 from .conv import conv_forward as conv_forward

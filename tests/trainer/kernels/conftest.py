@@ -8,6 +8,7 @@ from tests import interpreter
 INTERPRETED = interpreter.needed()
 if INTERPRETED:
     interpreter.import_interpreted("trainer.kernels.triton_backend")
+    interpreter.import_interpreted("tests.trainer.kernels.unrounded")
 
 
 @pytest.fixture
