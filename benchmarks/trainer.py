@@ -57,7 +57,7 @@ KINDS = {
     "collectives": r"^nccl|symmetric_memory::|^Memcpy PtoP",
     "copies": r"split_with_sizes_copy|chunk_cat|CatArrayBatchedCopy|^Memcpy",
     "products": r"nvjet|gemm|cutlass|cublas|xmma|splitK|matmul",
-    "optimizer": r"bitwise|multi_tensor",
+    "optimizer": r"^_adamw|multi_tensor",
     "norms, residual, silu, casts, loss": r"^triton_",
 }
 

@@ -51,7 +51,7 @@ class Fused:
     def __init__(self, plain: Callable[..., Any]) -> None:
         self.plain = plain
         # One launch a kernel. Of two, the compiler takes what is faster in one try each: beside other work that was the
-        # slower one of an update, 2.3 TB/s for 3.4, for the whole run.
+        # slower one of an update that it made then, 2.3 TB/s for 3.4, for the whole run.
         self.compiled = torch.compile(plain, fullgraph=True, options={"triton.autotune_pointwise": False})
 
     @torch.no_grad()

@@ -15,7 +15,6 @@ from trainer import compiled
 from trainer.data.batch import Batch
 from trainer.distributed.fsdp import World
 from trainer.model.document_mask import document_block_mask, document_mask
-from trainer.optim.stochastic_rounding import salt
 
 #: torch's compiler imports what torch calls deprecated, and looks at gradients with a warning that it hides
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -23,16 +22,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 def noise(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))
-
-
-def an_update() -> list[Tensor | float]:
-    """A bfloat16 parameter whose gradient was summed in float32, over several micro-batches."""
-    weight = torch.nn.Parameter(noise(64, 16).bfloat16())
-    weight.grad_dtype = torch.float32
-    weight.grad = noise(64, 16)
-    numbers = [torch.tensor(value) for value in (1e-3, 0.1, 1.0, 3.0, 0.271, 0.142625)]
-    moments = [torch.zeros(64, 16, dtype=torch.bfloat16) for _ in range(2)]
-    return [weight, weight.grad, *moments, salt("a", weight), *numbers, torch.tensor(True), 0.9, 0.95, 1e-8]
 
 
 def a_loss() -> list[Tensor | float]:
@@ -48,7 +37,6 @@ def parts_of_other_ranks() -> list[Tensor | float]:
 
 
 CASES: dict[str, Callable[[], list[Tensor | float]]] = {
-    "bamba.trainer.optim.stochastic_rounding._step": an_update,
     "bamba.trainer.optim.gradient_sync._add_to": a_sum,
     "bamba.trainer.distributed.peer_copies._add_parts": parts_of_other_ranks,
     "bamba.trainer.loss._logit_gradients_fused": a_loss,

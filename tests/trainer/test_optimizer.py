@@ -15,8 +15,9 @@ from tests.trainer.synthetic import Synthetic
 from trainer.config import Optimizer, load_recipe
 from trainer.data.batch import Batch
 from trainer.distributed.fsdp import World
+from trainer.kernels.adamw_reference import moved_by, rounded
 from trainer.model.bamba import vector_parameters
-from trainer.optim.stochastic_rounding import Rates, rounded, salt, update
+from trainer.optim.stochastic_rounding import Rates, salt, update
 from trainer.train import train
 
 pytestmark = pytest.mark.slow
@@ -121,6 +122,22 @@ def test_steps_far_below_the_spacing_of_bfloat16_add_up_in_the_mean() -> None:
         update(weight, torch.full_like(weight, 0.5), first, second, key, rates, rule)
     assert 1e-4 < 2**-8 / 2 / 16  # the nearest bfloat16 below 1 is 2^-8 away: rounded to the nearest, nothing moves
     assert weight.float().mean().item() == pytest.approx(1 - 64e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("moved", [1, 2, 100_000])
+def test_the_numbers_that_a_step_shares_make_the_textbook_s_step(moved: int) -> None:
+    rule = Optimizer(beta1=0.9, beta2=0.95, eps=1e-4)
+    make = torch.Generator().manual_seed(moved)
+    weight, grad, first, second = (1e-2 * torch.randn(1000, generator=make).double() for _ in range(4))
+    second = second.square()
+    rates = Rates.of(rule, *(torch.tensor(x) for x in (2e-3, 0.1, 1.7, float(moved))), torch.tensor(True))
+    given = (weight, grad, first, second, *rates.numbers[:4].double())
+    got, mean, square = moved_by(*given, 1 - rule.beta1, 1 - rule.beta2)
+    assert rates.numbers[4] == moved
+    torch.testing.assert_close(mean, 0.9 * first + 0.1 * grad / 1.7)
+    torch.testing.assert_close(square, 0.95 * second + 0.05 * (grad / 1.7).square())
+    towards = mean / (1 - 0.9**moved) / ((square / (1 - 0.95**moved)).sqrt() + 1e-4)
+    torch.testing.assert_close(got, weight - 2e-3 * 0.1 * weight - 2e-3 * towards, rtol=1e-6, atol=1e-9)
 
 
 def test_a_number_of_bfloat16_is_rounded_to_itself_whatever_is_drawn() -> None:
