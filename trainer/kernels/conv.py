@@ -21,12 +21,12 @@ from torch import Tensor
 from .launch import Launch, TunableLaunch, on
 from .math import sigmoid, wide
 
-# block: channels; registers: so that 28 and 24 programs fit on a multiprocessor, without spills
-FORWARD = TunableLaunch("conv.FORWARD", Launch(warps=1, block=128, registers=72))
-BACKWARD = TunableLaunch("conv.BACKWARD", Launch(warps=1, block=64, registers=80))
+# block: channels; registers: so that 32 and 24 warps fit on a multiprocessor
+FORWARD = TunableLaunch("conv.FORWARD", Launch(warps=1, block=128, registers=64))
+BACKWARD = TunableLaunch("conv.BACKWARD", Launch(warps=2, block=128, registers=80))
 # Tokens of a program, of a stretch of it, and how many tokens ahead of their use rows are asked for. The backward has a
 # row of the table of weight gradients for each strip: longer strips are fewer sums.
-FORWARD_STRIP, FORWARD_STRETCH, FORWARD_AHEAD = 64, 8, 8
+FORWARD_STRIP, FORWARD_STRETCH, FORWARD_AHEAD = 64, 8, 3
 BACKWARD_STRIP, BACKWARD_STRETCH, BACKWARD_AHEAD = 128, 8, 3
 
 
