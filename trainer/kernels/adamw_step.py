@@ -4,9 +4,9 @@ An element is 14 bytes with a bfloat16 gradient, and as the compiler writes the 
 take longer than the bytes. Here it is 42 (sm_90, Triton 3.6, 56 registers, nothing spilled):
 
 - a clip, two corrections and a decay are factors made once for all matrices: one root and one division are left. The
-  root is the device's own, to 2^-23, in one instruction; rounded as IEEE wants it would be fourteen. The division is
-  Triton's, to 2 units of the last digit. (The square of a reciprocal root takes 6 instructions less, and may be half as
-  far again from float64 as the compiler's four divisions were.)
+  root is the device's own, to 2^-23, one instruction; rounded as IEEE wants it is 17 more, with its slow path. The
+  division is Triton's, to 2 units of the last digit. (The square of a reciprocal root takes 6 instructions less, and
+  the step could be further from float64 than by the compiler's four divisions.)
 - bfloat16 is the upper half of a float32, so widening is a shift, and rounding an addition of integers and a shift. A
   conversion takes a slow unit, for a number that is exact already.
 - one round of the hash an element: the update and the matrix are mixed before, once a program.
