@@ -49,7 +49,7 @@ SLICE = ["model.layers=8", "model.attention_layers=[4]", *LOW]
 #: What a kernel, ours or mamba_ssm's, is for, by its name; the first that fits. Compiled pointwise kernels are named
 #: after what they hold.
 KINDS = {
-    "scan": r"^_(scan|states|(state|token|pair)_gradients|scores|join|finish|decays|column_sums|chunk|bmm_chunk|state_passing)",
+    "scan": r"^_(scan|states|chunk_gradients|scores|join|finish|decays|column_sums|chunk|bmm_chunk|state_passing)",
     "conv": r"^_conv|causal_conv1d",
     "gated norm": r"^_gated_norm|^_layer_norm",
     "attention": r"flex",

@@ -23,8 +23,8 @@ def quick(op: Callable[..., Any], save: Callable[..., None], gradients: Callable
     """The op, called from Python without torch's own way to what `register_autograd` was given.
 
     On that way torch (2.11, 2.13) asks for the schema once for each argument and copies it each time: of an op with
-    eighteen arguments longer than for all that is launched. A graph that is compiled has it behind itself, and needs
-    what is registered.
+    eighteen arguments a tenth of a millisecond, as long as four launches. A graph that is compiled has it behind
+    itself, and needs what is registered.
     """
 
     class Function(torch.autograd.Function):
