@@ -49,7 +49,7 @@ class Measurement:
 
 
 MEASUREMENTS = [
-    Measurement("kernel-tests", 300, "-m tests.trainer.kernels", "-m tests.trainer.kernels -k swiglu"),
+    Measurement("kernel-tests", 600, "-m tests.trainer.kernels", "-m tests.trainer.kernels -k swiglu"),
     Measurement("float8-casts", 120, "-m benchmarks.float8_casts", "-m benchmarks.float8_casts --small"),
     Measurement("step-bfloat16", 150, ALONE, SMALL_ALONE),
     Measurement("step-float8", 150, f"{ALONE} compute.float8=tensorwise", None),
