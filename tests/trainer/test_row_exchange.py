@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from trainer.config import load_recipe
 from trainer.distributed.fsdp import World
 from trainer.distributed.peer_copies import decided, place_of
 from trainer.distributed.row_shares import own_rows
+from trainer.distributed.stream_signals import has_driver
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +46,15 @@ def test_copies_between_gpus_are_refused_where_there_are_none() -> None:
         UserError, match=r"compute\.row_exchange: no copies .*: ranks compute on a CPU\. Set it to auto"
     ):
         decided("copies", 2, torch.device("cpu"))
+
+
+def test_copies_want_the_package_by_which_streams_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "cuda", None)  # as where it is not installed
+    assert not has_driver()
+    assert decided("auto", 2, torch.device("cuda")) == "collectives"
+    with pytest.raises(UserError, match="cuda-bindings is not there"):
+        decided("copies", 2, torch.device("cuda"))
 
 
 def test_an_exchange_of_rows_that_nobody_would_make_is_refused() -> None:
