@@ -282,10 +282,10 @@ def profile(function: Callable, tensors: list[Tensor], docs: Tensor, repeats: in
 
 #: What to try: the kernels that a launch is for, warps, stages, tile sizes, registers (0: as the compiler likes).
 CANDIDATES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
-    "conv.FORWARD": ("_conv", (1, 2, 4), (1,), (64, 128, 256), (0, 72)),
+    "conv.FORWARD": ("_conv", (1, 2, 4), (1,), (64, 128, 256), (0, 64, 72)),
     "conv.BACKWARD": ("_conv_backward", (1, 2, 4), (1,), (64, 128, 256), (0, 80)),
     "norm.FORWARD": ("_gated_norm", (4, 8, 16), (1,), (0,), (0,)),
-    "norm.BACKWARD": ("_gated_norm_backward", (8, 16), (1,), (0,), (0, 64, 128)),
+    "norm.BACKWARD": ("_gated_norm_backward", (8, 16), (1, 3), (0,), (0, 64, 128)),
     "decay.DECAYS": ("_decays", (4, 8), (1,), (8, 16, 32), (0,)),
     "scan_forward.FORWARD": ("_scan", (4, 8), (1, 2, 3), (16, 32, 64), (0,)),
     "scan_states.STATES": ("_states", (4, 8), (1, 2, 3), (64, 128), (0,)),

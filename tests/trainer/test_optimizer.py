@@ -15,6 +15,7 @@ from tests.trainer.synthetic import Synthetic
 from trainer.config import Optimizer, load_recipe
 from trainer.data.batch import Batch
 from trainer.distributed.fsdp import World
+from trainer.distributed.row_exchange import norms
 from trainer.kernels.adamw_reference import moved_by, rounded
 from trainer.model.bamba import vector_parameters
 from trainer.optim.stochastic_rounding import Rates, salt, update
@@ -109,6 +110,18 @@ def test_a_step_without_a_finite_gradient_changes_no_bit(world: World) -> None:
     assert norm.isnan()
     assert all(torch.equal(value, before[name]) for name, value in optimizer.state())
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), weights, strict=True))
+
+
+def test_a_norm_has_the_same_bits_alone_and_among_others() -> None:
+    """Ranks that take some of them earlier must clip alike."""
+    make = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(size, generator=make) for size in (70_001, 3, 1 << 18, 5, 129)]
+    grads = [one.bfloat16() if number % 2 == 0 else one for number, one in enumerate(drawn)]
+    together = norms(grads)
+    assert all(torch.equal(one, norms([grad])[0]) for one, grad in zip(together, grads, strict=True))
+    exact = torch.stack([grad.double().norm() for grad in grads])
+    torch.testing.assert_close(torch.stack(together).double(), exact, rtol=1e-5, atol=0)
+    assert {one.dtype for one in together} == {torch.float32} and norms([]) == []
 
 
 def test_steps_far_below_the_spacing_of_bfloat16_add_up_in_the_mean() -> None:

@@ -22,8 +22,8 @@ def gradient(rank: int, matrix: int, step: int) -> int:
 class Rank:
     """Hands steps to its GPU, and looks there at every value when it is read."""
 
-    def __init__(self, rank: int, ranks: int, host: Host) -> None:
-        self.rank, self.ranks, self.host = rank, ranks, host
+    def __init__(self, rank: int, ranks: int, host: Host, *, swaps: bool = False) -> None:
+        self.rank, self.ranks, self.host, self.swaps = rank, ranks, host, swaps
         host.rank = rank
         self.world = World(rank, ranks, torch.device("cpu"), None)  # type: ignore[arg-type]
         self.groups = [
@@ -61,7 +61,10 @@ class Rank:
             for _ in matrices:
                 self.look(number, step, "forward")
                 number += 1
-        for matrix, parameter in reversed(list(enumerate(self.matrices))):
+        made = list(reversed(list(enumerate(self.matrices))))
+        if self.swaps:
+            made[:2] = made[1::-1]
+        for matrix, parameter in made:
             self.look(matrix, step, "backward")
             parameter.grad = torch.full_like(parameter, torch.nan)
             value = float(gradient(self.rank, matrix, step))
@@ -90,8 +93,8 @@ class Rank:
             self.host.gpu.current.hand(partial(parameter.detach().fill_, torch.nan))
 
 
-def take_steps(host: Host, seed: int) -> None:
-    members = [Rank(rank, len(host.gpus), host) for rank in range(len(host.gpus))]
+def take_steps(host: Host, seed: int, *, swaps: bool = False) -> None:
+    members = [Rank(rank, len(host.gpus), host, swaps=swaps and rank == 1) for rank in range(len(host.gpus))]
     for step in range(STEPS):
         for member in members:
             member.step(step)
@@ -113,6 +116,13 @@ def test_streams_that_share_a_queue_of_the_hardware_wait_for_nothing_behind_them
     ranks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take_steps(Host(ranks, monkeypatch, one_queue=True), 0)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_rank_whose_backward_makes_two_gradients_the_other_way_round_adds_up_the_same(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    take_steps(Host(2, monkeypatch), seed, swaps=True)
 
 
 def test_an_order_that_lacks_a_wait_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,8 +29,7 @@ from .row_exchange import CollectiveExchange, RowExchange, norms
 from .row_shares import own_rows
 from .stream_signals import StreamSignals, has_driver, met
 
-GROUPS = 32  # of signals for new rows, at most
-PARTS = GROUPS  # the channel on which gradients' parts are told of
+GROUPS = 32  # of channels for new rows, at most; behind them each matrix has one for its gradient's parts
 EARLY = 2  # of them are sent beneath the update
 
 
@@ -53,7 +52,8 @@ class PeerCopyExchange:
             for parameter in group
         }
         self._channel_of_group = [number * min(GROUPS, len(groups)) // len(groups) for number in range(len(groups))]
-        self.signals = StreamSignals(world, GROUPS + 1)
+        self.signals = StreamSignals(world, GROUPS + len(parameters))
+        self._parts_channel: dict[Tensor, int] = {one: GROUPS + number for number, one in enumerate(parameters)}
         self._norms: dict[Tensor, Tensor] = {}  # of the sums of this step
         self._start: dict[Tensor, int] = {}  # of a parameter among the weights
         elements = 0
@@ -104,13 +104,13 @@ class PeerCopyExchange:
                 start = place_of(first, share, self.world.rank, peer, self.world.size)
                 place = self._parts_peers.get_buffer(peer, (share,), torch.bfloat16, start)
                 place.copy_(flat[peer * share : (peer + 1) * share], non_blocking=True)
-                self.signals.give(peer, PARTS)
+                self.signals.give(peer, self._parts_channel[parameter])
         rows = own_rows(parameter, self.world)
         assert rows is not None
         self._adding.wait_event(made)
         with torch.cuda.stream(self._adding):
             for peer in self._peers:
-                self.signals.wait(peer, PARTS)
+                self.signals.wait(peer, self._parts_channel[parameter])
             wide = 16 if share % 16 == 0 else 1  # a known width: one compiled kernel with wide loads
             parts = places[first : first + share * len(self._peers)].view(len(self._peers), -1, wide)
             _add_parts(grad[rows].view(-1, wide), parts)

@@ -49,7 +49,7 @@ class StreamSignals:
         """No signal came that was not waited for. Reads the device's memory."""
         numbers = self._own.view(-1, self._channels)
         return all(
-            int(number) == self._awaited[rank, channel]
+            (int(number) - self._awaited[rank, channel]) % 2**32 == 0
             for rank, of_rank in enumerate(numbers)
             for channel, number in enumerate(of_rank)
         )
@@ -76,7 +76,7 @@ def write(place: Tensor, number: int) -> None:
     """Into another GPU's memory, or the own, when the current stream has come here."""
     from cuda.bindings import driver  # not on a machine without GPUs
 
-    _checked(driver.cuStreamWriteValue32(_stream(), place.data_ptr(), number, 0))
+    _checked(driver.cuStreamWriteValue32(_stream(), place.data_ptr(), number % 2**32, 0))
 
 
 def wait_for(place: Tensor, number: int) -> None:
