@@ -17,6 +17,7 @@ from .math import sigmoid, wide
 
 FORWARD = TunableLaunch("norm.FORWARD", Launch(warps=8))
 BACKWARD = TunableLaunch("norm.BACKWARD", Launch(warps=16, stages=3, registers=128))  # stages: rows on their way
+WIDEST_AHEAD = 8192  # channels of a norm: rows of more, on their way, would not fit into shared memory
 PROGRAMS = 132  # of the backward: one on each of an H100's multiprocessors; as many rows of partial sums
 
 
@@ -96,6 +97,8 @@ def norm_backward(
     rows = batch * tokens * groups
     programs = min(max(PROGRAMS // groups, 1) * groups, rows)
     options = BACKWARD.options(y)
+    if width // groups > WIDEST_AHEAD:
+        options["num_stages"] = 1
     dy = torch.empty_like(y)
     partial = torch.empty((programs // groups, width), dtype=torch.float32, device=y.device)
     with on(y):

@@ -24,7 +24,7 @@ def quick(op: Callable[..., Any], save: Callable[..., None], gradients: Callable
 
     On that way torch (2.11, 2.13) asks for the schema once for each argument and copies it each time: of an op with
     eighteen arguments a tenth of a millisecond, as long as four launches. A graph that is compiled has it behind
-    itself, and needs what is registered.
+    itself, and needs what is registered. The transforms of torch.func are refused on this way, by torch.
     """
 
     class Function(torch.autograd.Function):

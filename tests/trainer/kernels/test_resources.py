@@ -57,6 +57,14 @@ def test_the_parts_of_a_wide_head_fit(state: int) -> None:
 
 
 @pytest.mark.costly
+@pytest.mark.parametrize(("gpu", "heads"), [("H100", 512), ("A100", 256)])
+def test_the_widest_blocks_fit(gpu: str, heads: int) -> None:
+    """32,768 channels under one norm, and half as many."""
+    found = resources("--gpu", gpu, "--heads", str(heads))
+    assert [one for one in found if one["shared_bytes"] > SHARED_BYTES[gpu]] == []
+
+
+@pytest.mark.costly
 def test_a_hopper_s_launches_would_spill_on_an_a100() -> None:
     found = resources("--gpu", "A100", "--launch", "scan_backward.FINISH=8,1,32,0")
     assert max(one["stack_bytes"] for one in found if one["kernel"] == "_finish") > 2000
