@@ -15,7 +15,7 @@ from trainer.config import load_recipe
 from trainer.distributed.fsdp import World
 from trainer.distributed.peer_copies import decided, place_of
 from trainer.distributed.row_shares import own_rows
-from trainer.distributed.stream_signals import has_driver
+from trainer.distributed.stream_signals import checked, has_driver
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +55,14 @@ def test_copies_want_the_package_by_which_streams_signal(monkeypatch: pytest.Mon
     assert decided("auto", 2, torch.device("cuda")) == "collectives"
     with pytest.raises(UserError, match="cuda-bindings is not there"):
         decided("copies", 2, torch.device("cuda"))
+
+
+def test_a_driver_that_cannot_signal_so_is_told_with_the_way_out() -> None:
+    checked((0,))
+    with pytest.raises(
+        UserError, match=r"row_exchange: .*driver does no stream memory .*: 801\. Set it to collectives"
+    ):
+        checked((801,))
 
 
 def test_an_exchange_of_rows_that_nobody_would_make_is_refused() -> None:

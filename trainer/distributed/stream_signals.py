@@ -16,6 +16,8 @@ import torch
 import torch.distributed._symmetric_memory as symmetric_memory
 from torch import Tensor
 
+from bamba_data.errors import UserError
+
 from .fsdp import World
 
 
@@ -24,6 +26,7 @@ class StreamSignals:
 
     def __init__(self, world: World, channels: int) -> None:
         self._own = symmetric_memory.empty(world.size * channels, dtype=torch.int32, device=world.device).zero_()
+        wait_for(self._own[:1], 0)  # it is there: so a driver that cannot do it says so here, and in no backward
         self._others = met(self._own)
         self._rank, self._channels = world.rank, channels
         self._given: Counter[tuple[int, int]] = Counter()
@@ -76,7 +79,7 @@ def write(place: Tensor, number: int) -> None:
     """Into another GPU's memory, or the own, when the current stream has come here."""
     from cuda.bindings import driver  # not on a machine without GPUs
 
-    _checked(driver.cuStreamWriteValue32(_stream(), place.data_ptr(), number % 2**32, 0))
+    checked(driver.cuStreamWriteValue32(_stream(), place.data_ptr(), number % 2**32, 0))
 
 
 def wait_for(place: Tensor, number: int) -> None:
@@ -84,13 +87,21 @@ def wait_for(place: Tensor, number: int) -> None:
     from cuda.bindings import driver
 
     flags = driver.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_GEQ
-    _checked(driver.cuStreamWaitValue32(_stream(), place.data_ptr(), number % 2**32, flags))
+    checked(driver.cuStreamWaitValue32(_stream(), place.data_ptr(), number % 2**32, flags))
 
 
 def _stream() -> int:
     return torch.cuda.current_stream().cuda_stream
 
 
-def _checked(result: tuple[Any, ...]) -> None:
+def checked(result: tuple[Any, ...]) -> None:
+    """What a call of the driver answered, whose first is its error.
+
+    Raises:
+        UserError: There is one.
+    """
     if int(result[0]) != 0:
-        raise RuntimeError(f"the driver of this GPU does no stream memory operations: {result[0]}")
+        raise UserError(
+            f"compute.row_exchange: this GPU's driver does no stream memory operations, by which copies are told of: "
+            f"{result[0]}. Set it to collectives"
+        )
