@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, on
+from .launch import Launch, on, pieces
 from .math import wide
 
 # 16 elements a thread, as two times 16 bytes: 42.4 instructions an element; of 8, 45.4. Chosen by that, not by time.
@@ -89,7 +89,7 @@ def adamw_step(
     """`ops.adamw_step`; all are contiguous."""
     count = weight.numel()
     with on(weight):
-        _adamw_step[(triton.cdiv(count, STEP.block),)](
+        _adamw_step[(pieces(count, STEP.block),)](
             weight, grad, first, second, salt, numbers, healthy,
             count, 1 - beta1, 1 - beta2,
             WHOLE=count % STEP.block == 0, BLOCK=STEP.block, **STEP.options(),

@@ -84,15 +84,15 @@ def column_sums(
     parameters: Sequence[Tensor], scan: Tensor, conv: Tensor | None = None, norm: Tensor | None = None
 ) -> list[Tensor]:
     """`reference.column_sums`, of contiguous tables in float32."""
-    found = [torch.empty_like(one) for one in parameters]
+    sums = [torch.empty_like(one) for one in parameters]
     heads, inner, channels = scan.shape[2], 0, 0
-    outs: list[Tensor | None] = [*found, None, None, None]
+    outs: list[Tensor | None] = [*sums, None, None, None]
     if conv is not None and norm is not None:
-        dweight, dbias, *of_scan, dnorm = found
+        dweight, dbias, *of_scan, dnorm = sums
         outs, inner, channels = [*of_scan, dnorm, dweight, dbias], norm.shape[1], conv.shape[2]
     tables = (scan, norm, conv)
     rows = (0 if table is None else len(table) for table in tables)
     blocks = 3 * pieces(heads, SUMS.block) + pieces(inner, SUMS.block) + 5 * pieces(channels, SUMS.block)
     with on(scan):
         _column_sums[(blocks,)](*tables, *outs, *rows, heads, inner, channels, BLOCK=SUMS.block, **SUMS.options())
-    return found
+    return sums

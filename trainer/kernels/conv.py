@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, TunableLaunch, on
+from .launch import Launch, TunableLaunch, on, pieces
 from .math import sigmoid, wide
 
 # block: channels; registers: so that 32 and 24 warps fit on a multiprocessor
@@ -280,7 +280,7 @@ def _conv_backward(
 
 
 def _programs(batch: int, tokens: int, channels: int, strip: int, block: int) -> int:
-    return batch * int(triton.cdiv(tokens, strip) * triton.cdiv(channels, block))
+    return batch * pieces(tokens, strip) * pieces(channels, block)
 
 
 def conv_forward(xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor) -> Tensor:
@@ -304,7 +304,7 @@ def conv_backward(xbc: Tensor, weight: Tensor, bias: Tensor, documents: Tensor, 
         out: Like xbc, channels contiguous: a view of the packed projection's gradient.
     """
     batch, tokens, channels = xbc.shape
-    strips = batch * triton.cdiv(tokens, BACKWARD_STRIP)
+    strips = batch * pieces(tokens, BACKWARD_STRIP)
     partial = torch.empty((strips, 5, channels), dtype=torch.float32, device=xbc.device)
     with on(xbc):
         _conv_backward[(_programs(batch, tokens, channels, BACKWARD_STRIP, BACKWARD.block),)](

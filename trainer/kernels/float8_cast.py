@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, on
+from .launch import Launch, on, pieces
 from .math import at_least, at_most, wide
 
 CAST = Launch(warps=8, block=128)
@@ -102,7 +102,7 @@ def float8_cast(x: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
         **{"TILE": CAST.block, **CAST.options()},
     }
     given, sizes = (x, scale, rows.view(torch.uint8)), (height, width, x.stride(0))
-    down, along = triton.cdiv(height, CAST.block), triton.cdiv(width, CAST.block)
+    down, along = pieces(height, CAST.block), pieces(width, CAST.block)
     with on(x):
         if height % CAST.block or width % CAST.block:
             _float8_cast_any[(down, along)](*given, turned.view(torch.uint8), *sizes, **kind)

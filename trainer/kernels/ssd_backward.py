@@ -174,18 +174,19 @@ def _scan_backward(
     scores = all_scores(inputs, decay, CHUNK)
     first = arrived(grad_last)  # not before: until here nothing depends on it
     lams = states(grad, inputs.C, decay.enter, decay, CHUNK, backwards=True, first=first, last=out_state)
-    found = chunk_gradients(inputs, grad, decay, met, lams, scores, out.x)
+    of_chunks = chunk_gradients(inputs, grad, decay, met, lams, scores, out.x)
     _join[(batch * chunks * groups * 4,)](
-        tiles(inputs.B, CHUNK // 2, size), tiles(inputs.C, CHUNK // 2, size), decay.firsts, found.dscores, found.states,
+        tiles(inputs.B, CHUNK // 2, size), tiles(inputs.C, CHUNK // 2, size),
+        decay.firsts, of_chunks.dscores, of_chunks.states,
         tiles(out.B, CHUNK // 2, size), tiles(out.C, CHUNK // 2, size),
-        tokens, chunks, batch, groups, found.dscores.shape[0] // groups, found.states.shape[1] // groups,
+        tokens, chunks, batch, groups, of_chunks.dscores.shape[0] // groups, of_chunks.states.shape[1] // groups,
         BLOCK=CHUNK // 2, STATE=size, **JOIN.options(),
     )  # fmt: skip
     limits = inputs.raw_limits
     parameters = torch.empty((batch * chunks, 3, heads), dtype=torch.float32, device=grad.device)
     _finish[(batch * chunks, pieces(heads, FINISH.block))](
-        inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, decay.steps, found.starts, found.stops,
-        found.skips, found.arrivals, found.through, out.dt, parameters,
+        inputs.dt, inputs.dt_bias, inputs.A_log, inputs.documents, decay.steps, of_chunks.starts, of_chunks.stops,
+        of_chunks.skips, of_chunks.arrivals, of_chunks.through, out.dt, parameters,
         tokens, heads, chunks, *inputs.dt.stride()[:2], *out.dt.stride()[:2], *(limits or (0.0, 0.0)),
         CHUNK=CHUNK, HEADS=FINISH.block, LIMITED=limits is not None, **FINISH.options(),
     )  # fmt: skip

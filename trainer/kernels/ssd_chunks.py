@@ -106,19 +106,19 @@ def chunk_gradients(
     line = decay.sums.shape
     of_pairs = table(bundles, places, chunk, chunk), table(3, *line), table(2, *line), table(*line)
     of_states = table(2, bundles, batch, tokens, size), table(*line), table(batch, places // batch, heads)
-    found = ChunkGrads(*of_pairs, *of_states)
+    grads = ChunkGrads(*of_pairs, *of_states)
     options = CHUNKS.options(grad)
     _chunk_gradients[(places * bundles * PROGRAMS,)](
         tiles(inputs.x, block, width), tiles(grad, block, width), tiles(inputs.B, block, size),
         tiles(inputs.C, block, size), stack(met, size), stack(lams, size), stack(scores, block, block),
         tiles(dx, block, width),
         decay.steps, decay.sums, decay.enter, decay.kept, inputs.D,
-        *of_pairs, found.starts[2], found.arrivals, found.through, found.states,
+        *of_pairs, grads.starts[2], grads.arrivals, grads.through, grads.states,
         tokens, heads, bundles, groups, batch, inputs.group_heads,
         PROGRAMS=PROGRAMS, BLOCK=block, STATE=size, WIDTH=width, HEADS=together,
         STAGES=options["num_stages"], **options,
     )  # fmt: skip
-    return found
+    return grads
 
 
 def bundled(group_heads: int, wanted: int) -> int:

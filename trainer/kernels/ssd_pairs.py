@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, TunableLaunch
+from .launch import Launch, TunableLaunch, pieces
 from .math import at_most, wide
 from .shapes import ScanInputs
 from .ssd_decay import Decays
@@ -103,7 +103,7 @@ def pair_gradients(
 def all_scores(inputs: ScanInputs, decays: Decays, chunk: int) -> Tensor:
     """B_j . C_i of all pairs of a chunk and document, j in rows: (batch x chunks x groups, chunk, chunk) in float32."""
     batch, tokens, groups, size = inputs.B.shape
-    chunks, block = triton.cdiv(tokens, chunk), chunk // 2
+    chunks, block = pieces(tokens, chunk), chunk // 2
     scores = torch.empty((batch * chunks * groups, chunk, chunk), dtype=torch.float32, device=inputs.B.device)
     _scores[(batch * chunks * groups * 2,)](
         tiles(inputs.B, block, size), tiles(inputs.C, chunk, size), decays.firsts, stack(scores, block), chunks, groups,

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, TunableLaunch, on
+from .launch import Launch, TunableLaunch, on, pieces
 from .math import wide
 from .shapes import STATE_TOKENS, ScanInputs, border_state
 from .ssd_decay import Decays, decays
@@ -139,7 +139,7 @@ def states(
     groups, size = b.shape[2:]
     block = min(STATES.block, size)
     programs = batch * heads * (size // block)
-    out = x.new_empty((batch, triton.cdiv(tokens, chunk), heads, size, width) if keep else (0,))
+    out = x.new_empty((batch, pieces(tokens, chunk), heads, size, width) if keep else (0,))
     with on(x):
         _states[(programs,)](
             tiles(x, chunk, width), tiles(b, chunk, block), shares, decays.enter,

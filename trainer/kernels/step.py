@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .gated_norm import norm_forward
-from .launch import Launch, on
+from .launch import Launch, on, pieces
 from .math import at_least, at_most, sigmoid, softplus, wide
 from .shapes import MixInputs, unpack
 from .supported import part_width
@@ -91,7 +91,7 @@ def step(given: MixInputs, eps: float) -> Tensor:
             **STEP.options(),
         )  # fmt: skip
         channels = xbc.shape[-1]
-        _shift[(triton.cdiv(channels, SHIFT.block), batch)](
+        _shift[(pieces(channels, SHIFT.block), batch)](
             given.zxbcdt, given.halo_in, given.inner, channels, given.zxbcdt.stride(0),
             BLOCK=SHIFT.block, **SHIFT.options(),
         )  # fmt: skip

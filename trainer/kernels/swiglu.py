@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, TunableLaunch, on
+from .launch import Launch, TunableLaunch, on, pieces
 from .math import sigmoid, wide
 
 FORWARD = Launch(warps=4, block=1024)
@@ -49,7 +49,7 @@ def swiglu_forward(gate_up: Tensor) -> Tensor:
     width = gate_up.shape[-1] // 2
     out = gate_up.new_empty((*gate_up.shape[:-1], width))
     with on(gate_up):
-        _swiglu[(out.numel() // width, triton.cdiv(width, FORWARD.block))](
+        _swiglu[(out.numel() // width, pieces(width, FORWARD.block))](
             gate_up, out, width, BLOCK=FORWARD.block, **FORWARD.options()
         )
     return out
@@ -60,7 +60,7 @@ def swiglu_backward(gate_up: Tensor, grad: Tensor) -> Tensor:
     width = grad.shape[-1]
     out = torch.empty_like(gate_up)
     with on(grad):
-        _swiglu_backward[(grad.numel() // width, triton.cdiv(width, BACKWARD.block))](
+        _swiglu_backward[(grad.numel() // width, pieces(width, BACKWARD.block))](
             gate_up, grad, out, width, BLOCK=BACKWARD.block, **BACKWARD.options()
         )
     return out

@@ -60,10 +60,10 @@ class AdamW:
         """The 2-norm over all ranks; not finite if any gradient is not. Ranks that have come by here have done all
         their backward. `known` has norms of what this rank updates of some parameters' gradients, as
         `row_exchange.norms` makes them."""
-        found = dict(known or {})
+        norm_of = dict(known or {})
         own = {one: self._own(name, one.grad) for name, one in self.parameters.items() if one.grad is not None}
-        missing = [parameter for parameter in own if parameter not in found]
-        found |= zip(missing, norms([own[parameter] for parameter in missing]), strict=True)
+        missing = [parameter for parameter in own if parameter not in norm_of]
+        norm_of |= zip(missing, norms([own[parameter] for parameter in missing]), strict=True)
         sharded: list[Tensor] = []
         whole: list[Tensor] = []
         group = None
@@ -72,11 +72,11 @@ class AdamW:
                 continue
             moment = self.first[name]
             if isinstance(moment, DTensor):
-                sharded.append(found[parameter])
+                sharded.append(norm_of[parameter])
                 mesh, dimension = shard_mesh(moment)
                 group = mesh.get_group(dimension)
             else:
-                whole.append(found[parameter])
+                whole.append(norm_of[parameter])
         squares = torch.stack([_square(sharded, self.world.device), _square(whole, self.world.device)])
         if group is not None:
             dist.all_reduce(squares[0], group=group)
