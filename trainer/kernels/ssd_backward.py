@@ -29,16 +29,18 @@ from .ssd_states import states
 from .tiles import opened, tiles
 
 CHUNK = STATE_TOKENS
-JOIN = TunableLaunch("scan_backward.JOIN", Launch(warps=4))
+JOIN = TunableLaunch("scan_backward.JOIN", Launch(warps=4, stages=3))  # stages: sums of bundles on their way
 FINISH = TunableLaunch("scan_backward.FINISH", Launch(warps=8, block=32))  # block: heads
 
 
 @triton.jit
-def _add_product(total, dscores, bundles, step, seen, other, TRANSPOSED: tl.constexpr, BLOCK: tl.constexpr):
+def _add_product(
+    total, dscores, bundles, step, seen, other, TRANSPOSED: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr
+):
     """total + (sum over bundles, `step` apart, of a quarter of dscores, where seen) @ other."""
     row = tl.arange(0, BLOCK)
     weights = tl.zeros([BLOCK, BLOCK], tl.float32)
-    for bundle in range(bundles):
+    for bundle in tl.range(0, bundles, num_stages=STAGES):
         weights += tl.load(dscores + bundle * step + row[:, None] * 2 * BLOCK + row[None, :])
     weights = tl.where(seen, weights, 0.0)
     if TRANSPOSED:
@@ -53,7 +55,7 @@ def _add_product(total, dscores, bundles, step, seen, other, TRANSPOSED: tl.cons
 def _join(
     b, c, firsts, dscores, parts, db, dc,
     tokens, chunks, batches, groups, token_bundles, state_bundles,
-    BLOCK: tl.constexpr, STATE: tl.constexpr,
+    BLOCK: tl.constexpr, STATE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     b, c, db, dc = opened(b), opened(c), opened(db), opened(dc)
     of_c = tl.program_id(0) % 2
@@ -66,7 +68,7 @@ def _join(
     row = tl.arange(0, BLOCK)
     live = (start + row < tokens)[:, None]
     total = tl.zeros([BLOCK, STATE], tl.float32)
-    for number in range(state_bundles):
+    for number in tl.range(0, state_bundles, num_stages=STAGES):
         bundle = (wide(of_c) * groups + group) * state_bundles + number
         place = (bundle * batches + batch) * tokens + start + row
         total += tl.load(parts + place[:, None] * STATE + tl.arange(0, STATE)[None, :], mask=live, other=0.0)
@@ -80,17 +82,17 @@ def _join(
     own = dscores + half * (2 * BLOCK + 1) * BLOCK
     if of_c:
         tile = b.load([batch, start, column]).reshape(BLOCK, STATE)
-        total = _add_product(total, own, token_bundles, step, own_seen, tile, True, BLOCK)
+        total = _add_product(total, own, token_bundles, step, own_seen, tile, True, BLOCK, STAGES)
         if half == 1:
             tile = b.load([batch, start - BLOCK, column]).reshape(BLOCK, STATE)
-            total = _add_product(total, dscores + BLOCK, token_bundles, step, far_seen, tile, True, BLOCK)
+            total = _add_product(total, dscores + BLOCK, token_bundles, step, far_seen, tile, True, BLOCK, STAGES)
         dc.store([batch, start, column], total.to(tile.dtype)[None])
     else:
         tile = c.load([batch, start, column]).reshape(BLOCK, STATE)
-        total = _add_product(total, own, token_bundles, step, own_seen, tile, False, BLOCK)
+        total = _add_product(total, own, token_bundles, step, own_seen, tile, False, BLOCK, STAGES)
         if half == 0:
             tile = c.load([batch, start + BLOCK, column]).reshape(BLOCK, STATE)
-            total = _add_product(total, dscores + BLOCK, token_bundles, step, far_seen, tile, False, BLOCK)
+            total = _add_product(total, dscores + BLOCK, token_bundles, step, far_seen, tile, False, BLOCK, STAGES)
         db.store([batch, start, column], total.to(tile.dtype)[None])
 
 
@@ -175,12 +177,13 @@ def _scan_backward(
     first = arrived(grad_last)  # not before: until here nothing depends on it
     lams = states(grad, inputs.C, decay.enter, decay, CHUNK, backwards=True, first=first, last=out_state)
     of_chunks = chunk_gradients(inputs, grad, decay, met, lams, scores, out.x)
+    options = JOIN.options()
     _join[(batch * chunks * groups * 4,)](
         tiles(inputs.B, CHUNK // 2, size), tiles(inputs.C, CHUNK // 2, size),
         decay.firsts, of_chunks.dscores, of_chunks.states,
         tiles(out.B, CHUNK // 2, size), tiles(out.C, CHUNK // 2, size),
         tokens, chunks, batch, groups, of_chunks.dscores.shape[0] // groups, of_chunks.states.shape[1] // groups,
-        BLOCK=CHUNK // 2, STATE=size, **JOIN.options(),
+        BLOCK=CHUNK // 2, STATE=size, STAGES=options["num_stages"], **options,
     )  # fmt: skip
     limits = inputs.raw_limits
     parameters = torch.empty((batch * chunks, 3, heads), dtype=torch.float32, device=grad.device)
