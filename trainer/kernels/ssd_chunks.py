@@ -35,7 +35,7 @@ def _chunk_gradients(
     dscores, starts, stops, skips, outlive, arrivals, through, sums_of_heads,
     tokens, heads, bundles, groups, batches, group_heads,
     PROGRAMS: tl.constexpr, BLOCK: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr,
-    STAGES: tl.constexpr,
+    SLOTS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     x, dy, b, c, dx = opened(x), opened(dy), opened(b), opened(c), opened(dx)
     states, lams, scores = opened(states), opened(lams), opened(scores)
@@ -46,19 +46,19 @@ def _chunk_gradients(
         token_gradients(
             unit, kind, x, dy, b, lams, scores, steps, sums, kepts, d, dx, outlive,
             tokens, heads, bundles, groups,
-            BLOCK, STATE, WIDTH, HEADS, STAGES,
+            BLOCK, STATE, WIDTH, HEADS, SLOTS, STAGES,
         )  # fmt: skip
     elif kind < 5:
         pair_gradients(
             unit, kind - 2, x, dy, scores, steps, sums, dscores, starts, stops, skips,
             tokens, heads, bundles, groups, batches,
-            BLOCK, WIDTH, HEADS, more,
+            BLOCK, WIDTH, HEADS, SLOTS, more,
         )  # fmt: skip
     else:
         state_gradients(
             unit, kind - 5, x, dy, c, states, lams, enters, kepts, arrivals, through, sums_of_heads,
             tokens, heads, bundles, batches, group_heads,
-            2 * BLOCK, STATE, WIDTH, HEADS, BLOCK, more,
+            2 * BLOCK, STATE, WIDTH, HEADS, SLOTS, BLOCK, more,
         )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def chunk_gradients(
         *of_pairs, grads.starts[2], grads.arrivals, grads.through, grads.states,
         tokens, heads, bundles, groups, batch, inputs.group_heads,
         PROGRAMS=PROGRAMS, BLOCK=block, STATE=size, WIDTH=width, HEADS=together,
-        STAGES=options["num_stages"], **options,
+        SLOTS=triton.next_power_of_2(together), STAGES=options["num_stages"], **options,
     )  # fmt: skip
     return grads
 

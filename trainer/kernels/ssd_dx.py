@@ -19,7 +19,8 @@ from .ssd_pairs import apart
 def token_gradients(
     unit, half, x, dy, b, lams, scores, steps, sums, kepts, d, dx, starts,
     tokens, heads, bundles, groups,
-    BLOCK: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, SLOTS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     chunks = tl.cdiv(tokens, 2 * BLOCK)
     bundle = unit % bundles
@@ -28,6 +29,9 @@ def token_gradients(
     batch = place // chunks
     start = ((place % chunks) * 2 + half) * BLOCK
     line = (wide(batch) * heads + bundle * HEADS) * chunks * 2 * BLOCK + start + tl.arange(0, BLOCK)
+    slot = tl.arange(0, SLOTS)
+    own = line[:, None] + slot[None, :] * chunks * 2 * BLOCK
+    outlive = tl.zeros([BLOCK, SLOTS], tl.float32)
     b_tile = b.load([batch, start, group * STATE]).reshape(BLOCK, STATE)
     own_score = scores.load([((place * groups + group) * 2 + half) * BLOCK, half * BLOCK])
     if half == 0:
@@ -51,7 +55,7 @@ def token_gradients(
             far *= kept[:, None]
             result = near * step[:, None] + far + skip * dy_tile.to(tl.float32)
             dx.store([batch, start, head * WIDTH], result.to(x_tile.dtype).reshape(1, BLOCK, WIDTH))
-            tl.store(starts + line, tl.sum(x_tile.to(tl.float32) * far, 1))
+            outlive = tl.where(slot[None, :] == number, tl.sum(x_tile.to(tl.float32) * far, 1)[:, None], outlive)
             line += chunks * 2 * BLOCK
     else:
         for number in tl.range(0, HEADS, num_stages=STAGES):
@@ -69,5 +73,6 @@ def token_gradients(
             far *= kept[:, None]
             result = near * step[:, None] + far + skip * dy_tile.to(tl.float32)
             dx.store([batch, start, head * WIDTH], result.to(x_tile.dtype).reshape(1, BLOCK, WIDTH))
-            tl.store(starts + line, tl.sum(x_tile.to(tl.float32) * far, 1))
+            outlive = tl.where(slot[None, :] == number, tl.sum(x_tile.to(tl.float32) * far, 1)[:, None], outlive)
             line += chunks * 2 * BLOCK
+    tl.store(starts + own, outlive, mask=(slot < HEADS)[None, :])

@@ -12,6 +12,10 @@ same products.
 
 so that dC_i = sum over j of dscores_ij B_j, dB_j = sum over i of dscores_ij C_i, and the log-decay a_k has the gradient
 sum over j < k <= i of paths_ij.
+
+What a head leaves for each token stays in registers until all heads of a program are done, a column for each (SLOTS of
+them), and is stored once: stored head by head, it had to change its layout each time, which four barriers a head were
+for. So a third of the time of these programs went.
 """
 
 import torch
@@ -60,8 +64,9 @@ def _both(a, b, c, d):
 def pair_gradients(
     unit, pair, x, dy, scores, steps, sums, dscores, starts, stops, skips,
     tokens, heads, bundles, groups, batches,
-    BLOCK: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, SLOTS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
+    strips: tl.constexpr = 4  # of rows: a warp's, of four, so that warps have nothing to tell each other before the end
     chunks = tl.cdiv(tokens, 2 * BLOCK)
     bundle = unit % bundles
     place = unit // bundles  # of the chunk, among those of all sequences
@@ -77,6 +82,10 @@ def pair_gradients(
     score = scores.load([((place * groups + bundle * groups // bundles) * 2 + read) * BLOCK, reader * BLOCK])
     itself = row[:, None] == row[None, :]
     summed = tl.zeros([BLOCK, BLOCK], tl.float32)
+    slot = tl.arange(0, SLOTS)
+    begun = tl.zeros([BLOCK, SLOTS], tl.float32)
+    ended = tl.zeros([strips, SLOTS, BLOCK], tl.float32)
+    skipped = tl.zeros([BLOCK, SLOTS], tl.float32)
     for number in tl.range(0, HEADS, num_stages=STAGES):
         column = (bundle * HEADS + number) * WIDTH
         x_tile = x.load([batch, start + read * BLOCK, column]).reshape(BLOCK, WIDTH)
@@ -89,13 +98,20 @@ def pair_gradients(
         weights *= apart(total_j, total_i) * step[:, None]
         summed += weights
         paths = weights * score
-        begun, skipped = tl.reduce((paths, by_skip), 1, _both)
-        tl.store(starts + j, begun)
-        tl.store(stops + i, tl.sum(paths, 0))
-        if read == reader:
-            tl.store(skips + j, skipped)
+        of_read, of_skip = tl.reduce((paths, by_skip), 1, _both)
+        of_reader = tl.sum(tl.reshape(paths, [strips, BLOCK // strips, BLOCK]), 1)
+        begun = tl.where(slot[None, :] == number, of_read[:, None], begun)
+        skipped = tl.where(slot[None, :] == number, of_skip[:, None], skipped)
+        ended = tl.where(slot[None, :, None] == number, of_reader[:, None, :], ended)
         j += chunks * 2 * BLOCK
         i += chunks * 2 * BLOCK
+    own = line + slot * chunks * 2 * BLOCK
+    live = slot < HEADS
+    j = read * BLOCK + row
+    tl.store(starts + own[None, :] + j[:, None], begun, mask=live[None, :])
+    tl.store(stops + own[:, None] + (reader * BLOCK + row)[None, :], tl.sum(ended, 0), mask=live[:, None])
+    if read == reader:
+        tl.store(skips + own[None, :] + j[:, None], skipped, mask=live[None, :])
     dscores += ((wide(bundle) * places + place) * 2 + read) * 2 * BLOCK * BLOCK + reader * BLOCK
     tl.store(dscores + row[:, None] * 2 * BLOCK + row[None, :], summed)
 

@@ -69,10 +69,11 @@ def _states(
 def state_gradients(
     unit, part, x, dy, c, states, lams, enters, kepts, arrivals, through, sums_of_heads,
     tokens, heads, bundles, batches, group_heads,
-    CHUNK: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr,
-    STAGES: tl.constexpr,
+    CHUNK: tl.constexpr, STATE: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, SLOTS: tl.constexpr,
+    ROWS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Of ROWS tokens of a chunk, the `part` // 2-th so many: by `part` % 2 dB or dC. `unit` is chunk and bundle."""
+    strips: tl.constexpr = 4  # of rows: see ssd_pairs.py
     chunks = tl.cdiv(tokens, CHUNK)
     of_c = part % 2
     bundle = unit % bundles
@@ -82,32 +83,39 @@ def state_gradients(
     row = tl.arange(0, ROWS)
     spot = (batch * chunks + chunk) * heads + bundle * HEADS
     line = (wide(batch) * heads + bundle * HEADS) * chunks * CHUNK
-    end = tl.minimum((chunk + 1) * CHUNK, tokens) - 1
+    slot = tl.arange(0, SLOTS)
+    lines = line + slot * chunks * CHUNK
+    live = slot < HEADS
     out = tl.zeros([ROWS, STATE], tl.float32)
     if of_c:
         c_tile = c.load([batch, start, (bundle * HEADS // group_heads) * STATE]).reshape(ROWS, STATE)
+        arrived = tl.zeros([ROWS, SLOTS], tl.float32)
         for number in tl.range(0, HEADS, num_stages=STAGES):
             dy_tile = dy.load([batch, start, (bundle * HEADS + number) * WIDTH]).reshape(ROWS, WIDTH)
             state = states.load([(spot + number) * STATE, 0])
             enter = tl.load(enters + line + start + row)
             wide_dy = dy_tile.to(tl.float32) * enter[:, None]
             from_state = tl.dot(c_tile, state, input_precision="tf32x3")
-            tl.store(arrivals + line + start + row, tl.sum(from_state * wide_dy, 1))
+            arrived = tl.where(slot[None, :] == number, tl.sum(from_state * wide_dy, 1)[:, None], arrived)
             out = tl.dot(wide_dy.to(dy_tile.dtype), tl.trans(state), acc=out, input_precision="tf32x3")
             line += chunks * CHUNK
+        tl.store(arrivals + lines[None, :] + (start + row)[:, None], arrived, mask=live[None, :])
     else:
+        met = tl.zeros([strips, SLOTS], tl.float32)
         for number in tl.range(0, HEADS, num_stages=STAGES):
             x_tile = x.load([batch, start, (bundle * HEADS + number) * WIDTH]).reshape(ROWS, WIDTH)
             lam = lams.load([(spot + number) * STATE, 0])
             kept = tl.load(kepts + line + start + row)
             if part // 2 == 0:
                 state = states.load([(spot + number) * STATE, 0])
-                carry = tl.load(enters + line + end)
-                shared = tl.sum(tl.sum(lam.to(tl.float32) * state.to(tl.float32), 1), 0)
-                tl.store(through + spot + number, carry * shared)
+                shared = tl.reshape(lam.to(tl.float32) * state.to(tl.float32), [strips, STATE // strips, WIDTH])
+                met = tl.where(slot[None, :] == number, tl.sum(tl.sum(shared, 2), 1)[:, None], met)
             added = (x_tile.to(tl.float32) * kept[:, None]).to(x_tile.dtype)
             out = tl.dot(added, tl.trans(lam), acc=out, input_precision="tf32x3")
             line += chunks * CHUNK
+        if part // 2 == 0:
+            carry = tl.load(enters + lines + tl.minimum((chunk + 1) * CHUNK, tokens) - 1, mask=live, other=0.0)
+            tl.store(through + spot + slot, carry * tl.sum(met, 0), mask=live)
     place = ((wide(of_c) * bundles + bundle) * batches + batch) * tokens + start + row
     column = tl.arange(0, STATE)
     tl.store(sums_of_heads + place[:, None] * STATE + column[None, :], out, mask=(start + row < tokens)[:, None])
