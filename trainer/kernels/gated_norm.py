@@ -16,9 +16,9 @@ from .launch import Launch, TunableLaunch, on
 from .math import sigmoid, wide
 
 FORWARD = TunableLaunch("norm.FORWARD", Launch(warps=8))
-BACKWARD = TunableLaunch("norm.BACKWARD", Launch(warps=16, stages=3, registers=128))  # stages: rows on their way
-WIDEST_AHEAD = 8192  # channels of a norm: rows of more, on their way, would not fit into shared memory
-PROGRAMS = 132  # of the backward: one on each of an H100's multiprocessors; as many rows of partial sums
+BACKWARD = TunableLaunch("norm.BACKWARD", Launch(warps=16, registers=64))  # two programs on a multiprocessor
+WIDE = 8192  # channels of a norm: more of them need twice the registers
+PROGRAMS = 264  # of the backward: two on each of an H100's 132 multiprocessors; as many rows of partial sums
 
 
 @triton.jit
@@ -45,33 +45,38 @@ def _both(a, b, c, d):
 def _gated_norm_backward(
     y, z, weight, grad, dy, dz, dweight,
     eps, rows, tokens, groups, width, z_batch, z_token, dz_batch, dz_token,
-    WIDTH: tl.constexpr, STAGES: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, WIDTH)
     live = column < width
     total = tl.zeros([WIDTH], tl.float32)
     group = tl.program_id(0) % groups  # of all its rows: there are a multiple of `groups` programs
-    of_norm = tl.load(weight + group * width + column, mask=live, other=0.0)
-    for number in tl.range(tl.program_id(0), rows, tl.num_programs(0), num_stages=STAGES):
+    weight += group * width
+    for number in range(tl.program_id(0), rows, tl.num_programs(0)):
         at_y = wide(number) * width + column
         token = number // groups
         at_z = wide(token // tokens) * z_batch + wide(token % tokens) * z_token + group * width + column
-        z_row = tl.load(z + at_z, mask=live, other=0.0).to(tl.float32)
-        y_row = tl.load(y + at_y, mask=live, other=0.0).to(tl.float32)
-        grad_row = tl.load(grad + at_y, mask=live, other=0.0).to(tl.float32)
-        # what is live across the sum must fit in the registers: four rows and the running total
-        gate = sigmoid(z_row)
-        opened = z_row * gate
-        slope = y_row * (gate + opened * (1.0 - gate))
-        gated = y_row * opened
-        squares, meets = tl.reduce((gated * gated, grad_row * of_norm.to(tl.float32) * gated), 0, _both)
+        gate = tl.load(z + at_z, mask=live, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        gated = tl.load(y + at_y, mask=live, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        gated *= gate * sigmoid(gate)
+        inner = tl.load(grad + at_y, mask=live, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        inner *= tl.load(weight + column, mask=live, other=0.0).to(tl.float32)
+        squares, meets = tl.reduce((gated * gated, inner * gated), 0, _both)
         scale = tl.rsqrt(squares / width + eps)
-        normal = gated * scale
-        total += grad_row * normal
-        dgated = scale * (grad_row * of_norm.to(tl.float32) - normal * (scale * meets / width))
+        # Read again, from the cache: kept in registers across the sum, the row would spill.
+        wide_z = tl.load(z + at_z, mask=live, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        wide_y = tl.load(y + at_y, mask=live, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        wide_grad = tl.load(grad + at_y, mask=live, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        gate = sigmoid(wide_z)
+        opened = wide_z * gate
+        normal = wide_y * opened * scale
+        total += wide_grad * normal
+        inner = wide_grad * tl.load(weight + column, mask=live, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        dgated = scale * (inner - normal * (scale * meets / width))
         tl.store(dy + at_y, (dgated * opened).to(dy.dtype.element_ty), mask=live)
+        out = dgated * wide_y * (gate + opened * (1.0 - gate))
         place = wide(token // tokens) * dz_batch + wide(token % tokens) * dz_token + group * width + column
-        tl.store(dz + place, (dgated * slope).to(dz.dtype.element_ty), mask=live)
+        tl.store(dz + place, out.to(dz.dtype.element_ty), mask=live)
     tl.store(dweight + tl.program_id(0) * width + column, total, mask=live)
 
 
@@ -97,15 +102,15 @@ def norm_backward(
     rows = batch * tokens * groups
     programs = min(max(PROGRAMS // groups, 1) * groups, rows)
     options = BACKWARD.options(y)
-    if width // groups > WIDEST_AHEAD:
-        options["num_stages"] = 1
+    if width // groups > WIDE and "maxnreg" in options:
+        options["maxnreg"] = max(options["maxnreg"], 128)
     dy = torch.empty_like(y)
     partial = torch.empty((programs // groups, width), dtype=torch.float32, device=y.device)
     with on(y):
         _gated_norm_backward[(programs,)](
             y, z, weight, grad, dy, out_z, partial, eps, rows, tokens, groups, width // groups,
             *z.stride()[:2], *out_z.stride()[:2],
-            WIDTH=triton.next_power_of_2(width // groups), STAGES=options["num_stages"],
+            WIDTH=triton.next_power_of_2(width // groups),
             **options,
         )  # fmt: skip
     return dy, partial
