@@ -19,7 +19,7 @@ from .launch import Launch, TunableLaunch, on, pieces
 from .math import at_least, at_most, softplus
 from .shapes import ScanInputs
 
-DECAYS = TunableLaunch("decay.DECAYS", Launch(warps=4, block=16))  # block: heads
+DECAYS = TunableLaunch("decay.DECAYS", Launch(warps=4, block=8))  # block: heads
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
