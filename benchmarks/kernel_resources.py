@@ -27,7 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from benchmarks.kernels import HEADS, STATE, WIDTH
-from trainer.kernels import backends, ops, tiles, triton_backend, tuned_launches
+from trainer.kernels import backends, ops, ssd_forward, tiles, triton_backend, tuned_launches
 from trainer.kernels import launch as kernel_launch
 from trainer.kernels.launch import Launch
 from trainer.kernels.shapes import Carried
@@ -38,6 +38,9 @@ GPUS = {
     "A100": ((8, 0), tuned_launches.A100_SHARED_BYTES),
     "B200": ((10, 0), tuned_launches.HOPPER_SHARED_BYTES),
 }
+
+
+HOPPER = 9  # capabilities that ssd_forward_hopper.py is for begin with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +121,12 @@ def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> lis
             mock.patch.object(backends, "backend", lambda *_: triton_backend),
         ):
             for keep in (True, False):
-                inputs = block_inputs(shape)
-                out = ops.mix(*inputs, torch.zeros(2, 256, dtype=torch.int32), 1e-5, keep)
-                torch.autograd.grad(out, inputs, torch.zeros_like(out))
+                _block(shape, keep)
+            if capability[0] == HOPPER:
+                with mock.patch.object(ssd_forward, "is_hopper", lambda _: True):
+                    _block(shape, keep=True)
+                    _block(shape, keep=False)
+                    _go_on(shape)
             gate_up = torch.zeros(2, 256, 2 * 14336, dtype=torch.bfloat16, requires_grad=True)
             ops.swiglu(gate_up).sum().backward()
             for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
@@ -132,6 +138,12 @@ def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> lis
     finally:
         tuned_launches.apply(before)
     return [read(name, kernel) for name, kernel in found.values()]
+
+
+def _block(shape: Shape, keep: bool) -> None:
+    inputs = block_inputs(shape)
+    out = ops.mix(*inputs, torch.zeros(2, 256, dtype=torch.int32), 1e-5, keep)
+    torch.autograd.grad(out, inputs, torch.zeros_like(out))
 
 
 def _go_on(shape: Shape) -> None:

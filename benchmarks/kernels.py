@@ -9,8 +9,9 @@ FOLDER holds the packages `mamba_ssm` and `causal_conv1d` as their source packag
 sources of causal-conv1d, which are built first (docs/kernels.md says how it was filled). Without it, ours alone.
 
 Inputs are Bamba's: 128 heads of 64, state 128, one group, bfloat16, decay rates and steps as a new model draws them,
-and four documents a row. Times are medians of CUDA graph replays (no launch gaps) and of plain calls, the L2 cache
-flushed before each. A peer's times come from the same process.
+and four documents a row. Times are medians of CUDA graph replays (no launch gaps), of plain calls, and (captured) of
+calls of what torch.cuda.make_graphed_callables made of ours, the L2 cache flushed before each. A peer's times come from
+the same process.
 """
 
 import argparse
@@ -250,6 +251,14 @@ def timed(function: Callable, tensors: list[Tensor], docs: Tensor) -> dict[str, 
     return {"forward": forward, "forward+backward": both}
 
 
+def captured(function: Callable, tensors: list[Tensor], docs: Tensor) -> Callable[[], object]:
+    """Forward and backward by autograd, each one launch of a graph: what a block called from Python can have."""
+    leaves = leaves_of(tensors)
+    graphed = torch.cuda.make_graphed_callables(lambda *given: function(list(given), docs), tuple(leaves))
+    grad = torch.randn_like(graphed(*leaves))
+    return lambda: torch.autograd.grad(graphed(*leaves), leaves, grad)
+
+
 def time(batch: int, tokens: int, peers: dict[str, tuple[Callable, Callable]]) -> None:
     docs = documents(batch, tokens)
     for kind, make in enumerate((mix_inputs, scan_inputs)):
@@ -263,6 +272,9 @@ def time(batch: int, tokens: int, peers: dict[str, tuple[Callable, Callable]]) -
                     f" graph {replay:8.3f} ms   plain {plain:8.3f} ms   {replay * 1e6 / batch / tokens:7.1f} ns/token",
                     flush=True,
                 )
+            if name == "ours":
+                called = median_ms(captured(pair[kind], tensors, docs))
+                print(f"{('mix', 'scan')[kind]:5} {batch}x{tokens:<7} {what:17} {name:12} captured {called:5.3f} ms")
 
 
 def profile(function: Callable, tensors: list[Tensor], docs: Tensor, repeats: int = 5) -> None:
@@ -319,6 +331,9 @@ def tune(batch: int, tokens: int) -> None:
     for name, (kernel, *ranges) in CANDIDATES.items():
         call = of_mlp if kernel == "_swiglu_backward" else both
         found = {best[name]: kernel_us(call, kernel)}
+        if not found[best[name]]:
+            print(f"{name:24} is not launched on this GPU: another kernel has its place")
+            continue
         for launch in {Launch(*numbers) for numbers in itertools.product(*ranges)} - {best[name]}:
             tuned_launches.apply({name: launch})
             try:

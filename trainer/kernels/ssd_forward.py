@@ -15,6 +15,11 @@ dtype. On request a program leaves a copy of the state for the backward at every
 and the last one in float32 for the row that goes on; then that row's programs begin with it.
 """
 
+import logging
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
 import torch
 import triton
 import triton.language as tl
@@ -26,6 +31,8 @@ from .shapes import STATE_TOKENS, ScanInputs, border_state, kept_states
 from .ssd_decay import decays
 from .ssd_states import passing
 from .tiles import Pointers, opened, tiles
+
+log = logging.getLogger(__name__)
 
 LONG = 8192  # tokens of a row that is worth cutting
 CHUNK = 64  # tokens; divides STATE_TOKENS, the chunk of the backward
@@ -118,6 +125,26 @@ def launch_of(x: Tensor) -> tuple[int, dict[str, int]]:
     return block, options
 
 
+def is_hopper(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+
+
+@cache
+def _of_hopper() -> ModuleType | None:
+    """ssd_forward_hopper.py, where Triton's Gluon is one that it knows: it changes from version to version."""
+    try:
+        return import_module(f"{__package__}.ssd_forward_hopper")
+    except (ImportError, AttributeError) as error:
+        log.warning("the scan for Hopper GPUs does not know this Triton: %s. The one for all GPUs runs, slower.", error)
+        return None
+
+
+def _in_gluon(x: Tensor, state: int) -> ModuleType | None:
+    """Numbers of two bytes, in tiles that fill what Hopper's tensor cores take."""
+    fits = x.dtype == torch.bfloat16 and x.shape[-1] % 64 == 0 and state in (64, 128)
+    return _of_hopper() if fits and is_hopper(x.device) else None
+
+
 def _halved(inputs: ScanInputs) -> ScanInputs:
     """One row as two, of which the second goes on from the first: what that hands on is made first, in half the time of
     a scan."""
@@ -146,6 +173,9 @@ def _scan_forward(inputs: ScanInputs, keep: bool, hand_on: bool) -> tuple[Tensor
     states = kept_states(inputs.x, state, keep=keep)
     last = border_state(inputs.x, state, wanted=hand_on)
     with on(inputs.x):
+        if gluon := _in_gluon(inputs.x, state):
+            gluon.scan(inputs, decays(inputs, CHUNK), y, states, last)
+            return y, states, last
         _scan[(batch * heads * (width // block),)](
             tiles(inputs.x, CHUNK, block), tiles(inputs.B, CHUNK, state), tiles(inputs.C, CHUNK, state),
             *decays(inputs, CHUNK),

@@ -44,7 +44,7 @@ def test_every_launch_that_can_be_tuned_is() -> None:
 @pytest.mark.parametrize("gpu", ["H100", *(pytest.param(gpu, marks=pytest.mark.costly) for gpu in ("A100", "B200"))])
 def test_every_kernel_compiles_and_fits(gpu: str) -> None:
     found = resources("--gpu", gpu)
-    assert {one["kernel"] for one in found} == launched()
+    assert {one["kernel"] for one in found} == launched() - (set() if gpu == "H100" else {"_scan_hopper"})
     assert [one for one in found if one["shared_bytes"] > SHARED_BYTES[gpu] or one["stack_bytes"] > SPILLED] == []
 
 

@@ -211,6 +211,44 @@ def test_bamba_s_own_shape_in_bfloat16_stays_within_the_rounding_of_its_inputs()
 
 
 @needs_gpu
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(("batch", "tokens", "state"), [(2, 1000, 128), (1, 5, 128), (3, 64, 64), (2, 333, 64)])
+def test_the_scan_for_hopper_has_the_bits_of_the_one_for_all(
+    monkeypatch: pytest.MonkeyPatch, batch: int, tokens: int, state: int, keep: bool
+) -> None:
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("this GPU is no Hopper: it has one scan")
+    from trainer.kernels import ssd_forward  # Triton is not everywhere
+
+    documents = rows_of_documents(batch, tokens, [[1, 63, 64, 200, 300]] * batch if tokens > 300 else [[]] * batch)
+    case = on(draw(documents, heads=6, head_dim=64, state=state).to(torch.bfloat16), torch.device("cuda"))
+    assert ssd_forward._of_hopper() is not None
+    found = results(case, keep)
+    monkeypatch.setattr(ssd_forward, "is_hopper", lambda _: False)
+    wanted = results(case, keep)
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+
+
+@needs_gpu
+def test_a_captured_block_has_the_bits_of_the_called_one() -> None:
+    """What docs/kernels.md tells those who call a block from Python to do."""
+    documents = rows_of_documents(2, 300, [[1, 100], []])
+    case = on(draw(documents, heads=8, head_dim=64, state=128).to(torch.bfloat16), torch.device("cuda"))
+    leaves = [tensor.detach().requires_grad_() for tensor in case[:7]]
+    graphed = torch.cuda.make_graphed_callables(lambda *given: ops.mix(*given, case.documents, EPS), tuple(leaves))
+    for scale in (1.0, -0.5):
+        given = [(scale * tensor).detach().requires_grad_() for tensor in leaves]
+        out, wanted = graphed(*given), ops.mix(*given, case.documents, EPS)
+        weights = torch.randn_like(wanted)
+        pairs = zip(
+            [out, *torch.autograd.grad(out, given, weights)],
+            [wanted, *torch.autograd.grad(wanted, given, weights)],
+            strict=True,
+        )
+        assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@needs_gpu
 def test_rows_past_two_to_the_thirty_first_elements_are_those_of_a_short_call() -> None:
     tokens, pieces = 131_072 + 200, 3
     documents = rows_of_documents(1, 200, [[]])
