@@ -43,15 +43,17 @@ def _load_tables(tables, firsts, table, chunk, chunks, CHUNK: gl.constexpr):
     of_all: gl.constexpr = gl.BlockedLayout([1, 2], [1, 32], [4, 1], [1, 0])
     row = gl.arange(0, CHUNK, layout=gl.BlockedLayout([1], [32], [4], [0]))
     column = gl.arange(0, CHUNK, layout=gl.SliceLayout(0, of_all))
-    of = gl.arange(0, 4, layout=gl.SliceLayout(1, of_all))
+    number = gl.arange(0, 4, layout=gl.SliceLayout(1, of_all))
     place = gl.minimum(chunk, chunks - 1) * CHUNK
-    return gl.load(tables + of[:, None] * table + (place + column)[None, :]), gl.load(firsts + place + row)
+    return gl.load(tables + number.to(gl.int64)[:, None] * table + (place + column)[None, :]), gl.load(
+        firsts + place + row
+    )
 
 
 @gluon.jit
-def _row(room, number: gl.constexpr, CHUNK: gl.constexpr):
+def _row(shared_tables, number: gl.constexpr, CHUNK: gl.constexpr):
     """One table of those in shared memory."""
-    return room.reshape([4 * CHUNK]).slice(number * CHUNK, CHUNK)
+    return shared_tables.reshape([4 * CHUNK]).slice(number * CHUNK, CHUNK)
 
 
 @gluon.jit
@@ -83,8 +85,8 @@ def _scan_hopper(
     c_room = gl.allocate_shared_memory(x.dtype, [1, CHUNK, STATE], c.layout)
     y_room = gl.allocate_shared_memory(x.dtype, [1, CHUNK, BLOCK], y.layout)
     pairs = gl.allocate_shared_memory(x.dtype, [CHUNK, CHUNK], square)
-    room = gl.allocate_shared_memory(gl.float32, [4, CHUNK], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
-    begins = gl.allocate_shared_memory(gl.int32, [CHUNK], line)
+    shared_tables = gl.allocate_shared_memory(gl.float32, [4, CHUNK], gl.SwizzledSharedLayout(1, 1, 1, [1, 0]))
+    shared_firsts = gl.allocate_shared_memory(gl.int32, [CHUNK], line)
     x_arrived = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     b_arrived = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     c_arrived = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
@@ -120,32 +122,32 @@ def _scan_hopper(
         state = gl.zeros([BLOCK, STATE], gl.float32, layout=of_state)
     nothing = gl.zeros([CHUNK, CHUNK], gl.float32, layout=of_pairs)
     numbers, first = _load_tables(tables, firsts, table, 0, chunks, CHUNK)
-    carry = gl.load(tables + 2 * table + gl.minimum(CHUNK, tokens) - 1)
+    carry = gl.load(tables + 2 * table.to(gl.int64) + gl.minimum(CHUNK, tokens) - 1)
     for chunk in range(chunks):
         start = chunk * CHUNK
         x_tile = x_tiles.index(chunk % 2).reshape([CHUNK, BLOCK]).permute((1, 0))
         b_tile = b_tiles.index(chunk % 2).reshape([CHUNK, STATE])
-        room.store(numbers)
-        begins.store(first)
+        shared_tables.store(numbers)
+        shared_firsts.store(first)
         carried = carry
         numbers, first = _load_tables(tables, firsts, table, chunk + 1, chunks, CHUNK)
-        carry = gl.load(tables + 2 * table + gl.minimum(start + 2 * CHUNK, tokens) - 1)
+        carry = gl.load(tables + 2 * table.to(gl.int64) + gl.minimum(start + 2 * CHUNK, tokens) - 1)
 
         met = state.to(x.dtype)
         mbarrier.wait(b_arrived.index(chunk % 2), (chunk // 2) % 2)
         mbarrier.wait(c_arrived, chunk % 2)
         scores = warpgroup_mma(b_tile, c_tile, nothing, use_acc=False, is_async=True)  # sources in rows
-        of_j = _row(room, 1, CHUNK).load(gl.SliceLayout(1, of_pairs))
-        of_i = _row(room, 1, CHUNK).load(gl.SliceLayout(0, of_pairs))
-        seen = (j[:, None] <= i[None, :]) & (j[:, None] >= begins.load(gl.SliceLayout(0, of_pairs))[None, :])
+        of_j = _row(shared_tables, 1, CHUNK).load(gl.SliceLayout(1, of_pairs))
+        of_i = _row(shared_tables, 1, CHUNK).load(gl.SliceLayout(0, of_pairs))
+        seen = (j[:, None] <= i[None, :]) & (j[:, None] >= shared_firsts.load(gl.SliceLayout(0, of_pairs))[None, :])
         apart = gl.exp2(gl.minimum(of_i[None, :] - of_j[:, None], 0.0, propagate_nan=ALL_NANS))
-        apart = gl.where(seen, apart, 0.0) * _row(room, 0, CHUNK).load(gl.SliceLayout(1, of_pairs))[:, None]
+        apart = gl.where(seen, apart, 0.0) * _row(shared_tables, 0, CHUNK).load(gl.SliceLayout(1, of_pairs))[:, None]
         scores = warpgroup_mma_wait(0, deps=[scores])
         past = warpgroup_mma(gl.convert_layout(met, left), c_tile, nothing, use_acc=False, is_async=True)
         pairs.store((scores * apart).to(x.dtype))
         fence_async_shared()
         mbarrier.wait(x_arrived.index(chunk % 2), (chunk // 2) % 2)
-        of_kept = _row(room, 3, CHUNK).load(gl.SliceLayout(0, left))
+        of_kept = _row(shared_tables, 3, CHUNK).load(gl.SliceLayout(0, left))
         added = (x_tile.load(left).to(gl.float32) * of_kept[None, :]).to(x.dtype)
         if EVERY:  # noqa: SIM102 (where it is 0, nothing of this is compiled)
             if chunk % EVERY == 0:
@@ -159,7 +161,7 @@ def _scan_hopper(
         mbarrier.expect(c_arrived, CHUNK * STATE * 2, pred=more)
         load_tile(c, [batch, start + CHUNK, of_group], c_arrived, c_room, pred=more)
         state = warpgroup_mma(added, b_tile, state * carried, is_async=True)
-        out = past * _row(room, 2, CHUNK).load(gl.SliceLayout(0, of_pairs))[None, :]
+        out = past * _row(shared_tables, 2, CHUNK).load(gl.SliceLayout(0, of_pairs))[None, :]
         out = warpgroup_mma(x_tile, pairs, out, is_async=True)
         out, state = warpgroup_mma_wait(0, deps=[out, state])
         out += skip * gl.convert_layout(x_tile.load(left), of_pairs).to(gl.float32)  # read again: registers are few
