@@ -14,12 +14,12 @@ Ask for many at once: warm, a row of 1,024 tokens takes 35 µs in a slice of 64 
 
 import operator
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, overload
 
 import torch
 from torch.utils.data import Dataset
 
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import UserError
 
 from .global_order import Order

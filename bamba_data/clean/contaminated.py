@@ -16,7 +16,6 @@ rule of GPT-3 no n-gram is kept of a group with more documents than it needs to 
 the evaluation; by that of OLMo by the documents of a group.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bamba_data import canonical_json
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import Unfinished, UserError
 from bamba_data.format.dataset import Dataset
 from bamba_data.format.masks import removed_in
@@ -141,7 +141,7 @@ class ContaminatedJob:
     work: str
     task_bytes: int
 
-    @functools.cached_property
+    @cached_property
     def folder(self) -> str:
         """Below `work`."""
         groups = [list(group) for group in self.groups]

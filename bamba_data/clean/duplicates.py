@@ -10,7 +10,6 @@ tasks that can run anywhere, in any order, twice:
 What is finished lies in a folder of work, under a name made of all that decides it; so a killed job goes on.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from bamba_data import canonical_json
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import Unfinished
 from bamba_data.format.dataset import Dataset
 from bamba_data.format.masks import removed_in
@@ -55,7 +55,7 @@ class DuplicatesJob:
     work: str
     task_bytes: int = TASK_BYTES
 
-    @functools.cached_property
+    @cached_property
     def folder(self) -> str:
         """Below `work`."""
         decides = [_FORM, self.manifest, list(self.sources), [list(group) for group in self.groups], self.ranges]

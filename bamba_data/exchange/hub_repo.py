@@ -8,10 +8,10 @@ import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import AccessDenied, StoreUnavailable, Unfinished, UserError, one_line
 from bamba_data.storage.addresses import check_endpoint
 

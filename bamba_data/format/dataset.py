@@ -6,10 +6,10 @@ Every byte of manifest and tables is checked against the digest that names it be
 import os
 import re
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from bamba_data import canonical_json
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import CorruptManifest, UserError
 from bamba_data.format import manifest as manifests
 from bamba_data.format.identity import SourceIdentity, of_dataset, of_tables

@@ -10,12 +10,12 @@ other stores is of the fourth, with `derived.elsewhere`: who knows only the thir
 """
 
 from collections import Counter
-from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import PrivateAttr, ValidationError
 
 from bamba_data import canonical_json
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import CorruptManifest, first_fault
 from bamba_data.format.identity import SourceIdentity, of_dataset
 from bamba_data.format.manifest_entries import (

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from bamba_data.cached_property import cached_property
 from bamba_data.document import Ledger
 from bamba_data.sources.base import Name
 
@@ -16,7 +17,7 @@ Counts = dict[Annotated[str, StringConstraints(max_length=64)], Count]
 class Entry(BaseModel):
     """Frozen, read strictly: no unknown field, no conversion."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, ignored_types=(cached_property,))
 
 
 class Account(Entry):

@@ -8,10 +8,10 @@ nobody there knows that we need it. What is gone there is an error that says who
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import CorruptManifest, ReferredFileMissing
 from bamba_data.storage.store import Entry, LocalStore, Store, open_store
 

@@ -6,12 +6,12 @@ asked for are read, each by its byte range, and their digests vouch for tokens a
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import CorruptManifest, CorruptShard
 from bamba_data.format.block_reading import BlockPlace, ShardFooter, fetch_block, read_footer, vouched_tokens
 from bamba_data.format.dataset import Dataset

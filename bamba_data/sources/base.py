@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import RecipeError, UserError
 from bamba_data.sources.compression import Choice
 
@@ -26,7 +27,9 @@ Form = Literal["jsonl", "parquet"]
 class Strict(BaseModel):
     """Frozen, no unknown keys, no silent conversions, no infinities: the base of all that users write in recipes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, ignored_types=(cached_property,)
+    )
 
     #: Fields that came later. At their defaults they are left out of what is written down, so that what was made of
     #: older recipes (locks, units, indexes, all named by digests of such dumps) keeps its name.

@@ -9,13 +9,13 @@ import contextlib
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from itertools import accumulate
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bamba_data.cached_property import cached_property
 from bamba_data.document import RAW_BYTES, Document, Reject
 from bamba_data.errors import CorruptInput, InputTooLarge, one_line
 from bamba_data.sources.base import TextRule

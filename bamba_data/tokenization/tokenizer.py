@@ -12,12 +12,12 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from bamba_data.cached_property import cached_property
 from bamba_data.canonical_json import sha256
 from bamba_data.errors import TokenizerError
 from bamba_data.tokenization.utf16 import any_unit

@@ -11,7 +11,6 @@ cannot be told apart so, and is refused.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import UserError, one_line
 
 from .files import BadConversation, Message

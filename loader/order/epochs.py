@@ -16,11 +16,13 @@ place with no tokens, and all else stays where it was.
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bamba_data.cached_property import cached_property
 
 from .permutation import Permutation, derive_key
 

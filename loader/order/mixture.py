@@ -17,12 +17,13 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import UserError
 
 from .continued_fraction import quotients

@@ -17,12 +17,13 @@ shuffled by sorting random words, which is Fisher-Yates by other means, and quic
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import blake2b
 from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bamba_data.cached_property import cached_property
 
 Indices = NDArray[np.uint64]
 X = TypeVar("X", int, NDArray[np.uint64])

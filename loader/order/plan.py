@@ -20,13 +20,13 @@ To add an entry takes as long at the end of a long plan as of a short one (plan_
 import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from bamba_data import canonical_json
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import UserError
 from bamba_data.records import SEAL, seal, unseal
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import UserError
 
 from .mixture import MAX_ROW
@@ -34,7 +35,7 @@ Weights = Annotated[dict[str, Annotated[int, Field(gt=0)]], Field(min_length=1)]
 class Record(BaseModel):
     """A frozen record that refuses unknown fields, and values of another type."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, ignored_types=(cached_property,))
 
 
 class Mix(Record):

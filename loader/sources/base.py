@@ -5,12 +5,12 @@ when it is read (loader/text), documents held out (holdout.py), or yours.
 """
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bamba_data.cached_property import cached_property
 from bamba_data.format.shard import Tokens
 
 

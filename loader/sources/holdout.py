@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import UserError
 from bamba_data.format.shard import Tokens
 

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bamba_data.cached_property import cached_property
 from bamba_data.document import Document, Reject
 from bamba_data.errors import InputChanged, StaleIndex, TokenizerError, UserError
 from bamba_data.format.shard import Footer, Tokens, block_digest

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bamba_data import canonical_json
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import CorruptManifest, first_fault
 from bamba_data.format.dataset import read_named
 from bamba_data.format.manifest_entries import Account, CertificateEntry, Count, Sha256, TokenizerEntry
@@ -50,7 +51,7 @@ TABLE = BLOCKS.insert(0, pa.field("file", pa.uint32(), nullable=False))
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, ignored_types=(cached_property,))
 
 
 class Table(_Strict):

@@ -6,7 +6,6 @@ that are added later cost only themselves.
 
 import logging
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from bamba_data import canonical_json
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import CorruptInput, CorruptManifest
 from bamba_data.format.manifest_entries import Account
 from bamba_data.format.shard import Footer

@@ -10,11 +10,11 @@ import posixpath
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bamba_data import canonical_json, recipe
+from bamba_data.cached_property import cached_property
 from bamba_data.errors import UserError
 from bamba_data.recipe import BadInput, Recipe
 from bamba_data.storage.transport import hub_place, is_glob
