@@ -44,7 +44,10 @@ def moved_by(
     slope = grad * clip
     mean = first + rest1 * (slope - first)
     square = second + rest2 * (slope * slope - second)
-    return weight * keep - pace * (mean / (square.sqrt() + least)), mean, square
+    # By float64, which gives the nearest float32: MKL, to which torch leaves roots on a CPU, misses it on AMD
+    # processors for one number in six. So all processors have the same bits, and those of the kernel.
+    root = square.double().sqrt().float()
+    return weight * keep - pace * (mean / (root + least)), mean, square
 
 
 def random_bits(count: int, salt: Tensor, moved: Tensor) -> Tensor:

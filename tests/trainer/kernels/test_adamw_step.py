@@ -57,19 +57,18 @@ def order(x: Tensor) -> Tensor:
 
 
 def close(got: list[Tensor], wanted: list[Tensor]) -> bool:
-    """Weight and moments. In the interpreter moments have the same bits: its single operations are rounded as torch's
-    are; but a root, which the weight has, torch leaves to MKL, and on AMD processors one in six is a unit off. A GPU
-    adds and multiplies at once and divides to 2 units of the last digit of float32, and of 65,536 drawn numbers one
-    makes of such a unit a step of bfloat16: there all are within a step, and a thousandth is other ones at the most.
-    What two large numbers leave of each other may be many of its own small steps apart: as far as the large ones are
-    rounded."""
-    weight, *moments = zip(got, wanted, strict=True)
-    same = near if torch.cuda.is_available() else torch.equal
-    return near(*weight) and all(same(*pair) for pair in moments)
+    """The same bits in the interpreter, whose single operations are rounded as torch's are. A GPU adds and multiplies
+    at once and divides to 2 units of the last digit of float32, and of 65,536 drawn numbers one makes of such a unit a
+    step of bfloat16: there all are within a step, and a thousandth is other ones at the most. What two large numbers
+    leave of each other may be many of its own small steps apart: as far as the large ones are rounded."""
+    pairs = list(zip(got, wanted, strict=True))
+    if not torch.cuda.is_available():
+        return all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    return all(near(*pair) for pair in pairs)
 
 
 def near(ours: Tensor, theirs: Tensor) -> bool:
-    """As `close` allows a GPU, and a root."""
+    """As `close` allows a GPU."""
     steps = (order(ours) - order(theirs)).abs()
     left_over = (ours.float() - theirs.float()).abs() <= 2**-22 * theirs.float().abs().max()
     return bool(((steps <= 1) | left_over).all()) and bool((steps > 0).sum() <= 1 + 1e-3 * steps.numel())
