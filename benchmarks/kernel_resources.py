@@ -40,9 +40,6 @@ GPUS = {
 }
 
 
-HOPPER = 9  # capabilities that ssd_forward_hopper.py is for begin with it
-
-
 @dataclass(frozen=True, slots=True)
 class Resources:
     """Of one compiled kernel. stack_bytes: what a thread keeps in memory, since its registers were spent."""
@@ -122,10 +119,10 @@ def compiled(gpu: str, launches: dict[str, Launch], shape: Shape = BAMBA) -> lis
         ):
             for keep in (True, False):
                 _block(shape, keep)
-            if capability[0] == HOPPER:
+            if capability[0] == kernel_launch.HOPPER:
                 with mock.patch.object(ssd_forward, "is_hopper", lambda _: True):
-                    _block(shape, keep=True)
-                    _block(shape, keep=False)
+                    for keep in (True, False):
+                        _block(shape, keep)
                     _go_on(shape)
             gate_up = torch.zeros(2, 256, 2 * 14336, dtype=torch.bfloat16, requires_grad=True)
             ops.swiglu(gate_up).sum().backward()

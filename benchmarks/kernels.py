@@ -274,7 +274,10 @@ def time(batch: int, tokens: int, peers: dict[str, tuple[Callable, Callable]]) -
                 )
             if name == "ours":
                 called = median_ms(captured(pair[kind], tensors, docs))
-                print(f"{('mix', 'scan')[kind]:5} {batch}x{tokens:<7} {what:17} {name:12} captured {called:5.3f} ms")
+                print(
+                    f"{('mix', 'scan')[kind]:5} {batch}x{tokens:<7} {what:17} {name:12} captured {called:5.3f} ms",
+                    flush=True,
+                )
 
 
 def profile(function: Callable, tensors: list[Tensor], docs: Tensor, repeats: int = 5) -> None:

@@ -64,6 +64,9 @@ class TunableLaunch:
         return self.launch.options(data)
 
 
+HOPPER, BLACKWELL = 9, 10  # compute capability
+
+
 def pieces(whole: int, size: int) -> int:
     """How many of one size cover the whole. Triton's own `cdiv` takes some microseconds, being a kernel's function."""
     return -(-whole // size)
@@ -72,6 +75,11 @@ def pieces(whole: int, size: int) -> int:
 def on(tensor: Tensor) -> AbstractContextManager[object]:
     """Triton launches on the current device: make it the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+@cache
+def is_hopper(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == HOPPER
 
 
 @cache

@@ -76,6 +76,7 @@ def _decays(
 
 class Decays(NamedTuple):
     """float32 (batch, heads, chunks * chunk), filled up with steps of zero behind the last token; firsts without heads.
+    The four of float32 lie one behind the other, in this order: ssd_forward_hopper.py is given the first.
 
     steps: softplus; sums: of log2-decays within chunk and document; enter: what is left at a token of the state before
     the chunk, for the first chunk of the one that entered; kept: how much of a token's input is in the state after the

@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import Launch, TunableLaunch, multiprocessors, on
+from .launch import Launch, TunableLaunch, is_hopper, multiprocessors, on
 from .math import at_most, wide
 from .shapes import STATE_TOKENS, ScanInputs, border_state, kept_states
 from .ssd_decay import decays
@@ -123,10 +123,6 @@ def launch_of(x: Tensor) -> tuple[int, dict[str, int]]:
     if block == 32 and not isinstance(tiles(x, CHUNK, block), Pointers):
         options["num_stages"] = max(options["num_stages"], 2)
     return block, options
-
-
-def is_hopper(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
 @cache

@@ -11,8 +11,6 @@ What must not change without a look at `ptxas -v` and a GPU: a number of an olde
 runs makes ptxas wait for all of them, and one register more is spilled (docs/kernels.md has the orders tried).
 """
 
-from math import prod
-
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -25,7 +23,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language import PropagateNan
+from triton.tools import tensor_descriptor
 
+from . import tiles
 from .shapes import STATE_TOKENS, ScanInputs
 from .ssd_decay import Decays
 
@@ -193,9 +193,11 @@ def scan(inputs: ScanInputs, decay: Decays, y: Tensor, states: Tensor, last: Ten
     """Write y, and the states that are kept and the last one, unless these are empty."""
     batch, tokens, heads, width = inputs.x.shape
     state = inputs.B.shape[-1]
+    kept = _in_gluon(tiles.stack(states, state, BLOCK)) if states.numel() else None
     _scan_hopper[(batch * heads * (width // BLOCK),)](
-        _tiles(inputs.x, BLOCK), _tiles(inputs.B, state), _tiles(inputs.C, state), decay.steps, decay.firsts, inputs.D,
-        _tiles(y, BLOCK), _stack(states, state) if states.numel() else None, inputs.state_in, last,
+        _in_gluon(tiles.tiles(inputs.x, CHUNK, BLOCK)), _in_gluon(tiles.tiles(inputs.B, CHUNK, state)),
+        _in_gluon(tiles.tiles(inputs.C, CHUNK, state)), decay.steps, decay.firsts, inputs.D,
+        _in_gluon(tiles.tiles(y, CHUNK, BLOCK)), kept, inputs.state_in, last,
         tokens, heads, inputs.group_heads, decay.steps.numel(),
         CHUNK=CHUNK, STATE=state, WIDTH=width, BLOCK=BLOCK, EVERY=STATE_TOKENS // CHUNK if states.numel() else 0,
         ENTERS=inputs.state_in is not None, HANDS_ON=last.numel() > 0,
@@ -203,18 +205,8 @@ def scan(inputs: ScanInputs, decay: Decays, y: Tensor, states: Tensor, last: Ten
     )  # fmt: skip
 
 
-def _tiles(tensor: Tensor, columns: int) -> TensorDescriptor:
-    """As `tiles.tiles`, by chunks."""
-    batch, tokens, *rest = tensor.shape
-    by_batch, by_token = tensor.stride()[:2]
-    return _described(tensor, [batch, tokens, prod(rest)], [by_batch, by_token, 1], [1, CHUNK, columns])
-
-
-def _stack(states: Tensor, rows: int) -> TensorDescriptor:
-    """As `tiles.stack`, by slices of a head."""
-    width = states.shape[-1]
-    return _described(states, [states.numel() // width, width], [width, 1], [rows, BLOCK])
-
-
-def _described(tensor: Tensor, shape: list[int], strides: list[int], block: list[int]) -> TensorDescriptor:
-    return TensorDescriptor(tensor, shape, strides, block, gl.NVMMASharedLayout.get_default_for(block, gl.bfloat16))
+def _in_gluon(tile: tensor_descriptor.TensorDescriptor | tiles.Pointers) -> TensorDescriptor:
+    """The same, which Gluon wants with a layout in shared memory."""
+    assert isinstance(tile, tensor_descriptor.TensorDescriptor)  # a Hopper has a copy engine
+    layout = gl.NVMMASharedLayout.get_default_for(tile.block_shape, gl.bfloat16)
+    return TensorDescriptor(tile.base, tile.shape, tile.strides, tile.block_shape, layout)

@@ -23,7 +23,7 @@ from bamba.loader.cache.atomic_write import write_anew
 from bamba_data.errors import UserError
 
 from . import conv, gated_norm, ssd_backward, ssd_chunks, ssd_decay, ssd_forward, ssd_pairs, ssd_states, swiglu
-from .launch import Launch, TunableLaunch
+from .launch import BLACKWELL, HOPPER, Launch, TunableLaunch
 
 LOG = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ _TUNABLE: dict[str, TunableLaunch] = {
     )
 }
 KERNELS = tuple(_TUNABLE)
-HOPPER, BLACKWELL = 9, 10  # compute capability
 HOPPER_SHARED_BYTES = 232_448  # that a program may have
 A100_SHARED_BYTES = 166_912  # the largest of its launches takes 139,264
 

@@ -3,7 +3,9 @@
 import itertools
 import json
 import logging
+import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ from tests.trainer.kernels.cases import TILES, draw, on, results, rows_of_docume
 
 pytest.importorskip("triton")
 from benchmarks.kernels import CANDIDATES
-from trainer.kernels import ssd_forward, tuned_launches
+from trainer.kernels import ssd_decay, ssd_forward, tuned_launches
 from trainer.kernels.launch import Launch, TunableLaunch
+from trainer.kernels.shapes import ScanInputs
 from trainer.kernels.supported import PART_WIDTHS
 
 
@@ -105,3 +108,48 @@ def test_a_launch_of_one_stage_keeps_it_where_few_programs_could_have_more() -> 
     data = torch.zeros(1, dtype=torch.bfloat16)
     two, one = (TunableLaunch("test", Launch(warps=4, stages=stages), few_stages=3) for stages in (2, 1))
     assert [launch.options(data, 1)["num_stages"] for launch in (two, one)] == [3, 1]
+
+
+def test_a_triton_whose_gluon_is_another_is_told_of_and_the_scan_for_all_runs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton.experimental.gluon", None)
+    monkeypatch.delitem(sys.modules, f"{ssd_forward.__package__}.ssd_forward_hopper", raising=False)
+    monkeypatch.setattr(ssd_forward, "is_hopper", lambda _: True)
+    ssd_forward._of_hopper.cache_clear()
+    data = torch.empty(1, 1, 1, 64, dtype=torch.bfloat16)
+    with caplog.at_level(logging.WARNING):
+        assert ssd_forward._in_gluon(data, 128) is None and ssd_forward._in_gluon(data, 128) is None
+    ssd_forward._of_hopper.cache_clear()
+    (told,) = caplog.messages
+    assert "does not know this Triton" in told and "gluon" in told
+
+
+def test_only_a_hopper_takes_the_scan_that_is_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def takes(width: int, state: int, dtype: torch.dtype) -> bool:
+        return ssd_forward._in_gluon(torch.empty(1, 1, 1, width, dtype=dtype), state) is not None
+
+    assert not takes(64, 128, torch.bfloat16)  # a CPU
+    monkeypatch.setattr(ssd_forward, "is_hopper", lambda _: True)
+    assert takes(64, 128, torch.bfloat16) and takes(128, 64, torch.bfloat16)
+    others = [(32, 128, torch.bfloat16), (64, 256, torch.bfloat16), (64, 32, torch.bfloat16), (64, 128, torch.float32)]
+    assert not any(takes(*other) for other in others)
+
+
+def test_the_four_numbers_of_a_token_lie_one_behind_the_other(triton_kernels: torch.device) -> None:
+    """The scan for Hopper GPUs is given the first of these tables, and how long one is."""
+    zeros = partial(torch.zeros, device=triton_kernels)
+    case = [
+        zeros(1, 70, 2, 64),
+        zeros(1, 70, 2),
+        zeros(1, 70, 1, 64),
+        zeros(1, 70, 1, 64),
+        zeros(2),
+        zeros(2),
+        zeros(2),
+    ]
+    made = ssd_decay.decays(ScanInputs(*case, zeros(1, 70, dtype=torch.int32)), 64)
+    tables = made.steps, made.sums, made.enter, made.kept
+    assert [table.data_ptr() - made.steps.data_ptr() for table in tables] == [
+        4 * made.steps.numel() * k for k in range(4)
+    ]
