@@ -17,6 +17,7 @@ the same process.
 import argparse
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -355,6 +356,9 @@ def tune(batch: int, tokens: int) -> None:
     print(f"kept in {file}")
 
 
+PARTS = ("check", "causes", "time", "profile")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", type=Path)
@@ -365,6 +369,11 @@ def main() -> None:
         "--tune", action="store_true", help="takes a quarter of an hour: a hundred kernels are compiled"
     )
     options = parser.parse_args()
+    only = options.only.split(",")
+    if unknown := set(only) - set(PARTS):
+        parser.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if wrong := [text for text in options.shapes.split(",") if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text)]:
+        parser.error(f"--shapes {', '.join(wrong)}: a shape is rows x tokens, as 2x4096")
     if not torch.cuda.is_available():
         parser.error("needs a GPU; a CPU can only check them (python -m pytest tests/trainer/kernels)")
     if options.peer and not (options.peer / "csrc").is_dir():
@@ -378,13 +387,13 @@ def main() -> None:
         batch, tokens = map(int, text.split("x"))
         if options.tune:
             tune(batch, tokens)
-        if "check" in options.only:
+        if "check" in only:
             check(batch, tokens, peers)
-        if "causes" in options.only:
+        if "causes" in only:
             causes(batch, tokens, peers)
-        if "time" in options.only:
+        if "time" in only:
             time(batch, tokens, peers)
-        if "profile" in options.only:
+        if "profile" in only:
             docs = documents(batch, tokens)
             profile(our_mix, mix_inputs(batch, tokens), docs)
 

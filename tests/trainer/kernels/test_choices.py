@@ -16,6 +16,7 @@ from tests.trainer.kernels.cases import TILES, draw, on, results, rows_of_docume
 
 pytest.importorskip("triton")
 from benchmarks.kernels import CANDIDATES
+from benchmarks.kernels import main as benchmark
 from trainer.kernels import ssd_decay, ssd_forward, tuned_launches
 from trainer.kernels.launch import Launch, TunableLaunch
 from trainer.kernels.shapes import ScanInputs
@@ -154,3 +155,16 @@ def test_the_four_numbers_of_a_token_lie_one_behind_the_other(triton_kernels: to
     assert [table.data_ptr() - made.steps.data_ptr() for table in tables] == [
         4 * made.steps.numel() * k for k in range(4)
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["--only", "time,tme"], "there is no tme; there are check, causes, time"), (["--shapes", "2y4096"], "as 2x4096")],
+)
+def test_the_benchmark_refuses_what_it_does_not_know_before_it_looks_for_a_gpu(
+    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kernels", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        benchmark()
+    assert ended.value.code == 2 and told in capsys.readouterr().err
